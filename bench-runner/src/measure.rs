@@ -1,0 +1,80 @@
+//! What one arm is asked to do and what it gives back.
+//!
+//! Every arm (`ring`, `raw`, `direct`, `fio`, …) takes an [`ArmTask`] and returns an [`ArmOutcome`]; the suite
+//! pairs, repeats and judges them without knowing how each was driven. Times are integer nanoseconds.
+
+use std::path::PathBuf;
+
+use hdrhistogram::Histogram;
+use icecore_workloads::Workload;
+
+/// One measurement of one arm: a workload at a queue depth over a span of a device.
+#[derive(Clone, Debug)]
+pub struct ArmTask {
+    /// The device or file, opened with O_DIRECT.
+    pub path: PathBuf,
+    /// First byte of the data span on the device; a backend's data area starts here.
+    pub span_offset_bytes: u64,
+    /// Length of the data span in bytes.
+    pub span_bytes: u64,
+    /// The workload.
+    pub workload: Workload,
+    /// Requests kept in flight (for `durable-*`: independent writers).
+    pub queue_depth: u32,
+    /// Time before measuring starts, with the load already running.
+    pub warmup_ns: u64,
+    /// Measured time.
+    pub measure_ns: u64,
+    /// Seed of the address stream and of the content; the same for every arm of a block.
+    pub seed: u64,
+}
+
+/// Latencies and counts of one kind of operation.
+#[derive(Clone, Debug)]
+pub struct OperationFigures {
+    /// Operations completed in the measured time.
+    pub operations: u64,
+    /// Bytes they moved.
+    pub bytes: u64,
+    /// Latency from issue to completion in nanoseconds.
+    pub latency_ns: Histogram<u64>,
+}
+
+/// One second of an arm.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Second {
+    /// Seconds since measuring began.
+    pub second: u32,
+    /// Operations completed in it.
+    pub operations: u64,
+    /// Sum of their latencies.
+    pub latency_ns_sum: u64,
+    /// The longest of their latencies.
+    pub latency_ns_max: u64,
+}
+
+/// What an arm measured.
+#[derive(Clone, Debug)]
+pub struct ArmOutcome {
+    /// Reads (of `durable-*` workloads: none).
+    pub read: OperationFigures,
+    /// Writes; for durable workloads from issue to durable.
+    pub write: OperationFigures,
+    /// Separate flushes, where the arm issues them.
+    pub flush: OperationFigures,
+    /// Measured wall time.
+    pub elapsed_ns: u64,
+    /// User CPU of the measuring thread over the measured time; `None` where not known.
+    pub cpu_user_ns: Option<u64>,
+    /// System CPU of the measuring thread over the measured time.
+    pub cpu_system_ns: Option<u64>,
+    /// Heap allocations during the measured time, where counted.
+    pub allocations: Option<u64>,
+    /// One entry a second.
+    pub seconds: Vec<Second>,
+    /// How the I/O was done: `io_uring, registered buffers, registered files` and the like.
+    pub io_path: String,
+    /// The last generation written to each 4 KiB block of the span, where this arm wrote stamped content
+    /// (index = block in the span; 0 = as prefilled). Empty for arms that write none.
+    pub generations: Vec<u32>,
+}

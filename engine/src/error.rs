@@ -1,0 +1,390 @@
+//! The engine's one error type.
+//!
+//! A [`Kind`] says what the caller can do about it, a [`Reason`] which refusal or failure it was, the
+//! operation and [`Place`] where, and the source what the system said. Corruption and bad input are
+//! errors; a broken invariant is a panic. The text names the thing and the remedy.
+
+use std::fmt;
+
+/// The engine's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What the caller can do about an error. At most twelve, matched by programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The same call may succeed later.
+    Retry,
+    /// The volume serves no more writes: close it, open it again, let it recover.
+    Reopen,
+    /// A person has to act before this can succeed.
+    Operator,
+    /// The call was wrong; the same call will always be refused.
+    InvalidArgument,
+    /// Bytes on the device are not what was written there.
+    Corrupt,
+    /// The device refused or failed this one request.
+    DeviceFailed,
+    /// The device or peer is not there, or the object is closed.
+    Unavailable,
+    /// Not enough room.
+    NoSpace,
+    /// Refused to protect data or by permission.
+    Denied,
+    /// Somebody else is using it.
+    Busy,
+    /// This machine or this build cannot do it.
+    Unsupported,
+    /// This node may not accept writes now.
+    NotPrimary,
+}
+
+/// Which refusal or failure it was. One variant for each, with the values that explain it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// An offset or length is not a multiple of the granularity.
+    #[error("offset {offset} or length {length} is not a multiple of {granularity} bytes")]
+    Misaligned {
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        length: u64,
+        /// What both must be multiples of, in bytes.
+        granularity: u64,
+    },
+    /// The range does not lie within the device or volume.
+    #[error("offset {offset} + length {length} passes the end at {size_bytes} bytes")]
+    OutOfRange {
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        length: u64,
+        /// The size of the device or volume, in bytes.
+        size_bytes: u64,
+    },
+    /// A transfer is longer than the engine takes in one request.
+    #[error("{length} bytes in one request; at most {limit} are taken: split it")]
+    TransferTooLong {
+        /// Bytes asked for.
+        length: u64,
+        /// The largest request, in bytes.
+        limit: u64,
+    },
+    /// A setting has a value that is not allowed.
+    #[error("{name} = {value}: {rule}")]
+    InvalidSetting {
+        /// The setting.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// Another opener holds the device exclusively.
+    #[error("it is already open in this or another program; close that one first")]
+    AlreadyOpen,
+    /// The device, one of its partitions or the whole it is part of is mounted.
+    #[error("{device} is mounted at {mount_point}; unmount it first")]
+    Mounted {
+        /// The mounted device.
+        device: String,
+        /// Where.
+        mount_point: String,
+    },
+    /// The device or one of its partitions is in use as swap.
+    #[error("{device} is used as swap; run swapoff first")]
+    UsedAsSwap {
+        /// The swap device or file.
+        device: String,
+    },
+    /// A device-mapper, md, bcache or other kernel device stands on it.
+    #[error("{device} is held by {holder}; stop {holder} first")]
+    Held {
+        /// The device that is held.
+        device: String,
+        /// What stands on it.
+        holder: String,
+    },
+    /// The device carries somebody else's data.
+    #[error("it carries a {name} signature at byte {at}; use --force only if that data may be lost")]
+    ForeignSignature {
+        /// What the signature belongs to.
+        name: &'static str,
+        /// Where it was found, in bytes.
+        at: u64,
+    },
+    /// The target exists and would be written, and the caller has not said that it may be.
+    #[error("its contents would be lost; if that is meant, pass --destroy {expected}")]
+    DestroyRequired {
+        /// The exact argument that allows it, `SERIAL:BYTES`.
+        expected: String,
+    },
+    /// The caller named another device than this one.
+    #[error("--destroy {given} does not name this device, which is {expected}")]
+    DestroyMismatch {
+        /// What the caller wrote.
+        given: String,
+        /// What this device is, `SERIAL:BYTES`.
+        expected: String,
+    },
+    /// The path does not exist.
+    #[error("it does not exist; pass --create BYTES to make a file of that size")]
+    NotFound,
+    /// The path is neither a block device nor a regular file.
+    #[error("it is a {found}; a block device or a regular file is needed")]
+    NotABlockDevice {
+        /// What it is.
+        found: &'static str,
+    },
+    /// The device cannot hold what was asked for.
+    #[error("it has {found_bytes} bytes; at least {needed_bytes} are needed")]
+    DeviceTooSmall {
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes there are.
+        found_bytes: u64,
+    },
+    /// The device carries no icecore volume.
+    #[error("no icecore superblock was found on it; create a volume first")]
+    NoSuperblock,
+    /// A superblock is there, but no copy of it is intact.
+    #[error("both superblock copies are damaged; restore one from a backup")]
+    SuperblockDamaged,
+    /// The two superblock copies do not belong to one volume.
+    #[error("its superblock copies belong to different volumes; restore one from a backup")]
+    SuperblockConflict,
+    /// A record's version is not known to this build.
+    #[error("its format version is {found}, this build knows up to {known}; use a newer build")]
+    UnknownVersion {
+        /// The version on the device.
+        found: u32,
+        /// The newest version this build reads.
+        known: u32,
+    },
+    /// The volume uses a feature that this build does not have.
+    #[error("it uses features {unknown:#x} that this build does not have; use a newer build")]
+    UnknownFeatures {
+        /// The feature bits that are not known.
+        unknown: u64,
+    },
+    /// The volume's backend is not in this build.
+    #[error("its backend number {found} is not in this build; use a newer build")]
+    UnknownBackend {
+        /// The backend's number in the superblock.
+        found: u32,
+    },
+    /// The system offers no io_uring.
+    #[error("io_uring is not available ({why}); ask for the blocking runtime if that will do")]
+    NoIoUring {
+        /// What the system said.
+        why: String,
+    },
+    /// The file system cannot do direct I/O.
+    #[error("{filesystem} cannot do O_DIRECT; use another file system or a block device")]
+    NoDirectIo {
+        /// The file system's type.
+        filesystem: String,
+    },
+    /// No buffer memory is left within the limit.
+    #[error("{asked_bytes} bytes of buffer asked, all {limit_bytes} in use; raise the limit or free some")]
+    OutOfBuffers {
+        /// Bytes asked for.
+        asked_bytes: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
+    /// A flush or durable write failed earlier; what is on the device is not known.
+    #[error("an earlier flush failed, so it takes no more writes; close it and open it again")]
+    Poisoned,
+    /// It was closed.
+    #[error("it is closed; open it again")]
+    Closed,
+    /// The device moved fewer bytes than asked and then none.
+    #[error("only {done} of {asked} bytes were moved")]
+    ShortTransfer {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes moved.
+        done: u64,
+    },
+    /// The device has gone away or lost power.
+    #[error("the device is gone; check its connection and open it again")]
+    DeviceGone,
+    /// The device or system failed the request.
+    #[error("{}", std::io::Error::from_raw_os_error(*errno))]
+    Os {
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The caller gave up on the operation.
+    #[error("it was cancelled")]
+    Cancelled,
+    /// The process may not do this.
+    #[error("permission denied; run as root or as the owner of it")]
+    PermissionDenied,
+}
+
+/// Where it happened, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The device's or file's path, or the volume's id.
+    pub name: Option<String>,
+    /// First byte of the request.
+    pub offset: Option<u64>,
+}
+
+/// An error of the engine.
+///
+/// Boxed, so that a `Result` of a small value stays small on the data path.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    reason: Reason,
+    operation: &'static str,
+    place: Place,
+}
+
+impl Error {
+    /// An error of `operation`, its kind following from the reason.
+    pub fn new(operation: &'static str, reason: Reason) -> Self {
+        Self(Box::new(Inner { kind: reason.kind(), reason, operation, place: Place::default() }))
+    }
+
+    /// An error from a system error number (positive).
+    pub fn from_errno(operation: &'static str, errno: i32) -> Self {
+        let reason = match errno {
+            libc::EACCES | libc::EPERM => Reason::PermissionDenied,
+            libc::ENOENT => Reason::NotFound,
+            libc::ENODEV | libc::ENXIO => Reason::DeviceGone,
+            libc::ECANCELED => Reason::Cancelled,
+            _ => Reason::Os { errno },
+        };
+        Self::new(operation, reason)
+    }
+
+    /// An error from what the standard library reports.
+    pub fn from_io(operation: &'static str, error: &std::io::Error) -> Self {
+        Self::from_errno(operation, error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// The same error, with the device's or volume's name.
+    #[must_use]
+    pub fn on(mut self, name: impl Into<String>) -> Self {
+        self.0.place.name = Some(name.into());
+        self
+    }
+
+    /// The same error, with the first byte of the request.
+    #[must_use]
+    pub fn at(mut self, offset: u64) -> Self {
+        self.0.place.offset = Some(offset);
+        self
+    }
+
+    /// What the caller can do.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// Which refusal or failure it was.
+    pub fn reason(&self) -> &Reason {
+        &self.0.reason
+    }
+
+    /// The operation that failed.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// Where it happened.
+    pub fn place(&self) -> &Place {
+        &self.0.place
+    }
+}
+
+impl Reason {
+    /// The kind this reason belongs to.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Reason::Misaligned { .. }
+            | Reason::OutOfRange { .. }
+            | Reason::TransferTooLong { .. }
+            | Reason::InvalidSetting { .. }
+            | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
+            Reason::AlreadyOpen => Kind::Busy,
+            Reason::Mounted { .. }
+            | Reason::UsedAsSwap { .. }
+            | Reason::Held { .. }
+            | Reason::ForeignSignature { .. }
+            | Reason::DestroyRequired { .. }
+            | Reason::DestroyMismatch { .. }
+            | Reason::PermissionDenied => Kind::Denied,
+            Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
+            Reason::DeviceTooSmall { .. } => Kind::NoSpace,
+            Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
+            Reason::SuperblockDamaged => Kind::Corrupt,
+            Reason::UnknownVersion { .. }
+            | Reason::UnknownFeatures { .. }
+            | Reason::UnknownBackend { .. }
+            | Reason::NoIoUring { .. }
+            | Reason::NoDirectIo { .. } => Kind::Unsupported,
+            Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
+            Reason::Poisoned => Kind::Reopen,
+            Reason::ShortTransfer { .. } => Kind::DeviceFailed,
+            Reason::Os { errno } => match *errno {
+                libc::ENOSPC | libc::EDQUOT => Kind::NoSpace,
+                libc::EBUSY => Kind::Busy,
+                libc::EINTR | libc::EAGAIN | libc::ENOMEM => Kind::Retry,
+                libc::EOPNOTSUPP | libc::ENOSYS => Kind::Unsupported,
+                libc::EINVAL => Kind::InvalidArgument,
+                _ => Kind::DeviceFailed,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.operation)?;
+        if let Some(name) = &self.0.place.name {
+            write!(f, " {name}")?;
+        }
+        if let Some(offset) = self.0.place.offset {
+            write!(f, " at byte {offset}")?;
+        }
+        write!(f, ": {}", self.0.reason)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_the_thing_and_the_remedy() {
+        let error = Error::new("open", Reason::AlreadyOpen).on("/dev/loop0");
+        assert_eq!(
+            error.to_string(),
+            "open /dev/loop0: it is already open in this or another program; close that one first"
+        );
+        assert_eq!(error.kind(), Kind::Busy);
+        let error = Error::from_errno("write", libc::ENOSPC).at(4096);
+        assert_eq!(error.kind(), Kind::NoSpace);
+        assert!(error.to_string().starts_with("write at byte 4096: No space left on device"));
+    }
+
+    #[test]
+    fn a_result_of_nothing_is_one_word() {
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,4 @@
+//! icecore: a block-storage engine.
+#![deny(unsafe_code)]
+pub mod units;
+pub mod error;
