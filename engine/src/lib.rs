@@ -1,4 +1,6 @@
 //! icecore: a block-storage engine.
 #![deny(unsafe_code)]
 pub mod units;
+pub mod buf;
 pub mod error;
+pub mod runtime;

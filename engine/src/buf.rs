@@ -1,0 +1,332 @@
+//! Aligned, reusable I/O buffers.
+//!
+//! A [`Buf`] is a piece of memory that a device may transfer to or from with O_DIRECT. Buffers come from a
+//! [`BufPool`] in power-of-two classes from 512 bytes to 4 MiB and go back to it when dropped, so that the
+//! data path allocates nothing once it has run a while. The first part of the pool is one arena that the
+//! real runtime registers with its ring; when the arena is used up, further buffers come from the heap, are
+//! kept for reuse too and are never registered. The pool never passes its limit.
+//!
+//! Invariants: a buffer's address is aligned to its class or 4096 bytes, whichever is less; its memory is
+//! always initialised; exactly one of {a `Buf`, a free list, the quarantine} refers to a piece of memory.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use crate::error::{Error, Reason, Result};
+
+/// The largest buffer, and so the largest single transfer, in bytes.
+pub const BUFFER_BYTES_MAX: usize = SMALLEST_BYTES << (CLASSES - 1);
+
+const SMALLEST_BYTES: usize = 512;
+const CLASSES: usize = 14;
+const ALIGNMENT_BYTES_MAX: usize = 4096;
+/// What a quarantined buffer is filled with; anything else found there later was written after the free.
+const POISON: u8 = 0xA5;
+
+/// How large a pool may grow and what it does with freed buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct BufPoolOptions {
+    /// Bytes of the arena that can be registered with a ring.
+    pub arena_bytes: usize,
+    /// Bytes the pool may hold in all, the arena included.
+    pub limit_bytes: usize,
+    /// How many freed buffers are poisoned and held back before they are used again. 0 in normal use; tests
+    /// and debugging set it to catch a device that writes to a buffer after its operation ended.
+    pub quarantine_buffers: usize,
+}
+
+impl Default for BufPoolOptions {
+    fn default() -> Self {
+        Self { arena_bytes: 4 << 20, limit_bytes: 256 << 20, quarantine_buffers: 0 }
+    }
+}
+
+/// A source of I/O buffers; cheap to clone, bound to its thread.
+#[derive(Clone)]
+pub struct BufPool(Rc<Inner>);
+
+struct Inner {
+    arena: NonNull<u8>,
+    arena_bytes: usize,
+    arena_used_bytes: Cell<usize>,
+    heap_bytes: Cell<usize>,
+    limit_bytes: usize,
+    free: RefCell<[Vec<NonNull<u8>>; CLASSES]>,
+    quarantine: RefCell<VecDeque<(NonNull<u8>, u8)>>,
+    quarantine_buffers: usize,
+}
+
+/// A buffer of 512 bytes to 4 MiB that goes back to its pool when dropped.
+pub struct Buf {
+    memory: NonNull<u8>,
+    len: u32,
+    class: u8,
+    pool: Rc<Inner>,
+}
+
+impl BufPool {
+    /// A pool within the given limits. Takes the arena at once and nothing else.
+    pub fn new(options: BufPoolOptions) -> Self {
+        let arena_bytes = options.arena_bytes.next_multiple_of(ALIGNMENT_BYTES_MAX);
+        Self(Rc::new(Inner {
+            arena: if arena_bytes == 0 { NonNull::dangling() } else { allocate(arena_bytes) },
+            arena_bytes,
+            arena_used_bytes: Cell::new(0),
+            heap_bytes: Cell::new(0),
+            limit_bytes: options.limit_bytes.max(arena_bytes),
+            free: RefCell::new(std::array::from_fn(|_| Vec::new())),
+            quarantine: RefCell::new(VecDeque::new()),
+            quarantine_buffers: options.quarantine_buffers,
+        }))
+    }
+
+    /// A buffer of `len` bytes with unspecified contents.
+    ///
+    /// # Errors
+    /// `TransferTooLong` above [`BUFFER_BYTES_MAX`], `OutOfBuffers` when the limit is reached.
+    pub fn get(&self, len: usize) -> Result<Buf> {
+        if len > BUFFER_BYTES_MAX {
+            let limit = BUFFER_BYTES_MAX as u64;
+            return Err(Error::new("buffer", Reason::TransferTooLong { length: len as u64, limit }));
+        }
+        let class = class_of(len);
+        let reused = self.0.free.borrow_mut()[class].pop();
+        let memory = match reused {
+            Some(memory) => memory,
+            None => self.0.carve(class).ok_or_else(|| {
+                let limit_bytes = self.0.limit_bytes as u64;
+                Error::new("buffer", Reason::OutOfBuffers { asked_bytes: len as u64, limit_bytes })
+            })?,
+        };
+        Ok(Buf { memory, len: len as u32, class: class as u8, pool: Rc::clone(&self.0) })
+    }
+
+    /// A buffer of `len` zero bytes. Errors as [`BufPool::get`].
+    pub fn zeroed(&self, len: usize) -> Result<Buf> {
+        let mut buf = self.get(len)?;
+        buf.fill(0);
+        Ok(buf)
+    }
+
+    /// A buffer that holds a copy of `bytes`. Errors as [`BufPool::get`].
+    pub fn copy_of(&self, bytes: &[u8]) -> Result<Buf> {
+        let mut buf = self.get(bytes.len())?;
+        buf.copy_from_slice(bytes);
+        Ok(buf)
+    }
+
+    /// Address and length of the arena, for registering it with a ring.
+    pub(crate) fn arena(&self) -> (*mut u8, usize) {
+        (self.0.arena.as_ptr(), self.0.arena_bytes)
+    }
+
+    /// Buffers now held back, and whether every one still carries the poison it was freed with.
+    pub fn quarantine_intact(&self) -> (usize, bool) {
+        let quarantine = self.0.quarantine.borrow();
+        let intact = quarantine.iter().all(|&(memory, class)| {
+            // SAFETY: a quarantined piece has its class's size, is initialised and nobody else refers to it.
+            let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), class_bytes(class as usize)) };
+            bytes.iter().all(|&byte| byte == POISON)
+        });
+        (quarantine.len(), intact)
+    }
+}
+
+impl fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufPool")
+            .field("arena_bytes", &self.0.arena_bytes)
+            .field("heap_bytes", &self.0.heap_bytes.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn carve(&self, class: usize) -> Option<NonNull<u8>> {
+        let bytes = class_bytes(class);
+        let at = self.arena_used_bytes.get().next_multiple_of(bytes.min(ALIGNMENT_BYTES_MAX));
+        if at + bytes <= self.arena_bytes {
+            self.arena_used_bytes.set(at + bytes);
+            // SAFETY: `at + bytes` lies within the arena, which is one allocation.
+            return Some(unsafe { self.arena.add(at) });
+        }
+        if self.arena_bytes + self.heap_bytes.get() + bytes > self.limit_bytes {
+            return None;
+        }
+        self.heap_bytes.set(self.heap_bytes.get() + bytes);
+        Some(allocate(bytes))
+    }
+
+    fn in_arena(&self, memory: NonNull<u8>) -> bool {
+        let start = self.arena.as_ptr() as usize;
+        (start..start + self.arena_bytes).contains(&(memory.as_ptr() as usize))
+    }
+
+    fn give_back(&self, memory: NonNull<u8>, class: u8) {
+        if self.quarantine_buffers == 0 {
+            self.free.borrow_mut()[class as usize].push(memory);
+            return;
+        }
+        // SAFETY: the piece has its class's size and its only owner, a `Buf`, is being dropped.
+        unsafe { memory.as_ptr().write_bytes(POISON, class_bytes(class as usize)) };
+        let mut quarantine = self.quarantine.borrow_mut();
+        quarantine.push_back((memory, class));
+        if quarantine.len() > self.quarantine_buffers
+            && let Some((memory, class)) = quarantine.pop_front()
+        {
+            self.free.borrow_mut()[class as usize].push(memory);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let free = std::mem::take(self.free.get_mut());
+        let freed = free.into_iter().enumerate().flat_map(|(class, list)| list.into_iter().map(move |m| (m, class)));
+        let held = std::mem::take(self.quarantine.get_mut()).into_iter().map(|(m, class)| (m, class as usize));
+        for (memory, class) in freed.chain(held) {
+            if !self.in_arena(memory) {
+                release(memory, class_bytes(class));
+            }
+        }
+        if self.arena_bytes > 0 {
+            release(self.arena, self.arena_bytes);
+        }
+    }
+}
+
+impl Buf {
+    /// Address of the first byte, for handing to the kernel.
+    pub(crate) fn address(&self) -> *mut u8 {
+        self.memory.as_ptr()
+    }
+
+    /// Whether this buffer lies in the arena that a ring may have registered.
+    pub(crate) fn is_in_arena(&self) -> bool {
+        self.pool.in_arena(self.memory)
+    }
+
+    /// Bytes this buffer could hold.
+    pub fn capacity(&self) -> usize {
+        class_bytes(self.class as usize)
+    }
+
+    /// Change the length to `len` bytes, at most [`Buf::capacity`]; what lies beyond the old length is
+    /// unspecified.
+    ///
+    /// # Panics
+    /// If `len` passes the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "a buffer's length stays within its capacity");
+        self.len = len as u32;
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `memory` is initialised, at least `len` bytes long and owned by this `Buf`; while the
+        // kernel has it, the `Buf` lies in an operation's slot and nothing borrows it.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len as usize) }
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`, and `&mut self` makes the access unique.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.len as usize) }
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        self.pool.give_back(self.memory, self.class);
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({} bytes)", self.len)
+    }
+}
+
+fn class_of(len: usize) -> usize {
+    (len.max(SMALLEST_BYTES).next_power_of_two() / SMALLEST_BYTES).trailing_zeros() as usize
+}
+
+fn class_bytes(class: usize) -> usize {
+    SMALLEST_BYTES << class
+}
+
+fn layout(bytes: usize) -> Layout {
+    match Layout::from_size_align(bytes, bytes.next_power_of_two().min(ALIGNMENT_BYTES_MAX)) {
+        Ok(layout) => layout,
+        Err(_) => unreachable!("buffer sizes are far below the address space"),
+    }
+}
+
+fn allocate(bytes: usize) -> NonNull<u8> {
+    assert!(bytes > 0, "a buffer has at least one byte");
+    let layout = layout(bytes);
+    // SAFETY: the layout's size is not zero.
+    let memory = unsafe { alloc_zeroed(layout) };
+    NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+fn release(memory: NonNull<u8>, bytes: usize) {
+    // SAFETY: `memory` came from `allocate(bytes)` and its last owner gives it up here.
+    unsafe { dealloc(memory.as_ptr(), layout(bytes)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(arena_bytes: usize, limit_bytes: usize, quarantine_buffers: usize) -> BufPool {
+        BufPool::new(BufPoolOptions { arena_bytes, limit_bytes, quarantine_buffers })
+    }
+
+    #[test]
+    fn buffers_are_aligned_and_reused() {
+        let pool = pool(64 << 10, 1 << 20, 0);
+        for len in [1, 512, 513, 4096, 5000, 65536] {
+            let buf = pool.get(len).unwrap();
+            assert_eq!(buf.len(), len);
+            assert_eq!(buf.address() as usize % buf.capacity().min(4096), 0, "{len}");
+        }
+        let first = pool.get(4096).unwrap().address();
+        assert_eq!(pool.get(4000).unwrap().address(), first);
+    }
+
+    #[test]
+    fn the_arena_comes_first_then_the_heap_then_the_limit() {
+        let pool = pool(8192, 16384, 0);
+        let held: Vec<Buf> = (0..4).map(|_| pool.get(4096).unwrap()).collect();
+        assert_eq!(held.iter().filter(|buf| buf.is_in_arena()).count(), 2);
+        assert!(matches!(pool.get(1).unwrap_err().reason(), Reason::OutOfBuffers { .. }));
+        drop(held);
+        assert!(pool.get(4096).is_ok());
+        assert!(matches!(pool.get(BUFFER_BYTES_MAX + 1).unwrap_err().reason(), Reason::TransferTooLong { .. }));
+    }
+
+    #[test]
+    fn freed_buffers_are_poisoned_and_a_late_write_shows() {
+        let pool = pool(65536, 1 << 20, 4);
+        let buf = pool.zeroed(4096).unwrap();
+        let late = buf.address();
+        drop(buf);
+        assert_eq!(pool.quarantine_intact(), (1, true));
+        assert_ne!(pool.get(4096).unwrap().address(), late, "quarantined memory is not handed out");
+        // SAFETY: the arena is alive; this is the late write the quarantine is there to catch.
+        unsafe { late.add(100).write(1) };
+        assert!(!pool.quarantine_intact().1);
+    }
+}

@@ -1,0 +1,194 @@
+//! The runtime's own promises: tasks, timers, wakes from other threads, and who owns a buffer when.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::*;
+
+fn runtimes() -> Vec<Runtime> {
+    let blocking = RuntimeOptions { io_mode: IoMode::Blocking, ..RuntimeOptions::default() };
+    let mut all = vec![Runtime::new(blocking).unwrap()];
+    match Runtime::new(RuntimeOptions::default()) {
+        Ok(runtime) => all.push(runtime),
+        Err(error) => eprintln!("skipped for io_uring: {error}"),
+    }
+    all
+}
+
+/// A runtime over io_uring, or `None` with the reason printed where the system has none.
+fn uring(quarantine_buffers: usize) -> Option<Runtime> {
+    let buffers = BufPoolOptions { quarantine_buffers, ..BufPoolOptions::default() };
+    Runtime::new(RuntimeOptions { buffers, ..RuntimeOptions::default() })
+        .inspect_err(|error| eprintln!("skipped: {error}"))
+        .ok()
+}
+
+fn read(context: &Context, target: &Target, length: usize) -> Operate {
+    let buf = context.buffers().zeroed(length).unwrap();
+    let kind = OperationKind::Read;
+    let operation =
+        Operation { kind, target: target.clone(), offset: 0, length: length as u64, guard: None, failed: None };
+    context.operate(operation, Some(buf))
+}
+
+fn pipe(context: &Context) -> (Target, std::io::PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    (Target::File(context.adopt_file(OwnedFd::from(reader))), writer)
+}
+
+#[test]
+fn tasks_run_sleep_and_join() {
+    for runtime in runtimes() {
+        let context = runtime.context().clone();
+        let order = Rc::new(Cell::new(0));
+        let sum = runtime.block_on(async {
+            let tasks: Vec<Task<u64>> = (0..10)
+                .map(|number| {
+                    let (context, order) = (context.clone(), Rc::clone(&order));
+                    context.clone().spawn(async move {
+                        context.sleep((10 - number) * 1_000_000).await;
+                        order.set(order.get() * 10 + number);
+                        number
+                    })
+                })
+                .collect();
+            join_all(tasks).await.into_iter().map(Option::unwrap).sum::<u64>()
+        });
+        assert_eq!(sum, 45);
+        assert_eq!(order.get(), 9_876_543_210);
+    }
+}
+
+#[test]
+fn an_aborted_task_ends_without_a_result_and_drops_what_it_held() {
+    for runtime in runtimes() {
+        let context = runtime.context().clone();
+        let held = Rc::new(());
+        let given = Rc::clone(&held);
+        let sleeper = context.clone();
+        let task = context.spawn(async move {
+            let _given = given;
+            sleeper.sleep(u64::MAX / 2).await;
+        });
+        runtime.block_on(yield_now());
+        assert_eq!(Rc::strong_count(&held), 2);
+        task.abort();
+        assert_eq!(Rc::strong_count(&held), 1);
+        assert_eq!(runtime.block_on(task), None);
+    }
+}
+
+#[test]
+fn other_threads_reach_a_task_through_its_mailbox() {
+    for runtime in runtimes() {
+        let (sender, mut receiver) = mailbox::<u64>(4);
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let sender = sender.clone();
+                std::thread::spawn(move || {
+                    for number in 0..1000 {
+                        sender.send(thread * 1000 + number).unwrap();
+                        if number % 100 == 0 {
+                            std::thread::sleep(Duration::from_micros(200));
+                        }
+                    }
+                })
+            })
+            .collect();
+        drop(sender);
+        let mut seen = Vec::new();
+        runtime.block_on(async {
+            while let Some(number) = receiver.receive().await {
+                seen.push(number);
+            }
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..4000).collect::<Vec<_>>());
+        let (sender, receiver) = mailbox::<u64>(1);
+        drop(receiver);
+        assert_eq!(sender.send(7), Err(7));
+    }
+}
+
+#[test]
+fn a_dropped_read_keeps_its_slot_and_buffer_until_the_kernel_is_done() {
+    let Some(runtime) = uring(64) else { return };
+    let context = runtime.context().clone();
+    let (target, mut writer) = pipe(&context);
+    runtime.block_on(async {
+        let mut reading = Box::pin(read(&context, &target, 4096));
+        std::future::poll_fn(|poll| {
+            assert!(reading.as_mut().poll(poll).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        assert_eq!(context.operations_in_use(), 1);
+        drop(reading);
+        assert_eq!(context.operations_in_use(), 1, "the kernel may still write to it");
+        assert_eq!(context.buffers().quarantine_intact(), (0, true), "so the buffer is not freed");
+        while context.operations_in_use() > 0 {
+            yield_now().await;
+        }
+        assert_eq!(context.buffers().quarantine_intact(), (1, true));
+        writer.write_all(&[9; 4096]).unwrap();
+        let (result, buf) = read(&context, &target, 4096).await;
+        assert_eq!(result, Ok(4096));
+        assert!(buf.unwrap().iter().all(|&byte| byte == 9));
+        assert!(context.buffers().quarantine_intact().1, "the next read did not touch the freed buffer");
+    });
+}
+
+#[test]
+fn dropping_the_runtime_ends_what_is_in_flight() {
+    let Some(runtime) = uring(0) else { return };
+    let context = runtime.context().clone();
+    let (target, writer) = pipe(&context);
+    let reader = context.clone();
+    context.spawn(async move {
+        let _never = read(&reader, &target, 512).await;
+    });
+    runtime.block_on(yield_now());
+    assert_eq!(context.operations_in_use(), 1);
+    drop(runtime);
+    assert_eq!(context.operations_in_use(), 0);
+    drop(writer);
+}
+
+#[test]
+fn operations_beyond_the_limit_wait_their_turn() {
+    for io_mode in [IoMode::Uring, IoMode::Blocking] {
+        let options = RuntimeOptions { io_mode, operations_max: 2, ..RuntimeOptions::default() };
+        let Ok(runtime) = Runtime::new(options).inspect_err(|error| eprintln!("skipped: {error}")) else {
+            continue;
+        };
+        let context = runtime.context().clone();
+        let results = runtime.block_on(join_all((0..20).map(|_| read(&context, &Target::Null, 512))));
+        assert!(results.iter().all(|(result, buf)| *result == Ok(512) && buf.is_some()));
+        assert_eq!(context.operations_in_use(), 0);
+    }
+}
+
+#[test]
+fn a_file_stays_open_until_its_last_operation_has_ended() {
+    let Some(runtime) = uring(0) else { return };
+    let context = runtime.context().clone();
+    let (target, mut writer) = pipe(&context);
+    runtime.block_on(async {
+        let mut reading = Box::pin(read(&context, &target, 4096));
+        drop(target);
+        std::future::poll_fn(|poll| {
+            assert!(reading.as_mut().poll(poll).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        writer.write_all(&[3; 4096]).unwrap();
+        assert_eq!(reading.await.0, Ok(4096));
+    });
+    assert!(writer.write_all(&[0]).is_err(), "the reading end is closed now");
+}

@@ -1,0 +1,271 @@
+//! The real driver: one io_uring.
+//!
+//! SINGLE_ISSUER and DEFER_TASKRUN where the kernel has them, the buffer arena and the files registered where
+//! memlock and the kernel allow; what was granted is told by `io_path`. Everything queued since the last turn
+//! goes to the kernel in the same system call that waits for completions.
+//!
+//! Invariants: the memory and the descriptor of a queued entry lie in the operation's slot until its
+//! completion has been reaped, so the kernel never sees freed memory or a reused descriptor. A wait may end
+//! without a completion; nothing here takes one for granted.
+
+#![allow(unsafe_code)]
+
+use std::io::Read;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+
+use super::Timestamp;
+use super::driver::{Driver, IoPath, Wait};
+use super::operation::{Completion, OperationKey, OperationKind, Slab, Slot, Target};
+use super::remote::Remote;
+use crate::buf::BufPool;
+use crate::error::{Error, Reason, Result};
+
+/// Entries of the submission queue; more than one turn ever queues is not needed, and a full queue is handed
+/// over early.
+const SUBMISSIONS: u32 = 256;
+/// Files that can be registered at a time; further ones are used unregistered.
+const REGISTERED_FILES: u32 = 64;
+/// `user_data` of the poll that hears other threads.
+const EAR: u64 = u64::MAX;
+/// `user_data` of requests to cancel; nobody waits for their completion.
+const CANCEL: u64 = u64::MAX - 1;
+
+pub(super) struct UringDriver {
+    ring: IoUring,
+    origin: Instant,
+    arena: *mut u8,
+    registered_buffer_bytes: usize,
+    deferred_completions: bool,
+    free_files: Vec<u32>,
+    registered_files: bool,
+    ear_armed: bool,
+    /// Completions that needed no kernel: operations on the null target.
+    ended: Vec<Completion>,
+}
+
+impl UringDriver {
+    /// A ring for up to `operations_max` operations in flight, with the pool's arena registered.
+    ///
+    /// # Errors
+    /// `NoIoUring` with what the system said.
+    #[expect(clippy::disallowed_methods, reason = "this is one of the doors to the clock")]
+    pub fn new(operations_max: usize, pool: &BufPool) -> Result<Self> {
+        let completions = (operations_max as u32 + REGISTERED_FILES).next_power_of_two();
+        let mut deferred_completions = true;
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(completions.max(2 * SUBMISSIONS))
+            .build(SUBMISSIONS)
+            .or_else(|_older_kernel| {
+                deferred_completions = false;
+                IoUring::builder().setup_cqsize(completions.max(2 * SUBMISSIONS)).build(SUBMISSIONS)
+            })
+            .map_err(|error| Error::new("open runtime", Reason::NoIoUring { why: error.to_string() }))?;
+        if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+            let why = "the kernel is older than 5.11".to_string();
+            return Err(Error::new("open runtime", Reason::NoIoUring { why }));
+        }
+        let registered_files = ring.submitter().register_files_sparse(REGISTERED_FILES).is_ok();
+        let (arena, arena_bytes) = pool.arena();
+        Ok(Self {
+            registered_buffer_bytes: register_arena(&ring, arena, arena_bytes),
+            ring,
+            origin: Instant::now(),
+            arena,
+            deferred_completions,
+            free_files: if registered_files { (0..REGISTERED_FILES).rev().collect() } else { Vec::new() },
+            registered_files,
+            ear_armed: false,
+            ended: Vec::new(),
+        })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: see the module's invariant: what the entry points to lies in the operation's slot, or
+            // it points to nothing.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            self.enter(None);
+        }
+    }
+
+    /// Hands the queue over; waits for one completion if told how long.
+    fn enter(&mut self, wait: Option<Wait>) {
+        let submitter = self.ring.submitter();
+        let entered = match wait {
+            None | Some(Wait::No) => submitter.submit(),
+            Some(Wait::Forever) => submitter.submit_and_wait(1),
+            Some(Wait::Until(deadline)) => {
+                let left_ns = deadline.0.saturating_sub(self.now().0);
+                let left = Timespec::new().sec(left_ns / 1_000_000_000).nsec((left_ns % 1_000_000_000) as u32);
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&left))
+            }
+        };
+        if let Err(error) = entered {
+            let errno = error.raw_os_error().unwrap_or(0);
+            // Interrupted, out of time, or the kernel wants completions reaped first: the caller looks again.
+            let passing = [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY, libc::ENOMEM];
+            assert!(passing.contains(&errno), "the kernel refused a ring that it made: {error}");
+        }
+    }
+
+    fn entry(&self, slot: &Slot, file: Fd) -> squeue::Entry {
+        let (offset, length) = (slot.next_offset(), slot.remaining());
+        let done = slot.done_bytes as usize;
+        // Operations without a buffer transfer nothing, and their entries carry no address.
+        let (address, fixed) = match &slot.buf {
+            Some(buf) => {
+                assert!(done as u64 + length <= buf.len() as u64, "a transfer stays within its buffer");
+                let address = buf.address().wrapping_add(done);
+                let end = address as usize + length as usize - self.arena as usize;
+                (address, buf.is_in_arena() && end <= self.registered_buffer_bytes)
+            }
+            None => (std::ptr::null_mut(), false),
+        };
+        let bytes = length as u32;
+        match slot.operation.kind {
+            OperationKind::Read if fixed => {
+                opcode::ReadFixed::new(file, address, bytes, 0).offset(offset).build()
+            }
+            OperationKind::Read => opcode::Read::new(file, address, bytes).offset(offset).build(),
+            OperationKind::Write { durable } => {
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                if fixed {
+                    opcode::WriteFixed::new(file, address, bytes, 0).offset(offset).rw_flags(flags).build()
+                } else {
+                    opcode::Write::new(file, address, bytes).offset(offset).rw_flags(flags).build()
+                }
+            }
+            OperationKind::Flush => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+            OperationKind::Discard => opcode::Fallocate::new(file, length)
+                .offset(offset)
+                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
+            OperationKind::WriteZeroes => opcode::Fallocate::new(file, length)
+                .offset(offset)
+                .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
+        }
+    }
+
+    fn arm_ear(&mut self, remote: &Remote) {
+        if !self.ear_armed {
+            let ear = Fd(remote.ear().as_raw_fd());
+            self.push(&opcode::PollAdd::new(ear, libc::POLLIN as u32).build().user_data(EAR));
+            self.ear_armed = true;
+        }
+    }
+}
+
+/// Registers as much of the arena as the system allows: all, a half, a quarter, …, nothing.
+fn register_arena(ring: &IoUring, arena: *mut u8, arena_bytes: usize) -> usize {
+    let mut bytes = arena_bytes;
+    while bytes >= 4096 {
+        let area = [libc::iovec { iov_base: arena.cast(), iov_len: bytes }];
+        // SAFETY: the arena outlives every buffer in it, and only those are used as registered memory.
+        if unsafe { ring.submitter().register_buffers(&area) }.is_ok() {
+            return bytes;
+        }
+        bytes = (bytes / 2).next_multiple_of(4096);
+        if bytes == 4096 {
+            break;
+        }
+    }
+    0
+}
+
+impl Driver for UringDriver {
+    fn submit(&mut self, key: OperationKey, slab: &mut Slab) {
+        let slot = slab.get_mut(key);
+        let (file, flags) = match &slot.operation.target {
+            Target::File(file) => match file.registered {
+                Some(index) => (Fd(index as RawFd), squeue::Flags::FIXED_FILE),
+                None => (Fd(file.as_raw_fd()), squeue::Flags::empty()),
+            },
+            Target::Null => {
+                self.ended.push(Completion { key, result: slot.remaining() as i32 });
+                return;
+            }
+            #[cfg(feature = "sim")]
+            Target::Simulated(_) => panic!("a simulated disk needs the simulated runtime"),
+        };
+        let entry = self.entry(slot, file).flags(flags).user_data(key.to_bits());
+        self.push(&entry);
+    }
+
+    fn turn(&mut self, wait: Wait, _slab: &mut Slab, remote: &Remote, completions: &mut Vec<Completion>) {
+        if !self.ended.is_empty() {
+            completions.append(&mut self.ended);
+            if self.ring.submission().is_empty() {
+                return;
+            }
+            self.enter(Some(Wait::No));
+        } else if wait == Wait::No {
+            self.enter(Some(wait));
+        } else {
+            self.arm_ear(remote);
+            let wait = if remote.prepare_sleep() { wait } else { Wait::No };
+            self.enter(Some(wait));
+            remote.end_sleep();
+        }
+        for completion in self.ring.completion() {
+            match completion.user_data() {
+                EAR => {
+                    self.ear_armed = false;
+                    // A cancelled poll found nothing to read, and the read would wait for it.
+                    if completion.result() > 0 {
+                        let _woken = remote.ear().read(&mut [0; 64]);
+                    }
+                }
+                CANCEL => {}
+                bits => completions
+                    .push(Completion { key: OperationKey::from_bits(bits), result: completion.result() }),
+            }
+        }
+    }
+
+    fn cancel(&mut self, key: OperationKey) {
+        self.push(&opcode::AsyncCancel::new(key.to_bits()).build().user_data(CANCEL));
+    }
+
+    fn cancel_all(&mut self) {
+        let all = io_uring::types::CancelBuilder::any();
+        self.push(&opcode::AsyncCancel2::new(all).build().user_data(CANCEL));
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.origin.elapsed().as_nanos() as u64)
+    }
+
+    fn register_file(&mut self, fd: RawFd) -> Option<u32> {
+        let index = self.free_files.pop()?;
+        if self.ring.submitter().register_files_update(index, &[fd]).is_ok() {
+            return Some(index);
+        }
+        self.free_files.push(index);
+        None
+    }
+
+    fn unregister_file(&mut self, index: u32) {
+        // Entries that name this index have completed: each of them held the file.
+        let _ring_gone = self.ring.submitter().register_files_update(index, &[-1]);
+        self.free_files.push(index);
+    }
+
+    fn io_path(&self) -> IoPath {
+        IoPath {
+            kind: "io_uring",
+            registered_buffer_bytes: self.registered_buffer_bytes,
+            registered_files: self.registered_files,
+            deferred_completions: self.deferred_completions,
+        }
+    }
+}
