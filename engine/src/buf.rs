@@ -189,8 +189,10 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let free = std::mem::take(self.free.get_mut());
-        let freed = free.into_iter().enumerate().flat_map(|(class, list)| list.into_iter().map(move |m| (m, class)));
-        let held = std::mem::take(self.quarantine.get_mut()).into_iter().map(|(m, class)| (m, class as usize));
+        let freed =
+            free.into_iter().enumerate().flat_map(|(class, list)| list.into_iter().map(move |m| (m, class)));
+        let held =
+            std::mem::take(self.quarantine.get_mut()).into_iter().map(|(m, class)| (m, class as usize));
         for (memory, class) in freed.chain(held) {
             if !self.in_arena(memory) {
                 release(memory, class_bytes(class));
@@ -314,7 +316,10 @@ mod tests {
         assert!(matches!(pool.get(1).unwrap_err().reason(), Reason::OutOfBuffers { .. }));
         drop(held);
         assert!(pool.get(4096).is_ok());
-        assert!(matches!(pool.get(BUFFER_BYTES_MAX + 1).unwrap_err().reason(), Reason::TransferTooLong { .. }));
+        assert!(matches!(
+            pool.get(BUFFER_BYTES_MAX + 1).unwrap_err().reason(),
+            Reason::TransferTooLong { .. }
+        ));
     }
 
     #[test]
@@ -326,7 +331,7 @@ mod tests {
         assert_eq!(pool.quarantine_intact(), (1, true));
         assert_ne!(pool.get(4096).unwrap().address(), late, "quarantined memory is not handed out");
         // SAFETY: the arena is alive; this is the late write the quarantine is there to catch.
-        unsafe { late.add(100).write(1) };
+        unsafe { late.wrapping_add(100).write(1) };
         assert!(!pool.quarantine_intact().1);
     }
 }

@@ -197,6 +197,9 @@ pub enum Reason {
     /// A flush or durable write failed earlier; what is on the device is not known.
     #[error("an earlier flush failed, so it takes no more writes; close it and open it again")]
     Poisoned,
+    /// It was opened for reading.
+    #[error("it was opened for reading only; open it for writing")]
+    ReadOnly,
     /// It was closed.
     #[error("it is closed; open it again")]
     Closed,
@@ -322,6 +325,7 @@ impl Reason {
             | Reason::ForeignSignature { .. }
             | Reason::DestroyRequired { .. }
             | Reason::DestroyMismatch { .. }
+            | Reason::ReadOnly
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
             Reason::DeviceTooSmall { .. } => Kind::NoSpace,

@@ -4,6 +4,8 @@
 //! Needs root and free loop devices; says so and passes where there are none. A file system is made
 //! with `mke2fs`, swap with `mkswap`, partitions with `addpart`.
 
+#![allow(clippy::disallowed_methods, reason = "tests look at the outside world directly")]
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -41,18 +43,37 @@ impl Drop for Undo {
 struct Loop {
     name: String,
     path: PathBuf,
-    _detach: Undo,
+    backing: PathBuf,
 }
 
 impl Loop {
     fn over(backing: &Path, sector_bytes: u32) -> Option<Self> {
         let path = run(&format!("losetup -f --show -b {sector_bytes} {}", backing.display()))?;
-        let detach = Undo(format!("losetup -d {path}"));
-        Some(Self { name: path.strip_prefix("/dev/")?.to_owned(), path: path.into(), _detach: detach })
+        let name = path.strip_prefix("/dev/")?.to_owned();
+        Some(Self { name, path: path.into(), backing: backing.to_owned() })
     }
 
     fn partition(&self, index: u32) -> PathBuf {
         format!("{}p{index}", self.path.display()).into()
+    }
+
+    /// Whether the kernel still shows our backing file; afterwards another test may get the device.
+    fn is_attached(&self) -> bool {
+        let shown = std::fs::read_to_string(format!("/sys/block/{}/loop/backing_file", self.name));
+        shown.is_ok_and(|shown| shown.trim().trim_end_matches(" (deleted)") == self.backing.to_string_lossy())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run(&format!("losetup -d {}", self.path.display()));
+        // Whoever looks at the device just then, as udev does, delays it.
+        for _ in 0..200 {
+            if !self.is_attached() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 }
 
@@ -135,19 +156,17 @@ fn a_mounted_device_is_refused_by_any_of_its_names() {
     let raw = std::fs::metadata(&device.path).unwrap().rdev();
     must(&format!("mknod {} b {} {}", node.display(), libc::major(raw), libc::minor(raw)));
     let names = [&device.path, &alias, &node];
-    let point = folder.path().join("a mount point");
+    let point = folder.path().join("point");
     assert!(names.iter().all(|name| refusal(name).is_none() && !cannot_open(name)));
-    let point_without_blanks = folder.path().join("point");
-    let unmount = mount(&device.path, &point_without_blanks);
+    let unmount = mount(&device.path, &point);
     for name in names {
-        assert_eq!(refusal(name), mounted(&device.path, &point_without_blanks));
+        assert_eq!(refusal(name), mounted(&device.path, &point));
         assert!(cannot_open(name));
         // A look is allowed.
         sys::open(name, Access::ReadOnly, Caching::Direct).unwrap();
     }
     drop(unmount);
     assert!(names.iter().all(|name| refusal(name).is_none() && !cannot_open(name)));
-    assert!(!point.exists());
 }
 
 #[test]
@@ -218,12 +237,10 @@ fn a_loop_device_holds_the_device_or_file_behind_it() {
     let unmount = mount(&upper.path, &point);
     assert_eq!(refusal(&device.path), mounted(&upper.path, &point));
     drop(unmount);
-    let detached = upper.path.clone();
     drop(upper);
     assert_eq!(refusal(&device.path), None);
     drop(device);
     assert_eq!(refusal(&other_name), None);
-    assert_eq!(Identity::of(&detached).map(|identity| identity.size_bytes).unwrap_or(0), 0);
 }
 
 #[test]

@@ -55,13 +55,11 @@ impl Cached {
             self.forget(offset, buf.len() as u64);
             return self.device.write(offset, buf, io.clone()).await;
         }
-        let mut dirty = self.dirty.borrow_mut();
         for (index, block) in buf.chunks(self.block_bytes()).enumerate() {
-            dirty.insert(offset.0 + (index * self.block_bytes()) as u64, Rc::from(block));
+            let at = offset.0 + (index * self.block_bytes()) as u64;
+            self.dirty.borrow_mut().insert(at, Rc::from(block));
         }
-        let full = dirty.len() * self.block_bytes() > DIRTY_BYTES_MAX;
-        drop(dirty);
-        if full {
+        if self.dirty.borrow().len() * self.block_bytes() > DIRTY_BYTES_MAX {
             let result = self.write_back(io).await;
             return (result, buf);
         }
@@ -95,6 +93,16 @@ impl Cached {
         }
     }
 
+    /// Forgets blocks that hold exactly the bytes that were written; newer ones stay.
+    fn forget_written(&self, run: &[(u64, Rc<[u8]>)]) {
+        let mut dirty = self.dirty.borrow_mut();
+        for (at, written) in run {
+            if dirty.get(at).is_some_and(|now| Rc::ptr_eq(now, written)) {
+                dirty.remove(at);
+            }
+        }
+    }
+
     async fn write_back(&self, io: &Io) -> Result<()> {
         let _turn = self.leaving.lock(0, 1).await;
         let leaving: Vec<(u64, Rc<[u8]>)> =
@@ -113,13 +121,7 @@ impl Cached {
                 target.copy_from_slice(bytes);
             }
             self.device.write(ByteOffset(*start), buf, Io { durable: false, ..io.clone() }).await.0?;
-            let mut dirty = self.dirty.borrow_mut();
-            for (at, written) in run {
-                if dirty.get(at).is_some_and(|now| Rc::ptr_eq(now, written)) {
-                    dirty.remove(at);
-                }
-            }
-            drop(dirty);
+            self.forget_written(run);
             rest = after;
         }
         Ok(())

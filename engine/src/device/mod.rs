@@ -10,6 +10,7 @@
 //! `discard` and `write_zeroes` the range reads as zero.
 
 mod cached;
+mod claim;
 #[cfg(any(test, feature = "sim"))]
 pub mod contract;
 pub mod identity;
@@ -29,6 +30,7 @@ use crate::error::{Error, Reason, Result};
 use crate::runtime::{Context, FailureFlag, Operation, OperationKind, RangeGuard, Target};
 use crate::units::ByteOffset;
 use cached::Cached;
+pub use claim::create_file;
 pub use identity::{Geometry, Identity};
 pub use ledger::{Cause, Ledger, Tally};
 pub use sys::{Access, Caching};
@@ -233,7 +235,9 @@ impl Device {
                     (_, None) => unreachable!("a transfer's buffer comes back with it"),
                 }
             }
-            Backing::Cached(cached) if kind == OperationKind::Read => Box::pin(cached.read(offset, buf, &io)).await,
+            Backing::Cached(cached) if kind == OperationKind::Read => {
+                Box::pin(cached.read(offset, buf, &io)).await
+            }
             Backing::Cached(cached) => Box::pin(cached.write(offset, buf, &io)).await,
         };
         if result.is_ok() {

@@ -395,8 +395,7 @@ impl State {
             self.write(offset, &bytes);
         }
         let all: BTreeSet<u64> = self.versions.values().flatten().map(|version| version.write).collect();
-        let fates: BTreeMap<u64, Survival> =
-            all.into_iter().map(|write| (write, self.survival())).collect();
+        let fates: BTreeMap<u64, Survival> = all.into_iter().map(|write| (write, self.survival())).collect();
         self.torn_writes += fates.values().filter(|fate| **fate == Survival::Torn).count() as u64;
         for (sector, versions) in std::mem::take(&mut self.versions) {
             for version in versions {

@@ -5,6 +5,7 @@
 //! The only module in `device/` with `unsafe`. Nothing here decides anything about safety of data:
 //! `safety` asks whether a device is in use, and [`open`] is the guard the kernel itself enforces.
 
+#![allow(clippy::disallowed_methods, reason = "devices are the engine's door to files")]
 #![allow(unsafe_code)]
 
 use std::ffi::CString;

@@ -20,7 +20,7 @@ pub(super) struct BlockingDriver {
 }
 
 impl BlockingDriver {
-    #[expect(clippy::disallowed_methods, reason = "this is one of the doors to the clock")]
+    #[allow(clippy::disallowed_methods, reason = "this is one of the doors to the clock")]
     pub fn new() -> Self {
         Self { origin: Instant::now(), ended: VecDeque::new() }
     }
@@ -66,9 +66,7 @@ impl Driver for BlockingDriver {
     fn turn(&mut self, wait: Wait, _slab: &mut Slab, remote: &Remote, completions: &mut Vec<Completion>) {
         if self.ended.is_empty() && wait != Wait::No && remote.prepare_sleep() {
             let timeout = match wait {
-                Wait::Until(deadline) => {
-                    Some(Duration::from_nanos(deadline.0.saturating_sub(self.now().0)))
-                }
+                Wait::Until(deadline) => Some(Duration::from_nanos(deadline.0.saturating_sub(self.now().0))),
                 Wait::No | Wait::Forever => None,
             };
             if timeout != Some(Duration::ZERO) {

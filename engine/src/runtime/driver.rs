@@ -3,9 +3,9 @@
 //! The ring, the blocking fallback and the simulator stand behind it. A driver takes an operation by its key,
 //! reads what to do from the slab, and later hands back one completion for it.
 
+use super::Timestamp;
 use super::operation::{Completion, OperationKey, Slab};
 use super::remote::Remote;
-use super::Timestamp;
 
 /// How long a driver may wait for the first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,8 +35,7 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 
 /// A box for up to `capacity` messages.
 pub fn mailbox<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let state =
-        State { messages: VecDeque::new(), capacity, senders: 1, receiver_gone: false, waker: None };
+    let state = State { messages: VecDeque::new(), capacity, senders: 1, receiver_gone: false, waker: None };
     let shared = Arc::new(Shared { state: Mutex::new(state), room: Condvar::new() });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }

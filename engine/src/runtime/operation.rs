@@ -198,7 +198,13 @@ const RETRIES_MAX: u8 = 16;
 
 impl Slab {
     pub fn new(capacity: usize) -> Self {
-        Self { slots: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), capacity, in_use: 0, in_flight: 0 }
+        Self {
+            slots: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            capacity,
+            in_use: 0,
+            in_flight: 0,
+        }
     }
 
     pub fn in_use(&self) -> usize {
@@ -262,9 +268,8 @@ impl Slab {
             result = slot.done_bytes as i32;
         } else if moves_bytes && result == 0 {
             result = slot.done_bytes as i32;
-        } else if wanted
-            && (result == -libc::EAGAIN || result == -libc::EINTR)
-            && slot.retries < RETRIES_MAX {
+        } else if wanted && (result == -libc::EAGAIN || result == -libc::EINTR) && slot.retries < RETRIES_MAX
+        {
             slot.retries += 1;
             return Next::Resubmit(completion.key);
         }

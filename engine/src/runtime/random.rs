@@ -14,7 +14,7 @@ impl Random {
     }
 
     /// A source seeded by the system.
-    #[expect(clippy::disallowed_methods, reason = "this is the door to the system's randomness")]
+    #[allow(clippy::disallowed_methods, reason = "this is the door to the system's randomness")]
     pub(super) fn from_system() -> std::io::Result<Self> {
         let mut seed = [0; 32];
         std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;

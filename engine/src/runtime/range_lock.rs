@@ -119,18 +119,29 @@ mod tests {
         let mut second = pin!(lock.lock(4, 12));
         let mut third = pin!(lock.lock(10, 16));
         let mut other = pin!(lock.lock(16, 20));
-        let Poll::Ready(first_guard) = first.as_mut().poll(&mut context) else { panic!("nothing is before it") };
+        let Poll::Ready(first_guard) = first.as_mut().poll(&mut context) else {
+            panic!("nothing is before it")
+        };
         assert!(second.as_mut().poll(&mut context).is_pending());
-        assert!(third.as_mut().poll(&mut context).is_pending(), "it waits behind the second, which asked first");
-        let Poll::Ready(other_guard) = other.as_mut().poll(&mut context) else { panic!("it overlaps nothing") };
+        assert!(
+            third.as_mut().poll(&mut context).is_pending(),
+            "it waits behind the second, which asked first"
+        );
+        let Poll::Ready(other_guard) = other.as_mut().poll(&mut context) else {
+            panic!("it overlaps nothing")
+        };
         let copy = first_guard.clone();
         drop(first_guard);
         assert!(second.as_mut().poll(&mut context).is_pending(), "a copy of the guard still holds the range");
         drop(copy);
-        let Poll::Ready(second_guard) = second.as_mut().poll(&mut context) else { panic!("the first is gone") };
+        let Poll::Ready(second_guard) = second.as_mut().poll(&mut context) else {
+            panic!("the first is gone")
+        };
         assert!(third.as_mut().poll(&mut context).is_pending());
         drop(second_guard);
-        let Poll::Ready(third_guard) = third.as_mut().poll(&mut context) else { panic!("the second is gone") };
+        let Poll::Ready(third_guard) = third.as_mut().poll(&mut context) else {
+            panic!("the second is gone")
+        };
         assert_eq!(lock.len(), 2);
         drop((third_guard, other_guard));
         assert!(lock.is_empty());

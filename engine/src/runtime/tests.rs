@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::executor::Operate;
 use super::*;
 
 fn runtimes() -> Vec<Runtime> {
@@ -29,8 +30,14 @@ fn uring(quarantine_buffers: usize) -> Option<Runtime> {
 fn read(context: &Context, target: &Target, length: usize) -> Operate {
     let buf = context.buffers().zeroed(length).unwrap();
     let kind = OperationKind::Read;
-    let operation =
-        Operation { kind, target: target.clone(), offset: 0, length: length as u64, guard: None, failed: None };
+    let operation = Operation {
+        kind,
+        target: target.clone(),
+        offset: 0,
+        length: length as u64,
+        guard: None,
+        failed: None,
+    };
     context.operate(operation, Some(buf))
 }
 

@@ -24,9 +24,11 @@ use super::remote::Remote;
 use crate::buf::BufPool;
 use crate::error::{Error, Reason, Result};
 
-/// Entries of the submission queue; more than one turn ever queues is not needed, and a full queue is handed
-/// over early.
+/// Entries of the submission queue.
 const SUBMISSIONS: u32 = 256;
+/// Entries that are handed over without waiting for the turn's end, so that the device begins with the first
+/// ones while the rest is still being prepared.
+const SUBMISSION_BATCH: usize = 8;
 /// Files that can be registered at a time; further ones are used unregistered.
 const REGISTERED_FILES: u32 = 64;
 /// `user_data` of the poll that hears other threads.
@@ -52,7 +54,7 @@ impl UringDriver {
     ///
     /// # Errors
     /// `NoIoUring` with what the system said.
-    #[expect(clippy::disallowed_methods, reason = "this is one of the doors to the clock")]
+    #[allow(clippy::disallowed_methods, reason = "this is one of the doors to the clock")]
     pub fn new(operations_max: usize, pool: &BufPool) -> Result<Self> {
         let completions = (operations_max as u32 + REGISTERED_FILES).next_power_of_two();
         let mut deferred_completions = true;
@@ -88,24 +90,31 @@ impl UringDriver {
 
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
+            let mut queue = self.ring.submission();
             // SAFETY: see the module's invariant: what the entry points to lies in the operation's slot, or
             // it points to nothing.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+            let pushed = unsafe { queue.push(entry) }.is_ok();
+            let queued = queue.len();
+            drop(queue);
+            if !pushed || queued >= SUBMISSION_BATCH {
+                self.enter(Wait::No);
+            }
+            if pushed {
                 return;
             }
-            self.enter(None);
         }
     }
 
     /// Hands the queue over; waits for one completion if told how long.
-    fn enter(&mut self, wait: Option<Wait>) {
+    fn enter(&mut self, wait: Wait) {
         let submitter = self.ring.submitter();
         let entered = match wait {
-            None | Some(Wait::No) => submitter.submit(),
-            Some(Wait::Forever) => submitter.submit_and_wait(1),
-            Some(Wait::Until(deadline)) => {
+            Wait::No => submitter.submit(),
+            Wait::Forever => submitter.submit_and_wait(1),
+            Wait::Until(deadline) => {
                 let left_ns = deadline.0.saturating_sub(self.now().0);
-                let left = Timespec::new().sec(left_ns / 1_000_000_000).nsec((left_ns % 1_000_000_000) as u32);
+                let left =
+                    Timespec::new().sec(left_ns / 1_000_000_000).nsec((left_ns % 1_000_000_000) as u32);
                 submitter.submit_with_args(1, &SubmitArgs::new().timespec(&left))
             }
         };
@@ -207,13 +216,13 @@ impl Driver for UringDriver {
             if self.ring.submission().is_empty() {
                 return;
             }
-            self.enter(Some(Wait::No));
+            self.enter(Wait::No);
         } else if wait == Wait::No {
-            self.enter(Some(wait));
+            self.enter(wait);
         } else {
             self.arm_ear(remote);
             let wait = if remote.prepare_sleep() { wait } else { Wait::No };
-            self.enter(Some(wait));
+            self.enter(wait);
             remote.end_sleep();
         }
         for completion in self.ring.completion() {

@@ -135,6 +135,16 @@ fn short_marks_alone_are_not_believed() {
 }
 
 #[test]
+fn an_ext_magic_needs_a_block_size_that_exists() {
+    let mut image = vec![0; MIB];
+    put(&mut image, 1080, &[0x53, 0xef]);
+    put(&mut image, 1024, &[100]);
+    assert_eq!(name_of(&image), Some("ext2"));
+    put(&mut image, 1024 + 24, &[7]);
+    assert_eq!(name_of(&image), None);
+}
+
+#[test]
 fn the_container_is_told_before_what_lies_in_it() {
     let mut image = vec![0; 3 * MIB];
     for name in ["MBR", "ext4"] {

@@ -93,7 +93,9 @@ fn each_fault_does_what_it_says() {
         let result = runtime.block_on(write(&device, 0, 9, 1024, false));
         let bytes = disk.peek(0, 1024);
         match fault {
-            Fault::Fail(_) => assert!(matches!(result.unwrap_err().reason(), Reason::Os { errno: libc::EIO })),
+            Fault::Fail(_) => {
+                assert!(matches!(result.unwrap_err().reason(), Reason::Os { errno: libc::EIO }))
+            }
             Fault::Short(_) => {
                 result.unwrap();
                 assert_eq!(disk.requests(), 2, "the rest was submitted again");

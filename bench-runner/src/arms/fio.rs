@@ -1,0 +1,272 @@
+//! The outside reference: the `fio` program with the parameters of the ring arm, on the same span.
+//!
+//! fio runs as a process of its own and reports JSON, from which the outcome is filled. Where the two cannot be
+//! the same:
+//!
+//! - **Latency** is fio's `lat`, from the moment it has prepared a request to its completion: the nearest to
+//!   the ring arm's "issued to completed". Its other two clocks are switched off (`disable_slat`,
+//!   `disable_clat`), so that fio, too, measures one latency. Histograms are rebuilt from the bins of `json+`,
+//!   which are 1/64 of a power of two wide: percentiles are good to 1.6 %, not 0.1 %.
+//! - **`durable-4k`** is one thread a writer with `fdatasync=1`, as fio has one flush a job. fio times write and
+//!   flush apart and never their sum: the write's histogram stays empty (not measured), the flush has its own.
+//!   fio opens with O_DSYNC for `durable-4k-dsync`, the same as RWF_DSYNC on each write.
+//! - **CPU** is a share of each job's run time, without the ramp; only the sum of user and system is exact.
+//! - There are no seconds and no generations: fio writes content of its own. The addresses come from fio's own
+//!   generator; the seed is the same, the addresses are not.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hdrhistogram::Histogram;
+use icecore_workloads::{Access, Durability, Workload};
+use serde_json::Value;
+
+use crate::measure::{ArmOutcome, ArmTask, OperationFigures};
+use crate::recorder::latency_histogram;
+
+/// Most characters of fio's own messages that an error repeats.
+const MESSAGE_CHARS_MAX: usize = 2_000;
+
+/// fio could not measure.
+#[derive(Debug)]
+pub enum FioError {
+    /// There is no such program.
+    Missing,
+    /// It could not be started or its target not be opened.
+    Io {
+        /// The program, device or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The span does not fit into the device; fio would extend a file.
+    Span {
+        /// The device or file.
+        path: PathBuf,
+        /// Its size in bytes.
+        device_bytes: u64,
+    },
+    /// It ended with an error; its messages name the device, the offset and the reason.
+    Failed {
+        /// The device or file.
+        path: PathBuf,
+        /// What fio wrote to stderr.
+        message: String,
+    },
+    /// Its report is not what fio 3 writes.
+    Report {
+        /// What is missing or wrong in it.
+        message: String,
+    },
+}
+
+impl fmt::Display for FioError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => write!(formatter, "fio is not installed: apt-get install fio"),
+            Self::Io { path, source } => write!(formatter, "{}: {source}", path.display()),
+            Self::Span { path, device_bytes } => {
+                write!(formatter, "{}: the span does not fit into {device_bytes} bytes", path.display())
+            }
+            Self::Failed { path, message } => write!(formatter, "{}: fio failed: {message}", path.display()),
+            Self::Report { message } => write!(formatter, "fio's report: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for FioError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Runs one measurement in a fio process and waits for it.
+pub fn run(task: &ArmTask) -> Result<ArmOutcome, FioError> {
+    run_program(Path::new("fio"), task)
+}
+
+fn run_program(program: &Path, task: &ArmTask) -> Result<ArmOutcome, FioError> {
+    check_span(task)?;
+    let output = Command::new(program).args(arguments(task)).output().map_err(|source| {
+        if source.kind() == io::ErrorKind::NotFound {
+            FioError::Missing
+        } else {
+            FioError::Io { path: program.to_owned(), source }
+        }
+    })?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        let message = message.trim().chars().take(MESSAGE_CHARS_MAX).collect();
+        return Err(FioError::Failed { path: task.path.clone(), message });
+    }
+    outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)
+}
+
+fn check_span(task: &ArmTask) -> Result<(), FioError> {
+    let failed = |source| FioError::Io { path: task.path.clone(), source };
+    let mut file = File::open(&task.path).map_err(failed)?;
+    let device_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    match task.span_offset_bytes.checked_add(task.span_bytes) {
+        Some(end_bytes) if end_bytes <= device_bytes => Ok(()),
+        _ => Err(FioError::Span { path: task.path.clone(), device_bytes }),
+    }
+}
+
+/// The command line. Every option that defines the load is given, so that no default of another version counts.
+fn arguments(task: &ArmTask) -> Vec<String> {
+    let workload = &task.workload;
+    let pattern = match (workload.access, workload.reads(), workload.writes()) {
+        (Access::UniformRandom, true, true) => "randrw",
+        (Access::UniformRandom, true, false) => "randread",
+        (Access::UniformRandom, false, _) => "randwrite",
+        (Access::Sequential, true, true) => "rw",
+        (Access::Sequential, true, false) => "read",
+        (Access::Sequential, false, _) => "write",
+    };
+    let each_flushes = workload.durability == Durability::WriteThenFlush;
+    let (jobs, depth) = if each_flushes { (task.queue_depth, 1) } else { (1, task.queue_depth) };
+    let mut arguments: Vec<String> = [
+        "--name=icecore",
+        "--ioengine=io_uring",
+        "--direct=1",
+        "--fixedbufs=1",
+        "--registerfiles=1",
+        "--nonvectored=1",
+        "--iodepth_batch_complete_min=1",
+        "--norandommap=1",
+        "--randrepeat=0",
+        "--time_based=1",
+        "--thread=1",
+        "--group_reporting=1",
+        // A file as it is: neither made nor filled.
+        "--allow_file_create=0",
+        "--fallocate=none",
+        "--lat_percentiles=1",
+        "--clat_percentiles=0",
+        "--output-format=json+",
+    ]
+    .map(str::to_owned)
+    .into();
+    // A colon separates file names in fio's option.
+    let file_name = task.path.to_string_lossy().replace(':', "\\:");
+    arguments.extend([
+        format!("--filename={file_name}"),
+        format!("--offset={}", task.span_offset_bytes),
+        format!("--size={}", task.span_bytes),
+        format!("--rw={pattern}"),
+        format!("--bs={}", workload.operation_bytes),
+        format!("--numjobs={jobs}"),
+        format!("--iodepth={depth}"),
+        format!("--iodepth_batch_submit={depth}"),
+        format!("--iodepth_batch_complete_max={depth}"),
+        format!("--randseed={}", task.seed),
+        format!("--ramp_time={}us", task.warmup_ns / 1_000),
+        format!("--runtime={}us", task.measure_ns / 1_000),
+    ]);
+    if workload.reads() && workload.writes() {
+        arguments.push(format!("--rwmixread={}", workload.read_percent));
+    }
+    // fio keeps the flush's latency only together with the completion latency.
+    let durability: &[&str] = match workload.durability {
+        Durability::None => &["--disable_slat=1", "--disable_clat=1"],
+        Durability::DurableWrite => &["--disable_slat=1", "--disable_clat=1", "--sync=dsync"],
+        Durability::WriteThenFlush => &["--fdatasync=1"],
+    };
+    arguments.extend(durability.iter().map(|option| (*option).to_owned()));
+    arguments
+}
+
+fn report_error(message: impl Into<String>) -> FioError {
+    FioError::Report { message: message.into() }
+}
+
+/// The number at a path such as `/read/runtime`.
+fn number(value: &Value, pointer: &str) -> Result<f64, FioError> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .ok_or_else(|| report_error(format!("no number at {pointer}")))
+}
+
+fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
+    // Notes and warnings come before the object, which starts at the start of a line.
+    let start = if stdout.starts_with('{') { Some(0) } else { stdout.find("\n{").map(|before| before + 1) };
+    let start = start.ok_or_else(|| report_error("no JSON object in its output"))?;
+    let report = serde_json::Deserializer::from_str(&stdout[start..])
+        .into_iter::<Value>()
+        .next()
+        .and_then(Result::ok)
+        .ok_or_else(|| report_error("its JSON does not parse"))?;
+    let jobs = report.pointer("/jobs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let [job] = jobs else {
+        return Err(report_error(format!("{} groups of jobs instead of 1", jobs.len())));
+    };
+    let error = number(job, "/error")?;
+    if error != 0.0 {
+        return Err(report_error(format!("error {error} ({})", io::Error::from_raw_os_error(error as i32))));
+    }
+    let read = figures(job, "read", true)?;
+    let write = figures(job, "write", workload.durability != Durability::WriteThenFlush)?;
+    let flush_latency_ns = histogram(job, "/sync/lat_ns")?;
+    let flush =
+        OperationFigures { operations: flush_latency_ns.len(), bytes: 0, latency_ns: flush_latency_ns };
+    let elapsed_ms = number(job, "/read/runtime")?.max(number(job, "/write/runtime")?);
+    // `job_runtime` is the sum over the jobs of the group, and the shares are of that sum.
+    let job_runtime_ns = number(job, "/job_runtime")? * 1e6;
+    let cpu_ns = |percent: f64| Some((percent / 100.0 * job_runtime_ns) as u64);
+    let version = report.pointer("/fio version").and_then(Value::as_str).unwrap_or("fio");
+    let seen =
+        if workload.durability == Durability::WriteThenFlush { "one thread a writer" } else { "one thread" };
+    Ok(ArmOutcome {
+        read,
+        write,
+        flush,
+        elapsed_ns: (elapsed_ms * 1e6) as u64,
+        cpu_user_ns: cpu_ns(number(job, "/usr_cpu")?),
+        cpu_system_ns: cpu_ns(number(job, "/sys_cpu")?),
+        allocations: None,
+        seconds: Vec::new(),
+        io_path: format!("{version}, io_uring, O_DIRECT, registered buffers, registered file, {seen}"),
+        generations: Vec::new(),
+    })
+}
+
+fn figures(job: &Value, direction: &str, latency_measured: bool) -> Result<OperationFigures, FioError> {
+    let operations = number(job, &format!("/{direction}/total_ios"))? as u64;
+    let latency_ns = if latency_measured {
+        let latency_ns = histogram(job, &format!("/{direction}/lat_ns"))?;
+        if operations > 0 && latency_ns.is_empty() {
+            return Err(report_error(format!("no latency bins for {direction}; fio 3 or later is needed")));
+        }
+        latency_ns
+    } else {
+        latency_histogram()
+    };
+    Ok(OperationFigures {
+        operations,
+        bytes: number(job, &format!("/{direction}/io_bytes"))? as u64,
+        latency_ns,
+    })
+}
+
+/// Rebuilds a histogram from `bins`: nanoseconds (the middle of a bin) to count. Absent bins are an empty one.
+fn histogram(job: &Value, pointer: &str) -> Result<Histogram<u64>, FioError> {
+    let mut histogram = latency_histogram();
+    let bins = job.pointer(pointer).and_then(|latency| latency.get("bins")).and_then(Value::as_object);
+    for (nanoseconds, count) in bins.into_iter().flatten() {
+        let bin = nanoseconds.parse::<u64>().ok().zip(count.as_u64());
+        let (nanoseconds, count) =
+            bin.ok_or_else(|| report_error(format!("a bin of {pointer} is {nanoseconds}: {count}")))?;
+        histogram.saturating_record_n(nanoseconds, count);
+    }
+    Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests;

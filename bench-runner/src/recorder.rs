@@ -1,0 +1,351 @@
+//! What every arm measures with: the clock, the histograms, the seconds and the CPU time.
+//!
+//! An arm reads the [`Clock`] once for what it issues together and once for what it reaps together, hands each
+//! completion to [`Recorder::record`] and tells [`Recorder::advance`] the time once a batch. The recorder knows
+//! the warm-up: it counts the operations that complete within the measured window and ignores all others.
+//!
+//! Everything is allocated by [`Recorder::new`]; recording is a few array updates. Operations still in flight
+//! when the window closes are not counted, however long they take.
+#![allow(unsafe_code, reason = "getrusage for one thread has no safe wrapper in std")]
+
+use std::mem::MaybeUninit;
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+
+use crate::measure::{ArmOutcome, OperationFigures, Second};
+
+/// Longest latency a histogram holds; a longer one is counted as this. Well above the 30 s after which the
+/// kernel's block layer itself gives up on a request.
+pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
+
+/// Significant digits of a latency: 0.1 % of the value.
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Monotonic time in nanoseconds since the clock was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that now shows 0.
+    #[allow(clippy::disallowed_methods, reason = "this is the runner's own clock")]
+    pub fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// Nanoseconds since the start. Costs about 25 ns: call it once a batch, not once an operation.
+    #[inline]
+    pub fn now_ns(&self) -> u64 {
+        // 2^64 ns are 584 years.
+        self.started.elapsed().as_nanos() as u64
+    }
+}
+
+/// CPU time a thread has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTimes {
+    /// In user mode, in nanoseconds.
+    pub user_ns: u64,
+    /// In the kernel, in nanoseconds.
+    pub system_ns: u64,
+}
+
+impl CpuTimes {
+    /// Of the calling thread (getrusage, RUSAGE_THREAD); `None` where the system does not tell. The sum is
+    /// exact; kernels without precise accounting divide it into user and system by sampling.
+    pub fn of_this_thread() -> Option<Self> {
+        let mut usage = MaybeUninit::<libc::rusage>::uninit();
+        // SAFETY: the pointer is to a writable `rusage` that outlives the call.
+        let status = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+        if status != 0 {
+            return None;
+        }
+        // SAFETY: getrusage returned 0 and has therefore filled the structure.
+        let usage = unsafe { usage.assume_init() };
+        let nanoseconds = |time: libc::timeval| time.tv_sec as u64 * SECOND_NS + time.tv_usec as u64 * 1_000;
+        Some(Self { user_ns: nanoseconds(usage.ru_utime), system_ns: nanoseconds(usage.ru_stime) })
+    }
+}
+
+/// Which distribution a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A read.
+    Read,
+    /// A write; of durable workloads from its issue until it is durable.
+    Write,
+    /// A flush. It is no operation of the application: it counts in its own figures, not in the seconds.
+    Flush,
+}
+
+/// Where an arm stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Load runs and is not counted.
+    WarmUp,
+    /// Completions are counted.
+    Measuring,
+    /// The window is closed: issue nothing more.
+    Done,
+}
+
+/// An empty histogram of nanoseconds, 1 ns to 60 s at 3 digits, with all of its memory.
+pub fn latency_histogram() -> Histogram<u64> {
+    match Histogram::new_with_bounds(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS) {
+        Ok(histogram) => histogram,
+        // The bounds are constants; the test below makes one.
+        Err(error) => unreachable!("the bounds are valid: {error}"),
+    }
+}
+
+/// Figures of nothing yet.
+pub fn empty_figures() -> OperationFigures {
+    OperationFigures { operations: 0, bytes: 0, latency_ns: latency_histogram() }
+}
+
+/// Collects one arm's completions.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    /// Start of the window on the arm's clock.
+    begin_ns: u64,
+    measure_ns: u64,
+    /// By [`RecordKind`].
+    figures: [OperationFigures; 3],
+    seconds: Vec<Second>,
+    phase: Phase,
+    cpu_begin: Option<(u64, CpuTimes)>,
+    cpu_end: Option<(u64, CpuTimes)>,
+}
+
+impl Recorder {
+    /// A recorder whose window opens `warmup_ns` after 0 of the arm's clock and lasts `measure_ns`.
+    pub fn new(warmup_ns: u64, measure_ns: u64) -> Self {
+        let seconds = (0..measure_ns.div_ceil(SECOND_NS) as u32)
+            .map(|second| Second { second, ..Second::default() })
+            .collect();
+        Self {
+            begin_ns: warmup_ns,
+            measure_ns,
+            figures: [empty_figures(), empty_figures(), empty_figures()],
+            seconds,
+            phase: Phase::WarmUp,
+            cpu_begin: None,
+            cpu_end: None,
+        }
+    }
+
+    /// Counts one completed operation if it completed inside the window. Times are of the arm's clock.
+    #[inline]
+    pub fn record(&mut self, kind: RecordKind, issued_ns: u64, completed_ns: u64, bytes: u64) {
+        // Before the window this wraps to a huge number, so that one comparison covers both ends.
+        let since_begin_ns = completed_ns.wrapping_sub(self.begin_ns);
+        if since_begin_ns >= self.measure_ns {
+            return;
+        }
+        let latency_ns = completed_ns.saturating_sub(issued_ns);
+        let figures = &mut self.figures[kind as usize];
+        figures.operations += 1;
+        figures.bytes += bytes;
+        figures.latency_ns.saturating_record(latency_ns);
+        if kind != RecordKind::Flush {
+            let second = &mut self.seconds[(since_begin_ns / SECOND_NS) as usize];
+            second.operations += 1;
+            second.latency_ns_sum += latency_ns;
+            second.latency_ns_max = second.latency_ns_max.max(latency_ns);
+        }
+    }
+
+    /// Tells the recorder the time, once a batch and from the measuring thread: it takes that thread's CPU
+    /// time when the window opens and when it closes.
+    #[inline]
+    pub fn advance(&mut self, now_ns: u64) -> Phase {
+        let phase = match now_ns.checked_sub(self.begin_ns) {
+            None => Phase::WarmUp,
+            Some(since_begin_ns) if since_begin_ns < self.measure_ns => Phase::Measuring,
+            Some(_) => Phase::Done,
+        };
+        if phase != self.phase {
+            self.enter(phase, now_ns);
+        }
+        phase
+    }
+
+    #[cold]
+    fn enter(&mut self, phase: Phase, now_ns: u64) {
+        self.phase = phase;
+        let cpu = CpuTimes::of_this_thread().map(|times| (now_ns, times));
+        match phase {
+            Phase::WarmUp => {}
+            Phase::Measuring => self.cpu_begin = cpu,
+            Phase::Done => self.cpu_end = cpu,
+        }
+    }
+
+    /// What was measured.
+    pub fn finish(self) -> Recorded {
+        let cpu = self.cpu_over_window();
+        let [read, write, flush] = self.figures;
+        Recorded {
+            read,
+            write,
+            flush,
+            elapsed_ns: self.measure_ns,
+            cpu_user_ns: cpu.map(|times| times.user_ns),
+            cpu_system_ns: cpu.map(|times| times.system_ns),
+            seconds: self.seconds,
+        }
+    }
+
+    /// CPU time is taken at the first batches after the window opens and closes; it is scaled from the time
+    /// between the two to the window, a correction of about one batch.
+    fn cpu_over_window(&self) -> Option<CpuTimes> {
+        let (begin_ns, begin) = self.cpu_begin?;
+        let (end_ns, end) = self.cpu_end?;
+        let between_ns = end_ns.checked_sub(begin_ns).filter(|between_ns| *between_ns > 0)?;
+        let scale = |used_ns: u64| {
+            (u128::from(used_ns) * u128::from(self.measure_ns) / u128::from(between_ns)) as u64
+        };
+        Some(CpuTimes {
+            user_ns: scale(end.user_ns.saturating_sub(begin.user_ns)),
+            system_ns: scale(end.system_ns.saturating_sub(begin.system_ns)),
+        })
+    }
+}
+
+/// The measured part of an [`ArmOutcome`].
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Reads.
+    pub read: OperationFigures,
+    /// Writes.
+    pub write: OperationFigures,
+    /// Separate flushes.
+    pub flush: OperationFigures,
+    /// The measured window.
+    pub elapsed_ns: u64,
+    /// User CPU of the measuring thread over the window.
+    pub cpu_user_ns: Option<u64>,
+    /// System CPU of the measuring thread over the window.
+    pub cpu_system_ns: Option<u64>,
+    /// One entry a second.
+    pub seconds: Vec<Second>,
+}
+
+impl Recorded {
+    /// Completes it with what only the arm knows.
+    pub fn into_outcome(
+        self,
+        io_path: String,
+        allocations: Option<u64>,
+        generations: Vec<u32>,
+    ) -> ArmOutcome {
+        ArmOutcome {
+            read: self.read,
+            write: self.write,
+            flush: self.flush,
+            elapsed_ns: self.elapsed_ns,
+            cpu_user_ns: self.cpu_user_ns,
+            cpu_system_ns: self.cpu_system_ns,
+            allocations,
+            seconds: self.seconds,
+            io_path,
+            generations,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn only_the_window_counts() {
+        let mut recorder = Recorder::new(10 * MS, 1_500 * MS);
+        assert_eq!(recorder.seconds.len(), 2);
+        for completed_ns in [0, 10 * MS - 1, 10 * MS, 1_009 * MS, 1_010 * MS, 1_510 * MS - 1, 1_510 * MS] {
+            recorder.record(RecordKind::Read, completed_ns.saturating_sub(MS), completed_ns, 4096);
+        }
+        recorder.record(RecordKind::Flush, 20 * MS, 23 * MS, 0);
+        recorder.record(RecordKind::Write, 20 * MS, 25 * MS, 512);
+        let recorded = recorder.finish();
+        assert_eq!((recorded.read.operations, recorded.read.bytes), (4, 4 * 4096));
+        assert_eq!((recorded.write.operations, recorded.write.bytes), (1, 512));
+        assert_eq!(recorded.flush.operations, 1);
+        assert_eq!(recorded.read.latency_ns.len(), 4);
+        assert!(recorded.read.latency_ns.max().abs_diff(MS) <= MS / 1_000);
+        assert_eq!(recorded.elapsed_ns, 1_500 * MS);
+        let operations: Vec<_> = recorded.seconds.iter().map(|second| second.operations).collect();
+        assert_eq!(operations, [3, 2]);
+        assert_eq!(recorded.seconds[0].latency_ns_max, 5 * MS);
+        assert_eq!(recorded.seconds[0].latency_ns_sum, 7 * MS);
+        assert_eq!(recorded.seconds[1].second, 1);
+    }
+
+    #[test]
+    fn phases_follow_the_clock_and_take_cpu_times() {
+        let mut recorder = Recorder::new(10, 100);
+        assert_eq!(recorder.advance(9), Phase::WarmUp);
+        assert!(recorder.cpu_begin.is_none());
+        assert_eq!(recorder.advance(10), Phase::Measuring);
+        assert!(recorder.cpu_begin.is_some());
+        assert_eq!(recorder.advance(109), Phase::Measuring);
+        assert_eq!(recorder.advance(110), Phase::Done);
+        assert!(recorder.finish().cpu_user_ns.is_some());
+        // A window that never closed has no CPU time rather than a wrong one.
+        let mut open = Recorder::new(10, 100);
+        open.advance(20);
+        assert_eq!(open.finish().cpu_user_ns, None);
+    }
+
+    #[test]
+    fn extreme_latencies_are_kept() {
+        let mut recorder = Recorder::new(0, u64::from(u32::MAX));
+        recorder.record(RecordKind::Read, 5, 5, 1);
+        recorder.record(RecordKind::Read, 7, 5, 1);
+        let mut late = Recorder::new(0, 200 * SECOND_NS);
+        late.record(RecordKind::Write, 0, 100 * SECOND_NS, 1);
+        assert_eq!(recorder.finish().read.latency_ns.len(), 2);
+        let max_ns = late.finish().write.latency_ns.max();
+        assert!((LATENCY_NS_MAX..LATENCY_NS_MAX / 100 * 101).contains(&max_ns), "{max_ns}");
+    }
+
+    #[test]
+    fn cpu_time_grows_with_work() {
+        let before = CpuTimes::of_this_thread().expect("Linux knows a thread's CPU time");
+        let clock = Clock::start();
+        while clock.now_ns() < 50 * MS {
+            std::hint::black_box(0);
+        }
+        let after = CpuTimes::of_this_thread().expect("Linux knows a thread's CPU time");
+        assert!(after.user_ns + after.system_ns > before.user_ns + before.system_ns);
+    }
+
+    /// `cargo test --release -p bench-runner recording_costs -- --ignored --nocapture`; aim: below 25 ns.
+    #[test]
+    #[ignore = "prints a cost; meaningful in release builds only"]
+    fn recording_costs() {
+        const OPERATIONS: u64 = 50_000_000;
+        let mut recorder = Recorder::new(0, 3 * SECOND_NS);
+        let clock = Clock::start();
+        let mut issued_ns = 1;
+        for operation in 0..OPERATIONS {
+            // Latencies spread over 64 µs to 128 µs, as a device's would be.
+            issued_ns = (issued_ns + operation * 48_271) & 0xffff;
+            let completed_ns = std::hint::black_box(issued_ns + 0x1_0000);
+            recorder.record(RecordKind::Read, issued_ns, completed_ns, 4096);
+        }
+        println!("record: {:.2} ns", clock.now_ns() as f64 / OPERATIONS as f64);
+        let clock = Clock::start();
+        for _ in 0..OPERATIONS {
+            std::hint::black_box(clock.now_ns());
+        }
+        println!("clock: {:.2} ns", clock.now_ns() as f64 / OPERATIONS as f64);
+        assert_eq!(recorder.finish().read.operations, OPERATIONS);
+    }
+}

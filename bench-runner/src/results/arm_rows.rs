@@ -1,0 +1,225 @@
+//! From what one arm measured to the rows of the run folder.
+//!
+//! A value that was not measured becomes an empty field and its row stays, so that a reader can tell "not measured"
+//! from "not asked for".
+
+use hdrhistogram::Histogram;
+
+use super::{MetricRow, RunHistograms, RunRow, SecondRow, merged};
+use crate::measure::{ArmOutcome, ArmTask, OperationFigures};
+use crate::stats;
+
+const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+
+/// The percentiles that every latency is given at, with their names in `stat`.
+pub(super) const PERCENTILES: [(&str, f64); 3] = [("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999)];
+
+/// One arm of one block, as the suite hands it to the run folder.
+#[derive(Clone, Debug)]
+pub struct ArmRun<'a> {
+    /// Block, from 1, within its workload and depth.
+    pub block: u32,
+    /// Place of the arm in the block's random order, from 1.
+    pub arm_order: u32,
+    /// Name of the arm, also written as its backend: `raw` is the bare device.
+    pub arm: &'a str,
+    /// What the arm was asked to do.
+    pub task: &'a ArmTask,
+    /// [`super::RunFolder::since_start_ns`] when the arm's load began, warm-up included.
+    pub started_ns: u64,
+    /// What it measured; `None` where it failed.
+    pub outcome: Option<&'a ArmOutcome>,
+    /// Blocks read back and compared; `None` where that was not done.
+    pub verified_blocks: Option<u64>,
+    /// Why the run does not count; `None` for a valid one. A failed arm must have a reason.
+    pub invalid_reason: Option<String>,
+}
+
+impl ArmRun<'_> {
+    fn valid(&self) -> bool {
+        self.invalid_reason.is_none() && self.outcome.is_some()
+    }
+
+    fn invalid_reason(&self) -> String {
+        match (&self.invalid_reason, self.outcome) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(_)) => String::new(),
+            (None, None) => "the arm failed".to_string(),
+        }
+    }
+
+    fn steady(&self) -> Option<bool> {
+        let outcome = self.outcome?;
+        let whole_seconds = outcome.elapsed_ns / NANOSECONDS_PER_SECOND;
+        let whole = outcome.seconds.iter().filter(|second| u64::from(second.second) < whole_seconds);
+        stats::steady(&whole.map(|second| second.operations).collect::<Vec<_>>())
+    }
+
+    pub(super) fn run_row(&self, run: u64, started_utc: String, hist_file: String) -> RunRow {
+        let outcome = self.outcome;
+        RunRow {
+            run,
+            block: self.block,
+            arm_order: self.arm_order,
+            arm: self.arm.to_string(),
+            backend: self.arm.to_string(),
+            workload: self.task.workload.name().to_string(),
+            bs_bytes: u64::from(self.task.workload.operation_bytes),
+            queue_depth: self.task.queue_depth,
+            span_offset_bytes: self.task.span_offset_bytes,
+            span_bytes: self.task.span_bytes,
+            measured_ns: outcome.map(|outcome| outcome.elapsed_ns),
+            warmup_ns: self.task.warmup_ns,
+            seed: self.task.seed,
+            started_utc,
+            started_ns: self.started_ns,
+            io_path: outcome.map(|outcome| outcome.io_path.clone()).unwrap_or_default(),
+            operations: outcome.map(|outcome| outcome.read.operations + outcome.write.operations),
+            cpu_user_ns: outcome.and_then(|outcome| outcome.cpu_user_ns),
+            cpu_system_ns: outcome.and_then(|outcome| outcome.cpu_system_ns),
+            allocations: outcome.and_then(|outcome| outcome.allocations),
+            verified_blocks: self.verified_blocks,
+            steady: self.steady(),
+            valid: self.valid(),
+            invalid_reason: self.invalid_reason(),
+            hist_file,
+        }
+    }
+
+    pub(super) fn histograms(&self) -> RunHistograms {
+        let some =
+            |figures: &OperationFigures| (!figures.latency_ns.is_empty()).then(|| figures.latency_ns.clone());
+        self.outcome.map_or_else(RunHistograms::default, |outcome| RunHistograms {
+            read: some(&outcome.read),
+            write: some(&outcome.write),
+            flush: some(&outcome.flush),
+        })
+    }
+
+    pub(super) fn second_rows(&self, run: u64) -> Vec<SecondRow> {
+        let measuring_since_ns = self.started_ns + self.task.warmup_ns;
+        let seconds = self.outcome.map_or(&[][..], |outcome| &outcome.seconds);
+        seconds
+            .iter()
+            .map(|second| SecondRow {
+                run,
+                block: self.block,
+                arm: self.arm.to_string(),
+                workload: self.task.workload.name().to_string(),
+                queue_depth: self.task.queue_depth,
+                second: second.second,
+                since_start_ns: measuring_since_ns + u64::from(second.second) * NANOSECONDS_PER_SECOND,
+                operations: second.operations,
+                latency_mean_ns: second.latency_ns_sum.checked_div(second.operations),
+                latency_max_ns: (second.operations > 0).then_some(second.latency_ns_max),
+            })
+            .collect()
+    }
+
+    /// The arm's rows of `metrics.csv`.
+    pub(super) fn metric_rows(&self, run: u64) -> Vec<MetricRow> {
+        let histograms = self.histograms();
+        let mut rows = Vec::new();
+        self.add_operation(&mut rows, run, "all", &self.totals());
+        let Some(outcome) = self.outcome else { return rows };
+        let kinds = [
+            ("read", &outcome.read, histograms.read),
+            ("write", &outcome.write, histograms.write),
+            ("flush", &outcome.flush, histograms.flush),
+        ];
+        for (op, figures, latency_ns) in kinds {
+            if figures.operations > 0 {
+                let totals = Totals {
+                    operations: figures.operations,
+                    bytes: (op != "flush").then_some(figures.bytes),
+                    latency_ns,
+                    elapsed_ns: outcome.elapsed_ns,
+                };
+                self.add_operation(&mut rows, run, op, &totals);
+            }
+        }
+        rows
+    }
+
+    /// Reads and writes together. A flush is a step of a durable write, not an operation a caller counts.
+    fn totals(&self) -> Totals {
+        let Some(outcome) = self.outcome else { return Totals::default() };
+        let histograms = self.histograms();
+        Totals {
+            operations: outcome.read.operations + outcome.write.operations,
+            bytes: Some(outcome.read.bytes + outcome.write.bytes),
+            latency_ns: merged(histograms.read.iter().chain(&histograms.write)),
+            elapsed_ns: outcome.elapsed_ns,
+        }
+    }
+
+    fn add_operation(&self, rows: &mut Vec<MetricRow>, run: u64, op: &str, totals: &Totals) {
+        let mut add = |metric: &str, stat: &str, unit: &str, value: Option<f64>| {
+            rows.push(MetricRow {
+                run: Some(run),
+                block: Some(self.block),
+                arm: self.arm.to_string(),
+                backend: self.arm.to_string(),
+                workload: self.task.workload.name().to_string(),
+                op: op.to_string(),
+                bs_bytes: Some(u64::from(self.task.workload.operation_bytes)),
+                queue_depth: Some(self.task.queue_depth),
+                phase: "measure".to_string(),
+                metric: metric.to_string(),
+                stat: stat.to_string(),
+                value,
+                unit: unit.to_string(),
+                n: totals.operations,
+                steady: self.steady(),
+                valid: self.valid(),
+                invalid_reason: self.invalid_reason(),
+                seed: self.task.seed,
+                ..MetricRow::default()
+            });
+        };
+        add("iops", "mean", "1/s", totals.per_second(Some(totals.operations)));
+        add("bandwidth", "mean", "bytes/s", totals.per_second(totals.bytes));
+        let latency_ns = totals.latency_ns.as_ref();
+        for (stat, q) in PERCENTILES {
+            let value = latency_ns.and_then(|latency_ns| stats::percentile(latency_ns, q));
+            add("latency", stat, "ns", value.map(|value| value as f64));
+        }
+        add("latency", "max", "ns", latency_ns.map(|latency_ns| latency_ns.max() as f64));
+        if op == "all" {
+            let outcome = self.outcome;
+            let per_operation = |total: Option<u64>| {
+                total.filter(|_| totals.operations > 0).map(|total| total as f64 / totals.operations as f64)
+            };
+            add("cpu_user", "mean", "ns/io", per_operation(outcome.and_then(|outcome| outcome.cpu_user_ns)));
+            add(
+                "cpu_system",
+                "mean",
+                "ns/io",
+                per_operation(outcome.and_then(|outcome| outcome.cpu_system_ns)),
+            );
+            add(
+                "allocations",
+                "mean",
+                "1/io",
+                per_operation(outcome.and_then(|outcome| outcome.allocations)),
+            );
+        }
+    }
+}
+
+/// One kind of operation over the measured time.
+#[derive(Default)]
+struct Totals {
+    operations: u64,
+    bytes: Option<u64>,
+    latency_ns: Option<Histogram<u64>>,
+    elapsed_ns: u64,
+}
+
+impl Totals {
+    fn per_second(&self, amount: Option<u64>) -> Option<f64> {
+        amount
+            .filter(|_| self.elapsed_ns > 0)
+            .map(|amount| amount as f64 * NANOSECONDS_PER_SECOND as f64 / self.elapsed_ns as f64)
+    }
+}

@@ -1,0 +1,187 @@
+//! Writing a run folder, one arm at a time.
+//!
+//! Rows go to the operating system in whole lines as soon as an arm ends: after [`RunFolder::append_arm`] returns, a
+//! crash of the process loses nothing of that arm.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::{
+    ArmRun, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, MANIFEST_FILE, METRICS_FILE, Manifest,
+    MetricRow, RUNS_FILE, ResultsError, RunData, RunRow, SecondRow, TIMESERIES_FILE, histogram_log,
+    pooled_rows, rfc3339,
+};
+
+/// A run folder being written.
+pub struct RunFolder {
+    path: PathBuf,
+    manifest: Manifest,
+    started: Instant,
+    started_at: SystemTime,
+    last_run: u64,
+    runs: Table,
+    metrics: Table,
+    timeseries: Table,
+    events: Table,
+}
+
+impl RunFolder {
+    /// Makes the folder (and its parents) with the manifest and tables that have headers alone. Version and times of
+    /// the manifest are set here.
+    ///
+    /// Errors: [`ResultsError::NotEmpty`] where the folder holds anything; [`ResultsError::Io`] where it cannot be
+    /// made or written.
+    pub fn create(path: &Path, manifest: Manifest) -> Result<Self, ResultsError> {
+        fs::create_dir_all(path).map_err(ResultsError::io(path, "create"))?;
+        if fs::read_dir(path).map_err(ResultsError::io(path, "read"))?.next().is_some() {
+            return Err(ResultsError::NotEmpty { path: path.to_path_buf() });
+        }
+        let histograms = path.join(HISTOGRAM_FOLDER);
+        fs::create_dir(&histograms).map_err(ResultsError::io(&histograms, "create"))?;
+        let started_at = SystemTime::now();
+        let folder = RunFolder {
+            path: path.to_path_buf(),
+            manifest: Manifest {
+                format_version: FORMAT_VERSION,
+                started_utc: rfc3339(started_at),
+                ended_utc: None,
+                complete: false,
+                interrupted: false,
+                ..manifest
+            },
+            started: Instant::now(),
+            started_at,
+            last_run: 0,
+            runs: Table::create::<RunRow>(path.join(RUNS_FILE))?,
+            metrics: Table::create::<MetricRow>(path.join(METRICS_FILE))?,
+            timeseries: Table::create::<SecondRow>(path.join(TIMESERIES_FILE))?,
+            events: Table::create::<EventRow>(path.join(EVENTS_FILE))?,
+        };
+        folder.manifest.save(&path.join(MANIFEST_FILE))?;
+        Ok(folder)
+    }
+
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Nanoseconds since the folder was made: the time axis of events and of the time series.
+    pub fn since_start_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Changes the manifest (a part of the plan dropped while running, a fact learned late) and saves it.
+    pub fn change_manifest(&mut self, change: impl FnOnce(&mut Manifest)) -> Result<(), ResultsError> {
+        change(&mut self.manifest);
+        self.manifest.save(&self.path.join(MANIFEST_FILE))
+    }
+
+    /// Adds one arm of one block: histograms, seconds, metrics and, last, its row in `runs.csv`. Returns the number
+    /// of that row.
+    pub fn append_arm(&mut self, arm: &ArmRun) -> Result<u64, ResultsError> {
+        let run = self.last_run + 1;
+        let started_at = self.started_at + Duration::from_nanos(arm.started_ns);
+        let hist_file = match arm.outcome {
+            Some(outcome) => {
+                let name = format!(
+                    "{run:04}-{}-qd{}-block{}-{}.hlog",
+                    file_name_part(arm.task.workload.name()),
+                    arm.task.queue_depth,
+                    arm.block,
+                    file_name_part(arm.arm)
+                );
+                let relative = format!("{HISTOGRAM_FOLDER}/{name}");
+                let measured = Duration::from_nanos(outcome.elapsed_ns);
+                histogram_log::save(&self.path.join(&relative), &arm.histograms(), started_at, measured)?;
+                relative
+            }
+            None => String::new(),
+        };
+        self.timeseries.append(&arm.second_rows(run))?;
+        self.metrics.append(&arm.metric_rows(run))?;
+        self.runs.append(&[arm.run_row(run, rfc3339(started_at), hist_file)])?;
+        self.last_run = run;
+        Ok(run)
+    }
+
+    /// Adds a row of `metrics.csv` that belongs to no arm, such as [`MetricRow::runner_cost`].
+    pub fn append_metric(&mut self, row: &MetricRow) -> Result<(), ResultsError> {
+        self.metrics.append(std::slice::from_ref(row))
+    }
+
+    /// Adds an event that happens now. `event` is one word of lower case and underscores.
+    pub fn append_event(&mut self, event: &str, detail: &str) -> Result<(), ResultsError> {
+        let since_start_ns = self.since_start_ns();
+        self.events.append(&[EventRow {
+            utc: rfc3339(self.started_at + Duration::from_nanos(since_start_ns)),
+            since_start_ns,
+            event: event.to_string(),
+            detail: detail.to_string(),
+        }])
+    }
+
+    /// Ends the run: pools the blocks from what the folder holds, appends and returns the pooled rows, and marks the
+    /// manifest. An interrupted run is never complete.
+    pub fn finish(mut self, interrupted: bool) -> Result<Vec<MetricRow>, ResultsError> {
+        let data = RunData::read(&self.path)?;
+        let pooled = pooled_rows(&data.runs, &data.metrics, &data.histograms, self.manifest.seed);
+        self.metrics.append(&pooled)?;
+        self.manifest.ended_utc = Some(rfc3339(SystemTime::now()));
+        self.manifest.interrupted = interrupted;
+        self.manifest.complete = !interrupted;
+        self.manifest.save(&self.path.join(MANIFEST_FILE))?;
+        Ok(pooled)
+    }
+}
+
+/// `name` with everything but letters, digits, `-` and `_` replaced, so that no name of an arm or workload can
+/// leave the folder.
+fn file_name_part(name: &str) -> String {
+    name.chars()
+        .map(
+            |character| {
+                if character.is_ascii_alphanumeric() || "-_".contains(character) { character } else { '_' }
+            },
+        )
+        .collect()
+}
+
+/// One CSV file that only grows.
+struct Table {
+    path: PathBuf,
+    file: File,
+}
+
+impl Table {
+    fn create<Row: Serialize + Default>(path: PathBuf) -> Result<Self, ResultsError> {
+        let file = File::options().append(true).create_new(true).open(&path);
+        let mut table = Table { file: file.map_err(ResultsError::io(&path, "create"))?, path };
+        let mut header = csv::Writer::from_writer(Vec::new());
+        header.serialize(Row::default()).map_err(|error| ResultsError::malformed(&table.path, error))?;
+        let text =
+            header.into_inner().map_err(|error| ResultsError::malformed(&table.path, error.error()))?;
+        // The header is taken from the row type itself, so the two cannot differ; the row of defaults is left out.
+        let header = text.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
+        table.write(header)?;
+        Ok(table)
+    }
+
+    fn append<Row: Serialize>(&mut self, rows: &[Row]) -> Result<(), ResultsError> {
+        let mut lines = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+        for row in rows {
+            lines.serialize(row).map_err(|error| ResultsError::malformed(&self.path, error))?;
+        }
+        let text = lines.into_inner().map_err(|error| ResultsError::malformed(&self.path, error.error()))?;
+        self.write(&text)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ResultsError> {
+        let written: io::Result<()> = self.file.write_all(bytes);
+        written.map_err(ResultsError::io(&self.path, "write"))
+    }
+}

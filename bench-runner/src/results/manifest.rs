@@ -1,0 +1,157 @@
+//! `manifest.json`: what was run, on what, and whether it ended.
+//!
+//! Written when a run begins and again when it ends, so that a folder whose run was cut short says so by itself.
+//! `null` means not known, never zero.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::ResultsError;
+
+/// The version of the run folder's format. A reader refuses another one by name.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Everything about a run that is not a measurement.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`] of the writer; set by the folder.
+    pub format_version: u32,
+    /// When the run began, UTC, RFC 3339; set by the folder.
+    pub started_utc: String,
+    /// When it ended; `None` while it runs and after a crash; set by the folder.
+    pub ended_utc: Option<String>,
+    /// The program and its arguments, one element each.
+    pub command_line: Vec<String>,
+    /// Seed of the addresses, the order of arms and the bootstrap.
+    pub seed: u64,
+    /// What was measured.
+    pub device: DeviceFacts,
+    /// What it was measured with.
+    pub environment: EnvironmentFacts,
+    /// What was meant to be measured.
+    pub plan: Plan,
+    /// What was left out of the plan, and why.
+    pub dropped: Vec<Dropped>,
+    /// True when every block of the plan was measured; set by the folder.
+    pub complete: bool,
+    /// True when the run was stopped by a signal; set by the folder.
+    pub interrupted: bool,
+}
+
+/// The device or file under test.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceFacts {
+    /// Its path as given.
+    pub path: String,
+    /// The name that `--destroy` takes before the colon.
+    pub serial: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// `block device`, `file` and the like.
+    pub kind: String,
+    /// Model name.
+    pub model: Option<String>,
+    /// Firmware revision.
+    pub firmware: Option<String>,
+    /// File system, for a file.
+    pub file_system: Option<String>,
+    /// I/O scheduler in use.
+    pub scheduler: Option<String>,
+    /// Requests the kernel's queue holds.
+    pub nr_requests: Option<u64>,
+    /// `write back` or `write through`.
+    pub write_cache: Option<String>,
+    /// Smallest addressable unit in bytes.
+    pub logical_block_bytes: Option<u64>,
+    /// Unit the device writes without reading first, in bytes.
+    pub physical_block_bytes: Option<u64>,
+    /// Whether it says that it has moving parts.
+    pub rotational: Option<bool>,
+}
+
+/// The machine and the build.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EnvironmentFacts {
+    /// Kernel release.
+    pub kernel: String,
+    /// Kernel command line.
+    pub kernel_command_line: Option<String>,
+    /// CPU model name.
+    pub cpu_model: Option<String>,
+    /// CPUs this process may use.
+    pub cores: u64,
+    /// Frequency governor, or `none` where the kernel has no frequency scaling.
+    pub governor: String,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Compiler version.
+    pub rustc: String,
+    /// Commit the program was built from.
+    pub git_commit: String,
+    /// Whether the tree had changes beyond that commit; `None` where not known.
+    pub git_dirty: Option<bool>,
+    /// Clock the latencies were taken from.
+    pub clock_source: Option<String>,
+    /// Features of the engine that the program was built with.
+    pub engine_features: Vec<String>,
+}
+
+/// What was meant to be measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Plan {
+    /// Names of the arms.
+    pub arms: Vec<String>,
+    /// Names of the workloads.
+    pub workloads: Vec<String>,
+    /// Queue depths.
+    pub queue_depths: Vec<u32>,
+    /// Blocks of every workload and depth.
+    pub repeats: u32,
+    /// Measured time of one arm in nanoseconds.
+    pub measure_ns: u64,
+    /// Warm-up of one arm in nanoseconds.
+    pub warmup_ns: u64,
+    /// First byte of the data span on the device.
+    pub span_offset_bytes: u64,
+    /// Length of the data span in bytes.
+    pub span_bytes: u64,
+    /// How the span was brought into its state before each arm.
+    pub preconditioning: String,
+}
+
+/// One thing left out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Dropped {
+    /// What was left out.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Manifest {
+    /// Replaces the manifest at `path` in one step: a reader sees the old one or the new one.
+    pub(super) fn save(&self, path: &Path) -> Result<(), ResultsError> {
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|error| ResultsError::malformed(path, error))?;
+        text.push('\n');
+        let next = path.with_extension("json.next");
+        fs::write(&next, text).map_err(ResultsError::io(&next, "write"))?;
+        fs::rename(&next, path).map_err(ResultsError::io(path, "write"))
+    }
+
+    pub(super) fn load(path: &Path) -> Result<Self, ResultsError> {
+        let text = fs::read_to_string(path).map_err(ResultsError::io(path, "read"))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).map_err(|error| ResultsError::malformed(path, error))?;
+        if manifest.format_version != FORMAT_VERSION {
+            let detail = format!(
+                "format version {} is not known here, this program reads {FORMAT_VERSION}",
+                manifest.format_version
+            );
+            return Err(ResultsError::malformed(path, detail));
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,43 @@
+//! The run folder: everything a run leaves behind, and the only thing a report is made from.
+//!
+//! A run appends ([`RunFolder`]); a report, a comparison and the pooling at a run's end read ([`RunData`]).
+//! `results/SCHEMA.md` describes every file and column.
+//!
+//! Invariants: a folder is never overwritten; what has been appended is handed to the operating system before the
+//! next arm begins, so a run cut short leaves a valid partial folder; the row in `runs.csv` comes last of all that
+//! an arm leaves, so a run that is listed is there in full.
+
+mod arm_rows;
+mod error;
+mod folder;
+mod histogram_log;
+mod manifest;
+mod pool;
+mod read;
+mod rows;
+mod utc;
+
+pub use arm_rows::ArmRun;
+pub use error::ResultsError;
+pub use folder::RunFolder;
+pub use histogram_log::{RunHistograms, merged};
+pub use manifest::{DeviceFacts, Dropped, EnvironmentFacts, FORMAT_VERSION, Manifest, Plan};
+pub use pool::pooled_rows;
+pub use read::RunData;
+pub use rows::{EventRow, MetricRow, RunRow, SecondRow};
+pub use utc::rfc3339;
+
+/// What was run, on what, and whether it ended.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// One row an arm of a block.
+pub const RUNS_FILE: &str = "runs.csv";
+/// One row a value.
+pub const METRICS_FILE: &str = "metrics.csv";
+/// One row a second of a run.
+pub const TIMESERIES_FILE: &str = "timeseries.csv";
+/// One row an event.
+pub const EVENTS_FILE: &str = "events.csv";
+/// Folder of the histograms, one file a run.
+pub const HISTOGRAM_FOLDER: &str = "hist";
+/// The report, made from all of the above.
+pub const REPORT_FILE: &str = "report.html";

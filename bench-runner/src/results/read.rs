@@ -1,0 +1,65 @@
+//! Reading a run folder back: everything a report or a comparison may know about a run.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Component, Path};
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    EVENTS_FILE, EventRow, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RUNS_FILE, ResultsError,
+    RunHistograms, RunRow, SecondRow, TIMESERIES_FILE, histogram_log,
+};
+
+/// A run folder in memory.
+#[derive(Clone, Debug)]
+pub struct RunData {
+    /// What was run, on what.
+    pub manifest: Manifest,
+    /// One row an arm of a block.
+    pub runs: Vec<RunRow>,
+    /// One row a value; rows of a run that `runs.csv` does not list are left out.
+    pub metrics: Vec<MetricRow>,
+    /// One row a second; likewise.
+    pub seconds: Vec<SecondRow>,
+    /// One row an event.
+    pub events: Vec<EventRow>,
+    /// The histograms by number of the run.
+    pub histograms: BTreeMap<u64, RunHistograms>,
+}
+
+impl RunData {
+    /// Reads the folder.
+    ///
+    /// Errors: [`ResultsError::Missing`] names a file that is not there, [`ResultsError::Malformed`] one that cannot
+    /// be understood. Nothing is made up for either.
+    pub fn read(folder: &Path) -> Result<Self, ResultsError> {
+        let manifest = Manifest::load(&folder.join(MANIFEST_FILE))?;
+        let runs: Vec<RunRow> = read_table(&folder.join(RUNS_FILE))?;
+        let mut metrics: Vec<MetricRow> = read_table(&folder.join(METRICS_FILE))?;
+        let mut seconds: Vec<SecondRow> = read_table(&folder.join(TIMESERIES_FILE))?;
+        let events = read_table(&folder.join(EVENTS_FILE))?;
+        let mut histograms = BTreeMap::new();
+        for run in runs.iter().filter(|run| !run.hist_file.is_empty()) {
+            let relative = Path::new(&run.hist_file);
+            // A folder may come from elsewhere: what it names must lie in it.
+            if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+                let detail = format!("hist_file {} leaves the folder", run.hist_file);
+                return Err(ResultsError::malformed(&folder.join(RUNS_FILE), detail));
+            }
+            histograms.insert(run.run, histogram_log::load(&folder.join(relative))?);
+        }
+        // An arm whose row in runs.csv was not reached is not there in full.
+        let listed: HashSet<u64> = runs.iter().map(|run| run.run).collect();
+        metrics.retain(|row| row.run.is_none_or(|run| listed.contains(&run)));
+        seconds.retain(|row| listed.contains(&row.run));
+        Ok(RunData { manifest, runs, metrics, seconds, events, histograms })
+    }
+}
+
+fn read_table<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, ResultsError> {
+    let file = std::fs::File::open(path).map_err(ResultsError::io(path, "read"))?;
+    csv::Reader::from_reader(file)
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .map_err(|error| ResultsError::malformed(path, error))
+}

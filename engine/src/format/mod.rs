@@ -1,0 +1,15 @@
+//! Persisted records: bytes only.
+//!
+//! One file for each record, with its layout table as the doc comment, compile-time size checks, golden bytes
+//! and a corrupt-every-byte test beside it. All integers are little-endian; there is no padding.
+
+pub mod superblock;
+
+/// CRC-32C (Castagnoli), the checksum of every record and block.
+pub fn crc32c(parts: &[&[u8]]) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    for part in parts {
+        digest.update(part);
+    }
+    digest.finalize() as u32
+}

@@ -1,0 +1,49 @@
+//! Deliberate faults (feature `mutations`), so that tests can prove that the simulator finds them.
+//!
+//! Exists in test builds alone; without the feature none of this is compiled. One mutation is on at a time,
+//! on the thread that switched it on.
+
+use std::cell::Cell;
+
+/// A way to break the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// A flush returns without asking the device.
+    FlushIgnored,
+    /// A flush is begun, and its caller told that it is done, before the device has answered.
+    ReplyBeforeFlush,
+    /// Writes do not wait for earlier writes of the same range.
+    OverlappingWritesReordered,
+    /// A superblock is taken without looking at its checksum.
+    TornSuperblockAccepted,
+    /// A failed flush does not poison the volume.
+    FailedFlushForgotten,
+    /// A partial write of a block does not hold its range while it reads and writes back.
+    MergeUnguarded,
+}
+
+impl Mutation {
+    /// All mutations.
+    pub const ALL: [Mutation; 6] = [
+        Mutation::FlushIgnored,
+        Mutation::ReplyBeforeFlush,
+        Mutation::OverlappingWritesReordered,
+        Mutation::TornSuperblockAccepted,
+        Mutation::FailedFlushForgotten,
+        Mutation::MergeUnguarded,
+    ];
+}
+
+thread_local! {
+    static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
+}
+
+/// Switches one mutation on, on this thread, or all off.
+pub fn switch(mutation: Option<Mutation>) {
+    ON.set(mutation);
+}
+
+/// Whether this mutation is on.
+pub fn is_on(mutation: Mutation) -> bool {
+    ON.get() == Some(mutation)
+}

@@ -1,0 +1,8 @@
+//! The pool: what lies where on a device, and the superblock that says so.
+//!
+//! One device holds: the superblock twice, two places for alternating roots, room reserved for metadata, room
+//! reserved for the checksums of a linear volume, and the volume's data. Backends that keep a log or an index
+//! put them into the reserved room, so that a `direct` volume can become one of them later.
+
+pub mod layout;
+pub mod superblock;

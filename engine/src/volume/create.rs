@@ -1,0 +1,150 @@
+//! Creating a volume.
+//!
+//! Order: whatever superblock was there is erased; the data area is made to read as zero; the new superblock
+//! is written to one place and then the other, with a flush between all of these. So a creation that is cut
+//! short leaves the old volume untouched, no volume, or the new one; never a mixture.
+
+use super::{BLOCK_BYTES_MAX, Volume, VolumeInfo};
+use crate::device::{Cause, Device, Io, signature};
+use crate::error::{Error, Reason, Result};
+use crate::format::superblock::{ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock};
+use crate::pool::{layout::Layout, superblock};
+use crate::runtime::FailureFlag;
+use crate::store::Backend;
+use crate::units::ByteOffset;
+
+/// What the data area of a new volume holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Initialise {
+    /// Zeroes, through the device's own means where it has any.
+    #[default]
+    Zero,
+    /// Whatever the device held. For callers that write everything before they read.
+    Keep,
+}
+
+/// How a volume is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOptions {
+    /// The way it is kept.
+    pub backend: Backend,
+    /// Its size in bytes, a multiple of the region; the largest that fits if not given.
+    pub size_bytes: Option<u64>,
+    /// Unit of I/O and checksum: a power of two from the device's logical block to 64 KiB.
+    pub block_bytes: Option<u32>,
+    /// Unit of tracking: a power of two, at least the block.
+    pub region_bytes: u32,
+    /// What it reads before it is written.
+    pub initialise: Initialise,
+    /// Create it although the device carries somebody else's signature.
+    pub force: bool,
+    /// Seconds since 1970 (UTC), noted as the time of creation.
+    pub created_unix_s: u64,
+}
+
+impl CreateOptions {
+    /// A volume of this backend that fills its device, with regions of 64 KiB.
+    pub fn new(backend: Backend) -> Self {
+        Self {
+            backend,
+            size_bytes: None,
+            block_bytes: None,
+            region_bytes: 64 << 10,
+            initialise: Initialise::Zero,
+            force: false,
+            created_unix_s: 0,
+        }
+    }
+}
+
+impl Volume {
+    /// Makes a volume on a device whose contents may be lost.
+    ///
+    /// # Errors
+    /// `InvalidSetting`, `DeviceTooSmall`, `ForeignSignature` (all before anything is written), and what the
+    /// device says.
+    pub async fn create(device: &Device, options: CreateOptions) -> Result<VolumeInfo> {
+        let record = plan(device, &options).map_err(|error| error.on(device.name()))?;
+        if !options.force {
+            refuse_foreign_signature(device).await?;
+        }
+        superblock::erase(device).await?;
+        if options.initialise == Initialise::Zero {
+            let (offset, bytes) = (record.data.offset.get(), record.data.bytes.get());
+            device.discard(ByteOffset(offset), bytes, Io::of(Cause::Zero)).await?;
+            device.flush(Io::of(Cause::Zero)).await?;
+        }
+        superblock::write(device, &record, &FailureFlag::default()).await?;
+        Ok(VolumeInfo::of(&record, options.backend))
+    }
+}
+
+fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
+    let logical = device.geometry().logical_block_bytes;
+    let region_bytes = options.region_bytes;
+    let block_bytes = options.block_bytes.unwrap_or(region_bytes.min(4096).max(logical));
+    let wrong = |name, value: u64, rule| {
+        Err(Error::new("create", Reason::InvalidSetting { name, value: value.to_string(), rule }))
+    };
+    if !block_bytes.is_power_of_two() || block_bytes < logical || block_bytes > BLOCK_BYTES_MAX {
+        let rule = "a power of two from the device's logical block size to 64 KiB is needed";
+        return wrong("block size", block_bytes.into(), rule);
+    }
+    if !region_bytes.is_power_of_two() || region_bytes < block_bytes || region_bytes > 1 << 30 {
+        let rule = "a power of two from the block size to 1 GiB is needed";
+        return wrong("region size", region_bytes.into(), rule);
+    }
+    if let Some(size_bytes) = options.size_bytes
+        && (size_bytes == 0 || !size_bytes.is_multiple_of(region_bytes.into()))
+    {
+        return wrong("size", size_bytes, "a multiple of the region size, at least one, is needed");
+    }
+    let layout = Layout::plan(device.geometry().size_bytes, options.size_bytes, u64::from(region_bytes))?;
+    let device_id = random_id(device);
+    let mut record = Superblock::empty();
+    record.generation = 1.into();
+    record.pool_id = random_id(device);
+    record.volume_id = random_id(device);
+    record.backend = options.backend.number().into();
+    record.state = STATE_CLOSED.into();
+    record.device_bytes = device.geometry().size_bytes.into();
+    record.volume_bytes = layout.data.bytes;
+    record.block_bytes = block_bytes.into();
+    record.region_bytes = region_bytes.into();
+    record.epoch = 1.into();
+    record.created_unix_s = options.created_unix_s.into();
+    record.roots = layout.roots;
+    record.metadata = layout.metadata;
+    record.checksums = layout.checksums;
+    record.data = layout.data;
+    record.roles[0] = RoleEntry { role: ROLE_VOLUME.into(), flags: 0.into(), device_id, reserved: [0; 8] };
+    record.device_id = device_id;
+    Ok(record)
+}
+
+/// A device that carries an icecore volume is ours to make anew: its data may look like anything.
+async fn refuse_foreign_signature(device: &Device) -> Result<()> {
+    if superblock::read(device).await.is_ok() {
+        return Ok(());
+    }
+    let geometry = device.geometry();
+    let size_bytes = geometry.size_bytes - geometry.size_bytes % u64::from(geometry.logical_block_bytes);
+    let mut pieces = Vec::new();
+    for piece in signature::pieces(size_bytes) {
+        let buf = device.context().buffers().get((piece.end - piece.start) as usize)?;
+        let (result, buf) = device.read(ByteOffset(piece.start), buf, Io::of(Cause::Metadata)).await;
+        result?;
+        pieces.push(buf);
+    }
+    match signature::probe_pieces(size_bytes, &pieces[0], &pieces[1]) {
+        Some(signature) => Err(signature.refusal().on(device.name())),
+        None => Ok(()),
+    }
+}
+
+fn random_id(device: &Device) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&device.context().random_u64().to_le_bytes());
+    id[8..].copy_from_slice(&device.context().random_u64().to_le_bytes());
+    id
+}

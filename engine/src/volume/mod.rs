@@ -1,0 +1,178 @@
+//! The volume: the engine's public face.
+//!
+//! A [`Volume`] is an exported address space of bytes. It checks each request, orders overlapping writes,
+//! merges writes smaller than a block, and hands whole blocks to its backend.
+//!
+//! Promises, in the three words of the design. *Complete*: the call returned; overlapping writes take effect
+//! in the order of their first poll, and a read begun after a write completed sees it. *Durable*: after
+//! `flush` returned, everything that had completed before it was called survives losing power; so does a
+//! write with [`Durability::Durable`] once it returned. *Refused*: a request that is wrong changes nothing. A
+//! failed flush or durable write poisons the volume: it takes no more writes until it is opened again,
+//! because nobody can say what the device still holds. A dropped future leaves each sector of its range with
+//! old or new bytes, and a later write of the range still comes after it.
+
+mod create;
+mod handle;
+mod io;
+mod open;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+pub use create::{CreateOptions, Initialise};
+pub use handle::VolumeHandle;
+pub use open::OpenMode;
+
+use crate::buf::BUFFER_BYTES_MAX;
+use crate::device::{Caching, Device, Tally};
+use crate::format::superblock::{STATE_CLOSED, Superblock};
+use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
+use crate::store::{Backend, Store};
+use crate::units::{Epoch, Seq};
+
+/// The largest request, in bytes. A merge needs up to two blocks more than the request has.
+pub const TRANSFER_BYTES_MAX: u64 = BUFFER_BYTES_MAX as u64 / 2;
+/// The largest block, in bytes.
+pub const BLOCK_BYTES_MAX: u32 = 64 << 10;
+
+const _: () = assert!(TRANSFER_BYTES_MAX as usize + 2 * BLOCK_BYTES_MAX as usize <= BUFFER_BYTES_MAX);
+
+/// When a write survives losing power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// After the next flush that is called once the write has completed.
+    OnFlush,
+    /// When the write completes.
+    Durable,
+}
+
+/// An open volume; cheap to clone, bound to its runtime's thread. See the [module](self) for its promises.
+///
+/// Dropping the last clone without [`Volume::close`] is what a crash is: nothing durable is lost.
+#[derive(Clone, Debug)]
+pub struct Volume(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    device: Device,
+    store: Store,
+    superblock: RefCell<Superblock>,
+    lock: RangeLock,
+    failed: FailureFlag,
+    closed: Cell<bool>,
+    read_only: bool,
+    size_bytes: u64,
+    block_bytes: u64,
+}
+
+/// What a volume's superblock says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// The volume's identity.
+    pub id: [u8; 16],
+    /// The identity of the pool that holds it.
+    pub pool_id: [u8; 16],
+    /// The version of the format on the device.
+    pub format_version: u32,
+    /// Names of the features in use.
+    pub features: Vec<&'static str>,
+    /// The way it is kept.
+    pub backend: Backend,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Unit of I/O and checksum.
+    pub block_bytes: u32,
+    /// Unit of tracking.
+    pub region_bytes: u32,
+    /// Where its data lies on the device.
+    pub data_offset_bytes: u64,
+    /// The generation of its write authority.
+    pub epoch: Epoch,
+    /// The last sequence; 0 for a backend that keeps no order.
+    pub sequence: Seq,
+    /// Whether it was closed in order when it was last open.
+    pub closed: bool,
+    /// Counts rewrites of the superblock.
+    pub generation: u64,
+}
+
+/// What an open volume is doing and how.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    /// What its superblock says.
+    pub info: VolumeInfo,
+    /// How its runtime does I/O.
+    pub io_path: IoPath,
+    /// Whether the page cache is passed by.
+    pub caching: Caching,
+    /// Where a completed flush has put the data: `local`.
+    pub durability_class: &'static str,
+    /// Whether a flush has failed, so that no more writes are taken.
+    pub poisoned: bool,
+    /// I/Os and bytes of the device by cause.
+    pub ledger: Vec<(&'static str, Tally)>,
+}
+
+impl VolumeInfo {
+    fn of(superblock: &Superblock, backend: Backend) -> Self {
+        Self {
+            id: superblock.volume_id,
+            pool_id: superblock.pool_id,
+            format_version: superblock.version.get(),
+            features: Vec::new(),
+            backend,
+            size_bytes: superblock.volume_bytes.get(),
+            block_bytes: superblock.block_bytes.get(),
+            region_bytes: superblock.region_bytes.get(),
+            data_offset_bytes: superblock.data.offset.get(),
+            epoch: Epoch(superblock.epoch.get()),
+            sequence: Seq(0),
+            closed: superblock.state.get() == STATE_CLOSED,
+            generation: superblock.generation.get(),
+        }
+    }
+}
+
+/// An identity as 32 hexadecimal digits.
+pub fn format_id(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Volume {
+    /// The volume's size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.0.size_bytes
+    }
+
+    /// What its superblock says now.
+    pub fn info(&self) -> VolumeInfo {
+        VolumeInfo::of(&self.0.superblock.borrow(), self.backend())
+    }
+
+    fn backend(&self) -> Backend {
+        match self.0.store {
+            Store::Direct(_) => Backend::Direct,
+        }
+    }
+
+    /// What it is doing and how.
+    pub fn status(&self) -> VolumeStatus {
+        let ledger = self.0.device.ledger();
+        VolumeStatus {
+            info: self.info(),
+            io_path: self.context().io_path().clone(),
+            caching: self.0.device.caching(),
+            durability_class: "local",
+            poisoned: self.0.failed.is_raised(),
+            ledger: crate::device::Cause::ALL.map(|cause| (cause.name(), ledger.tally(cause))).to_vec(),
+        }
+    }
+
+    /// The runtime this volume belongs to.
+    pub fn context(&self) -> &Context {
+        self.0.device.context()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Opening, inspecting and closing a volume.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::{BLOCK_BYTES_MAX, Inner, Volume, VolumeInfo};
+use crate::device::{Device, Io};
+use crate::error::{Error, Reason, Result};
+use crate::format::superblock::{KNOWN_READ_ONLY, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, Superblock};
+use crate::pool::superblock;
+use crate::runtime::{FailureFlag, RangeLock};
+use crate::store::{Backend, Store};
+use crate::units::SECTOR_BYTES;
+
+/// What an opener wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Read and write. Repairs a damaged superblock copy and notes that the volume is open.
+    ReadWrite,
+    /// Read. Writes nothing at all.
+    ReadOnly,
+}
+
+impl Volume {
+    /// Opens the volume on a device. After it returned, a crash is told from an orderly close.
+    ///
+    /// # Errors
+    /// `NoSuperblock`, `SuperblockDamaged`, `SuperblockConflict`, `UnknownVersion`, `UnknownFeatures`,
+    /// `UnknownBackend`, `DeviceTooSmall`, `InvalidSetting` where the block is smaller than the device's own,
+    /// and what the device says.
+    pub async fn open(device: Device, mode: OpenMode) -> Result<Self> {
+        let (mut record, repair) = superblock::read(&device).await?;
+        check(&record, &device).map_err(|error| error.on(device.name()))?;
+        let store = Store::open(&device, &record).map_err(|error| error.on(device.name()))?;
+        let failed = FailureFlag::default();
+        if mode == OpenMode::ReadWrite {
+            let unknown = record.features_read_only.get() & !KNOWN_READ_ONLY;
+            if unknown != 0 {
+                return Err(Error::new("open", Reason::UnknownFeatures { unknown }).on(device.name()));
+            }
+            // The whole copy is made safe before it is written over.
+            if let Some(copy) = repair {
+                superblock::write_copy(&device, &record, copy, &failed).await?;
+            }
+            record.state = STATE_OPEN.into();
+            record.generation += 1;
+            superblock::write(&device, &record, &failed).await?;
+        }
+        Ok(Self(Rc::new(Inner {
+            store,
+            lock: RangeLock::default(),
+            failed,
+            closed: Cell::new(false),
+            read_only: mode == OpenMode::ReadOnly,
+            size_bytes: record.volume_bytes.get(),
+            block_bytes: u64::from(record.block_bytes.get()),
+            superblock: RefCell::new(record),
+            device,
+        })))
+    }
+
+    /// What the volume on a device is. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub async fn inspect(device: &Device) -> Result<VolumeInfo> {
+        let (record, _repair) = superblock::read(device).await?;
+        check(&record, device).map_err(|error| error.on(device.name()))?;
+        Ok(VolumeInfo::of(&record, Backend::from_number(record.backend.get())?))
+    }
+
+    /// Waits for writes in flight, makes everything durable and notes the orderly close. Every later request
+    /// is refused; the device is free when the last clone is dropped.
+    ///
+    /// # Errors
+    /// `Poisoned` where an earlier flush failed, `Closed`, and what the device says.
+    pub async fn close(&self) -> Result<()> {
+        if self.0.read_only {
+            self.0.closed.set(true);
+            return Ok(());
+        }
+        self.check_writable("close")?;
+        self.0.closed.set(true);
+        let guard = self.0.lock.lock(0, u64::MAX).await;
+        let io = Io { guard: Some(guard.clone()), ..self.flush_io() };
+        self.0.store.flush(io).await?;
+        let mut record = *self.0.superblock.borrow();
+        record.state = STATE_CLOSED.into();
+        record.generation += 1;
+        superblock::write(&self.0.device, &record, &self.0.failed).await?;
+        *self.0.superblock.borrow_mut() = record;
+        drop(guard);
+        Ok(())
+    }
+}
+
+/// Refuses a record whose parts contradict each other or the device, although its checksum is right.
+fn check(record: &Superblock, device: &Device) -> Result<()> {
+    let block_bytes = record.block_bytes.get();
+    let region_bytes = record.region_bytes.get();
+    let logical = device.geometry().logical_block_bytes;
+    if block_bytes < logical {
+        let rule = "the device's logical block is larger: use a device with the block size of the first one";
+        let value = block_bytes.to_string();
+        return Err(Error::new("open", Reason::InvalidSetting { name: "block size", value, rule }));
+    }
+    let volume_bytes = record.volume_bytes.get();
+    let sound = block_bytes.is_power_of_two()
+        && (SECTOR_BYTES as u32..=BLOCK_BYTES_MAX).contains(&block_bytes)
+        && region_bytes.is_power_of_two()
+        && region_bytes >= block_bytes
+        && volume_bytes > 0
+        && volume_bytes.is_multiple_of(region_bytes.into())
+        && volume_bytes <= record.data.bytes.get()
+        && record.data.offset.get().is_multiple_of(block_bytes.into())
+        && record.data.end() <= record.device_bytes.get()
+        && record.generation == record.generation_tail
+        && record
+            .roles
+            .iter()
+            .any(|entry| entry.role.get() == ROLE_VOLUME && entry.device_id == record.device_id);
+    if sound { Ok(()) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }
+}
