@@ -12,6 +12,8 @@ pub mod format;
 pub mod mutation;
 pub mod pool;
 pub mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;
 pub mod units;
 pub mod volume;

@@ -43,14 +43,14 @@ impl Fault {
     /// The fault's name in coverage tables.
     pub fn name(self) -> &'static str {
         match self {
-            Fault::Fail(libc::ENOSPC) => "fail: no space",
-            Fault::Fail(_) => "fail: I/O error",
-            Fault::Short(_) => "short transfer",
-            Fault::Stall(_) => "stall",
-            Fault::Hold => "hold",
-            Fault::Drop => "drop",
-            Fault::Corrupt(_) => "corrupt",
-            Fault::Misdirect(_) => "misdirect",
+            Fault::Fail(libc::ENOSPC) => "fault: fail: no space",
+            Fault::Fail(_) => "fault: fail: I/O error",
+            Fault::Short(_) => "fault: short transfer",
+            Fault::Stall(_) => "fault: stall",
+            Fault::Hold => "fault: hold",
+            Fault::Drop => "fault: drop",
+            Fault::Corrupt(_) => "fault: corrupt",
+            Fault::Misdirect(_) => "fault: misdirect",
         }
     }
 }
@@ -436,7 +436,8 @@ impl State {
                 }
             }
             OperationKind::Write { durable } => {
-                let mut taken = pending.bytes[..length].to_vec();
+                // A disk writes whole sectors, whatever it says it has moved.
+                let mut taken = pending.bytes[..length - length % SECTOR_BYTES as usize].to_vec();
                 if let Some(Fault::Corrupt(which)) = pending.fault {
                     let at = which as usize % length;
                     taken[at] ^= 0x40;

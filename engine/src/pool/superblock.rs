@@ -102,8 +102,19 @@ async fn read_copy(device: &Device, copy: usize) -> Result<Decoded> {
 pub async fn write(device: &Device, superblock: &Superblock, failed: &FailureFlag) -> Result<()> {
     for copy in [0, 1] {
         write_copy(device, superblock, copy, failed).await?;
+        // Before the other copy is given up: a disk that dropped, changed or misplaced the write is found out.
+        if read_copy(device, copy).await? != decoded(superblock, copy) {
+            write_copy(device, superblock, copy, failed).await?;
+            if read_copy(device, copy).await? != decoded(superblock, copy) {
+                return Err(Error::new("write superblock", Reason::SuperblockDamaged).on(device.name()));
+            }
+        }
     }
     Ok(())
+}
+
+fn decoded(superblock: &Superblock, copy: usize) -> Decoded {
+    Superblock::decode(&superblock.encode(COPY_OFFSETS[copy]), COPY_OFFSETS[copy])
 }
 
 /// Writes one copy and flushes it.

@@ -185,6 +185,10 @@ impl Drop for Runtime {
         let tasks = std::mem::take(&mut *core.tasks.borrow_mut());
         drop(tasks);
         core.closed.set(true);
+        // After a panic inside the simulation its calendar may be incomplete; nothing outside has its memory.
+        if core.shuffle && std::thread::panicking() {
+            return;
+        }
         if core.slab.borrow().in_flight() > 0 {
             core.driver.borrow_mut().cancel_all();
         }
@@ -502,6 +506,11 @@ impl<T> Drop for End<T> {
 }
 
 impl<T> Task<T> {
+    /// Whether it has ended, with a result or without.
+    pub fn has_ended(&self) -> bool {
+        self.outcome.borrow().ended
+    }
+
     /// Drops the task where it stands. Operations it began become orphans and end by themselves.
     pub fn abort(&self) {
         let Some(core) = self.core.upgrade() else { return };

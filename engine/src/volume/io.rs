@@ -73,7 +73,9 @@ impl Volume {
                 return Ok(());
             }
         }
-        self.0.store.flush(self.flush_io()).await
+        self.0.store.flush(self.flush_io()).await?;
+        // Another flush may have failed meanwhile and taken with it what this one was to save.
+        self.check_unpoisoned("flush")
     }
 
     /// Gives the range's space back where the device can; it reads as zero afterwards. Multiples of 512.
@@ -293,7 +295,7 @@ impl Volume {
         self.check_unpoisoned(name)
     }
 
-    fn check_unpoisoned(&self, name: &'static str) -> Result<()> {
+    pub(super) fn check_unpoisoned(&self, name: &'static str) -> Result<()> {
         if self.0.failed.is_raised() {
             return Err(self.refuse(name, Reason::Poisoned));
         }

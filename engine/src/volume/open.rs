@@ -84,6 +84,7 @@ impl Volume {
         let guard = self.0.lock.lock(0, u64::MAX).await;
         let io = Io { guard: Some(guard.clone()), ..self.flush_io() };
         self.0.store.flush(io).await?;
+        self.check_unpoisoned("close")?;
         let mut record = *self.0.superblock.borrow();
         record.state = STATE_CLOSED.into();
         record.generation += 1;

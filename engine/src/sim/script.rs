@@ -1,0 +1,262 @@
+//! What a seed means: the volume's shape and a list of steps.
+
+use crate::runtime::Random;
+
+/// Operations of a script; each seed has at least these.
+pub const OPERATIONS_MIN: u64 = 1000;
+/// Power cuts of a script at least.
+pub const CUTS_MIN: u64 = 5;
+/// Faults armed by a script at least; as many take effect, because each waits for a request it fits.
+pub const FAULTS_MIN: u64 = 5;
+
+/// A script: everything that happens in a run, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Seeds the runtime, the disk and the contents.
+    pub seed: u64,
+    /// The disk's logical block.
+    pub logical_block_bytes: u32,
+    /// The volume's block.
+    pub block_bytes: u32,
+    /// The volume's region.
+    pub region_bytes: u32,
+    /// The volume's size.
+    pub volume_bytes: u64,
+    /// Operations in flight at most.
+    pub depth: usize,
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+/// One step. Offsets and lengths count sectors of 512 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write, whole blocks or parts of them.
+    Write {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        count: u64,
+        /// Durable when complete.
+        durable: bool,
+    },
+    /// Write, and drop its future after this long.
+    CancelledWrite {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        count: u64,
+        /// Nanoseconds until the future is dropped.
+        after_ns: u64,
+    },
+    /// Read and judge.
+    Read {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        count: u64,
+    },
+    /// Flush.
+    Flush,
+    /// Flush, and drop its future after this long.
+    CancelledFlush {
+        /// Nanoseconds until the future is dropped.
+        after_ns: u64,
+    },
+    /// Discard or write zeroes.
+    Zero {
+        /// First sector.
+        sector: u64,
+        /// Sectors.
+        count: u64,
+        /// Discard rather than write zeroes.
+        discard: bool,
+    },
+    /// Let this much time pass.
+    Pause {
+        /// Nanoseconds.
+        nanoseconds: u64,
+    },
+    /// Wait until nothing is in flight.
+    Settle,
+    /// Arm a fault for the next request it fits.
+    Arm(ArmedFault),
+    /// Cut power while serving, recover, judge everything. `again_after`: cut once more during recovery, when
+    /// the disk has seen this many requests of it.
+    Cut {
+        /// Requests until the second cut.
+        again_after: Option<u64>,
+    },
+    /// Close and open again; `cut_after`: cut power when the disk has seen this many requests of the closing.
+    Reopen {
+        /// Requests until the cut.
+        cut_after: Option<u64>,
+    },
+    /// Make the volume anew; `cut_after`: cut power when the disk has seen this many requests of it.
+    Recreate {
+        /// Requests until the cut.
+        cut_after: Option<u64>,
+    },
+    /// Close, damage the superblocks, see what opening says, mend them, open.
+    Tamper(Tampering),
+}
+
+/// A fault and the requests it fits. Places and bytes are drawn when it strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArmedFault {
+    /// EIO on a read.
+    FailRead,
+    /// EIO or ENOSPC on a write.
+    FailWrite {
+        /// ENOSPC instead of EIO.
+        no_space: bool,
+    },
+    /// EIO on a flush.
+    FailFlush,
+    /// A read or write of more than a sector moves less.
+    Short {
+        /// Short by a piece that is no whole sector.
+        ragged: bool,
+    },
+    /// Any request takes long.
+    Stall,
+    /// Any request is held for a while.
+    Hold,
+    /// A write is dropped.
+    Drop,
+    /// A read or write is changed.
+    Corrupt {
+        /// On a read.
+        read: bool,
+    },
+    /// A write goes elsewhere.
+    Misdirect,
+}
+
+/// What is done to the superblocks behind the engine's back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tampering {
+    /// One byte of one copy is changed: it opens and is repaired.
+    DamageOne {
+        /// Which copy.
+        copy: usize,
+        /// Which byte.
+        byte: usize,
+    },
+    /// Both copies are changed: refused.
+    DamageBoth,
+    /// Both are wiped: refused.
+    Erase,
+    /// Two different ones of the same generation: refused.
+    Conflict,
+    /// A newer version: refused.
+    UnknownVersion,
+    /// A feature that is not known: refused.
+    UnknownFeature,
+}
+
+impl Script {
+    /// The script of a seed.
+    pub fn from_seed(seed: u64) -> Self {
+        let random = &mut Random::from_seed(seed ^ 0x5C81_97AA_0D0B_E5C1);
+        let logical_block_bytes = if random.chance(1, 2) { 512 } else { 4096 };
+        let block_bytes = (logical_block_bytes << random.below(3)).min(16384) as u32;
+        let region_bytes = block_bytes << random.below(3);
+        let regions = (96 << 10) / u64::from(region_bytes) + 1 + random.below(4);
+        let mut script = Self {
+            seed,
+            logical_block_bytes: logical_block_bytes as u32,
+            block_bytes,
+            region_bytes,
+            volume_bytes: regions * u64::from(region_bytes),
+            depth: 1 + random.below(8) as usize,
+            steps: Vec::new(),
+        };
+        let operations = OPERATIONS_MIN + random.below(200);
+        let cuts = CUTS_MIN + random.below(5);
+        let faults = FAULTS_MIN + 5 + random.below(10);
+        let mut begun = 0;
+        while begun < operations {
+            let step = script.operation(random);
+            begun += u64::from(!matches!(step, Step::Pause { .. } | Step::Settle));
+            script.steps.push(step);
+        }
+        let armed: Vec<Step> = (0..faults).map(|_| Step::Arm(armed_fault(random))).collect();
+        let cut: Vec<Step> = (0..cuts).map(|_| a_cut(random)).collect();
+        let others = [
+            Step::Reopen { cut_after: None },
+            Step::Reopen { cut_after: Some(random.below(8)) },
+            Step::Recreate { cut_after: Some(random.below(12)) },
+            Step::Tamper(tampering(random)),
+            Step::Tamper(tampering(random)),
+        ];
+        for step in armed.into_iter().chain(cut).chain(others) {
+            let at = random.below(script.steps.len() as u64 + 1) as usize;
+            script.steps.insert(at, step);
+        }
+        script
+    }
+
+    /// This script with only the steps of these indices.
+    pub fn only(&self, indices: &[usize]) -> Self {
+        let steps = indices.iter().filter_map(|index| self.steps.get(*index).copied()).collect();
+        Self { steps, ..self.clone() }
+    }
+
+    fn operation(&self, random: &mut Random) -> Step {
+        let (sector, count) = self.range(random);
+        match random.below(100) {
+            0..40 => Step::Write { sector, count, durable: random.chance(1, 4) },
+            40..45 => Step::CancelledWrite { sector, count, after_ns: random.below(400_000) },
+            45..72 => Step::Read { sector, count },
+            72..82 => Step::Flush,
+            82..84 => Step::CancelledFlush { after_ns: random.below(2_000_000) },
+            84..94 => Step::Zero { sector, count, discard: random.chance(1, 2) },
+            94..98 => Step::Pause { nanoseconds: random.below(3_000_000) },
+            _ => Step::Settle,
+        }
+    }
+
+    /// A range that often meets others: half of them lie in the first eighth of the volume.
+    fn range(&self, random: &mut Random) -> (u64, u64) {
+        let sectors = self.volume_bytes / 512;
+        let block = u64::from(self.block_bytes) / 512;
+        let area = if random.chance(1, 2) { (sectors / 8).max(block) } else { sectors };
+        if random.chance(1, 2) {
+            let first = random.below(area.div_ceil(block)) * block;
+            let count = (1 + random.below(4)) * block;
+            return (first.min(sectors - block), count.min(sectors - first.min(sectors - block)));
+        }
+        let first = random.below(area);
+        (first, (1 + random.below(2 * block + 3)).min(sectors - first))
+    }
+}
+
+fn armed_fault(random: &mut Random) -> ArmedFault {
+    match random.below(12) {
+        0 => ArmedFault::FailRead,
+        1 | 2 => ArmedFault::FailWrite { no_space: random.chance(1, 2) },
+        3 => ArmedFault::FailFlush,
+        4 | 5 => ArmedFault::Short { ragged: random.chance(1, 4) },
+        6 => ArmedFault::Stall,
+        7 | 8 => ArmedFault::Hold,
+        9 => ArmedFault::Drop,
+        10 => ArmedFault::Corrupt { read: random.chance(1, 2) },
+        _ => ArmedFault::Misdirect,
+    }
+}
+
+fn a_cut(random: &mut Random) -> Step {
+    Step::Cut { again_after: random.chance(1, 3).then(|| random.below(10)) }
+}
+
+fn tampering(random: &mut Random) -> Tampering {
+    match random.below(7) {
+        0 | 1 => Tampering::DamageOne { copy: random.below(2) as usize, byte: random.below(4096) as usize },
+        2 => Tampering::DamageBoth,
+        3 => Tampering::Erase,
+        4 => Tampering::Conflict,
+        5 => Tampering::UnknownVersion,
+        _ => Tampering::UnknownFeature,
+    }
+}
