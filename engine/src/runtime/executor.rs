@@ -87,6 +87,8 @@ pub(crate) struct Core {
     shuffle: bool,
     pool: BufPool,
     io_path: IoPath,
+    /// Turns so far; see [`Context::turns`].
+    turns: Cell<u64>,
 }
 
 impl std::fmt::Debug for Core {
@@ -135,6 +137,7 @@ impl Runtime {
                 shuffle: parts.shuffle,
                 pool: parts.pool,
                 io_path,
+                turns: Cell::new(0),
             })),
         }
     }
@@ -246,6 +249,7 @@ impl Core {
 
     /// Lets the driver work once and fires the timers that are due.
     fn turn(&self, scratch: &mut Scratch) {
+        self.turns.set(self.turns.get() + 1);
         let timer = self.timers.borrow_mut().next();
         let wait = if !self.ready.borrow().is_empty() {
             Wait::No
@@ -413,6 +417,12 @@ impl Context {
     /// How this runtime does its I/O.
     pub fn io_path(&self) -> &IoPath {
         &self.0.io_path
+    }
+
+    /// How often the driver has been given its turn. Tasks see what completed in one turn under one number, so
+    /// that they can share one reading of a clock.
+    pub fn turns(&self) -> u64 {
+        self.0.turns.get()
     }
 
     /// Operations that hold a slot: in flight, or ended and not yet taken.

@@ -16,6 +16,8 @@ pub mod world;
 pub use coverage::Coverage;
 pub use script::{Script, Step};
 
+use crate::device::simulated::Fault;
+
 /// What a run ended with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -25,6 +27,8 @@ pub struct Report {
     pub hash: u64,
     /// Virtual time at the end, in nanoseconds.
     pub clock_ns: u64,
+    /// Requests that the disk has seen.
+    pub requests: u64,
     /// Hash of every event.
     pub trace: u64,
     /// What the run went through.
@@ -33,7 +37,16 @@ pub struct Report {
 
 /// Plays a script. A panic of the engine, or a hang, is a failure like any other.
 pub fn run(script: &Script) -> Report {
-    let played = std::panic::catch_unwind(|| world::play(script));
+    guarded(|| world::play(script, None))
+}
+
+/// Plays a script in which the disk's request of this number, counted from the beginning, fails like this.
+pub fn run_with_fault(script: &Script, request: u64, fault: Fault) -> Report {
+    guarded(|| world::play(script, Some((request, fault))))
+}
+
+fn guarded(play: impl FnOnce() -> Report + std::panic::UnwindSafe) -> Report {
+    let played = std::panic::catch_unwind(play);
     played.unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -41,7 +54,7 @@ pub fn run(script: &Script) -> Report {
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
         let failure = Some(format!("panic: {text}"));
-        Report { failure, hash: 0, clock_ns: 0, trace: 0, coverage: Coverage::default() }
+        Report { failure, hash: 0, clock_ns: 0, requests: 0, trace: 0, coverage: Coverage::default() }
     })
 }
 

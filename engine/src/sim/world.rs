@@ -35,8 +35,9 @@ const STALL_NS: u64 = 50_000_000;
 /// Freed buffers are poisoned and kept back, so that a late write of the disk would show.
 const QUARANTINE_BUFFERS: usize = 64;
 
-/// Plays a script to its end or its first failure.
-pub fn play(script: &Script) -> Report {
+/// Plays a script to its end or its first failure. `once`: this request of the disk, counted from the
+/// beginning, fails like this, whatever it belongs to.
+pub fn play(script: &Script, once: Option<(u64, Fault)>) -> Report {
     let buffers = BufPoolOptions {
         arena_bytes: 0,
         quarantine_buffers: QUARANTINE_BUFFERS,
@@ -62,6 +63,7 @@ pub fn play(script: &Script) -> Report {
         poisoned: Cell::new(false),
         data_offset: Cell::new(0),
     });
+    shared.faults.once.set(once);
     shared.faults.install(&disk, device_bytes);
     let mut world = World { shared: Rc::clone(&shared), script, volume: None, tasks: Vec::new() };
     let played = runtime.block_on(world.play());
@@ -72,6 +74,7 @@ pub fn play(script: &Script) -> Report {
         failure: played.err(),
         hash: disk.hash(),
         clock_ns: calendar.now().0,
+        requests: disk.requests(),
         trace: calendar.trace(),
         coverage: shared.coverage.borrow().clone(),
     }
@@ -88,6 +91,10 @@ struct Faults {
     /// copies cannot survive two lies.
     lied_about_head: Cell<bool>,
     failures: Cell<u64>,
+    /// One request that fails, whatever the play is doing.
+    once: Cell<Option<(u64, Fault)>>,
+    /// That request has failed and nobody has been excused for it yet.
+    excuse: Cell<bool>,
 }
 
 impl Faults {
@@ -97,6 +104,13 @@ impl Faults {
     }
 
     fn strike(&self, request: Request, random: &mut Random, device_bytes: u64) -> Option<Fault> {
+        if let Some((number, fault)) = self.once.get()
+            && number == request.number
+        {
+            self.failures.set(self.failures.get() + 1);
+            self.excuse.set(true);
+            return Some(fault);
+        }
         if !self.striking.get() {
             return None;
         }
@@ -532,9 +546,14 @@ impl World<'_> {
     async fn open(&mut self) -> Result<(), String> {
         let device = self.open_disk()?;
         let opening = Volume::open(device, OpenMode::ReadWrite);
-        let volume = self.shared.bounded("open", opening).await?.map_err(|error| {
-            format!("open fails: {error}")
-        })?;
+        let volume = match self.shared.bounded("open", opening).await? {
+            Ok(volume) => volume,
+            Err(_error) if self.shared.faults.excuse.take() => {
+                self.shared.disk.release();
+                return Box::pin(self.open()).await;
+            }
+            Err(error) => return Err(format!("open fails: {error}")),
+        };
         let info = volume.info();
         if info.size_bytes != self.script.volume_bytes || info.block_bytes != self.script.block_bytes {
             return Err(format!("it opens as something else: {info:?}"));
@@ -553,8 +572,11 @@ impl World<'_> {
         while at < sectors {
             let count = (sectors - at).min(512);
             let reading = self.shared.read_digests(volume, at, count);
-            let digests = self.shared.bounded("read", reading).await?;
-            found.extend(digests.map_err(|error| format!("reading everything fails: {error}"))?);
+            match self.shared.bounded("read", reading).await? {
+                Ok(digests) => found.extend(digests),
+                Err(_error) if self.shared.faults.excuse.take() => continue,
+                Err(error) => return Err(format!("reading everything fails: {error}")),
+            }
             at += count;
         }
         Ok(found)
@@ -646,6 +668,9 @@ impl World<'_> {
         }
         match self.shared.bounded("create", making).await? {
             Some(Ok(_info)) => {}
+            Some(Err(_error)) if self.shared.faults.excuse.take() => {
+                return Box::pin(self.make(None)).await;
+            }
             Some(Err(error)) => return Err(format!("create fails: {error}")),
             None => return Err("the creation vanished".to_string()),
         }
