@@ -151,7 +151,9 @@ struct State {
     record: Option<Vec<Recorded>>,
     injected: Vec<Injected>,
     torn_writes: u64,
-    is_open: bool,
+    openings: u64,
+    /// The opening that has the disk now.
+    open_since: Option<u64>,
 }
 
 struct Disk {
@@ -164,6 +166,39 @@ struct Disk {
 impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SimulatedDisk").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// One opening of a disk. Operations hold it until they end, as they hold a real file.
+#[derive(Debug)]
+struct Opening {
+    disk: Rc<Disk>,
+    number: u64,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut state = self.disk.state.borrow_mut();
+        if state.open_since == Some(self.number) {
+            state.open_since = None;
+        }
+    }
+}
+
+impl SimulatedTarget for Opening {
+    fn begin(&self, arrival: Arrival<'_>) -> Option<u64> {
+        if self.disk.state.borrow().open_since != Some(self.number) {
+            return Some(0);
+        }
+        self.disk.begin(arrival)
+    }
+
+    fn finish(&self, ticket: u64, now: Timestamp, bytes: &mut [u8]) -> i32 {
+        // What began before a power cut has been killed with it; only what came too late ends here.
+        if self.disk.state.borrow().open_since != Some(self.number) {
+            return -libc::ENODEV;
+        }
+        self.disk.finish(ticket, now, bytes)
     }
 }
 
@@ -200,27 +235,28 @@ impl SimulatedDisk {
             record: None,
             injected: Vec::new(),
             torn_writes: 0,
-            is_open: false,
+            openings: 0,
+            open_since: None,
         };
         let calendar = calendar.clone();
         Self(Rc::new(Disk { name: name.to_string(), geometry, calendar, state: RefCell::new(state) }))
     }
 
-    /// Opens it exclusively; it is free again after [`SimulatedDisk::cut_power`] or [`SimulatedDisk::release`].
+    /// Opens it exclusively. It is free again when the device and the last operation in flight are gone, or
+    /// after a power cut; a device opened before the cut is gone then.
     ///
     /// # Errors
     /// `AlreadyOpen`.
     pub fn open(&self, context: &Context) -> Result<Device> {
-        if std::mem::replace(&mut self.0.state.borrow_mut().is_open, true) {
+        let mut state = self.0.state.borrow_mut();
+        if state.open_since.is_some() {
             return Err(Error::new("open", Reason::AlreadyOpen).on(self.0.name.clone()));
         }
-        let target = Target::Simulated(Rc::clone(&self.0) as Rc<dyn SimulatedTarget>);
+        state.openings += 1;
+        state.open_since = Some(state.openings);
+        let opening = Opening { disk: Rc::clone(&self.0), number: state.openings };
+        let target = Target::Simulated(Rc::new(opening));
         Ok(Device::simulated(context, self.0.name.clone(), self.0.geometry, target))
-    }
-
-    /// Says that the opener has closed it.
-    pub fn release(&self) {
-        self.0.state.borrow_mut().is_open = false;
     }
 
     /// Replaces the fault plan.
@@ -286,7 +322,7 @@ impl SimulatedDisk {
         let mut state = self.0.state.borrow_mut();
         state.cut_power();
         let tickets: Vec<u64> = std::mem::take(&mut state.pending).into_keys().collect();
-        state.is_open = false;
+        state.open_since = None;
         drop(state);
         self.0.calendar.kill(tickets);
     }
@@ -485,7 +521,7 @@ impl State {
     }
 }
 
-impl SimulatedTarget for Disk {
+impl Disk {
     fn begin(&self, arrival: Arrival<'_>) -> Option<u64> {
         let state = &mut *self.state.borrow_mut();
         let Arrival { ticket, kind, offset, length, now, .. } = arrival;

@@ -94,13 +94,15 @@ async fn read_copy(device: &Device, copy: usize) -> Result<Decoded> {
     Ok(Superblock::decode(bytes, offset))
 }
 
-/// Writes both copies, one after the other, each flushed before the next step. After it returned, this
-/// superblock survives; if it fails or is cut short, the one before it or this one is found.
+/// Writes both copies, one after the other, each flushed and read back before the next step; a copy that is
+/// not whole goes first, so that the whole one is never at risk alone. After it returned, this superblock
+/// survives; if it fails or is cut short, the one before it or this one is found.
 ///
 /// # Errors
 /// What the device says.
 pub async fn write(device: &Device, superblock: &Superblock, failed: &FailureFlag) -> Result<()> {
-    for copy in [0, 1] {
+    let second_is_whole = matches!(read_copy(device, 1).await?, Decoded::Valid(_));
+    for copy in if second_is_whole { [0, 1] } else { [1, 0] } {
         write_copy(device, superblock, copy, failed).await?;
         // Before the other copy is given up: a disk that dropped, changed or misplaced the write is found out.
         if read_copy(device, copy).await? != decoded(superblock, copy) {

@@ -14,6 +14,7 @@ use super::model::{Digest, Model, WriteTicket, digest, zero_digest};
 use super::script::{ArmedFault, Script, Step, Tampering};
 use super::{Coverage, Report};
 use crate::buf::{Buf, BufPoolOptions};
+use crate::device::Device;
 use crate::device::simulated::{Fault, Request, SimulatedDisk};
 use crate::error::{Error, Kind, Reason};
 use crate::format::superblock::{COPY_OFFSETS, Decoded, SUPERBLOCK_BYTES, Superblock};
@@ -498,7 +499,7 @@ impl World<'_> {
         self.power_off();
         if let Some(requests) = again_after {
             self.note_row();
-            let device = self.open_disk()?;
+            let device = self.open_disk().await?;
             let opening = self.shared.context.spawn(async move {
                 let _volume = Volume::open(device, OpenMode::ReadWrite).await;
             });
@@ -539,17 +540,26 @@ impl World<'_> {
         Ok(())
     }
 
-    fn open_disk(&self) -> Result<crate::device::Device, String> {
-        self.shared.disk.open(&self.shared.context).map_err(|error| error.to_string())
+    /// Opens the disk, once what an earlier opener left in flight has ended.
+    async fn open_disk(&self) -> Result<Device, String> {
+        let started = self.shared.context.now().0;
+        loop {
+            match self.shared.disk.open(&self.shared.context) {
+                Ok(device) => return Ok(device),
+                Err(error) if self.shared.context.now().0 - started > HANG_NS => {
+                    return Err(error.to_string());
+                }
+                Err(_busy) => self.shared.context.sleep(LOOK_NS).await,
+            }
+        }
     }
 
     async fn open(&mut self) -> Result<(), String> {
-        let device = self.open_disk()?;
+        let device = self.open_disk().await?;
         let opening = Volume::open(device, OpenMode::ReadWrite);
         let volume = match self.shared.bounded("open", opening).await? {
             Ok(volume) => volume,
             Err(_error) if self.shared.faults.excuse.take() => {
-                self.shared.disk.release();
                 return Box::pin(self.open()).await;
             }
             Err(error) => return Err(format!("open fails: {error}")),
@@ -588,7 +598,6 @@ impl World<'_> {
         // Whoever sees a poisoned volume must take everything that is not durable to be in doubt.
         self.shared.model.borrow_mut().fail_flush();
         self.volume = None;
-        self.shared.disk.release();
         self.shared.faults.striking.set(false);
         self.shared.poisoned.set(false);
         self.open().await?;
@@ -618,7 +627,6 @@ impl World<'_> {
             Some(Ok(())) => {
                 self.shared.note("reopen: after a close");
                 self.shared.model.borrow_mut().end_flush(mark);
-                self.shared.disk.release();
                 self.shared.faults.striking.set(false);
                 self.open().await?;
                 self.shared.faults.striking.set(true);
@@ -636,7 +644,6 @@ impl World<'_> {
     async fn make(&mut self, cut_after: Option<u64>) -> Result<(), String> {
         self.settle().await?;
         let before = self.volume.take().map(|volume| volume.info().pool_id);
-        self.shared.disk.release();
         self.shared.faults.striking.set(false);
         let options = CreateOptions {
             size_bytes: Some(self.script.volume_bytes),
@@ -644,7 +651,7 @@ impl World<'_> {
             region_bytes: self.script.region_bytes,
             ..CreateOptions::new(Backend::Direct)
         };
-        let device = self.open_disk()?;
+        let device = self.open_disk().await?;
         let making = self.shared.context.spawn(async move { Volume::create(&device, options).await });
         if let Some(requests) = cut_after
             && self.until(requests, &making).await
@@ -660,10 +667,7 @@ impl World<'_> {
                     return judged.map_err(|what| format!("after a cut creation: {what}"));
                 }
                 Made::New => return self.begin_anew().await,
-                Made::Nothing => {
-                    self.shared.disk.release();
-                    return Box::pin(self.make(None)).await;
-                }
+                Made::Nothing => return Box::pin(self.make(None)).await,
             }
         }
         match self.shared.bounded("create", making).await? {
@@ -674,14 +678,13 @@ impl World<'_> {
             Some(Err(error)) => return Err(format!("create fails: {error}")),
             None => return Err("the creation vanished".to_string()),
         }
-        self.shared.disk.release();
         self.open().await?;
         self.begin_anew().await
     }
 
     async fn what_is_there(&mut self, before: Option<[u8; 16]>) -> Result<Made, String> {
         self.note_row();
-        let device = self.open_disk()?;
+        let device = self.open_disk().await?;
         match Volume::open(device, OpenMode::ReadWrite).await {
             Ok(volume) => {
                 let info = volume.info();
@@ -735,7 +738,6 @@ impl World<'_> {
         self.reopen(None).await?;
         self.shared.faults.striking.set(false);
         self.volume = None;
-        self.shared.disk.release();
         let before = self.copies();
         let Verdict::Use(whole) = self.verdict() else {
             return Err(format!("an open volume has two whole superblocks: {:?}", self.verdict()));
@@ -743,9 +745,8 @@ impl World<'_> {
         self.apply(tampering, &before, whole);
         self.note_row();
         let hash = self.shared.disk.hash();
-        let device = self.open_disk()?;
+        let device = self.open_disk().await?;
         let opened = Volume::open(device, OpenMode::ReadWrite).await;
-        self.shared.disk.release();
         let expected: fn(&Reason) -> bool = match tampering {
             Tampering::DamageOne { .. } => {
                 drop(opened.map_err(|error| format!("one damaged superblock: {error}"))?);

@@ -155,7 +155,8 @@ fn a_failed_flush_poisons_until_the_volume_is_opened_again() {
         }
         assert_eq!(rig.disk.requests(), requests, "the device was not asked");
         assert!(rig.volume.status().poisoned);
-        rig.disk.release();
+        assert_eq!(*rig.disk.open(&context).unwrap_err().reason(), Reason::AlreadyOpen);
+        drop(rig.volume);
         let again = Volume::open(rig.disk.open(&context).unwrap(), OpenMode::ReadWrite).await.unwrap();
         assert!(!again.info().closed, "it was not closed in order");
         write(&again, 0, 2, BLOCK).await.unwrap();

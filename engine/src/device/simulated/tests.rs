@@ -33,10 +33,19 @@ fn it_keeps_the_contract() {
 #[test]
 fn a_second_opener_is_refused() {
     let (runtime, disk) = disk(1, 512);
-    let _first = disk.open(runtime.context()).unwrap();
+    let first = disk.open(runtime.context()).unwrap();
     assert_eq!(disk.open(runtime.context()).unwrap_err().reason(), &Reason::AlreadyOpen);
-    disk.release();
-    assert!(disk.open(runtime.context()).is_ok());
+    drop(first);
+    let before_the_cut = disk.open(runtime.context()).unwrap();
+    disk.cut_power();
+    let after_the_cut = disk.open(runtime.context()).unwrap();
+    runtime.block_on(async {
+        let error = write(&before_the_cut, 0, 1, 512, false).await.unwrap_err();
+        assert_eq!(error.reason(), &Reason::DeviceGone);
+        write(&after_the_cut, 0, 1, 512, false).await.unwrap();
+    });
+    drop(before_the_cut);
+    assert!(disk.open(runtime.context()).is_err(), "an old opening does not free the disk");
 }
 
 #[test]
