@@ -51,20 +51,57 @@ pub struct Tally {
     pub zeroed_bytes: u64,
 }
 
+/// The counts of one cause, each changed in place.
+#[derive(Debug, Default)]
+struct Counters {
+    reads: Cell<u64>,
+    read_bytes: Cell<u64>,
+    writes: Cell<u64>,
+    write_bytes: Cell<u64>,
+    flushes: Cell<u64>,
+    zeroings: Cell<u64>,
+    zeroed_bytes: Cell<u64>,
+}
+
 /// The counts of one device, by cause.
 #[derive(Debug, Default)]
-pub struct Ledger([Cell<Tally>; Cause::ALL.len()]);
+pub struct Ledger([Counters; Cause::ALL.len()]);
+
+fn add(counter: &Cell<u64>, amount: u64) {
+    counter.set(counter.get() + amount);
+}
 
 impl Ledger {
     /// What this cause has done so far.
     pub fn tally(&self, cause: Cause) -> Tally {
-        self.0[cause as usize].get()
+        let counters = &self.0[cause as usize];
+        Tally {
+            reads: counters.reads.get(),
+            read_bytes: counters.read_bytes.get(),
+            writes: counters.writes.get(),
+            write_bytes: counters.write_bytes.get(),
+            flushes: counters.flushes.get(),
+            zeroings: counters.zeroings.get(),
+            zeroed_bytes: counters.zeroed_bytes.get(),
+        }
     }
 
-    pub(super) fn note(&self, cause: Cause, change: impl FnOnce(&mut Tally)) {
-        let cell = &self.0[cause as usize];
-        let mut tally = cell.get();
-        change(&mut tally);
-        cell.set(tally);
+    pub(super) fn note_read(&self, cause: Cause, bytes: u64) {
+        add(&self.0[cause as usize].reads, 1);
+        add(&self.0[cause as usize].read_bytes, bytes);
+    }
+
+    pub(super) fn note_write(&self, cause: Cause, bytes: u64) {
+        add(&self.0[cause as usize].writes, 1);
+        add(&self.0[cause as usize].write_bytes, bytes);
+    }
+
+    pub(super) fn note_flush(&self, cause: Cause) {
+        add(&self.0[cause as usize].flushes, 1);
+    }
+
+    pub(super) fn note_zeroing(&self, cause: Cause, bytes: u64) {
+        add(&self.0[cause as usize].zeroings, 1);
+        add(&self.0[cause as usize].zeroed_bytes, bytes);
     }
 }

@@ -188,7 +188,7 @@ impl Device {
         } else {
             self.operate("flush", OperationKind::Flush, ByteOffset(0), 0, &io).await?;
         }
-        self.0.ledger.note(io.cause, |tally| tally.flushes += 1);
+        self.0.ledger.note_flush(io.cause);
         Ok(())
     }
 
@@ -241,15 +241,11 @@ impl Device {
             Backing::Cached(cached) => Box::pin(cached.write(offset, buf, &io)).await,
         };
         if result.is_ok() {
-            self.0.ledger.note(io.cause, |tally| {
-                if kind == OperationKind::Read {
-                    tally.reads += 1;
-                    tally.read_bytes += asked;
-                } else {
-                    tally.writes += 1;
-                    tally.write_bytes += asked;
-                }
-            });
+            if kind == OperationKind::Read {
+                self.0.ledger.note_read(io.cause, asked);
+            } else {
+                self.0.ledger.note_write(io.cause, asked);
+            }
         }
         (result, buf)
     }
@@ -274,10 +270,7 @@ impl Device {
                 done => done?,
             }
         }
-        self.0.ledger.note(io.cause, |tally| {
-            tally.zeroings += 1;
-            tally.zeroed_bytes += length;
-        });
+        self.0.ledger.note_zeroing(io.cause, length);
         Ok(())
     }
 

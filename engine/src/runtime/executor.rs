@@ -19,7 +19,7 @@ use std::task::{Context as PollContext, Poll, RawWakerVTable, Waker};
 
 use super::Timestamp;
 use super::driver::{Driver, IoPath, Wait};
-use super::operation::{Completion, File, Next, Operation, OperationKey, Orphaned, Released, Slab};
+use super::operation::{Completion, File, Next, Operation, OperationKey, Orphaned, Refused, Slab};
 use super::random::Random;
 use super::remote::{Remote, TaskWaker};
 use super::timer::Timers;
@@ -348,32 +348,20 @@ impl Core {
         &self.timers
     }
 
-    fn begin(
-        &self,
-        operation: Operation,
-        buf: Option<Buf>,
-        context: &PollContext<'_>,
-    ) -> std::result::Result<OperationKey, (Operation, Option<Buf>)> {
-        let waiter = self.waiter(context);
-        let inserted = self.slab.borrow_mut().insert(operation, buf, waiter);
-        match inserted {
-            Ok(key) => {
-                self.driver.borrow_mut().submit(key, &mut self.slab.borrow_mut());
-                Ok(key)
-            }
-            Err(refused) => {
-                self.waiting_for_slot.borrow_mut().push_back(self.waiter(context));
-                Err(refused)
-            }
-        }
+    /// Begins an operation, or gives it back when all slots are in use.
+    #[inline]
+    fn begin(&self, operation: Operation, buf: Option<Buf>) -> Result<OperationKey, Refused> {
+        let key = self.slab.borrow_mut().insert(operation, buf)?;
+        self.driver.borrow_mut().submit(key, &mut self.slab.borrow_mut());
+        Ok(key)
     }
 
-    fn finish(&self, key: OperationKey, context: &PollContext<'_>) -> Option<(i32, Released)> {
-        let taken = self.slab.borrow_mut().take(key, || self.waiter(context));
-        if taken.is_some() {
-            self.slot_freed();
-        }
-        taken
+    #[inline]
+    fn finish(&self, key: OperationKey, context: &PollContext<'_>) -> Option<(i32, Option<Buf>)> {
+        let (result, buf, guard) = self.slab.borrow_mut().take(key, || self.waiter(context))?;
+        drop(guard);
+        self.slot_freed();
+        Some((result, buf))
     }
 
     fn abandon(&self, key: OperationKey) {
@@ -460,9 +448,17 @@ impl Context {
         Task { id, outcome, core }
     }
 
-    /// Begins an operation when first polled; ends with its result and buffer.
+    /// Begins an operation; the future ends with its result and buffer.
+    #[inline]
     pub(crate) fn operate(&self, operation: Operation, buf: Option<Buf>) -> Operate {
-        Operate { core: Rc::clone(&self.0), state: OperateState::New(operation, buf) }
+        let core = Rc::clone(&self.0);
+        if core.closed.get() {
+            return Operate { core, key: None, refused: Some(Box::new((operation, buf))) };
+        }
+        match core.begin(operation, buf) {
+            Ok(key) => Operate { core, key: Some(key), refused: None },
+            Err(refused) => Operate { core, key: None, refused: Some(Box::new(refused)) },
+        }
     }
 
     /// Takes over an open file or device and registers it with the ring where there is room.
@@ -562,49 +558,55 @@ impl<T> Future for Task<T> {
 /// An operation as a future. It holds the slot's key, never the buffer, once it has begun.
 pub(crate) struct Operate {
     core: Rc<Core>,
-    state: OperateState,
-}
-
-enum OperateState {
-    New(Operation, Option<Buf>),
-    InFlight(OperationKey),
-    Ended,
+    /// While it is in flight.
+    key: Option<OperationKey>,
+    /// While it waits for a slot.
+    refused: Option<Box<Refused>>,
 }
 
 /// Bytes moved or an error number (positive), and the buffer back.
-pub(crate) type Operated = (std::result::Result<u64, i32>, Option<Buf>);
+pub(crate) type Operated = (Result<u64, i32>, Option<Buf>);
 
 impl Future for Operate {
     type Output = Operated;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut PollContext<'_>) -> Poll<Operated> {
-        match std::mem::replace(&mut self.state, OperateState::Ended) {
-            OperateState::New(_, buf) if self.core.closed.get() => Poll::Ready((Err(libc::ESHUTDOWN), buf)),
-            OperateState::New(operation, buf) => {
-                self.state = match self.core.begin(operation, buf, context) {
-                    Ok(key) => OperateState::InFlight(key),
-                    Err((operation, buf)) => OperateState::New(operation, buf),
-                };
+        let Some(key) = self.key else { return self.poll_refused(context) };
+        let Some((result, buf)) = self.core.finish(key, context) else { return Poll::Pending };
+        self.key = None;
+        Poll::Ready((if result < 0 { Err(-result) } else { Ok(result as u64) }, buf))
+    }
+}
+
+impl Operate {
+    #[cold]
+    fn poll_refused(mut self: Pin<&mut Self>, context: &mut PollContext<'_>) -> Poll<Operated> {
+        let Some(refused) = self.refused.take() else {
+            panic!("a future is not polled after it has ended")
+        };
+        let (operation, buf) = *refused;
+        if self.core.closed.get() {
+            return Poll::Ready((Err(libc::ESHUTDOWN), buf));
+        }
+        match self.core.begin(operation, buf) {
+            Ok(key) => {
+                self.key = Some(key);
+                self.poll(context)
+            }
+            Err(refused) => {
+                self.refused = Some(Box::new(refused));
+                let waiter = self.core.waiter(context);
+                self.core.waiting_for_slot.borrow_mut().push_back(waiter);
                 Poll::Pending
             }
-            OperateState::InFlight(key) => match self.core.finish(key, context) {
-                Some((result, (buf, _target, _guard))) => {
-                    let result = if result < 0 { Err(-result) } else { Ok(result as u64) };
-                    Poll::Ready((result, buf))
-                }
-                None => {
-                    self.state = OperateState::InFlight(key);
-                    Poll::Pending
-                }
-            },
-            OperateState::Ended => panic!("a future is not polled after it has ended"),
         }
     }
 }
 
 impl Drop for Operate {
     fn drop(&mut self) {
-        if let OperateState::InFlight(key) = self.state {
+        if let Some(key) = self.key {
             self.core.abandon(key);
         }
     }

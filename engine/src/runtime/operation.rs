@@ -189,9 +189,14 @@ pub(super) enum Orphaned {
     Runs,
 }
 
-/// What a freed slot held; dropped outside the slab, because a file's last reference
-/// unregisters it and a guard's last copy wakes others.
-pub(super) type Released = (Option<Buf>, Target, Option<RangeGuard>);
+/// What a freed slot held; dropped outside the slab, because a guard's last copy wakes others.
+pub(super) type Released = (Option<Buf>, Option<RangeGuard>);
+
+/// A finished operation's result, and what its slot held.
+pub(super) type Taken = (i32, Option<Buf>, Option<RangeGuard>);
+
+/// What comes back when all slots are in use.
+pub(super) type Refused = (Operation, Option<Buf>);
 
 /// How often one operation is tried again after EAGAIN or EINTR before the error is given to the caller.
 const RETRIES_MAX: u8 = 16;
@@ -217,13 +222,9 @@ impl Slab {
     }
 
     /// Takes a slot, or gives operation and buffer back when all are in use.
-    pub fn insert(
-        &mut self,
-        operation: Operation,
-        buf: Option<Buf>,
-        waiter: Waiter,
-    ) -> Result<OperationKey, (Operation, Option<Buf>)> {
-        let state = State::InFlight(waiter);
+    #[inline]
+    pub fn insert(&mut self, operation: Operation, buf: Option<Buf>) -> Result<OperationKey, Refused> {
+        let state = State::InFlight(Waiter::Nobody);
         let index = match self.free.pop() {
             Some(index) => {
                 let slot = &mut self.slots[index as usize];
@@ -246,6 +247,7 @@ impl Slab {
         Ok(OperationKey { index, generation: self.slots[index as usize].generation })
     }
 
+    #[inline]
     pub fn get_mut(&mut self, key: OperationKey) -> &mut Slot {
         let slot = &mut self.slots[key.index as usize];
         assert_eq!(slot.generation, key.generation, "an operation's key is used only while it is in flight");
@@ -289,10 +291,14 @@ impl Slab {
     }
 
     /// The result and buffer of a finished operation; `None` while it is in flight, noting who waits now.
-    pub fn take(&mut self, key: OperationKey, waiter: impl FnOnce() -> Waiter) -> Option<(i32, Released)> {
+    #[inline]
+    pub fn take(&mut self, key: OperationKey, waiter: impl FnOnce() -> Waiter) -> Option<Taken> {
         let slot = self.get_mut(key);
         match slot.state {
-            State::Done(result) => Some((result, self.free(key))),
+            State::Done(result) => {
+                let (buf, guard) = self.free(key);
+                Some((result, buf, guard))
+            }
             State::InFlight(ref mut waiting) => {
                 *waiting = waiter();
                 None
@@ -311,16 +317,16 @@ impl Slab {
         if slot.operation.kind == OperationKind::Read { Orphaned::Cancel } else { Orphaned::Runs }
     }
 
+    #[inline]
     fn free(&mut self, key: OperationKey) -> Released {
         let slot = &mut self.slots[key.index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         slot.state = State::Free;
-        let target = std::mem::replace(&mut slot.operation.target, Target::Null);
-        let buf = slot.buf.take();
-        let guard = slot.operation.guard.take();
+        slot.operation.target = Target::Null;
         slot.operation.failed = None;
+        let released = (slot.buf.take(), slot.operation.guard.take());
         self.free.push(key.index);
         self.in_use -= 1;
-        (buf, target, guard)
+        released
     }
 }

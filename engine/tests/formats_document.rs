@@ -1,0 +1,134 @@
+//! `docs/FORMATS.md` says what the code says: every row of every layout table in `engine/src/format` stands in
+//! it, under the name of its record, and nothing else does; and the tables say what the compiler lays out.
+
+#![allow(clippy::disallowed_methods, reason = "tests look at the outside world directly")]
+
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+use std::path::Path;
+
+use icecore::format::superblock::{Area, RoleEntry, Superblock};
+
+/// The rows of a record's layout table: offset, bytes, field, and the row as it is written.
+type Table = Vec<(usize, usize, String, String)>;
+
+fn row(line: &str) -> Option<(usize, usize, String, String)> {
+    let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+    let [offset, bytes, field] = cells.as_slice() else { return None };
+    let name = field.split('`').nth(1)?;
+    Some((offset.parse().ok()?, bytes.parse().ok()?, name.to_string(), line.trim().to_string()))
+}
+
+/// The tables in the doc comments of a source file, by the name of the struct they belong to.
+fn tables_of_source(source: &str) -> BTreeMap<String, Table> {
+    let mut tables = BTreeMap::new();
+    let mut table = Table::new();
+    for line in source.lines() {
+        if let Some(comment) = line.trim().strip_prefix("///") {
+            table.extend(row(comment));
+        } else if let Some(name) = line.trim().strip_prefix("pub struct ")
+            && !table.is_empty()
+        {
+            let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or(name);
+            tables.insert(name.to_string(), std::mem::take(&mut table));
+        }
+    }
+    tables
+}
+
+/// The tables of the document, by the name in the heading above them: "### `Superblock`".
+fn tables_of_document(text: &str) -> BTreeMap<String, Table> {
+    let mut tables: BTreeMap<String, Table> = BTreeMap::new();
+    let mut record = String::new();
+    for line in text.lines() {
+        if line.starts_with('#') {
+            record = line.split('`').nth(1).unwrap_or_default().to_string();
+        } else if let Some(row) = row(line) {
+            tables.entry(record.clone()).or_default().push(row);
+        }
+    }
+    tables
+}
+
+/// What differs between the code's tables and the document's.
+fn differences(code: &BTreeMap<String, Table>, document: &BTreeMap<String, Table>) -> Vec<String> {
+    let rows = |tables: &BTreeMap<String, Table>| -> Vec<(String, String)> {
+        let rows =
+            tables.iter().flat_map(|(name, rows)| rows.iter().map(|row| (name.clone(), row.3.clone())));
+        rows.collect()
+    };
+    let (code, document) = (rows(code), rows(document));
+    let missing = code.iter().filter(|row| !document.contains(row));
+    let foreign = document.iter().filter(|row| !code.contains(row));
+    missing
+        .map(|row| format!("the document lacks {row:?}"))
+        .chain(foreign.map(|row| format!("the code lacks {row:?}")))
+        .collect()
+}
+
+fn tables_of_code() -> BTreeMap<String, Table> {
+    let mut tables = BTreeMap::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            tables.extend(tables_of_source(&std::fs::read_to_string(path).unwrap()));
+        }
+    }
+    tables
+}
+
+fn document() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/FORMATS.md")).unwrap()
+}
+
+#[test]
+fn the_document_and_the_code_have_the_same_tables() {
+    let code = tables_of_code();
+    assert!(code["Superblock"].len() > 20 && code["RoleEntry"].len() == 4, "{:?}", code.keys());
+    let differences = differences(&code, &tables_of_document(&document()));
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn a_changed_row_is_found() {
+    let code = tables_of_code();
+    let text = document();
+    for (was, is) in [
+        ("| 24 | 8 | `generation`", "| 32 | 8 | `generation`"),
+        ("| 112 | 4 | `block_bytes`", "| 112 | 8 | `block_bytes`"),
+        ("`epoch`", "`era`"),
+    ] {
+        let changed = text.replacen(was, is, 1);
+        assert_ne!(changed, text, "{was} is in the document");
+        assert!(!differences(&code, &tables_of_document(&changed)).is_empty(), "{is} is not found");
+    }
+}
+
+macro_rules! layout {
+    ($record:ty: $($field:ident)*) => {
+        vec![$((stringify!($field), offset_of!($record, $field))),*]
+    };
+}
+
+/// Each row begins where the compiler puts the field and ends where the next one begins.
+fn assert_laid_out(record: &str, bytes: usize, fields: &[(&str, usize)]) {
+    let table = &tables_of_code()[record];
+    let told: Vec<(&str, usize)> = table.iter().map(|row| (row.2.as_str(), row.0)).collect();
+    assert_eq!(told, fields, "{record}");
+    let ends = fields[1..].iter().map(|field| field.1).chain([bytes]);
+    for (row, end) in table.iter().zip(ends) {
+        assert_eq!(row.0 + row.1, end, "{record}: {}", row.3);
+    }
+}
+
+#[test]
+fn the_tables_say_what_the_compiler_lays_out() {
+    let fields = layout!(Superblock: magic version checksum address generation pool_id volume_id
+        features_compatible features_read_only features_incompatible backend state device_bytes volume_bytes
+        block_bytes region_bytes epoch created_unix_s roots metadata checksums data reserved_0 roles reserved_1
+        device_id generation_tail reserved_2);
+    assert_laid_out("Superblock", size_of::<Superblock>(), &fields);
+    let fields = layout!(RoleEntry: role flags device_id reserved);
+    assert_laid_out("RoleEntry", size_of::<RoleEntry>(), &fields);
+    assert_eq!((offset_of!(Area, offset), offset_of!(Area, bytes), size_of::<Area>()), (0, 8, 16));
+}
