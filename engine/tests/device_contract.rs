@@ -1,6 +1,10 @@
 //! Every real device keeps the contract of `device::contract`: file and loop device, 512 and 4096 bytes, through
 //! io_uring and through blocking calls, and with the volatile cache in front.
 
+// The contract is compiled with the simulator, which runs it too.
+#![cfg(feature = "sim")]
+#![allow(clippy::disallowed_methods, reason = "tests look at the outside world directly")]
+
 mod support;
 
 use icecore::device::contract;

@@ -211,7 +211,8 @@ async fn poll_times(future: impl Future<Output = ()>, polls: usize) -> bool {
 /// had asked for; then the disk lets go.
 #[test]
 fn a_future_may_be_dropped_at_any_await_point() {
-    let operations: [fn(Volume) -> std::pin::Pin<Box<dyn Future<Output = ()>>>; 5] = [
+    type Start = fn(Volume) -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+    let operations: [Start; 5] = [
         |volume| Box::pin(async move { write(&volume, 0, 2, 4 * BLOCK).await.unwrap() }),
         |volume| Box::pin(async move { write(&volume, 512, 2, 2 * BLOCK).await.unwrap() }),
         |volume| Box::pin(async move { volume.discard(ByteOffset(512), 3 * BLOCK as u64).await.unwrap() }),
