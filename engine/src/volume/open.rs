@@ -7,10 +7,14 @@ use super::{BLOCK_BYTES_MAX, Inner, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{KNOWN_READ_ONLY, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, Superblock};
+use crate::pool::layout::HEAD_BYTES;
 use crate::pool::superblock;
 use crate::runtime::{FailureFlag, RangeLock};
 use crate::store::{Backend, Store};
 use crate::units::SECTOR_BYTES;
+
+/// No volume is opened as often as this; a higher generation is damage, and could not be raised safely.
+const GENERATION_MAX: u64 = 1 << 62;
 
 /// What an opener wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,9 +117,11 @@ fn check(record: &Superblock, device: &Device) -> Result<()> {
         && volume_bytes > 0
         && volume_bytes.is_multiple_of(region_bytes.into())
         && volume_bytes <= record.data.bytes.get()
+        && record.data.offset.get() >= HEAD_BYTES
         && record.data.offset.get().is_multiple_of(block_bytes.into())
         && record.data.end() <= record.device_bytes.get()
         && record.generation == record.generation_tail
+        && record.generation.get() < GENERATION_MAX
         && record
             .roles
             .iter()
