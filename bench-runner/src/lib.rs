@@ -1,8 +1,29 @@
-//! The measuring program's parts: what an arm gives back, the statistics, the run folder and its report.
+//! The measuring program's parts: the arms, the suite that pairs and repeats them, the statistics, the run folder
+//! and its report.
 //!
 //! The binary is a thin face over these modules, so that tests reach them without starting a process.
+#![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod allocations;
+pub mod arms;
+pub mod bench;
+pub mod cli;
+pub mod commands;
+pub mod content;
+pub mod doctor;
+pub mod environment;
+pub mod failure;
+pub mod interrupt;
 pub mod measure;
+pub mod plan;
+pub mod quick;
+pub mod recorder;
 pub mod report;
 pub mod results;
+pub mod runner_cost;
+pub mod scratch;
+pub mod session;
 pub mod stats;
+pub mod suite;
+pub mod summary;

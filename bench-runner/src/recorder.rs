@@ -14,6 +14,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use crate::measure::{ArmOutcome, OperationFigures, Second};
+use crate::{allocations, interrupt};
 
 /// Longest latency a histogram holds; a longer one is counted as this. Well above the 30 s after which the
 /// kernel's block layer itself gives up on a request.
@@ -117,8 +118,16 @@ pub struct Recorder {
     figures: [OperationFigures; 3],
     seconds: Vec<Second>,
     phase: Phase,
-    cpu_begin: Option<(u64, CpuTimes)>,
-    cpu_end: Option<(u64, CpuTimes)>,
+    begin: Option<Usage>,
+    end: Option<Usage>,
+}
+
+/// What the thread had used at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    now_ns: u64,
+    cpu: Option<CpuTimes>,
+    allocations: Option<u64>,
 }
 
 impl Recorder {
@@ -133,8 +142,8 @@ impl Recorder {
             figures: [empty_figures(), empty_figures(), empty_figures()],
             seconds,
             phase: Phase::WarmUp,
-            cpu_begin: None,
-            cpu_end: None,
+            begin: None,
+            end: None,
         }
     }
 
@@ -160,9 +169,12 @@ impl Recorder {
     }
 
     /// Tells the recorder the time, once a batch and from the measuring thread: it takes that thread's CPU
-    /// time when the window opens and when it closes.
+    /// time when the window opens and when it closes. A request to stop the program closes the window.
     #[inline]
     pub fn advance(&mut self, now_ns: u64) -> Phase {
+        if interrupt::requested() {
+            return Phase::Done;
+        }
         let phase = match now_ns.checked_sub(self.begin_ns) {
             None => Phase::WarmUp,
             Some(since_begin_ns) if since_begin_ns < self.measure_ns => Phase::Measuring,
@@ -177,17 +189,19 @@ impl Recorder {
     #[cold]
     fn enter(&mut self, phase: Phase, now_ns: u64) {
         self.phase = phase;
-        let cpu = CpuTimes::of_this_thread().map(|times| (now_ns, times));
+        let cpu = CpuTimes::of_this_thread();
+        let usage = Some(Usage { now_ns, cpu, allocations: allocations::count() });
         match phase {
             Phase::WarmUp => {}
-            Phase::Measuring => self.cpu_begin = cpu,
-            Phase::Done => self.cpu_end = cpu,
+            Phase::Measuring => self.begin = usage,
+            Phase::Done => self.end = usage,
         }
     }
 
     /// What was measured.
     pub fn finish(self) -> Recorded {
         let cpu = self.cpu_over_window();
+        let allocations = self.allocations_in_window();
         let [read, write, flush] = self.figures;
         Recorded {
             read,
@@ -196,16 +210,21 @@ impl Recorder {
             elapsed_ns: self.measure_ns,
             cpu_user_ns: cpu.map(|times| times.user_ns),
             cpu_system_ns: cpu.map(|times| times.system_ns),
+            allocations,
             seconds: self.seconds,
         }
+    }
+
+    fn allocations_in_window(&self) -> Option<u64> {
+        Some(self.end?.allocations?.saturating_sub(self.begin?.allocations?))
     }
 
     /// CPU time is taken at the first batches after the window opens and closes; it is scaled from the time
     /// between the two to the window, a correction of about one batch.
     fn cpu_over_window(&self) -> Option<CpuTimes> {
-        let (begin_ns, begin) = self.cpu_begin?;
-        let (end_ns, end) = self.cpu_end?;
-        let between_ns = end_ns.checked_sub(begin_ns).filter(|between_ns| *between_ns > 0)?;
+        let (begin, end) = (self.begin?, self.end?);
+        let between_ns = end.now_ns.checked_sub(begin.now_ns).filter(|between_ns| *between_ns > 0)?;
+        let (begin, end) = (begin.cpu?, end.cpu?);
         let scale = |used_ns: u64| {
             (u128::from(used_ns) * u128::from(self.measure_ns) / u128::from(between_ns)) as u64
         };
@@ -231,18 +250,15 @@ pub struct Recorded {
     pub cpu_user_ns: Option<u64>,
     /// System CPU of the measuring thread over the window.
     pub cpu_system_ns: Option<u64>,
+    /// Heap allocations within the window, where they are counted.
+    pub allocations: Option<u64>,
     /// One entry a second.
     pub seconds: Vec<Second>,
 }
 
 impl Recorded {
     /// Completes it with what only the arm knows.
-    pub fn into_outcome(
-        self,
-        io_path: String,
-        allocations: Option<u64>,
-        generations: Vec<u32>,
-    ) -> ArmOutcome {
+    pub fn into_outcome(self, io_path: String, generations: Vec<u32>) -> ArmOutcome {
         ArmOutcome {
             read: self.read,
             write: self.write,
@@ -250,7 +266,7 @@ impl Recorded {
             elapsed_ns: self.elapsed_ns,
             cpu_user_ns: self.cpu_user_ns,
             cpu_system_ns: self.cpu_system_ns,
-            allocations,
+            allocations: self.allocations,
             seconds: self.seconds,
             io_path,
             generations,
@@ -291,9 +307,9 @@ mod tests {
     fn phases_follow_the_clock_and_take_cpu_times() {
         let mut recorder = Recorder::new(10, 100);
         assert_eq!(recorder.advance(9), Phase::WarmUp);
-        assert!(recorder.cpu_begin.is_none());
+        assert!(recorder.begin.is_none());
         assert_eq!(recorder.advance(10), Phase::Measuring);
-        assert!(recorder.cpu_begin.is_some());
+        assert!(recorder.begin.is_some());
         assert_eq!(recorder.advance(109), Phase::Measuring);
         assert_eq!(recorder.advance(110), Phase::Done);
         assert!(recorder.finish().cpu_user_ns.is_some());

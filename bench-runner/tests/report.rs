@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bench_runner::measure::{ArmOutcome, ArmTask, OperationFigures, Second};
 use bench_runner::report;
 use bench_runner::results::{
-    ArmRun, DeviceFacts, Dropped, EnvironmentFacts, Manifest, MetricRow, Plan, ResultsError, RunData,
+    ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, ResultsError, RunData,
     RunFolder,
 };
 use hdrhistogram::Histogram;
@@ -171,7 +171,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
         }
     }
     folder.append_event("frequency_drop", "CPU 3 fell, \"2.1\" GHz").unwrap();
-    folder.finish(false).unwrap()
+    folder.finish(Ending::Complete).unwrap()
 }
 
 /// A small run folder of one workload in a temporary folder.
@@ -299,7 +299,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
     };
     run_folder.append_arm(&run).unwrap();
     run_folder.append_arm(&ArmRun { block: 2, outcome: None, ..run }).unwrap();
-    run_folder.finish(true).unwrap();
+    run_folder.finish(Ending::Interrupted).unwrap();
     let data = RunData::read(&path).unwrap();
     assert!(data.manifest.interrupted && !data.manifest.complete);
     let of_block = |block: Option<u32>, stat: &str| {
@@ -334,7 +334,7 @@ fn a_run_cut_short_still_gives_a_report() {
 fn a_run_stopped_before_its_first_arm_gives_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let run_folder = RunFolder::create(folder.path(), manifest(&["raw"], &["randread-4k"])).unwrap();
-    assert!(run_folder.finish(true).unwrap().is_empty());
+    assert!(run_folder.finish(Ending::Interrupted).unwrap().is_empty());
     let html = fs::read_to_string(report::write(folder.path()).unwrap()).unwrap();
     assert!(html.contains("was interrupted") && html.contains("nothing to compare"));
 }

@@ -95,7 +95,7 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, RingError> {
     let generations = std::mem::take(&mut driver.generations);
     drop(driver);
     drop(file);
-    Ok(recorder.finish().into_outcome(io_path, None, generations))
+    Ok(recorder.finish().into_outcome(io_path, generations))
 }
 
 /// What a slot's request is.

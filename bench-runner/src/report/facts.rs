@@ -22,15 +22,20 @@ pub(super) fn runner_cost(view: &View, page: &mut String) {
                    <th>share</th></tr>\n");
     for cost in view.runner_costs() {
         let depth = cost.queue_depth.unwrap_or_default();
-        let with_depth: Vec<&str> = view
+        // A depth that no workload of this run has is shown without a share.
+        let mut with_depth: Vec<Option<&str>> = view
             .workloads
             .iter()
             .filter(|(_, depths)| depths.contains(&depth))
-            .map(|(name, _)| *name)
+            .map(|(name, _)| Some(*name))
             .collect();
+        if with_depth.is_empty() {
+            with_depth.push(None);
+        }
         let mut class = " class=\"group\"";
         for workload in with_depth {
-            let p50_ns = view.value("raw", (workload, depth), "all", "latency", "p50");
+            let p50_ns =
+                workload.and_then(|workload| view.value("raw", (workload, depth), "all", "latency", "p50"));
             let share = match (cost.value, p50_ns) {
                 (Some(cost_ns), Some(p50_ns)) if cost_ns < p50_ns * SMALLEST_SHARE => {
                     "&lt; 0.01 %".to_string()
@@ -45,7 +50,7 @@ pub(super) fn runner_cost(view: &View, page: &mut String) {
                  <td>{}</td><td>{share}</td></tr>",
                 escape(&cost.arm),
                 shown(cost.value),
-                escape(workload),
+                workload.map_or(NOT_MEASURED.to_string(), escape),
                 shown(p50_ns)
             );
             class = "";

@@ -74,6 +74,11 @@ fn warnings(view: &View, page: &mut String) {
             "This run was interrupted: what it had measured by then is here, the rest of the plan is not."
                 .into(),
         );
+    } else if !manifest.complete && view.data.events.iter().any(|event| event.event == "failed") {
+        warn(
+            "This run ended with an error, which is in events.csv: what it had measured by then is here."
+                .into(),
+        );
     } else if !manifest.complete {
         warn(
             "This run did not end: the program is still running or was killed. What is here was measured."

@@ -37,9 +37,7 @@ impl RunFolder {
     /// made or written.
     pub fn create(path: &Path, manifest: Manifest) -> Result<Self, ResultsError> {
         fs::create_dir_all(path).map_err(ResultsError::io(path, "create"))?;
-        if fs::read_dir(path).map_err(ResultsError::io(path, "read"))?.next().is_some() {
-            return Err(ResultsError::NotEmpty { path: path.to_path_buf() });
-        }
+        Self::check_empty(path)?;
         let histograms = path.join(HISTOGRAM_FOLDER);
         fs::create_dir(&histograms).map_err(ResultsError::io(&histograms, "create"))?;
         let started_at = SystemTime::now();
@@ -63,6 +61,20 @@ impl RunFolder {
         };
         folder.manifest.save(&path.join(MANIFEST_FILE))?;
         Ok(folder)
+    }
+
+    /// Refuses a folder that holds anything, without making one.
+    ///
+    /// Errors: as for [`RunFolder::create`].
+    pub fn check_empty(path: &Path) -> Result<(), ResultsError> {
+        match fs::read_dir(path) {
+            Ok(mut entries) => match entries.next() {
+                Some(_) => Err(ResultsError::NotEmpty { path: path.to_path_buf() }),
+                None => Ok(()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(ResultsError::io(path, "read")(error)),
+        }
     }
 
     /// Where the folder is.
@@ -126,17 +138,28 @@ impl RunFolder {
     }
 
     /// Ends the run: pools the blocks from what the folder holds, appends and returns the pooled rows, and marks the
-    /// manifest. An interrupted run is never complete.
-    pub fn finish(mut self, interrupted: bool) -> Result<Vec<MetricRow>, ResultsError> {
+    /// manifest. Only a run that reached the end of its plan is complete.
+    pub fn finish(mut self, ending: Ending) -> Result<Vec<MetricRow>, ResultsError> {
         let data = RunData::read(&self.path)?;
         let pooled = pooled_rows(&data.runs, &data.metrics, &data.histograms, self.manifest.seed);
         self.metrics.append(&pooled)?;
         self.manifest.ended_utc = Some(rfc3339(SystemTime::now()));
-        self.manifest.interrupted = interrupted;
-        self.manifest.complete = !interrupted;
+        self.manifest.interrupted = ending == Ending::Interrupted;
+        self.manifest.complete = ending == Ending::Complete;
         self.manifest.save(&self.path.join(MANIFEST_FILE))?;
         Ok(pooled)
     }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything of the plan was measured.
+    Complete,
+    /// A signal stopped it.
+    Interrupted,
+    /// The device or the machine failed; `events.csv` says how.
+    Failed,
 }
 
 /// `name` with everything but letters, digits, `-` and `_` replaced, so that no name of an arm or workload can

@@ -19,7 +19,7 @@ mod utc;
 
 pub use arm_rows::ArmRun;
 pub use error::ResultsError;
-pub use folder::RunFolder;
+pub use folder::{Ending, RunFolder};
 pub use histogram_log::{RunHistograms, merged};
 pub use manifest::{DeviceFacts, Dropped, EnvironmentFacts, FORMAT_VERSION, Manifest, Plan};
 pub use pool::pooled_rows;

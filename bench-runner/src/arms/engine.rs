@@ -1,0 +1,276 @@
+//! The arms that go through the engine: a closed loop of tasks on its runtime, over a device or a volume.
+//!
+//! There are `queue_depth` tasks. Each takes the next operation of the shared stream, stamps its content, awaits
+//! the operation and records it; all are on the engine's own thread, so that nothing is locked and nothing is
+//! allocated once they run.
+//!
+//! **Latency**, as in [`ring`](super::ring). Completions that the runtime delivers in one turn share one reading
+//! of the clock, taken after that turn's wait has returned. Operations begun in one turn share a reading for each
+//! `ISSUE_BATCH` of them, taken before the first is begun and after its content was stamped. So a latency can
+//! look longer by the work of its neighbours, never shorter.
+//!
+//! **Durable workloads.** `durable-4k` on a bare device is a write and then a flush, one flush a writer; on a
+//! volume, and for `durable-4k-dsync` everywhere, it is one durable write.
+//!
+//! **Invariants.** Two writes of one place are never in flight together. All operations have completed when
+//! [`run`] returns.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use icecore::buf::Buf;
+use icecore::error::Error;
+use icecore::runtime::{Context, Runtime};
+use icecore_workloads::{Durability, InFlight, Operation, OperationKind, STAMP_BLOCK_BYTES, Stamper, Stream};
+
+use super::target::Target;
+use crate::failure::Failure;
+use crate::measure::{ArmOutcome, ArmTask};
+use crate::recorder::{Clock, Phase, RecordKind, Recorder};
+
+/// Operations that share one reading of the clock when they are begun: as many as the runtime hands over to the
+/// kernel together, so that no reading is older than its batch.
+const ISSUE_BATCH: u32 = 8;
+
+/// What a write's buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The stamp of its place and generation.
+    Stamped,
+    /// Whatever it held: to see what the loop costs without the content.
+    AsItIs,
+}
+
+/// Runs one measurement on this runtime.
+///
+/// # Errors
+/// The first operation that fails, or a span that is too short for the workload.
+pub(crate) fn run<T: Target>(
+    runtime: &Runtime,
+    target: T,
+    task: &ArmTask,
+    content: Content,
+) -> Result<ArmOutcome, Failure> {
+    let context = runtime.context();
+    let shared = Rc::new(RefCell::new(Shared::new(context.clone(), task, content)?));
+    let mut workers = Vec::with_capacity(task.queue_depth as usize);
+    for slot in 0..task.queue_depth as usize {
+        workers.push(Worker::new(slot, &shared, target.clone(), task, content)?);
+    }
+    shared.borrow_mut().clock = Clock::start();
+    let tasks: Vec<_> = workers.into_iter().map(|worker| context.spawn(worker.work())).collect();
+    runtime.block_on(async {
+        for task in tasks {
+            task.await;
+        }
+    });
+    let shared = match Rc::try_unwrap(shared) {
+        Ok(shared) => shared.into_inner(),
+        Err(_) => unreachable!("every worker has ended and given its share up"),
+    };
+    match shared.failed {
+        Some(error) => Err(error.into()),
+        None => {
+            let io_path = format!("{}, O_DIRECT", context.io_path());
+            Ok(shared.recorder.finish().into_outcome(io_path, shared.generations))
+        }
+    }
+}
+
+/// What the tasks of one measurement share.
+struct Shared {
+    context: Context,
+    clock: Clock,
+    stream: Stream,
+    in_flight: InFlight,
+    stamper: Stamper,
+    content: Content,
+    generations: Vec<u32>,
+    recorder: Recorder,
+    /// The turn that the readings below belong to.
+    turn: u64,
+    now_ns: u64,
+    issue_ns: u64,
+    /// Operations that may still share `issue_ns`.
+    issue_left: u32,
+    done: bool,
+    failed: Option<Error>,
+}
+
+impl Shared {
+    fn new(context: Context, task: &ArmTask, content: Content) -> Result<Self, Failure> {
+        let stream = Stream::new(&task.workload, task.span_bytes, task.seed)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        let blocks = (task.span_bytes / STAMP_BLOCK_BYTES as u64) as usize;
+        let turn = context.turns();
+        Ok(Self {
+            context,
+            clock: Clock::start(),
+            stream,
+            in_flight: InFlight::new(task.queue_depth as usize),
+            stamper: Stamper::new(task.seed),
+            content,
+            generations: if task.workload.writes() { vec![0; blocks] } else { Vec::new() },
+            recorder: Recorder::new(task.warmup_ns, task.measure_ns),
+            turn,
+            now_ns: 0,
+            issue_ns: 0,
+            issue_left: 0,
+            done: false,
+            failed: None,
+        })
+    }
+
+    /// The next operation of this slot with its issue time, its content in the buffer; `None` when it is over.
+    #[inline]
+    fn next(&mut self, slot: usize, write_buf: Option<&mut Buf>) -> Option<(Operation, u64)> {
+        if self.done {
+            return None;
+        }
+        let operation = loop {
+            let operation = self.stream.next_operation();
+            if operation.kind == OperationKind::Read || self.in_flight.claim(slot, operation.offset_bytes) {
+                break operation;
+            }
+        };
+        if operation.kind == OperationKind::Write
+            && self.content == Content::Stamped
+            && let Some(buf) = write_buf
+        {
+            self.stamp(&operation, buf);
+        }
+        Some((operation, self.issue_time_ns()))
+    }
+
+    #[inline]
+    fn stamp(&mut self, operation: &Operation, buf: &mut [u8]) {
+        let first_block = (operation.offset_bytes / STAMP_BLOCK_BYTES as u64) as usize;
+        let blocks = operation.len_bytes as usize / STAMP_BLOCK_BYTES;
+        let written = &mut self.generations[first_block..first_block + blocks];
+        // Operations are aligned to their length, so that the blocks of one are always written together.
+        let generation = written[0] + 1;
+        written.fill(generation);
+        self.stamper.stamp(buf, operation.offset_bytes, generation);
+    }
+
+    /// The time before an operation that is about to be begun.
+    #[inline]
+    fn issue_time_ns(&mut self) -> u64 {
+        self.see_turn();
+        if self.issue_left == 0 {
+            self.issue_ns = self.clock.now_ns();
+            self.issue_left = ISSUE_BATCH;
+        }
+        self.issue_left -= 1;
+        self.issue_ns
+    }
+
+    /// Reads the clock if the runtime has waited since.
+    #[inline]
+    fn see_turn(&mut self) {
+        let turn = self.context.turns();
+        if turn != self.turn {
+            self.turn = turn;
+            self.now_ns = self.clock.now_ns();
+            self.issue_left = 0;
+            self.done |= self.recorder.advance(self.now_ns) == Phase::Done;
+        }
+    }
+
+    /// Counts an operation that completed in this turn.
+    #[inline]
+    fn complete(&mut self, slot: usize, operation: &Operation, issued_ns: u64) {
+        self.see_turn();
+        let kind = match operation.kind {
+            OperationKind::Read => RecordKind::Read,
+            OperationKind::Write => RecordKind::Write,
+        };
+        self.recorder.record(kind, issued_ns, self.now_ns, u64::from(operation.len_bytes));
+        self.in_flight.release(slot);
+    }
+
+    #[inline]
+    fn complete_flush(&mut self, issued_ns: u64) {
+        self.see_turn();
+        self.recorder.record(RecordKind::Flush, issued_ns, self.now_ns, 0);
+    }
+
+    #[cold]
+    fn fail(&mut self, error: Error) {
+        self.done = true;
+        self.failed.get_or_insert(error);
+    }
+}
+
+/// One of the requests (writers) kept going.
+struct Worker<T> {
+    slot: usize,
+    shared: Rc<RefCell<Shared>>,
+    target: T,
+    /// A read overwrites its buffer, a write needs the filler in it: a mixed workload has both.
+    read_buf: Option<Buf>,
+    write_buf: Option<Buf>,
+    /// Whether a durable write is a write and then a flush.
+    flushes_apart: bool,
+}
+
+impl<T: Target> Worker<T> {
+    fn new(
+        slot: usize,
+        shared: &Rc<RefCell<Shared>>,
+        target: T,
+        task: &ArmTask,
+        content: Content,
+    ) -> Result<Self, Failure> {
+        let state = shared.borrow();
+        let get = |wanted: bool| {
+            let buffers = state.context.buffers();
+            wanted.then(|| buffers.get(task.workload.operation_bytes as usize)).transpose()
+        };
+        let read_buf = get(task.workload.reads())?;
+        let mut write_buf = get(task.workload.writes())?;
+        if let Some(buf) = &mut write_buf
+            && content == Content::Stamped
+        {
+            state.stamper.prepare(buf);
+        }
+        let flushes_apart = T::FLUSHES_APART && task.workload.durability == Durability::WriteThenFlush;
+        Ok(Self { slot, shared: Rc::clone(shared), target, read_buf, write_buf, flushes_apart })
+    }
+
+    async fn work(mut self) {
+        loop {
+            let next = self.shared.borrow_mut().next(self.slot, self.write_buf.as_mut());
+            let Some((operation, issued_ns)) = next else { return };
+            let result = match operation.kind {
+                OperationKind::Read => self.read(&operation).await,
+                OperationKind::Write => self.write(&operation).await,
+            };
+            match result {
+                Ok(()) => self.shared.borrow_mut().complete(self.slot, &operation, issued_ns),
+                Err(error) => return self.shared.borrow_mut().fail(error),
+            }
+        }
+    }
+
+    async fn read(&mut self, operation: &Operation) -> Result<(), Error> {
+        let Some(buf) = self.read_buf.take() else { unreachable!("a workload that reads has a read buffer") };
+        let (result, buf) = self.target.read(operation.offset_bytes, buf).await;
+        self.read_buf = Some(buf);
+        result
+    }
+
+    async fn write(&mut self, operation: &Operation) -> Result<(), Error> {
+        let Some(buf) = self.write_buf.take() else { unreachable!("a workload that writes has a buffer") };
+        let durable = operation.durable && !self.flushes_apart;
+        let (result, buf) = self.target.write(operation.offset_bytes, buf, durable).await;
+        self.write_buf = Some(buf);
+        result?;
+        if operation.durable && self.flushes_apart {
+            let issued_ns = self.shared.borrow_mut().issue_time_ns();
+            self.target.flush().await?;
+            self.shared.borrow_mut().complete_flush(issued_ns);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! The device under test, held exclusively for the whole run, with the runtime that the engine's arms share.
+
+use std::path::{Path, PathBuf};
+
+use icecore::buf::BufPoolOptions;
+use icecore::device::{self, Access, Caching, Device, Identity, signature};
+use icecore::pool::layout::Layout;
+use icecore::runtime::{Runtime, RuntimeOptions};
+use icecore::units::ByteOffset;
+use icecore::volume::{CreateOptions, Volume};
+
+use crate::content;
+use crate::failure::Failure;
+
+/// Buffer memory that superblocks, signatures and rounding need beside the operations'.
+const OTHER_BUFFER_BYTES: usize = 4 << 20;
+/// Buffers are given out in powers of two; each size class of the operations is counted by itself.
+const BUFFER_KINDS_4K: usize = 2;
+
+/// A claimed device and its runtime.
+#[derive(Debug)]
+pub struct Bench {
+    // Before the runtime: a device is dropped while its runtime lives.
+    device: Device,
+    runtime: Runtime,
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl Bench {
+    /// Claims a device or file whose contents may be lost; `destroy` is what the caller wrote.
+    ///
+    /// # Errors
+    /// Every refusal of [`Device::claim`].
+    pub fn claim(
+        path: &Path,
+        destroy: Option<&str>,
+        queue_depth_max: u32,
+        force: bool,
+    ) -> Result<Self, Failure> {
+        let runtime = runtime(queue_depth_max)?;
+        let device = Device::claim(runtime.context(), path, destroy, Caching::Direct)?;
+        let bench = Self { device, runtime, path: path.to_owned(), identity: Identity::of(path)? };
+        if !force {
+            let found = bench.runtime.block_on(signature_of(&bench.device))?;
+            if let Some(signature) = found {
+                return Err(signature.refusal().on(path.display().to_string()).into());
+            }
+        }
+        Ok(bench)
+    }
+
+    /// Makes a file of `size_bytes` and claims it.
+    ///
+    /// # Errors
+    /// As [`Bench::claim`], and what the system says to the file.
+    pub fn create(path: &Path, size_bytes: u64, queue_depth_max: u32) -> Result<Self, Failure> {
+        device::create_file(path, size_bytes)?;
+        Self::claim_own(path, queue_depth_max)
+    }
+
+    /// Claims a file that this program has made.
+    ///
+    /// # Errors
+    /// As [`Bench::claim`].
+    pub fn claim_own(path: &Path, queue_depth_max: u32) -> Result<Self, Failure> {
+        let own = Identity::of(path)?.destroy_argument();
+        Self::claim(path, Some(&own), queue_depth_max, true)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The runtime it belongs to.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The path as given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serial and size.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// First byte and length of the largest data span.
+    ///
+    /// # Errors
+    /// The device is too small for a volume.
+    pub fn data_area(&self) -> Result<(u64, u64), Failure> {
+        data_area(self.identity.size_bytes, self.path())
+    }
+}
+
+/// First byte and length of the largest data span on a device of this size.
+///
+/// # Errors
+/// The device is too small for a volume.
+pub fn data_area(device_bytes: u64, path: &Path) -> Result<(u64, u64), Failure> {
+    let region_bytes = CreateOptions::new(icecore::store::Backend::Direct).region_bytes;
+    let layout = Layout::plan(device_bytes, None, u64::from(region_bytes))
+        .map_err(|error| error.on(path.display().to_string()))?;
+    Ok((layout.data.offset.get(), layout.data.bytes.get()))
+}
+
+/// A runtime with registered buffers for that many operations of either size.
+pub(crate) fn runtime(queue_depth_max: u32) -> Result<Runtime, Failure> {
+    let depth = queue_depth_max as usize;
+    let arena_bytes = depth.max(content::TRANSFERS_IN_FLIGHT) * content::TRANSFER_BYTES
+        + BUFFER_KINDS_4K * depth * 4096
+        + OTHER_BUFFER_BYTES;
+    let limit_bytes = 2 * arena_bytes + BufPoolOptions::default().limit_bytes;
+    Ok(Runtime::new(RuntimeOptions {
+        operations_max: (2 * depth).max(RuntimeOptions::default().operations_max),
+        buffers: BufPoolOptions { arena_bytes, limit_bytes, ..BufPoolOptions::default() },
+        ..RuntimeOptions::default()
+    })?)
+}
+
+/// Opens a device to look at it.
+///
+/// # Errors
+/// As [`Device::open`].
+pub(crate) fn open_read_only(runtime: &Runtime, path: &Path) -> Result<Device, Failure> {
+    Ok(Device::open(runtime.context(), path, Access::ReadOnly, Caching::Direct)?)
+}
+
+/// Somebody else's signature on the device; a volume of ours is none, its data may look like anything.
+pub(crate) async fn signature_of(
+    device: &Device,
+) -> Result<Option<signature::Signature>, icecore::error::Error> {
+    use icecore::device::{Cause, Io};
+    if Volume::inspect(device).await.is_ok() {
+        return Ok(None);
+    }
+    let geometry = device.geometry();
+    let size_bytes = geometry.size_bytes - geometry.size_bytes % u64::from(geometry.logical_block_bytes);
+    let mut pieces = Vec::new();
+    for piece in signature::pieces(size_bytes) {
+        let buf = device.context().buffers().get((piece.end - piece.start) as usize)?;
+        let (result, buf) = device.read(ByteOffset(piece.start), buf, Io::of(Cause::Metadata)).await;
+        result?;
+        pieces.push(buf);
+    }
+    Ok(signature::probe_pieces(size_bytes, &pieces[0], &pieces[1]))
+}

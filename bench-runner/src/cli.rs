@@ -1,0 +1,120 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures what each way of keeping a volume costs on your own disks.
+#[derive(Debug, Parser)]
+#[command(name = "bench-runner", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See in three minutes what this disk does bare and through the engine, on a scratch file.
+    Quick(QuickOptions),
+    /// Measure a device or file.
+    Run(RunOptions),
+    /// Say what `run` would do, and the exact --destroy argument. Writes nothing.
+    Plan(RunOptions),
+    /// Make the report of a run folder again.
+    Report {
+        /// The run folder.
+        folder: PathBuf,
+    },
+    /// Look at this machine: io_uring, direct I/O, flush cost, and what the runner itself costs.
+    Doctor(DoctorOptions),
+}
+
+impl Command {
+    /// Whether stdout is for a program.
+    pub fn json(&self) -> bool {
+        match self {
+            Command::Quick(options) => options.json,
+            Command::Run(options) | Command::Plan(options) => options.json,
+            Command::Doctor(options) => options.json,
+            Command::Report { .. } => false,
+        }
+    }
+}
+
+/// Options of `quick`.
+#[derive(Args, Debug)]
+pub struct QuickOptions {
+    /// Folder of the results; must be empty [default: results/local/<UTC>].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Folder of the 1 GiB scratch file, on the disk to be measured.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub scratch: PathBuf,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `run` and `plan`.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Block device or file.
+    #[arg(long, value_name = "PATH")]
+    pub device: PathBuf,
+    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    #[arg(long, value_name = "SERIAL:BYTES")]
+    pub destroy: Option<String>,
+    /// Make a file of this size if the device does not exist.
+    #[arg(long, value_name = "BYTES")]
+    pub create: Option<u64>,
+    /// Overwrite somebody else's file system or label on the device.
+    #[arg(long)]
+    pub force: bool,
+    /// Arms: ring, fio, direct; raw always runs beside them.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
+    pub backend: Vec<String>,
+    /// randread-4k, randwrite-4k, seqread-1m, seqwrite-1m, mixed-4k, durable-4k, durable-4k-dsync.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "randread-4k,randwrite-4k")]
+    pub workload: Vec<String>,
+    /// Requests in flight; for durable workloads, independent writers.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,32",
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub queue_depth: Vec<u32>,
+    /// Measured seconds of each arm.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Seconds under load before that.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub warmup: u64,
+    /// Blocks: how often every arm is repeated.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeats: u32,
+    /// Seed of addresses, content and order; random, and printed, if not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder of the results; must be empty [default: results/local/<UTC>].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Length of the data span; 1 GiB, or what the device has, if not given.
+    #[arg(long, value_name = "BYTES")]
+    pub span: Option<u64>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorOptions {
+    /// Block device or file to look at; it is only read.
+    #[arg(long, value_name = "PATH", conflicts_with = "scratch")]
+    pub device: Option<PathBuf>,
+    /// Folder for a small scratch file, to measure what a flush costs there.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub scratch: PathBuf,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,204 @@
+//! What a run would do, worked out without writing anything.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use icecore::device::{Identity, safety};
+use icecore::error::Reason;
+use icecore_workloads::Workload;
+use serde_json::{Value, json};
+
+use crate::arms::Arm;
+use crate::bench::{self, data_area};
+use crate::cli::RunOptions;
+use crate::failure::{EXIT_OK, Failure};
+use crate::suite::{SuitePlan, time_text};
+
+/// The span if none is given. Every arm fills and compares all of it, so that a larger one costs more time than
+/// the measurement; a smaller one fits into the caches of many devices.
+const SPAN_BYTES_DEFAULT: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+/// Bytes a second at which a plan assumes that a span is filled and compared, for the duration it tells.
+const ASSUMED_BYTES_PER_SECOND: u64 = 500_000_000;
+
+/// The options of a run, understood.
+#[derive(Clone, Debug)]
+pub struct Request {
+    plan: SuitePlan,
+    span_bytes: Option<u64>,
+}
+
+impl Request {
+    /// Understands names and numbers; looks at no device.
+    ///
+    /// # Errors
+    /// A usage failure that lists what there is.
+    pub fn parse(options: &RunOptions) -> Result<Self, Failure> {
+        let mut arms = vec![Arm::Raw];
+        for name in &options.backend {
+            let arm = Arm::from_name(name)?;
+            if !arms.contains(&arm) {
+                arms.push(arm);
+            }
+        }
+        let mut cells: Vec<(Workload, u32)> = Vec::new();
+        for name in &options.workload {
+            let workload = Workload::from_name(name)?;
+            for depth in &options.queue_depth {
+                if !cells.contains(&(workload, *depth)) {
+                    cells.push((workload, *depth));
+                }
+            }
+        }
+        if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
+            return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
+        }
+        let plan = SuitePlan {
+            arms,
+            cells,
+            repeats: options.repeats,
+            warmup_ns: options.warmup * 1_000_000_000,
+            measure_ns: options.seconds * 1_000_000_000,
+            seed: options.seed.unwrap_or_else(random_seed),
+            span_offset_bytes: 0,
+            span_bytes: 0,
+        };
+        Ok(Self { plan, span_bytes: options.span })
+    }
+
+    /// The deepest queue.
+    pub fn queue_depth_max(&self) -> u32 {
+        self.plan.queue_depth_max()
+    }
+
+    /// The plan on a device of this size.
+    ///
+    /// # Errors
+    /// The device or the span is too small.
+    pub fn on(&self, path: &Path, device_bytes: u64) -> Result<SuitePlan, Failure> {
+        let (span_offset_bytes, data_bytes) = data_area(device_bytes, path)?;
+        let largest = data_bytes - data_bytes % MIB;
+        let span_bytes = self.span_bytes.unwrap_or(largest.min(SPAN_BYTES_DEFAULT));
+        if span_bytes > largest || span_bytes == 0 {
+            let name = path.display();
+            return Err(Failure::usage(format!(
+                "{name} has room for a span of {largest} bytes, not {span_bytes}"
+            )));
+        }
+        let plan = SuitePlan { span_offset_bytes, span_bytes, ..self.plan.clone() };
+        plan.check()?;
+        Ok(plan)
+    }
+}
+
+/// A seed nobody chose.
+pub(crate) fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hashers are seeded by the system.
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u128(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos()));
+    // Short enough to be typed again.
+    hasher.finish() >> 32
+}
+
+/// About how long the plan takes.
+pub(crate) fn duration(plan: &SuitePlan) -> Duration {
+    let span = Duration::from_nanos(
+        u64::try_from(u128::from(plan.span_bytes) * 2_000_000_000 / u128::from(ASSUMED_BYTES_PER_SECOND))
+            .unwrap_or(u64::MAX),
+    );
+    (Duration::from_nanos(plan.warmup_ns + plan.measure_ns) + span) * plan.runs() as u32
+}
+
+/// Bytes that filling alone writes; the workloads' own writes come to that.
+fn filled_bytes(plan: &SuitePlan) -> u64 {
+    plan.span_bytes * plan.runs() as u64
+}
+
+/// The plan in one sentence, for stderr.
+pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
+    format!(
+        "{}: {} blocks of {} arms on {} workloads and depths, span of {} bytes from byte {}, seed {}; about {}, {} bytes \
+         of filling",
+        path.display(),
+        plan.repeats,
+        plan.arms.len(),
+        plan.cells.len(),
+        plan.span_bytes,
+        plan.span_offset_bytes,
+        plan.seed,
+        time_text(duration(plan)),
+        filled_bytes(plan),
+    )
+}
+
+/// The `plan` command.
+///
+/// # Errors
+/// The options are wrong or the device cannot be looked at. That a run would be refused is part of the answer.
+pub fn tell(options: &RunOptions) -> Result<i32, Failure> {
+    let object = describe(options)?;
+    if options.json {
+        println!("{object}");
+        return Ok(EXIT_OK);
+    }
+    for (name, value) in object.as_object().into_iter().flatten() {
+        match value {
+            Value::String(text) => println!("{name}: {text}"),
+            other => println!("{name}: {other}"),
+        }
+    }
+    Ok(EXIT_OK)
+}
+
+fn describe(options: &RunOptions) -> Result<Value, Failure> {
+    let request = Request::parse(options)?;
+    let path = &options.device;
+    let (size_bytes, mut object) = match (Identity::of(path), options.create) {
+        (Ok(identity), _) => (identity.size_bytes, existing(path, &identity)?),
+        (Err(error), Some(size_bytes)) if *error.reason() == Reason::NotFound => {
+            (size_bytes, json!({ "exists": false, "created_bytes": size_bytes }))
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    let plan = request.on(path, size_bytes)?;
+    let cells: Vec<String> =
+        plan.cells.iter().map(|(workload, depth)| format!("{} depth {depth}", workload.name())).collect();
+    let extra = json!({
+        "device": path.display().to_string(),
+        "size_bytes": size_bytes,
+        "arms": plan.arms.iter().map(|arm| arm.name()).collect::<Vec<_>>(),
+        "workloads": cells,
+        "repeats": plan.repeats,
+        "span_offset_bytes": plan.span_offset_bytes,
+        "span_bytes": plan.span_bytes,
+        "filled_bytes": filled_bytes(&plan),
+        "duration_s": duration(&plan).as_secs(),
+        "seed": plan.seed,
+    });
+    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
+        object.extend(extra);
+    }
+    Ok(object)
+}
+
+fn existing(path: &Path, identity: &Identity) -> Result<Value, Failure> {
+    let in_use = safety::refuse_if_in_use(path).err().map(|error| error.to_string());
+    let runtime = bench::runtime(1)?;
+    let device = bench::open_read_only(&runtime, path)?;
+    let signature = runtime.block_on(bench::signature_of(&device))?;
+    Ok(json!({
+        "exists": true,
+        "serial": identity.serial,
+        "destroy": identity.destroy_argument(),
+        "destroy_argument": format!("--destroy {}", shell_word(&identity.destroy_argument())),
+        "in_use": in_use,
+        "signature": signature.map(|signature| format!("{} at byte {}", signature.name, signature.at)),
+    }))
+}
+
+/// The text as one word of a shell.
+fn shell_word(text: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_.:/".contains(character);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}

@@ -1,0 +1,260 @@
+//! `quick`: what this disk does bare and through the engine, in three minutes, on a scratch file.
+//!
+//! The file is written in full before anything is measured: a preallocated, unwritten one would measure how the
+//! file system converts extents. Writing it, reading a part back and flushing a few times tell how fast the disk is,
+//! and from that follow the span, the measured time and how many of the workloads fit.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use icecore::device::sys;
+use icecore::store::Backend;
+use icecore_workloads::Workload;
+
+use crate::arms::Arm;
+use crate::arms::target::{Bare, Target};
+use crate::bench::Bench;
+use crate::failure::Failure;
+use crate::results::Dropped;
+use crate::scratch::Scratch;
+use crate::session::{self, Session};
+use crate::suite::{SuitePlan, time_text};
+use crate::{content, plan};
+
+const MIB: u64 = 1 << 20;
+const SCRATCH_BYTES: u64 = 1 << 30;
+/// What is read back to see how fast the disk reads.
+const CALIBRATION_BYTES: u64 = 256 * MIB;
+/// Durable writes to see what a flush costs.
+const CALIBRATION_FLUSHES: u32 = 8;
+/// The whole of `quick` is to fit into this.
+const BUDGET: Duration = Duration::from_secs(180);
+/// For the runner's own cost, the pooling and the report.
+const RESERVE: Duration = Duration::from_secs(14);
+/// Blocks: the fewest whose range comes near a 95 % interval.
+const REPEATS: u32 = 5;
+/// Blocks on a disk so slow that one workload would not fit otherwise.
+const REPEATS_SLOW: u32 = 3;
+const WARMUP: Duration = Duration::from_millis(100);
+const MEASURE_MIN: Duration = Duration::from_millis(500);
+const MEASURE_MAX: Duration = Duration::from_secs(2);
+/// The span is as large as filling and comparing it in this time allows.
+const PRIMING_MAX: Duration = Duration::from_millis(400);
+const SPAN_BYTES_MIN: u64 = 64 * MIB;
+/// Flushes that formatting, filling, opening and closing make for one arm, rounded up.
+const FLUSHES_AN_ARM: u32 = 16;
+/// What an arm takes beside all that.
+const OVERHEAD: Duration = Duration::from_millis(20);
+
+/// Workloads and depths, the most telling first: what does not fit is dropped from the end.
+const CELLS: [(&str, u32); 10] = [
+    ("randread-4k", 32),
+    ("randwrite-4k", 32),
+    ("durable-4k", 1),
+    ("seqread-1m", 32),
+    ("seqwrite-1m", 32),
+    ("randread-4k", 1),
+    ("randwrite-4k", 1),
+    ("durable-4k", 32),
+    ("seqread-1m", 1),
+    ("seqwrite-1m", 1),
+];
+
+/// Measures on a scratch file in this folder and leaves a run folder.
+///
+/// # Errors
+/// The file system has no direct I/O or keeps nothing, the disk is full, or the results cannot be written.
+pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
+    let started = Instant::now();
+    refuse_memory(folder)?;
+    let scratch = Scratch::create(folder, SCRATCH_BYTES)?;
+    let depth_max = CELLS.iter().map(|(_, depth)| *depth).max().unwrap_or(1);
+    let bench = Bench::claim_own(scratch.path(), depth_max)?;
+    let seed = plan::random_seed();
+    eprintln!("writing {} bytes to {}", SCRATCH_BYTES, scratch.path().display());
+    let speed = calibrate(&bench, seed).map_err(|failure| name_folder(failure, folder))?;
+    let (span_offset_bytes, data_bytes) = bench.data_area()?;
+    let fitted = fit(&speed, BUDGET.saturating_sub(started.elapsed() + RESERVE), data_bytes);
+    for dropped in &fitted.dropped {
+        eprintln!("left out: {}: {}", dropped.what, dropped.why);
+    }
+    let cells: Result<Vec<_>, Failure> =
+        fitted.cells.iter().map(|(name, depth)| Ok((Workload::from_name(name)?, *depth))).collect();
+    let plan = SuitePlan {
+        arms: vec![Arm::Ring, Arm::Raw, Arm::Engine(Backend::Direct)],
+        cells: cells?,
+        repeats: fitted.repeats,
+        warmup_ns: WARMUP.as_nanos() as u64,
+        measure_ns: fitted.measure.as_nanos() as u64,
+        seed,
+        span_offset_bytes,
+        span_bytes: fitted.span_bytes,
+    };
+    eprintln!(
+        "{} workloads and depths, {} blocks of 3 arms, {} ms each on a span of {} MiB, seed {seed}; about {}",
+        plan.cells.len(),
+        plan.repeats,
+        fitted.measure.as_millis(),
+        plan.span_bytes / MIB,
+        time_text(fitted.duration),
+    );
+    session::run(&bench, &plan, out, fitted.dropped, &mut |_, _| {})
+}
+
+/// What is kept in memory shows nothing of a disk, and durability least of all.
+fn refuse_memory(folder: &Path) -> Result<(), Failure> {
+    let folder_name = folder.display();
+    if !folder.is_dir() {
+        return Err(Failure::environment(format!(
+            "{folder_name} is not a folder: pass --scratch with one that is"
+        )));
+    }
+    let name = sys::filesystem_name(folder);
+    if ["tmpfs", "ramfs"].contains(&name.as_str()) {
+        return Err(Failure::environment(format!(
+            "{folder_name} is on {name}, which keeps files in memory: pass --scratch with a folder on a disk"
+        )));
+    }
+    Ok(())
+}
+
+fn name_folder(failure: Failure, folder: &Path) -> Failure {
+    let message =
+        format!("{}; the scratch file in {} needs {SCRATCH_BYTES} bytes", failure.message, folder.display());
+    Failure { message, ..failure }
+}
+
+/// How fast a disk is.
+#[derive(Clone, Copy, Debug)]
+struct Speed {
+    write_bytes_per_s: f64,
+    read_bytes_per_s: f64,
+    flush: Duration,
+}
+
+fn calibrate(bench: &Bench, seed: u64) -> Result<Speed, Failure> {
+    let bare = Bare::new(bench.device(), 0);
+    let begun = Instant::now();
+    content::fill(bench.runtime(), &bare, SCRATCH_BYTES, seed)?;
+    let writing = begun.elapsed();
+    let begun = Instant::now();
+    if let Err(wrong) = content::compare(bench.runtime(), &bare, CALIBRATION_BYTES, seed, &[])? {
+        let path = bench.path().display();
+        return Err(Failure::environment(format!("{path} does not hold what was written: {wrong}")));
+    }
+    let reading = begun.elapsed();
+    let begun = Instant::now();
+    bench.runtime().block_on(async {
+        let mut buf = bench.runtime().context().buffers().zeroed(4096)?;
+        for _ in 0..CALIBRATION_FLUSHES {
+            let (written, back) = bare.write(0, buf, true).await;
+            written?;
+            buf = back;
+        }
+        Ok::<(), icecore::error::Error>(())
+    })?;
+    Ok(Speed {
+        write_bytes_per_s: SCRATCH_BYTES as f64 / writing.as_secs_f64(),
+        read_bytes_per_s: CALIBRATION_BYTES as f64 / reading.as_secs_f64(),
+        flush: begun.elapsed() / CALIBRATION_FLUSHES,
+    })
+}
+
+/// What fits into the time there is.
+#[derive(Debug)]
+struct Fitted {
+    cells: Vec<(&'static str, u32)>,
+    repeats: u32,
+    measure: Duration,
+    span_bytes: u64,
+    duration: Duration,
+    dropped: Vec<Dropped>,
+}
+
+fn fit(speed: &Speed, budget: Duration, data_bytes: u64) -> Fitted {
+    const ARMS: u32 = 3;
+    let priming = |span_bytes: u64| {
+        let bytes = span_bytes as f64;
+        Duration::from_secs_f64(bytes / speed.write_bytes_per_s + bytes / speed.read_bytes_per_s)
+    };
+    let mut span_bytes = SPAN_BYTES_MIN;
+    while 2 * span_bytes <= data_bytes && priming(2 * span_bytes) <= PRIMING_MAX {
+        span_bytes *= 2;
+    }
+    let beside = WARMUP + priming(span_bytes) + speed.flush * FLUSHES_AN_ARM + OVERHEAD;
+    let cells_that_fit = |repeats: u32| {
+        let cell = (beside + MEASURE_MIN) * ARMS * repeats;
+        ((budget.as_secs_f64() / cell.as_secs_f64()) as usize).min(CELLS.len())
+    };
+    let repeats = if cells_that_fit(REPEATS) > 0 { REPEATS } else { REPEATS_SLOW };
+    let count = cells_that_fit(repeats).max(1);
+    let runs = count as u32 * ARMS * repeats;
+    let measure = (budget / runs).saturating_sub(beside).clamp(MEASURE_MIN, MEASURE_MAX);
+    // To whole hundredths of a second, so that the figure reads well.
+    let measure = Duration::from_millis(measure.as_millis() as u64 / 10 * 10);
+    let mut dropped: Vec<Dropped> = CELLS[count..]
+        .iter()
+        .map(|(name, depth)| Dropped {
+            what: format!("{name} at depth {depth}"),
+            why: "does not fit into three minutes on this disk".to_owned(),
+        })
+        .collect();
+    if repeats < REPEATS {
+        dropped.push(Dropped {
+            what: format!("{} of {REPEATS} blocks", REPEATS - repeats),
+            why: "the disk is too slow for more in three minutes".to_owned(),
+        });
+    }
+    if span_bytes < data_bytes - data_bytes % MIB {
+        dropped.push(Dropped {
+            what: format!("all but the first {} MiB of the scratch file's data area", span_bytes / MIB),
+            why: "each arm fills and compares its whole span".to_owned(),
+        });
+    }
+    Fitted {
+        cells: CELLS[..count].to_vec(),
+        repeats,
+        measure,
+        span_bytes,
+        duration: (beside + measure) * runs,
+        dropped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA_BYTES: u64 = 1000 * MIB;
+    const MINUTES: Duration = Duration::from_secs(160);
+
+    fn speed(megabytes_per_s: f64, flush_us: u64) -> Speed {
+        Speed {
+            write_bytes_per_s: megabytes_per_s * 1e6,
+            read_bytes_per_s: megabytes_per_s * 1.2e6,
+            flush: Duration::from_micros(flush_us),
+        }
+    }
+
+    #[test]
+    fn a_fast_disk_gets_every_workload_and_a_long_span() {
+        let fitted = fit(&speed(4_000.0, 100), MINUTES, DATA_BYTES);
+        assert_eq!((fitted.cells.len(), fitted.repeats, fitted.span_bytes), (CELLS.len(), 5, 512 * MIB));
+        assert!(fitted.measure >= MEASURE_MIN && fitted.duration <= MINUTES, "{fitted:?}");
+        assert_eq!(fitted.dropped.len(), 1, "{:?}", fitted.dropped);
+    }
+
+    #[test]
+    fn a_slow_disk_drops_workloads_and_says_which() {
+        let fitted = fit(&speed(150.0, 8_000), MINUTES, DATA_BYTES);
+        assert!(fitted.cells.len() < CELLS.len() && !fitted.cells.is_empty());
+        assert_eq!(fitted.cells.len() + fitted.dropped.len(), CELLS.len() + 1);
+        assert!(fitted.duration <= MINUTES, "{fitted:?}");
+    }
+
+    #[test]
+    fn even_the_slowest_disk_measures_something() {
+        let fitted = fit(&speed(5.0, 50_000), Duration::from_secs(20), DATA_BYTES);
+        assert_eq!((fitted.cells.len(), fitted.repeats), (1, REPEATS_SLOW));
+    }
+}

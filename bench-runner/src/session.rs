@@ -1,0 +1,108 @@
+//! One run from a claimed device to its report: folder, runner's cost, suite, pooling, report, exit code.
+
+use std::path::{Path, PathBuf};
+
+use crate::bench::Bench;
+use crate::content::PRECONDITIONING;
+use crate::environment;
+use crate::failure::{EXIT_INVALID_RUN, EXIT_OK, Failure};
+use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder};
+use crate::suite::{self, AfterArm, SuitePlan};
+use crate::{interrupt, report, runner_cost};
+
+/// Depths at which the runner's own cost is always measured, beside those of the plan.
+const COST_DEPTHS: [u32; 2] = [1, 32];
+
+/// A run that left a folder with a report, whole or in part.
+#[derive(Debug)]
+pub struct Session {
+    /// Where the report is.
+    pub report: PathBuf,
+    /// The folder's contents.
+    pub data: RunData,
+    /// Why runs do not count.
+    pub invalid: Vec<String>,
+    /// What stopped it early.
+    pub stopped: Option<Failure>,
+}
+
+impl Session {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> i32 {
+        match &self.stopped {
+            Some(failure) => failure.exit_code,
+            None if !self.invalid.is_empty() => EXIT_INVALID_RUN,
+            None => EXIT_OK,
+        }
+    }
+}
+
+/// Runs the plan on the device and leaves the run folder with its report.
+///
+/// # Errors
+/// The folder is not empty or cannot be written, or the runner's cost cannot be measured. What stops the measuring
+/// is told in the [`Session`] instead, with what was measured by then.
+pub fn run(
+    bench: &Bench,
+    plan: &SuitePlan,
+    out: &Path,
+    dropped: Vec<Dropped>,
+    after_arm: AfterArm,
+) -> Result<Session, Failure> {
+    plan.check()?;
+    let mut folder = RunFolder::create(out, manifest(bench, plan, dropped))?;
+    let mut depths: Vec<u32> = plan.cells.iter().map(|(_, depth)| *depth).chain(COST_DEPTHS).collect();
+    depths.sort_unstable();
+    depths.dedup();
+    for cost in runner_cost::measure(&depths, plan.seed)? {
+        if !interrupt::requested() {
+            folder.append_metric(&cost.row(plan.seed))?;
+        }
+    }
+    let end = suite::run(bench, plan, &mut folder, after_arm)?;
+    let ending = match &end.stopped {
+        None => Ending::Complete,
+        Some(_) if end.interrupted() => Ending::Interrupted,
+        Some(_) => Ending::Failed,
+    };
+    if ending == Ending::Interrupted {
+        folder.append_event("interrupted", "a signal asked the program to stop")?;
+    }
+    let path = folder.path().to_owned();
+    folder.finish(ending)?;
+    let report = report::write(&path)?;
+    Ok(Session { report, data: RunData::read(&path)?, invalid: end.invalid, stopped: end.stopped })
+}
+
+fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest {
+    let mut workloads: Vec<String> = Vec::new();
+    let mut queue_depths: Vec<u32> = Vec::new();
+    for (workload, depth) in &plan.cells {
+        if !workloads.iter().any(|name| name == workload.name()) {
+            workloads.push(workload.name().to_owned());
+        }
+        if !queue_depths.contains(depth) {
+            queue_depths.push(*depth);
+        }
+    }
+    queue_depths.sort_unstable();
+    Manifest {
+        command_line: std::env::args().collect(),
+        seed: plan.seed,
+        device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
+        environment: environment::environment_facts(),
+        plan: Plan {
+            arms: plan.arms.iter().map(|arm| arm.name().to_owned()).collect(),
+            workloads,
+            queue_depths,
+            repeats: plan.repeats,
+            measure_ns: plan.measure_ns,
+            warmup_ns: plan.warmup_ns,
+            span_offset_bytes: plan.span_offset_bytes,
+            span_bytes: plan.span_bytes,
+            preconditioning: PRECONDITIONING.to_owned(),
+        },
+        dropped,
+        ..Manifest::default()
+    }
+}

@@ -1,0 +1,277 @@
+//! The suite: paired blocks of arms, verified one by one.
+//!
+//! For each block and each workload and depth, every arm runs once on the same span with the same seed, in random
+//! order, each on a device that was formatted and filled anew. The rounds go over all workloads and depths before
+//! the next block begins, so that a run cut short has blocks of everything.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use icecore_workloads::Workload;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+use crate::arms::Arm;
+use crate::bench::Bench;
+use crate::content;
+use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::measure::{ArmOutcome, ArmTask};
+use crate::results::{ArmRun, RunFolder};
+
+/// What is to be measured, and for how long.
+#[derive(Clone, Debug)]
+pub struct SuitePlan {
+    /// The arms of each block.
+    pub arms: Vec<Arm>,
+    /// Workloads with their depths.
+    pub cells: Vec<(Workload, u32)>,
+    /// Blocks of each.
+    pub repeats: u32,
+    /// Warm-up of an arm, in nanoseconds.
+    pub warmup_ns: u64,
+    /// Measured time of an arm, in nanoseconds.
+    pub measure_ns: u64,
+    /// Seed of addresses, content and order.
+    pub seed: u64,
+    /// First byte of the data span.
+    pub span_offset_bytes: u64,
+    /// Its length in bytes.
+    pub span_bytes: u64,
+}
+
+impl SuitePlan {
+    /// Arms that will run, over all blocks.
+    pub fn runs(&self) -> usize {
+        self.arms.len() * self.cells.len() * self.repeats as usize
+    }
+
+    /// The deepest queue.
+    pub fn queue_depth_max(&self) -> u32 {
+        self.cells.iter().map(|(_, depth)| *depth).max().unwrap_or(1)
+    }
+
+    /// Refuses what no arm could run.
+    ///
+    /// # Errors
+    /// A usage failure that names the workload and the span it needs.
+    pub fn check(&self) -> Result<(), Failure> {
+        for (workload, depth) in &self.cells {
+            // Two writes of one place are never in flight together, so that there must be places to choose from.
+            let needed_bytes = u64::from(workload.operation_bytes) * u64::from(2 * *depth).max(1);
+            if self.span_bytes < needed_bytes {
+                return Err(Failure::usage(format!(
+                    "{} at depth {depth} needs a span of {needed_bytes} bytes and has {}: use a larger device, a larger \
+                     --span or a smaller --queue-depth",
+                    workload.name(),
+                    self.span_bytes
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn task(&self, bench: &Bench, workload: Workload, queue_depth: u32, seed: u64) -> ArmTask {
+        ArmTask {
+            path: bench.path().to_owned(),
+            span_offset_bytes: self.span_offset_bytes,
+            span_bytes: self.span_bytes,
+            workload,
+            queue_depth,
+            warmup_ns: self.warmup_ns,
+            measure_ns: self.measure_ns,
+            seed,
+        }
+    }
+}
+
+/// How a suite ended, apart from what lies in the run folder.
+#[derive(Clone, Debug, Default)]
+pub struct SuiteEnd {
+    /// Why runs do not count, one entry a run.
+    pub invalid: Vec<String>,
+    /// What stopped it early.
+    pub stopped: Option<Failure>,
+}
+
+impl SuiteEnd {
+    /// Whether a signal stopped it.
+    pub fn interrupted(&self) -> bool {
+        self.stopped.as_ref().is_some_and(|failure| failure.exit_code == EXIT_INTERRUPTED)
+    }
+}
+
+/// Called between an arm and its verification with the device's path and the first byte of the span: the place for
+/// a test to damage the data.
+pub type AfterArm<'a> = &'a mut dyn FnMut(&Path, u64);
+
+/// Runs the plan and appends each arm to the folder.
+///
+/// # Errors
+/// The results cannot be written. What stops the measuring itself is in the [`SuiteEnd`], because what was measured
+/// by then stays.
+pub fn run(
+    bench: &Bench,
+    plan: &SuitePlan,
+    folder: &mut RunFolder,
+    after_arm: AfterArm,
+) -> Result<SuiteEnd, Failure> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
+    let mut end = SuiteEnd::default();
+    let mut progress = Progress { started: Instant::now(), done: 0, runs: plan.runs() };
+    for block in 1..=plan.repeats {
+        for (workload, queue_depth) in &plan.cells {
+            let task = plan.task(bench, *workload, *queue_depth, random.next_u64());
+            let mut arms = plan.arms.clone();
+            shuffle(&mut arms, &mut random);
+            for (arm, place) in arms.into_iter().zip(1..) {
+                let measured = one_arm(bench, arm, &task, folder, after_arm);
+                let run = match &measured {
+                    Err(failure) if failure.exit_code == EXIT_INTERRUPTED => {
+                        end.stopped = Some(failure.clone());
+                        return Ok(end);
+                    }
+                    Err(failure) => ArmRun {
+                        block,
+                        arm_order: place,
+                        arm: arm.name(),
+                        task: &task,
+                        started_ns: folder.since_start_ns(),
+                        outcome: None,
+                        verified_blocks: None,
+                        invalid_reason: Some(failure.message.clone()),
+                    },
+                    Ok(measured) => ArmRun {
+                        block,
+                        arm_order: place,
+                        arm: arm.name(),
+                        task: &task,
+                        started_ns: measured.started_ns,
+                        outcome: Some(&measured.outcome),
+                        verified_blocks: measured.verified_blocks,
+                        invalid_reason: measured.wrong.clone(),
+                    },
+                };
+                folder.append_arm(&run)?;
+                progress.tell(&run);
+                end.invalid.extend(run.invalid_reason);
+                if let Err(failure) = measured {
+                    folder.append_event("failed", &failure.message)?;
+                    end.stopped = Some(failure);
+                    return Ok(end);
+                }
+            }
+        }
+    }
+    Ok(end)
+}
+
+struct Measured {
+    started_ns: u64,
+    outcome: ArmOutcome,
+    verified_blocks: Option<u64>,
+    wrong: Option<String>,
+}
+
+fn one_arm(
+    bench: &Bench,
+    arm: Arm,
+    task: &ArmTask,
+    folder: &RunFolder,
+    after_arm: &mut dyn FnMut(&Path, u64),
+) -> Result<Measured, Failure> {
+    content::prime(bench, arm, task)?;
+    let started_ns = folder.since_start_ns();
+    let outcome = arm.run(bench, task)?;
+    after_arm(bench.path(), task.span_offset_bytes);
+    if task.workload.writes() && !arm.writes_stamped_content() {
+        return Ok(Measured { started_ns, outcome, verified_blocks: None, wrong: None });
+    }
+    let (verified_blocks, wrong) = match content::verify(bench, arm, task, &outcome.generations)? {
+        Ok(blocks) => (Some(blocks), None),
+        Err(wrong) => (None, Some(wrong.to_string())),
+    };
+    Ok(Measured { started_ns, outcome, verified_blocks, wrong })
+}
+
+/// Fisher and Yates.
+fn shuffle<T>(items: &mut [T], random: &mut Xoshiro256PlusPlus) {
+    for last in (1..items.len()).rev() {
+        let chosen = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
+        items.swap(last, chosen as usize);
+    }
+}
+
+/// One line an arm on stderr.
+struct Progress {
+    started: Instant,
+    done: usize,
+    runs: usize,
+}
+
+impl Progress {
+    fn tell(&mut self, run: &ArmRun) {
+        self.done += 1;
+        let left = self.runs.saturating_sub(self.done) as u32;
+        let left = self.started.elapsed() / self.done as u32 * left;
+        let figures = run.outcome.map_or(String::new(), |outcome| {
+            let operations = outcome.read.operations + outcome.write.operations;
+            let per_second = operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
+            format!(" {per_second:.0} operations/s,")
+        });
+        let state = match (&run.invalid_reason, run.verified_blocks) {
+            (Some(reason), _) => format!("DOES NOT COUNT: {reason}"),
+            (None, Some(blocks)) => format!("{blocks} blocks verified"),
+            (None, None) => "content not verified".to_owned(),
+        };
+        eprintln!(
+            "[{}/{}] block {} {} depth {} {}:{figures} {state}; {} left",
+            self.done,
+            self.runs,
+            run.block,
+            run.task.workload.name(),
+            run.task.queue_depth,
+            run.arm,
+            time_text(left)
+        );
+    }
+}
+
+/// Minutes and seconds.
+pub(crate) fn time_text(time: Duration) -> String {
+    let seconds = time.as_secs_f64().ceil() as u64;
+    if seconds < 60 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_of_three_arms_comes_up() {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(3);
+        let mut counts = std::collections::BTreeMap::new();
+        for _ in 0..6_000 {
+            let mut order = [0, 1, 2];
+            shuffle(&mut order, &mut random);
+            *counts.entry(order).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 6);
+        assert!(counts.values().all(|count| (850..1_150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_span_that_is_too_short_is_a_usage_error() {
+        let plan = SuitePlan {
+            arms: vec![Arm::Raw],
+            cells: vec![(Workload::from_name("seqwrite-1m").unwrap(), 32)],
+            repeats: 1,
+            warmup_ns: 0,
+            measure_ns: 1,
+            seed: 1,
+            span_offset_bytes: 0,
+            span_bytes: 63 << 20,
+        };
+        assert!(plan.check().unwrap_err().message.contains("67108864"));
+        assert!(SuitePlan { span_bytes: 64 << 20, ..plan }.check().is_ok());
+    }
+}

@@ -1,0 +1,129 @@
+//! `icecore create`: makes a volume.
+//!
+//! Order: the backend's name, the file if one is to be made, every safety rule ([`Device::claim`]), the volume.
+//! A file that was made here disappears again unless the volume on it is whole.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use icecore::device::{Device, Identity, create_file};
+use icecore::error::{Error, Reason};
+use icecore::store::Backend;
+use icecore::volume::{CreateOptions, Initialise, Volume, format_id};
+
+use super::inspect::{IoPaths, describe};
+use crate::failure::{Failure, Outcome};
+use crate::interrupt::NewFile;
+use crate::output::Done;
+use crate::session::{IoOptions, patiently};
+use crate::size;
+
+/// Arguments of `icecore create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The block device or file
+    #[arg(long, value_name = "PATH")]
+    device: PathBuf,
+    /// Says that the contents of exactly this device may be lost; needed for whatever exists
+    #[arg(long, value_name = "SERIAL:BYTES")]
+    destroy: Option<String>,
+    /// How the volume is kept: direct
+    #[arg(long, value_name = "NAME")]
+    backend: String,
+    /// Size of the volume; the largest that fits if not given
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    size: Option<u64>,
+    /// Make a sparse file of this size if there is none
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    create: Option<u64>,
+    /// Unit of I/O: a power of two from the device's logical block to 64K
+    #[arg(long, value_name = "BYTES", value_parser = size::parse_u32)]
+    block_bytes: Option<u32>,
+    /// Unit of tracking: a power of two from the block to 1G
+    #[arg(long, value_name = "BYTES", value_parser = size::parse_u32)]
+    region_bytes: Option<u32>,
+    /// Leave on the device whatever it holds instead of making the volume read as zero
+    #[arg(long)]
+    keep_contents: bool,
+    /// Create it although the device carries somebody else's signature
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Create {
+    /// Makes the volume; the result is its id.
+    ///
+    /// # Errors
+    /// As [`Device::claim`] and [`Volume::create`].
+    pub fn run(self, io: IoOptions) -> Outcome<Done> {
+        let options = self.options().map_err(Failure::creating)?;
+        let runtime = io.runtime()?;
+        let (new_file, destroy) = self.make_file().map_err(Failure::creating)?;
+        let made = (|| {
+            let (path, destroy) = (&self.device, destroy.as_deref());
+            let device = patiently(|| Device::claim(runtime.context(), path, destroy, io.caching()))?;
+            let info = runtime.block_on(Volume::create(&device, options))?;
+            Ok((info, IoPaths::of(&device)))
+        })();
+        let (info, paths) = made.map_err(Failure::creating)?;
+        if let Some(file) = new_file {
+            file.keep();
+        }
+        Ok(Done {
+            object: describe(&info, &paths),
+            text: format!("{}\n", format_id(&info.id)),
+            remark: format!(
+                "made a volume of {} bytes on {} ({paths})",
+                info.size_bytes,
+                self.device.display()
+            ),
+        })
+    }
+
+    fn options(&self) -> Result<CreateOptions, Error> {
+        let mut options = CreateOptions::new(Backend::from_name(&self.backend)?);
+        options.size_bytes = self.size;
+        options.block_bytes = self.block_bytes;
+        options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);
+        options.initialise = if self.keep_contents { Initialise::Keep } else { Initialise::Zero };
+        options.force = self.force;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        options.created_unix_s = now.map(|since| since.as_secs()).unwrap_or(0);
+        Ok(options)
+    }
+
+    /// Makes the file if that was asked for and there is none, and says what may be destroyed: a file that was
+    /// made here holds nothing of anybody's.
+    fn make_file(&self) -> Result<(Option<NewFile>, Option<String>), Error> {
+        let Some(bytes) = self.create else { return Ok((None, self.destroy.clone())) };
+        match create_file(&self.device, bytes) {
+            Ok(()) => {
+                let file = NewFile::made(&self.device);
+                let destroy = Identity::of(&self.device)?.destroy_argument();
+                Ok((Some(file), Some(destroy)))
+            }
+            // Whether what is there may be overwritten is for the caller to say.
+            Err(error) if is_there(&error) => Ok((None, self.destroy.clone())),
+            Err(error) => {
+                self.remove_what_failed();
+                Err(error)
+            }
+        }
+    }
+
+    /// A file whose size could not be set was made all the same, if it is empty and was not there before.
+    fn remove_what_failed(&self) {
+        let empty = std::fs::metadata(&self.device).is_ok_and(|found| found.is_file() && found.len() == 0);
+        if empty && let Err(error) = std::fs::remove_file(&self.device) {
+            eprintln!("icecore: {} is left half-made: {error}", self.device.display());
+        }
+    }
+}
+
+fn is_there(error: &Error) -> bool {
+    matches!(error.reason(), Reason::Os { errno: libc::EEXIST })
+}

@@ -1,0 +1,55 @@
+//! The commands, one module each: arguments, and a `run` that gives the result.
+
+mod create;
+mod inspect;
+mod read;
+mod simulate;
+mod write;
+
+use clap::Subcommand;
+
+use crate::failure::Outcome;
+use crate::output::Done;
+use crate::session::IoOptions;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a volume on a device or file whose contents may be lost
+    Create(create::Create),
+    /// Show what the volume on a device is; writes nothing
+    Inspect(inspect::Inspect),
+    /// Write standard input to a volume; durable when it returns
+    Write(write::Write),
+    /// Copy bytes of a volume to standard output; writes nothing to the volume
+    Read(read::Read),
+    /// Run seeds of the simulator: the engine on a faulty disk, judged by a model
+    Simulate(simulate::Simulate),
+}
+
+impl Command {
+    /// Whether the result is wanted as one JSON object.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Create(create) => create.json,
+            Self::Inspect(inspect) => inspect.json,
+            Self::Write(write) => write.json,
+            Self::Read(_) => false,
+            Self::Simulate(simulate) => simulate.json,
+        }
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Whatever stopped it.
+    pub fn run(self, io: IoOptions) -> Outcome<Done> {
+        match self {
+            Self::Create(create) => create.run(io),
+            Self::Inspect(inspect) => inspect.run(io),
+            Self::Write(write) => write.run(io),
+            Self::Read(read) => read.run(io),
+            Self::Simulate(simulate) => simulate.run(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Exit codes: what scripts may rely on, and which of the engine's errors each stands for.
+
+use std::process::ExitCode;
+
+use icecore::error::{Error, Kind, Reason};
+
+/// How a program of the project ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// It did what was asked.
+    Ok = 0,
+    /// A regression, damage, or a failing seed was found.
+    Found = 1,
+    /// The run is not valid.
+    InvalidRun = 2,
+    /// Refused, to keep somebody's data safe.
+    Refused = 3,
+    /// The device, the system or this build cannot do it.
+    Environment = 4,
+    /// The call was wrong.
+    Usage = 64,
+    /// Interrupted by a signal.
+    Interrupted = 130,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// What the program was about to do with the path; a missing one is refused only where it would be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Make something new at the path.
+    Create,
+    /// Use what is there.
+    Use,
+}
+
+/// The exit code of an engine's error.
+pub fn code_of(error: &Error, intent: Intent) -> Code {
+    match (error.kind(), error.reason()) {
+        (_, Reason::NotFound) if intent == Intent::Create => Code::Refused,
+        (_, Reason::DeviceTooSmall { .. }) => Code::Refused,
+        (_, Reason::SuperblockConflict) => Code::Found,
+        // The system's own EINVAL says nothing about how the program was called.
+        (_, Reason::Os { errno }) if *errno != libc::EBUSY => Code::Environment,
+        (Kind::Denied | Kind::Busy | Kind::NotPrimary, _) => Code::Refused,
+        (Kind::InvalidArgument, _) => Code::Usage,
+        (Kind::Corrupt, _) => Code::Found,
+        _ => Code::Environment,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_refusal_has_its_code() {
+        let text = String::new;
+        let table = [
+            (Reason::AlreadyOpen, Code::Refused),
+            (Reason::Mounted { device: text(), mount_point: text() }, Code::Refused),
+            (Reason::UsedAsSwap { device: text() }, Code::Refused),
+            (Reason::Held { device: text(), holder: text() }, Code::Refused),
+            (Reason::ForeignSignature { name: "ext4", at: 0 }, Code::Refused),
+            (Reason::DestroyRequired { expected: text() }, Code::Refused),
+            (Reason::DestroyMismatch { given: text(), expected: text() }, Code::Refused),
+            (Reason::DeviceTooSmall { needed_bytes: 2, found_bytes: 1 }, Code::Refused),
+            (Reason::PermissionDenied, Code::Refused),
+            (Reason::Misaligned { offset: 1, length: 1, granularity: 512 }, Code::Usage),
+            (Reason::OutOfRange { offset: 1, length: 1, size_bytes: 1 }, Code::Usage),
+            (Reason::NotABlockDevice { found: "pipe" }, Code::Usage),
+            (Reason::SuperblockDamaged, Code::Found),
+            (Reason::SuperblockConflict, Code::Found),
+            (Reason::NoSuperblock, Code::Environment),
+            (Reason::UnknownVersion { found: 2, known: 1 }, Code::Environment),
+            (Reason::UnknownFeatures { unknown: 1 }, Code::Environment),
+            (Reason::UnknownBackend { found: 9 }, Code::Environment),
+            (Reason::NoIoUring { why: text() }, Code::Environment),
+            (Reason::NoDirectIo { filesystem: text() }, Code::Environment),
+            (Reason::Poisoned, Code::Environment),
+            (Reason::DeviceGone, Code::Environment),
+            (Reason::Os { errno: libc::ENOSPC }, Code::Environment),
+            (Reason::Os { errno: libc::EIO }, Code::Environment),
+            (Reason::Os { errno: libc::EINVAL }, Code::Environment),
+            (Reason::Os { errno: libc::EBUSY }, Code::Refused),
+        ];
+        for (reason, code) in table {
+            assert_eq!(code_of(&Error::new("test", reason.clone()), Intent::Use), code, "{reason:?}");
+        }
+        let missing = || Error::new("test", Reason::NotFound);
+        assert_eq!(code_of(&missing(), Intent::Create), Code::Refused);
+        assert_eq!(code_of(&missing(), Intent::Use), Code::Environment);
+    }
+}

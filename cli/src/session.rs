@@ -1,0 +1,81 @@
+//! A runtime and a device for one command, as the caller asked for them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use icecore::device::{Access, Caching, Device, safety};
+use icecore::error::{Error, Reason};
+use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
+
+use crate::failure::Outcome;
+
+/// How I/O is done. Neither fallback is ever chosen silently.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct IoOptions {
+    /// Use blocking calls instead of io_uring
+    #[arg(long, global = true)]
+    blocking: bool,
+    /// Use the page cache instead of direct I/O
+    #[arg(long, global = true)]
+    page_cache: bool,
+}
+
+impl IoOptions {
+    /// Whether requests pass by the page cache.
+    pub fn caching(self) -> Caching {
+        if self.page_cache { Caching::PageCache } else { Caching::Direct }
+    }
+
+    /// A runtime on this thread.
+    ///
+    /// # Errors
+    /// `NoIoUring` where there is none and the fallback was not asked for.
+    pub fn runtime(self) -> Outcome<Runtime> {
+        let io_mode = if self.blocking { IoMode::Blocking } else { IoMode::Uring };
+        Ok(Runtime::new(RuntimeOptions { io_mode, ..RuntimeOptions::default() })?)
+    }
+
+    /// Opens the device for a look, and never disturbs whoever uses it.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub fn look_at(self, runtime: &Runtime, path: &Path) -> Outcome<Device> {
+        Ok(Device::open(runtime.context(), path, Access::ReadOnly, self.caching())?)
+    }
+
+    /// Opens the device of a volume for writing, unless anybody uses it. Writes nothing yet.
+    ///
+    /// # Errors
+    /// As [`safety::refuse_if_in_use`] and [`Device::open`].
+    pub fn take(self, runtime: &Runtime, path: &Path) -> Outcome<Device> {
+        safety::refuse_if_in_use(path)?;
+        let open = || Device::open(runtime.context(), path, Access::Exclusive, self.caching());
+        Ok(patiently(open)?)
+    }
+}
+
+/// Tries again for a moment while somebody has the device open. The kernel frees the ring of a process that
+/// was killed, and with it the files registered there, some milliseconds after the process is gone.
+///
+/// # Errors
+/// What the last try said.
+pub fn patiently<T>(open: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    const TRIES: u32 = 25;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if *error.reason() == Reason::AlreadyOpen => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    open()
+}
+
+/// `O_DIRECT` or `page cache`, for status and results.
+pub fn caching_name(caching: Caching) -> &'static str {
+    match caching {
+        Caching::Direct => "O_DIRECT",
+        Caching::PageCache => "page cache",
+    }
+}
