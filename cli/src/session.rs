@@ -4,11 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use icecore::buf::BufPoolOptions;
 use icecore::device::{Access, Caching, Device, safety};
 use icecore::error::{Error, Reason};
 use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
 
 use crate::failure::Outcome;
+
+/// Operations in flight at most; a merge at both ends of a write needs a few.
+const OPERATIONS_MAX: usize = 64;
 
 /// How I/O is done. Neither fallback is ever chosen silently.
 #[derive(Clone, Copy, Debug, Args)]
@@ -33,7 +37,10 @@ impl IoOptions {
     /// `NoIoUring` where there is none and the fallback was not asked for.
     pub fn runtime(self) -> Outcome<Runtime> {
         let io_mode = if self.blocking { IoMode::Blocking } else { IoMode::Uring };
-        Ok(Runtime::new(RuntimeOptions { io_mode, ..RuntimeOptions::default() })?)
+        // A command does one request at a time. Buffers that are registered with the ring would be of no use, and
+        // count against what all processes of an ordinary user may lock together.
+        let buffers = BufPoolOptions { arena_bytes: 0, ..BufPoolOptions::default() };
+        Ok(Runtime::new(RuntimeOptions { io_mode, operations_max: OPERATIONS_MAX, buffers })?)
     }
 
     /// Opens the device for a look, and never disturbs whoever uses it.

@@ -12,7 +12,7 @@
 //!   fio opens with O_DSYNC for `durable-4k-dsync`, the same as RWF_DSYNC on each write.
 //! - **CPU** is a share of each job's run time, without the ramp; only the sum of user and system is exact.
 //! - There are no seconds and no generations: fio writes content of its own. The addresses come from fio's own
-//!   generator; the seed is the same, the addresses are not.
+//!   generator; half of the seed is its seed, the addresses are others.
 
 use std::fmt;
 use std::fs::File;
@@ -196,7 +196,8 @@ fn arguments(task: &ArmTask) -> Vec<String> {
         format!("--iodepth={depth}"),
         format!("--iodepth_batch_submit={depth}"),
         format!("--iodepth_batch_complete_max={depth}"),
-        format!("--randseed={}", task.seed),
+        // fio reads a signed number.
+        format!("--randseed={}", task.seed >> 1),
         format!("--ramp_time={}us", task.warmup_ns / 1_000),
         format!("--runtime={}us", task.measure_ns / 1_000),
     ]);

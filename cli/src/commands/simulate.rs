@@ -105,7 +105,8 @@ fn run_seeds(simulate: &Simulate, from: u64, to: u64) -> Campaign {
     let next = AtomicU64::new(from);
     let ended = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
-    let campaign = Mutex::new(Campaign { seeds: 0, coverage: Coverage::default(), failed: None, report: None });
+    let campaign =
+        Mutex::new(Campaign { seeds: 0, coverage: Coverage::default(), failed: None, report: None });
     let workers_left = AtomicU64::new(jobs as u64);
     std::thread::scope(|scope| {
         for _ in 0..jobs {

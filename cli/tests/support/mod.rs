@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use icecore::buf::BufPoolOptions;
+use icecore::runtime::{Runtime, RuntimeOptions};
+
 pub const MIB: u64 = 1 << 20;
 
 /// What the program said and how it ended.
@@ -50,8 +53,8 @@ impl Ran {
 pub fn io_flags() -> &'static [&'static str] {
     static FLAGS: OnceLock<&'static [&'static str]> = OnceLock::new();
     FLAGS.get_or_init(|| {
-        let runtime = icecore::runtime::Runtime::new(icecore::runtime::RuntimeOptions::default());
-        match runtime {
+        let buffers = BufPoolOptions { arena_bytes: 0, ..BufPoolOptions::default() };
+        match Runtime::new(RuntimeOptions { buffers, ..RuntimeOptions::default() }) {
             Ok(_) => &[],
             Err(error) => {
                 println!("with --blocking: {error}");
