@@ -46,7 +46,7 @@ impl Command {
 /// Options of `quick`.
 #[derive(Args, Debug)]
 pub struct QuickOptions {
-    /// Folder of the results; must be empty [default: results/local/<UTC>].
+    /// Folder of the results; must be empty (default: `results/local/UTC`).
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Folder of the 1 GiB scratch file, on the disk to be measured.
@@ -94,7 +94,7 @@ pub struct RunOptions {
     /// Seed of addresses, content and order; random, and printed, if not given.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Folder of the results; must be empty [default: results/local/<UTC>].
+    /// Folder of the results; must be empty (default: `results/local/UTC`).
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Length of the data span; 1 GiB, or what the device has, if not given.

@@ -13,7 +13,7 @@
 //! volume, and for `durable-4k-dsync` everywhere, it is one durable write.
 //!
 //! **Invariants.** Two writes of one place are never in flight together. All operations have completed when
-//! [`run`] returns.
+//! `run` returns.
 
 use std::cell::RefCell;
 use std::rc::Rc;

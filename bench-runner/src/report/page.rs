@@ -299,6 +299,12 @@ fn curves(view: &View, page: &mut String) {
 }
 
 fn series(view: &View, page: &mut String) {
+    if view.panels().all(|panel| plots::seconds(view, panel).is_none()) {
+        page.push_str(
+            "<h2>Second by second</h2>\n<p>The arms of this run were too short for a course over time.</p>\n",
+        );
+        return;
+    }
     page.push_str("<h2>Second by second</h2>\n<p>Arms of a block run one after another in random order. A faint line is \
                    a run that does not count; a numbered line is an event.</p>\n");
     legend(view, page);

@@ -36,6 +36,11 @@ impl Device {
 /// What the system says; an existing file is never touched.
 #[allow(clippy::disallowed_methods, reason = "devices are the engine's door to files")]
 pub fn create_file(path: &Path, size_bytes: u64) -> Result<()> {
-    let made = std::fs::File::create_new(path).and_then(|file| file.set_len(size_bytes));
+    let made = std::fs::File::create_new(path).and_then(|file| {
+        file.set_len(size_bytes).inspect_err(|_too_large| {
+            // What was made a moment ago is empty and nobody's; if it cannot go, the first error matters more.
+            let _still_there = std::fs::remove_file(path);
+        })
+    });
     made.map_err(|error| Error::from_io("create", &error).on(path.display().to_string()))
 }

@@ -582,9 +582,7 @@ impl Future for Operate {
 impl Operate {
     #[cold]
     fn poll_refused(mut self: Pin<&mut Self>, context: &mut PollContext<'_>) -> Poll<Operated> {
-        let Some(refused) = self.refused.take() else {
-            panic!("a future is not polled after it has ended")
-        };
+        let Some(refused) = self.refused.take() else { panic!("a future is not polled after it has ended") };
         let (operation, buf) = *refused;
         if self.core.closed.get() {
             return Poll::Ready((Err(libc::ESHUTDOWN), buf));

@@ -199,3 +199,23 @@ fn a_file_stays_open_until_its_last_operation_has_ended() {
     });
     assert!(writer.write_all(&[0]).is_err(), "the reading end is closed now");
 }
+
+#[test]
+fn buffers_from_the_heap_work_beside_registered_ones() {
+    let buffers = BufPoolOptions { arena_bytes: 8192, ..BufPoolOptions::default() };
+    let Ok(runtime) = Runtime::new(RuntimeOptions { buffers, ..RuntimeOptions::default() })
+        .inspect_err(|error| eprintln!("skipped: {error}"))
+    else {
+        return;
+    };
+    let context = runtime.context().clone();
+    let (target, mut writer) = pipe(&context);
+    writer.write_all(&[5; 16 * 512]).unwrap();
+    let small: Vec<_> = (0..8).map(|_| context.buffers().get(4096).unwrap()).collect();
+    assert!(small.iter().any(|buf| !buf.is_in_arena()));
+    drop(small);
+    let results = runtime.block_on(join_all((0..16).map(|_| read(&context, &target, 512))));
+    for (result, buf) in results {
+        assert_eq!((result, buf.unwrap()[511]), (Ok(512), 5));
+    }
+}

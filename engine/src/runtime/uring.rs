@@ -31,6 +31,8 @@ const SUBMISSIONS: u32 = 256;
 const SUBMISSION_BATCH: usize = 8;
 /// Files that can be registered at a time; further ones are used unregistered.
 const REGISTERED_FILES: u32 = 64;
+/// A runtime of an ordinary user registers at most this part of what the user may lock.
+const MEMLOCK_SHARE: usize = 16;
 /// `user_data` of the poll that hears other threads.
 const EAR: u64 = u64::MAX;
 /// `user_data` of requests to cancel; nobody waits for their completion.
@@ -68,7 +70,13 @@ impl UringDriver {
                 deferred_completions = false;
                 IoUring::builder().setup_cqsize(completions.max(2 * SUBMISSIONS)).build(SUBMISSIONS)
             })
-            .map_err(|error| Error::new("open runtime", Reason::NoIoUring { why: error.to_string() }))?;
+            .map_err(|error| {
+                let why = match error.raw_os_error() {
+                    Some(libc::ENOMEM) => "out of lockable memory: raise `ulimit -l`".to_string(),
+                    _ => error.to_string(),
+                };
+                Error::new("open runtime", Reason::NoIoUring { why })
+            })?;
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             let why = "the kernel is older than 5.11".to_string();
             return Err(Error::new("open runtime", Reason::NoIoUring { why }));
@@ -134,8 +142,11 @@ impl UringDriver {
             Some(buf) => {
                 assert!(done as u64 + length <= buf.len() as u64, "a transfer stays within its buffer");
                 let address = buf.address().wrapping_add(done);
-                let end = address as usize + length as usize - self.arena as usize;
-                (address, buf.is_in_arena() && end <= self.registered_buffer_bytes)
+                let registered = buf.is_in_arena() && {
+                    let end = address as usize + length as usize - self.arena as usize;
+                    end <= self.registered_buffer_bytes
+                };
+                (address, registered)
             }
             None => (std::ptr::null_mut(), false),
         };
@@ -174,9 +185,19 @@ impl UringDriver {
     }
 }
 
+/// Bytes that this runtime may register. What an ordinary user may lock is shared by all of the user's
+/// processes, rings included, so one runtime takes a small part of it.
+fn registration_limit_bytes() -> usize {
+    if rustix::process::geteuid().is_root() {
+        return usize::MAX;
+    }
+    let locked = rustix::process::getrlimit(rustix::process::Resource::Memlock);
+    locked.current.map_or(usize::MAX, |bytes| bytes as usize / MEMLOCK_SHARE / 4096 * 4096)
+}
+
 /// Registers as much of the arena as the system allows: all, a half, a quarter, …, nothing.
 fn register_arena(ring: &IoUring, arena: *mut u8, arena_bytes: usize) -> usize {
-    let mut bytes = arena_bytes;
+    let mut bytes = arena_bytes.min(registration_limit_bytes());
     while bytes >= 4096 {
         let area = [libc::iovec { iov_base: arena.cast(), iov_len: bytes }];
         // SAFETY: the arena outlives every buffer in it, and only those are used as registered memory.

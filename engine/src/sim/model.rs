@@ -64,7 +64,8 @@ pub struct Model {
 impl Model {
     /// A volume of this many sectors of zeroes, durable.
     pub fn new(sectors: usize) -> Self {
-        let base = Version { order: 0, value: Some(zero_digest()), state: State::Completed(0), durable: true };
+        let base =
+            Version { order: 0, value: Some(zero_digest()), state: State::Completed(0), durable: true };
         Self { sectors: vec![vec![base]; sectors], orders: 0, events: 0 }
     }
 
@@ -79,7 +80,11 @@ impl Model {
     }
 
     /// A write is called, now.
-    pub fn begin_write(&mut self, first: usize, values: impl ExactSizeIterator<Item = Digest>) -> WriteTicket {
+    pub fn begin_write(
+        &mut self,
+        first: usize,
+        values: impl ExactSizeIterator<Item = Digest>,
+    ) -> WriteTicket {
         self.orders += 1;
         let sectors = first..first + values.len();
         for (sector, value) in sectors.clone().zip(values) {
@@ -171,7 +176,9 @@ impl Model {
             if !versions.iter().any(|version| allowed(version) && matches(version)) {
                 let seen = versions.iter().rev().find(|version| version.value == Some(*found));
                 return Err(match seen {
-                    Some(old) => format!("sector {sector} went back to version {} of {versions:?}", old.order),
+                    Some(old) => {
+                        format!("sector {sector} went back to version {} of {versions:?}", old.order)
+                    }
                     None if *found == zero_digest() => format!("sector {sector} is zero, of {versions:?}"),
                     None => format!("sector {sector} holds foreign bytes, of {versions:?}"),
                 });
@@ -220,7 +227,10 @@ mod tests {
         let early = model.mark();
         model.end_write(&first, true, false);
         model.end_flush(early);
-        assert!(model.judge(0, &[zero_digest()], |v| v.durable).is_ok(), "the flush began before it completed");
+        assert!(
+            model.judge(0, &[zero_digest()], |v| v.durable).is_ok(),
+            "the flush began before it completed"
+        );
         model.end_flush(model.mark());
         assert!(model.judge(0, &[zero_digest()], |v| v.durable).is_err());
         let second = write(&mut model, 2);

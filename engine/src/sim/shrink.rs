@@ -18,8 +18,12 @@ pub fn shrink(script: &Script) -> (Vec<usize>, String) {
         let mut at = 0;
         let mut dropped = false;
         while at < kept.len() && runs < RUNS_MAX {
-            let without: Vec<usize> =
-                kept.iter().enumerate().filter(|(i, _)| !(at..at + piece).contains(i)).map(|(_, s)| *s).collect();
+            let without: Vec<usize> = kept
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| !(at..at + piece).contains(i))
+                .map(|(_, s)| *s)
+                .collect();
             runs += 1;
             match run(&script.only(&without)).failure {
                 Some(still) => {

@@ -229,7 +229,11 @@ fn a_future_may_be_dropped_at_any_await_point() {
                 let ended = poll_times(operation(rig.volume.clone()), polls).await;
                 assert!(ended || context.operations_in_use() <= 1, "one thing at a time");
                 if !ended {
-                    assert_eq!(context.operations_in_use(), rig.disk.tickets().len(), "the disk still has it");
+                    assert_eq!(
+                        context.operations_in_use(),
+                        rig.disk.tickets().len(),
+                        "the disk still has it"
+                    );
                 }
                 // A later write of the range comes after whatever the disk still has.
                 write(&rig.volume, 0, 3, 8 * BLOCK).await.unwrap();

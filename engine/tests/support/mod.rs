@@ -5,17 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use icecore::buf::BufPoolOptions;
 use icecore::device::{Access, Caching, Device};
 use icecore::error::{Reason, Result};
 use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
 
 /// A runtime of this mode, or `None` with the reason printed.
 pub fn runtime(io_mode: IoMode) -> Option<Runtime> {
-    // Little is registered, since an ordinary user's processes share what they may lock, and tests run side by
-    // side; enough that buffers of both kinds are used.
-    let buffers = BufPoolOptions { arena_bytes: 256 << 10, ..BufPoolOptions::default() };
-    match Runtime::new(RuntimeOptions { io_mode, buffers, ..RuntimeOptions::default() }) {
+    match Runtime::new(RuntimeOptions { io_mode, ..RuntimeOptions::default() }) {
         Ok(runtime) => Some(runtime),
         Err(error) => {
             println!("skipped: {error}");

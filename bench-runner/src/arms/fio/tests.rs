@@ -31,7 +31,7 @@ fn the_command_line_says_all_that_defines_the_load() {
         "--iodepth=32",
         "--iodepth_batch_submit=32",
         "--iodepth_batch_complete_max=32",
-        "--randseed=9",
+        "--randseed=4",
         "--ramp_time=1500000us",
         "--runtime=250000us",
         "--disable_clat=1",

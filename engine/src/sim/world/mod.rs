@@ -10,9 +10,9 @@ mod superblocks;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::Report;
 use super::model::{Digest, Model};
 use super::script::{Script, Step};
-use super::Report;
 use crate::buf::BufPoolOptions;
 use crate::device::Device;
 use crate::device::simulated::{Fault, SimulatedDisk};
