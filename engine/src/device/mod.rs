@@ -166,16 +166,16 @@ impl Device {
     ///
     /// # Errors
     /// `Misaligned` or `OutOfRange` without any I/O, `ShortTransfer`, `DeviceGone`, `Os`.
-    pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.transfer("read", OperationKind::Read, offset, buf, io).await
+    pub fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
+        self.transfer("read", OperationKind::Read, offset, buf, io)
     }
 
     /// Writes `buf` at `offset`.
     ///
     /// # Errors
     /// As [`Device::read`]; after an error each sector of the range holds its old or its new bytes.
-    pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.transfer("write", OperationKind::Write { durable: io.durable }, offset, buf, io).await
+    pub fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
+        self.transfer("write", OperationKind::Write { durable: io.durable }, offset, buf, io)
     }
 
     /// Makes everything that completed before this call durable.

@@ -6,61 +6,60 @@
 //! guard, is dropped. An operation takes a copy of the guard into its slot, so that a dropped future does not
 //! let a later write overtake the one the kernel still has.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-/// The ranges in use and waited for; cheap to clone. The table holds as many entries as there are requests in
-/// flight, so a scan of it costs less than a tree would.
+/// A place that holds no range: it overlaps nothing.
+const NOTHING: (u64, u64) = (u64::MAX, 0);
+
+/// The ranges in use and waited for; cheap to clone. There are as many as requests in flight, so that one scan of
+/// a packed array costs less than a tree would.
 #[derive(Clone, Debug, Default)]
-pub struct RangeLock(Rc<Table>);
+pub struct RangeLock(Rc<RefCell<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: RefCell<Vec<Entry>>,
-    tickets: Cell<u64>,
+    /// Start and end of each place, apart from the rest so that a scan touches little memory.
+    ranges: Vec<(u64, u64)>,
+    holders: Vec<Holder>,
+    free: Vec<u32>,
+    tickets: u64,
+    waiting: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
-    start: u64,
-    end: u64,
+struct Holder {
+    /// The order of asking.
     ticket: u64,
+    /// Copies of the guard.
     guards: u32,
-    waiting: Option<Waker>,
+    waker: Option<Waker>,
 }
 
 /// A range in use; dropping its last copy lets the next one in.
 #[derive(Debug)]
 pub struct RangeGuard {
-    table: Rc<Table>,
-    ticket: u64,
+    table: Rc<RefCell<Table>>,
+    place: u32,
 }
 
 impl RangeLock {
     /// Waits until no earlier request overlaps the bytes `start..end`.
     pub async fn lock(&self, start: u64, end: u64) -> RangeGuard {
-        let table = &self.0;
-        let ticket = table.tickets.get();
-        table.tickets.set(ticket + 1);
-        table.entries.borrow_mut().push(Entry { start, end, ticket, guards: 1, waiting: None });
-        let guard = RangeGuard { table: Rc::clone(table), ticket };
-        poll_fn(|context| {
-            let mut entries = table.entries.borrow_mut();
-            if !entries.iter().any(|other| other.ticket < ticket && other.start < end && start < other.end) {
-                return Poll::Ready(());
-            }
-            own_entry(&mut entries, ticket).1.waiting = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        let (place, must_wait) = self.0.borrow_mut().enter(start, end);
+        let guard = RangeGuard { table: Rc::clone(&self.0), place };
+        if must_wait {
+            poll_fn(|context| self.0.borrow_mut().poll(place, context.waker())).await;
+        }
         guard
     }
 
-    /// Entries in the table, held and waiting.
+    /// Ranges held and waited for.
     pub fn len(&self) -> usize {
-        self.0.entries.borrow().len()
+        let table = self.0.borrow();
+        table.ranges.len() - table.free.len()
     }
 
     /// Whether no range is held or waited for.
@@ -69,36 +68,88 @@ impl RangeLock {
     }
 }
 
-fn own_entry(entries: &mut [Entry], ticket: u64) -> (usize, &mut Entry) {
-    match entries.iter_mut().enumerate().find(|(_, entry)| entry.ticket == ticket) {
-        Some(found) => found,
-        None => unreachable!("a guard's entry stays until its last copy is dropped"),
+impl Table {
+    /// Takes a place. Whether an earlier request overlaps it.
+    #[inline]
+    fn enter(&mut self, start: u64, end: u64) -> (u32, bool) {
+        // No early exit: the whole scan compiles to a few vector instructions.
+        let overlaps =
+            self.ranges.iter().fold(false, |any, range| any | ((range.0 < end) & (start < range.1)));
+        self.tickets += 1;
+        let holder = Holder { ticket: self.tickets, guards: 1, waker: None };
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.ranges[place as usize] = (start, end);
+                self.holders[place as usize] = holder;
+                place
+            }
+            None => {
+                self.ranges.push((start, end));
+                self.holders.push(holder);
+                self.ranges.len() as u32 - 1
+            }
+        };
+        (place, overlaps)
+    }
+
+    #[cold]
+    fn poll(&mut self, place: u32, waker: &Waker) -> Poll<()> {
+        let (start, end) = self.ranges[place as usize];
+        let ticket = self.holders[place as usize].ticket;
+        let blocked = self
+            .ranges
+            .iter()
+            .zip(&self.holders)
+            .any(|(range, holder)| holder.ticket < ticket && range.0 < end && start < range.1);
+        if !blocked {
+            return Poll::Ready(());
+        }
+        if self.holders[place as usize].waker.replace(waker.clone()).is_none() {
+            self.waiting += 1;
+        }
+        Poll::Pending
+    }
+
+    /// Gives a place back and wakes those who waited for its range.
+    #[inline]
+    fn leave(&mut self, place: u32) {
+        let done = std::mem::replace(&mut self.ranges[place as usize], NOTHING);
+        self.free.push(place);
+        if self.waiting > 0 {
+            self.wake(place, done);
+        }
+    }
+
+    #[cold]
+    fn wake(&mut self, place: u32, done: (u64, u64)) {
+        // A wait that is given up takes its waker with it.
+        self.waiting -= usize::from(self.holders[place as usize].waker.take().is_some());
+        for (range, holder) in self.ranges.iter().zip(&mut self.holders) {
+            if range.0 < done.1
+                && done.0 < range.1
+                && let Some(waker) = holder.waker.take()
+            {
+                self.waiting -= 1;
+                waker.wake();
+            }
+        }
     }
 }
 
 impl Clone for RangeGuard {
     fn clone(&self) -> Self {
-        own_entry(&mut self.table.entries.borrow_mut(), self.ticket).1.guards += 1;
-        Self { table: Rc::clone(&self.table), ticket: self.ticket }
+        self.table.borrow_mut().holders[self.place as usize].guards += 1;
+        Self { table: Rc::clone(&self.table), place: self.place }
     }
 }
 
 impl Drop for RangeGuard {
     fn drop(&mut self) {
-        let mut entries = self.table.entries.borrow_mut();
-        let (at, own) = own_entry(&mut entries, self.ticket);
-        own.guards -= 1;
-        if own.guards > 0 {
-            return;
-        }
-        let done = entries.swap_remove(at);
-        for other in entries.iter_mut() {
-            if other.start < done.end
-                && done.start < other.end
-                && let Some(waker) = other.waiting.take()
-            {
-                waker.wake();
-            }
+        let mut table = self.table.borrow_mut();
+        let holder = &mut table.holders[self.place as usize];
+        holder.guards -= 1;
+        if holder.guards == 0 {
+            table.leave(self.place);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::units::ByteOffset;
 
 impl Direct {
-    pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.device.read(self.place(offset), buf, io).await
+    pub fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
+        self.device.read(self.place(offset), buf, io)
     }
 }

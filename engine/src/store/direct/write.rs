@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::units::ByteOffset;
 
 impl Direct {
-    pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.device.write(self.place(offset), buf, io).await
+    pub fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
+        self.device.write(self.place(offset), buf, io)
     }
 
     pub async fn flush(&self, io: Io) -> Result<()> {
