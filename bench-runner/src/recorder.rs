@@ -341,27 +341,4 @@ mod tests {
         let after = CpuTimes::of_this_thread().expect("Linux knows a thread's CPU time");
         assert!(after.user_ns + after.system_ns > before.user_ns + before.system_ns);
     }
-
-    /// `cargo test --release -p bench-runner recording_costs -- --ignored --nocapture`; aim: below 25 ns.
-    #[test]
-    #[ignore = "prints a cost; meaningful in release builds only"]
-    fn recording_costs() {
-        const OPERATIONS: u64 = 50_000_000;
-        let mut recorder = Recorder::new(0, 3 * SECOND_NS);
-        let clock = Clock::start();
-        let mut issued_ns = 1;
-        for operation in 0..OPERATIONS {
-            // Latencies spread over 64 µs to 128 µs, as a device's would be.
-            issued_ns = (issued_ns + operation * 48_271) & 0xffff;
-            let completed_ns = std::hint::black_box(issued_ns + 0x1_0000);
-            recorder.record(RecordKind::Read, issued_ns, completed_ns, 4096);
-        }
-        println!("record: {:.2} ns", clock.now_ns() as f64 / OPERATIONS as f64);
-        let clock = Clock::start();
-        for _ in 0..OPERATIONS {
-            std::hint::black_box(clock.now_ns());
-        }
-        println!("clock: {:.2} ns", clock.now_ns() as f64 / OPERATIONS as f64);
-        assert_eq!(recorder.finish().read.operations, OPERATIONS);
-    }
 }

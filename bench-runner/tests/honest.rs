@@ -1,5 +1,7 @@
 //! What makes a figure trustworthy: damage voids a run, and figures move with the device.
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -43,6 +45,9 @@ fn measure(folder: &Path, name: &str, damage: bool) -> Session {
 
 #[test]
 fn one_wrong_byte_voids_the_run_of_every_arm() {
+    if support::lacks_io_uring() {
+        return;
+    }
     for workload in ["randwrite-4k", "randread-4k"] {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let session = measure(folder.path(), workload, true);
@@ -57,6 +62,9 @@ fn one_wrong_byte_voids_the_run_of_every_arm() {
 
 #[test]
 fn whole_content_is_a_valid_run() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let session = measure(folder.path(), "mixed-4k", false);
     assert_eq!((session.exit_code(), session.invalid.len()), (0, 0));
@@ -65,6 +73,9 @@ fn whole_content_is_a_valid_run() {
 /// A device that answers at once must look many times as fast as a file on a disk.
 #[test]
 fn figures_move_with_the_device() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let null = runner_cost::on_null(4, Content::Stamped, 200_000_000, 5).unwrap();
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let session = measure(folder.path(), "randwrite-4k", false);

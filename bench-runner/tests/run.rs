@@ -1,5 +1,7 @@
 //! `run`, `plan` and `quick` from the outside: rows, refusals, exit codes, Ctrl-C.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -51,6 +53,9 @@ fn make_file(folder: &Path) -> std::path::PathBuf {
 
 #[test]
 fn a_run_leaves_every_row_and_a_report() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = folder();
     let (disk, out) = (make_file(folder.path()), folder.path().join("out"));
     let destroy = format!("disk:{FILE_BYTES}");
@@ -113,6 +118,9 @@ fn a_run_leaves_every_row_and_a_report() {
 
 #[test]
 fn json_is_one_object_and_nothing_else() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = folder();
     let (disk, out) = (folder.path().join("new"), folder.path().join("out"));
     let output = run(&[
@@ -144,6 +152,9 @@ fn json_is_one_object_and_nothing_else() {
 
 #[test]
 fn a_plan_names_the_argument_and_writes_nothing() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = folder();
     let disk = make_file(folder.path());
     fs::write(&disk, vec![0x5a; FILE_BYTES as usize]).unwrap();
@@ -159,6 +170,9 @@ fn a_plan_names_the_argument_and_writes_nothing() {
 
 #[test]
 fn refusals_have_their_codes_and_leave_everything_as_it_was() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = folder();
     let disk = make_file(folder.path());
     let out = folder.path().join("out");
@@ -202,6 +216,9 @@ fn refusals_have_their_codes_and_leave_everything_as_it_was() {
 
 #[test]
 fn a_folder_with_something_in_it_and_a_foreign_signature_are_refused() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = folder();
     let disk = make_file(folder.path());
     let destroy = format!("disk:{FILE_BYTES}");
@@ -233,6 +250,9 @@ fn interrupt(process: u32) {
 
 #[test]
 fn an_interrupted_quick_keeps_its_results_and_no_scratch_file() {
+    if support::lacks_io_uring() {
+        return;
+    }
     let folder = folder();
     let out = folder.path().join("out");
     let mut child = program(&["quick", "--scratch", text(folder.path()), "--out", text(&out), "--json"])
@@ -263,6 +283,9 @@ fn an_interrupted_quick_keeps_its_results_and_no_scratch_file() {
 
 #[test]
 fn memory_is_no_disk() {
+    if support::lacks_io_uring() {
+        return;
+    }
     // On systems without this mount there is nothing to refuse.
     let memory = Path::new("/dev/shm");
     if icecore::device::sys::filesystem_name(memory) != "tmpfs" {

@@ -126,6 +126,10 @@ fn a_real_fio_is_understood() {
         eprintln!("skipped: fio is not installed");
         return;
     }
+    if let Err(error) = icecore::runtime::Runtime::new(icecore::runtime::RuntimeOptions::default()) {
+        eprintln!("skipped: {error}");
+        return;
+    }
     let file = scratch_file();
     for workload in Workload::ALL {
         let mut task = task(workload.name, 2);
