@@ -99,17 +99,19 @@ impl UringDriver {
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
             let mut queue = self.ring.submission();
-            // SAFETY: see the module's invariant: what the entry points to lies in the operation's slot, or
-            // it points to nothing.
-            let pushed = unsafe { queue.push(entry) }.is_ok();
             let queued = queue.len();
-            drop(queue);
-            if !pushed || queued >= SUBMISSION_BATCH {
-                self.enter(Wait::No);
-            }
-            if pushed {
+            if queued < SUBMISSION_BATCH {
+                // SAFETY: see the module's invariant: what the entry points to lies in the operation's slot,
+                // or it points to nothing.
+                let pushed = unsafe { queue.push(entry) };
+                assert!(pushed.is_ok(), "the queue has room for more than a batch");
                 return;
             }
+            drop(queue);
+            // Submits and nothing else: to run completions now would only cut them into smaller portions.
+            // SAFETY: no argument is passed, and what the entries point to is held by their operations.
+            let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued as u32, 0, 0, None) };
+            check_entered(entered);
         }
     }
 
@@ -126,12 +128,7 @@ impl UringDriver {
                 submitter.submit_with_args(1, &SubmitArgs::new().timespec(&left))
             }
         };
-        if let Err(error) = entered {
-            let errno = error.raw_os_error().unwrap_or(0);
-            // Interrupted, out of time, or the kernel wants completions reaped first: the caller looks again.
-            let passing = [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY, libc::ENOMEM];
-            assert!(passing.contains(&errno), "the kernel refused a ring that it made: {error}");
-        }
+        check_entered(entered);
     }
 
     fn entry(&self, slot: &Slot, file: Fd) -> squeue::Entry {
@@ -182,6 +179,15 @@ impl UringDriver {
             self.push(&opcode::PollAdd::new(ear, libc::POLLIN as u32).build().user_data(EAR));
             self.ear_armed = true;
         }
+    }
+}
+
+/// Interrupted, out of time, or the kernel wants completions reaped first: the caller looks again.
+fn check_entered(entered: std::io::Result<usize>) {
+    if let Err(error) = entered {
+        let errno = error.raw_os_error().unwrap_or(0);
+        let passing = [libc::EINTR, libc::ETIME, libc::EAGAIN, libc::EBUSY, libc::ENOMEM];
+        assert!(passing.contains(&errno), "the kernel refused a ring that it made: {error}");
     }
 }
 
