@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use icecore::buf::BufPoolOptions;
-use icecore::device::{self, Access, Caching, Device, Identity, signature};
+use icecore::device::{self, Access, Caching, Device, Identity};
 use icecore::pool::layout::Layout;
 use icecore::runtime::{Runtime, RuntimeOptions};
-use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Volume};
 
 use crate::content;
@@ -42,7 +41,7 @@ impl Bench {
         let device = Device::claim(runtime.context(), path, destroy, Caching::Direct)?;
         let bench = Self { device, runtime, path: path.to_owned(), identity: Identity::of(path)? };
         if !force {
-            let found = bench.runtime.block_on(signature_of(&bench.device))?;
+            let found = bench.runtime.block_on(Volume::foreign_signature(&bench.device))?;
             if let Some(signature) = found {
                 return Err(signature.refusal().on(path.display().to_string()).into());
             }
@@ -128,24 +127,4 @@ pub(crate) fn runtime(queue_depth_max: u32) -> Result<Runtime, Failure> {
 /// As [`Device::open`].
 pub(crate) fn open_read_only(runtime: &Runtime, path: &Path) -> Result<Device, Failure> {
     Ok(Device::open(runtime.context(), path, Access::ReadOnly, Caching::Direct)?)
-}
-
-/// Somebody else's signature on the device; a volume of ours is none, its data may look like anything.
-pub(crate) async fn signature_of(
-    device: &Device,
-) -> Result<Option<signature::Signature>, icecore::error::Error> {
-    use icecore::device::{Cause, Io};
-    if Volume::inspect(device).await.is_ok() {
-        return Ok(None);
-    }
-    let geometry = device.geometry();
-    let size_bytes = geometry.size_bytes - geometry.size_bytes % u64::from(geometry.logical_block_bytes);
-    let mut pieces = Vec::new();
-    for piece in signature::pieces(size_bytes) {
-        let buf = device.context().buffers().get((piece.end - piece.start) as usize)?;
-        let (result, buf) = device.read(ByteOffset(piece.start), buf, Io::of(Cause::Metadata)).await;
-        result?;
-        pieces.push(buf);
-    }
-    Ok(signature::probe_pieces(size_bytes, &pieces[0], &pieces[1]))
 }

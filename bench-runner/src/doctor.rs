@@ -81,7 +81,7 @@ fn device(runtime: &Runtime, path: &Path, findings: &mut Map<String, Value>) -> 
     let device = bench::open_read_only(runtime, path)?;
     let identity = Identity::of(path)?;
     facts(path, &identity, &device, findings);
-    let signature = runtime.block_on(bench::signature_of(&device))?;
+    let signature = runtime.block_on(icecore::volume::Volume::foreign_signature(&device))?;
     let signature = signature.map(|signature| format!("{} at byte {}", signature.name, signature.at));
     findings.insert("signature".into(), json!(signature));
     findings

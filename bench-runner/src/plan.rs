@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use icecore::device::{Identity, safety};
 use icecore::error::Reason;
+use icecore::volume::Volume;
 use icecore_workloads::Workload;
 use serde_json::{Value, json};
 
@@ -186,7 +187,7 @@ fn existing(path: &Path, identity: &Identity) -> Result<Value, Failure> {
     let in_use = safety::refuse_if_in_use(path).err().map(|error| error.to_string());
     let runtime = bench::runtime(1)?;
     let device = bench::open_read_only(&runtime, path)?;
-    let signature = runtime.block_on(bench::signature_of(&device))?;
+    let signature = runtime.block_on(Volume::foreign_signature(&device))?;
     Ok(json!({
         "exists": true,
         "serial": identity.serial,

@@ -5,7 +5,8 @@
 //! short leaves the old volume untouched, no volume, or the new one; never a mixture.
 
 use super::{BLOCK_BYTES_MAX, Volume, VolumeInfo};
-use crate::device::{Cause, Device, Io, signature};
+use crate::device::signature::{self, Signature};
+use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock};
 use crate::pool::{layout::Layout, superblock};
@@ -65,8 +66,10 @@ impl Volume {
     /// device says.
     pub async fn create(device: &Device, options: CreateOptions) -> Result<VolumeInfo> {
         let record = plan(device, &options).map_err(|error| error.on(device.name()))?;
-        if !options.force {
-            refuse_foreign_signature(device).await?;
+        if !options.force
+            && let Some(signature) = Self::foreign_signature(device).await?
+        {
+            return Err(signature.refusal().on(device.name()));
         }
         superblock::erase(device).await?;
         if options.initialise == Initialise::Zero {
@@ -76,6 +79,28 @@ impl Volume {
         }
         superblock::write(device, &record, &FailureFlag::default()).await?;
         Ok(VolumeInfo::of(&record, options.backend))
+    }
+
+    /// Somebody else's signature on a device. One that carries an icecore volume has none: it is ours to make
+    /// anew, and its data may look like anything. Writes nothing.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub async fn foreign_signature(device: &Device) -> Result<Option<Signature>> {
+        if superblock::read(device).await.is_ok() {
+            return Ok(None);
+        }
+        let geometry = device.geometry();
+        let block_bytes = u64::from(geometry.logical_block_bytes);
+        let size_bytes = geometry.size_bytes - geometry.size_bytes % block_bytes;
+        let mut pieces = Vec::new();
+        for piece in signature::pieces(size_bytes) {
+            let buf = device.context().buffers().get((piece.end - piece.start) as usize)?;
+            let (result, buf) = device.read(ByteOffset(piece.start), buf, Io::of(Cause::Metadata)).await;
+            result?;
+            pieces.push(buf);
+        }
+        Ok(signature::probe_pieces(size_bytes, &pieces[0], &pieces[1]))
     }
 }
 
@@ -120,26 +145,6 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     record.roles[0] = RoleEntry { role: ROLE_VOLUME.into(), flags: 0.into(), device_id, reserved: [0; 8] };
     record.device_id = device_id;
     Ok(record)
-}
-
-/// A device that carries an icecore volume is ours to make anew: its data may look like anything.
-async fn refuse_foreign_signature(device: &Device) -> Result<()> {
-    if superblock::read(device).await.is_ok() {
-        return Ok(());
-    }
-    let geometry = device.geometry();
-    let size_bytes = geometry.size_bytes - geometry.size_bytes % u64::from(geometry.logical_block_bytes);
-    let mut pieces = Vec::new();
-    for piece in signature::pieces(size_bytes) {
-        let buf = device.context().buffers().get((piece.end - piece.start) as usize)?;
-        let (result, buf) = device.read(ByteOffset(piece.start), buf, Io::of(Cause::Metadata)).await;
-        result?;
-        pieces.push(buf);
-    }
-    match signature::probe_pieces(size_bytes, &pieces[0], &pieces[1]) {
-        Some(signature) => Err(signature.refusal().on(device.name())),
-        None => Ok(()),
-    }
 }
 
 fn random_id(device: &Device) -> [u8; 16] {
