@@ -37,7 +37,7 @@ impl Cached {
         self.device.geometry().logical_block_bytes as usize
     }
 
-    pub async fn read(&self, offset: ByteOffset, buf: Buf, io: &Io) -> (Result<()>, Buf) {
+    pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         // A block may be written back and forgotten while the device is read, so both views are laid over.
         let before = self.blocks(offset, buf.len());
         let (result, mut buf) = self.device.read(offset, buf, Io::of(io.cause)).await;
@@ -48,19 +48,19 @@ impl Cached {
         (result, buf)
     }
 
-    pub async fn write(&self, offset: ByteOffset, buf: Buf, io: &Io) -> (Result<()>, Buf) {
+    pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         if io.durable {
             let _turn = self.leaving.lock(0, 1).await;
             // Older bytes of this range must not leave the cache after these.
             self.forget(offset, buf.len() as u64);
-            return self.device.write(offset, buf, io.clone()).await;
+            return self.device.write(offset, buf, io).await;
         }
         for (index, block) in buf.chunks(self.block_bytes()).enumerate() {
             let at = offset.0 + (index * self.block_bytes()) as u64;
             self.dirty.borrow_mut().insert(at, Rc::from(block));
         }
         if self.dirty.borrow().len() * self.block_bytes() > DIRTY_BYTES_MAX {
-            let result = self.write_back(io).await;
+            let result = self.write_back(&io).await;
             return (result, buf);
         }
         (Ok(()), buf)

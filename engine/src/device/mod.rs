@@ -20,6 +20,7 @@ pub mod signature;
 #[cfg(feature = "sim")]
 pub mod simulated;
 pub mod sys;
+mod transfer;
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -34,6 +35,7 @@ pub use claim::create_file;
 pub use identity::{Geometry, Identity};
 pub use ledger::{Cause, Ledger, Tally};
 pub use sys::{Access, Caching};
+use transfer::Transfer;
 
 /// The pieces in which zeroes are written where the device cannot zero a range by itself.
 const ZERO_PIECE_BYTES: u64 = 1 << 20;
@@ -161,21 +163,23 @@ impl Device {
         &self.0.context
     }
 
-    /// Fills `buf` from `offset`. The buffer comes back with the outcome; after an error its contents are
-    /// unspecified.
+    /// Fills `buf` from `offset`, beginning at once. The buffer comes back with the outcome; after an error its
+    /// contents are unspecified.
     ///
     /// # Errors
     /// `Misaligned` or `OutOfRange` without any I/O, `ShortTransfer`, `DeviceGone`, `Os`.
+    #[inline]
     pub fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
-        self.transfer("read", OperationKind::Read, offset, buf, io)
+        Transfer::begin(&self.0, OperationKind::Read, offset, buf, io)
     }
 
-    /// Writes `buf` at `offset`.
+    /// Writes `buf` at `offset`, beginning at once; dropping the future does not take the write back.
     ///
     /// # Errors
     /// As [`Device::read`]; after an error each sector of the range holds its old or its new bytes.
+    #[inline]
     pub fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
-        self.transfer("write", OperationKind::Write { durable: io.durable }, offset, buf, io)
+        Transfer::begin(&self.0, OperationKind::Write { durable: io.durable }, offset, buf, io)
     }
 
     /// Makes everything that completed before this call durable.
@@ -208,48 +212,6 @@ impl Device {
         self.zero("write zeroes", OperationKind::WriteZeroes, offset, length, io).await
     }
 
-    async fn transfer(
-        &self,
-        name: &'static str,
-        kind: OperationKind,
-        offset: ByteOffset,
-        buf: Buf,
-        io: Io,
-    ) -> (Result<()>, Buf) {
-        let asked = buf.len() as u64;
-        if let Err(error) = self.check(name, offset, asked) {
-            return (Err(error), buf);
-        }
-        let (result, buf) = match &self.0.backing {
-            Backing::Target(target) => {
-                let operation = Operation {
-                    kind,
-                    target: target.clone(),
-                    offset: offset.0,
-                    length: asked,
-                    guard: io.guard,
-                    failed: io.failed,
-                };
-                match self.0.context.operate(operation, Some(buf)).await {
-                    (result, Some(buf)) => (self.outcome(name, offset, asked, result), buf),
-                    (_, None) => unreachable!("a transfer's buffer comes back with it"),
-                }
-            }
-            Backing::Cached(cached) if kind == OperationKind::Read => {
-                Box::pin(cached.read(offset, buf, &io)).await
-            }
-            Backing::Cached(cached) => Box::pin(cached.write(offset, buf, &io)).await,
-        };
-        if result.is_ok() {
-            if kind == OperationKind::Read {
-                self.0.ledger.note_read(io.cause, asked);
-            } else {
-                self.0.ledger.note_write(io.cause, asked);
-            }
-        }
-        (result, buf)
-    }
-
     async fn zero(
         &self,
         name: &'static str,
@@ -258,7 +220,7 @@ impl Device {
         length: u64,
         io: Io,
     ) -> Result<()> {
-        self.check(name, offset, length)?;
+        self.0.check(name, offset, length)?;
         if length == 0 {
             return Ok(());
         }
@@ -310,20 +272,22 @@ impl Device {
             failed: if may_fail { None } else { io.failed.clone() },
         };
         let (result, _no_buffer) = self.0.context.operate(operation, None).await;
-        self.outcome(name, offset, 0, result)
+        self.0.outcome(name, offset, 0, result)
     }
+}
 
+impl Inner {
     fn check(&self, name: &'static str, offset: ByteOffset, length: u64) -> Result<()> {
-        let granularity = u64::from(self.0.geometry.logical_block_bytes);
-        let size_bytes = self.0.geometry.size_bytes;
-        let reason = if !offset.is_aligned(granularity) || !length.is_multiple_of(granularity) {
+        let granularity = u64::from(self.geometry.logical_block_bytes);
+        let size_bytes = self.geometry.size_bytes;
+        let reason = if (offset.0 | length) & (granularity - 1) != 0 {
             Reason::Misaligned { offset: offset.0, length, granularity }
         } else if offset.checked_add(length).is_none_or(|end| end.0 > size_bytes) {
             Reason::OutOfRange { offset: offset.0, length, size_bytes }
         } else {
             return Ok(());
         };
-        Err(Error::new(name, reason).on(self.name()))
+        Err(Error::new(name, reason).on(self.name.as_str()))
     }
 
     fn outcome(
@@ -338,7 +302,7 @@ impl Device {
             Ok(done) => Error::new(name, Reason::ShortTransfer { asked, done }),
             Err(errno) => Error::from_errno(name, errno),
         };
-        Err(error.on(self.name()).at(offset.0))
+        Err(error.on(self.name.as_str()).at(offset.0))
     }
 }
 

@@ -351,8 +351,9 @@ impl Core {
     /// Begins an operation, or gives it back when all slots are in use.
     #[inline]
     fn begin(&self, operation: Operation, buf: Option<Buf>) -> Result<OperationKey, Refused> {
-        let key = self.slab.borrow_mut().insert(operation, buf)?;
-        self.driver.borrow_mut().submit(key, &mut self.slab.borrow_mut());
+        let mut slab = self.slab.borrow_mut();
+        let key = slab.insert(operation, buf)?;
+        self.driver.borrow_mut().submit(key, &mut slab);
         Ok(key)
     }
 
@@ -450,8 +451,8 @@ impl Context {
 
     /// Begins an operation; the future ends with its result and buffer.
     #[inline]
-    pub(crate) fn operate(&self, operation: Operation, buf: Option<Buf>) -> Operate {
-        let core = Rc::clone(&self.0);
+    pub(crate) fn operate(&self, operation: Operation, buf: Option<Buf>) -> Operate<'_> {
+        let core = &*self.0;
         if core.closed.get() {
             return Operate { core, key: None, refused: Some(Box::new((operation, buf))) };
         }
@@ -556,8 +557,8 @@ impl<T> Future for Task<T> {
 }
 
 /// An operation as a future. It holds the slot's key, never the buffer, once it has begun.
-pub(crate) struct Operate {
-    core: Rc<Core>,
+pub(crate) struct Operate<'a> {
+    core: &'a Core,
     /// While it is in flight.
     key: Option<OperationKey>,
     /// While it waits for a slot.
@@ -567,7 +568,7 @@ pub(crate) struct Operate {
 /// Bytes moved or an error number (positive), and the buffer back.
 pub(crate) type Operated = (Result<u64, i32>, Option<Buf>);
 
-impl Future for Operate {
+impl Future for Operate<'_> {
     type Output = Operated;
 
     #[inline]
@@ -579,7 +580,7 @@ impl Future for Operate {
     }
 }
 
-impl Operate {
+impl Operate<'_> {
     #[cold]
     fn poll_refused(mut self: Pin<&mut Self>, context: &mut PollContext<'_>) -> Poll<Operated> {
         let Some(refused) = self.refused.take() else { panic!("a future is not polled after it has ended") };
@@ -602,7 +603,7 @@ impl Operate {
     }
 }
 
-impl Drop for Operate {
+impl Drop for Operate<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.core.abandon(key);

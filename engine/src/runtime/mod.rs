@@ -24,6 +24,7 @@ mod uring;
 use std::sync::Arc;
 
 pub use driver::IoPath;
+pub(crate) use executor::Operate;
 pub use executor::{Context, Runtime, Task, join_all, yield_now};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub(crate) use operation::Operation;

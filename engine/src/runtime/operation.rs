@@ -138,6 +138,8 @@ enum State {
     Done(i32),
 }
 
+/// Aligned so that a slot is two cache lines and shares none with its neighbours.
+#[repr(align(64))]
 pub(super) struct Slot {
     generation: u32,
     state: State,

@@ -27,7 +27,7 @@ fn uring(quarantine_buffers: usize) -> Option<Runtime> {
         .ok()
 }
 
-fn read(context: &Context, target: &Target, length: usize) -> Operate {
+fn read<'a>(context: &'a Context, target: &Target, length: usize) -> Operate<'a> {
     let buf = context.buffers().zeroed(length).unwrap();
     let kind = OperationKind::Read;
     let operation = Operation {
