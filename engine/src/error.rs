@@ -223,6 +223,51 @@ pub enum Reason {
     /// The caller gave up on the operation.
     #[error("it was cancelled")]
     Cancelled,
+    /// The pool's metadata is not what was written.
+    #[error("its metadata is damaged; run `icecore check` on it")]
+    MetadataDamaged,
+    /// The pool's metadata does not fit its area.
+    #[error("its metadata needs {needed_bytes} bytes and has room for {room_bytes}; use a larger device")]
+    MetadataFull {
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes there are.
+        room_bytes: u64,
+    },
+    /// An entry of the log that was durable is missing.
+    #[error("its log is damaged behind sequence {good_through}; open it for reading, or accept the loss")]
+    LogDamaged {
+        /// The last sequence that is good.
+        good_through: u64,
+    },
+    /// A block's checksum is wrong.
+    #[error("the block at device byte {address} is not what was written there; restore it from a replica")]
+    BlockDamaged {
+        /// Where it lies on the device.
+        address: u64,
+    },
+    /// A moment that nobody has written yet.
+    #[error("there is no sequence {moment}; the last one is {last}")]
+    UnknownMoment {
+        /// What was asked for.
+        moment: u64,
+        /// The last there is.
+        last: u64,
+    },
+    /// A moment that is not kept any more.
+    #[error("sequence {moment} is not kept any more; the earliest is {earliest}")]
+    Expired {
+        /// What was asked for.
+        moment: u64,
+        /// The earliest that can be opened.
+        earliest: u64,
+    },
+    /// The backend keeps no past.
+    #[error("the {backend} backend keeps no past")]
+    NoPast {
+        /// Its name.
+        backend: &'static str,
+    },
     /// The process may not do this.
     #[error("permission denied; run as root or as the owner of it")]
     PermissionDenied,
@@ -328,13 +373,19 @@ impl Reason {
             | Reason::ReadOnly
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
-            Reason::DeviceTooSmall { .. } => Kind::NoSpace,
+            Reason::DeviceTooSmall { .. } | Reason::MetadataFull { .. } => Kind::NoSpace,
+            Reason::UnknownMoment { .. } => Kind::InvalidArgument,
+            Reason::Expired { .. } => Kind::Unavailable,
             Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
-            Reason::SuperblockDamaged => Kind::Corrupt,
+            Reason::SuperblockDamaged
+            | Reason::MetadataDamaged
+            | Reason::LogDamaged { .. }
+            | Reason::BlockDamaged { .. } => Kind::Corrupt,
             Reason::UnknownVersion { .. }
             | Reason::UnknownFeatures { .. }
             | Reason::UnknownBackend { .. }
             | Reason::NoIoUring { .. }
+            | Reason::NoPast { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,

@@ -20,17 +20,29 @@ pub enum Mutation {
     FailedFlushForgotten,
     /// A partial write of a block does not hold its range while it reads and writes back.
     MergeUnguarded,
+    /// The log answers a durable write or a flush without asking the device.
+    LogAckBeforeFlush,
+    /// Recovery takes a batch whose header is whole without looking at its payload.
+    LogPayloadUnchecked,
+    /// Recovery takes batches of an earlier lap or opening.
+    StaleLapAccepted,
+    /// An opening appends before its nonce is durable.
+    NonceNotDurable,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 6] = [
+    pub const ALL: [Mutation; 10] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
         Mutation::TornSuperblockAccepted,
         Mutation::FailedFlushForgotten,
         Mutation::MergeUnguarded,
+        Mutation::LogAckBeforeFlush,
+        Mutation::LogPayloadUnchecked,
+        Mutation::StaleLapAccepted,
+        Mutation::NonceNotDurable,
     ];
 }
 

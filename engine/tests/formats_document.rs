@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::Path;
 
+use icecore::format::batch::{BatchEntry, BatchHeader};
+use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
+use icecore::format::journal::{ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Row, Run};
+use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
 
 /// The rows of a record's layout table: offset, bytes, field, and the row as it is written.
@@ -106,7 +110,7 @@ fn a_changed_row_is_found() {
 
 macro_rules! layout {
     ($record:ty: $($field:ident)*) => {
-        vec![$((stringify!($field), offset_of!($record, $field))),*]
+        &[$((stringify!($field), offset_of!($record, $field))),*]
     };
 }
 
@@ -125,10 +129,38 @@ fn assert_laid_out(record: &str, bytes: usize, fields: &[(&str, usize)]) {
 fn the_tables_say_what_the_compiler_lays_out() {
     let fields = layout!(Superblock: magic version checksum address generation pool_id volume_id
         features_compatible features_read_only features_incompatible backend state device_bytes volume_bytes
-        block_bytes region_bytes epoch created_unix_s roots metadata checksums data reserved_0 roles reserved_1
-        device_id generation_tail reserved_2);
-    assert_laid_out("Superblock", size_of::<Superblock>(), &fields);
+        block_bytes region_bytes epoch created_unix_s roots metadata checksums data segment_bytes reserved_3
+        checkpoint_bytes retention_bytes retention_age_s reserved_0 roles reserved_1 device_id generation_tail
+        reserved_2);
+    assert_laid_out("Superblock", size_of::<Superblock>(), fields);
     let fields = layout!(RoleEntry: role flags device_id reserved);
-    assert_laid_out("RoleEntry", size_of::<RoleEntry>(), &fields);
+    assert_laid_out("RoleEntry", size_of::<RoleEntry>(), fields);
+    let fields = layout!(Root: magic version checksum address generation pool_id image_address image_bytes
+        image_checksum reserved_0 journal_address journal_bytes reserved_1);
+    assert_laid_out("Root", size_of::<Root>(), fields);
+    let fields = layout!(RecordHeader: magic version checksum address generation number bytes pool_id);
+    assert_laid_out("RecordHeader", size_of::<RecordHeader>(), fields);
+    assert_laid_out("ChangeHeader", size_of::<ChangeHeader>(), layout!(ChangeHeader: kind bytes));
+    assert_laid_out("Opening", size_of::<Opening>(), layout!(Opening: nonce first_batch));
+    assert_laid_out("Lease", size_of::<Lease>(), layout!(Lease: physical virtual_segment));
+    let fields = layout!(Checkpoint: address batch sequence time_unix_ns previous released);
+    assert_laid_out("Checkpoint", size_of::<Checkpoint>(), fields);
+    let fields = layout!(Row: virtual_segment physical first_block slots identity continued written);
+    assert_laid_out("Row", size_of::<Row>(), fields);
+    assert_laid_out("Dead", size_of::<Dead>(), layout!(Dead: virtual_segment slots));
+    let fields = layout!(Run: run first_sequence last_sequence entries deaths);
+    assert_laid_out("Run", size_of::<Run>(), fields);
+    let fields = layout!(BatchHeader: magic version checksum address nonce batch first_sequence durable_through
+        epoch time_unix_ns previous header_bytes payload_blocks entries block_bytes reserved);
+    assert_laid_out("BatchHeader", size_of::<BatchHeader>(), fields);
+    let fields = layout!(BatchEntry: kind branch lba blocks payload tag);
+    assert_laid_out("BatchEntry", size_of::<BatchEntry>(), fields);
+    let fields = layout!(PageHeader: magic version checksum address run page kind count reserved);
+    assert_laid_out("PageHeader", size_of::<PageHeader>(), fields);
+    let fields = layout!(IndexEntry: lba sequence branch virtual_segment slot checksum);
+    assert_laid_out("IndexEntry", size_of::<IndexEntry>(), fields);
+    let fields = layout!(IndexDeath: birth death virtual_segment slot);
+    assert_laid_out("IndexDeath", size_of::<IndexDeath>(), fields);
+    assert_laid_out("IndexFence", size_of::<IndexFence>(), layout!(IndexFence: lba sequence));
     assert_eq!((offset_of!(Area, offset), offset_of!(Area, bytes), size_of::<Area>()), (0, 8, 16));
 }

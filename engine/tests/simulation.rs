@@ -2,19 +2,22 @@
 
 use icecore::device::simulated::Fault;
 use icecore::sim::{self, Script, Step};
+use icecore::store::Backend;
 
 #[test]
 fn saved_seeds_pass() {
     let saved = include_str!("seeds/simulate.txt");
     for line in saved.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let seed = line.parse().unwrap_or_else(|_| panic!("{line:?} is a seed"));
-        assert_eq!(sim::run_seed(seed).failure, None, "seed {seed}");
+        let (seed, backend) = line.split_once(' ').unwrap_or((line, "direct"));
+        let seed = seed.parse().unwrap_or_else(|_| panic!("{line:?} is a seed"));
+        let backend = Backend::from_name(backend).unwrap();
+        assert_eq!(sim::run_seed(seed, backend).failure, None, "seed {line}");
     }
 }
 
 /// A short script that uses every operation and then cuts power; fault-free by itself.
-fn short_script(seed: u64) -> Script {
-    let from_seed = Script::from_seed(seed);
+fn short_script(seed: u64, backend: Backend) -> Script {
+    let from_seed = Script::of_backend(seed, backend);
     let quiet = |step: &&Step| !matches!(step, Step::Arm(_) | Step::Tamper(_) | Step::Recreate { .. });
     let mut steps: Vec<Step> = from_seed.steps.iter().filter(quiet).take(60).copied().collect();
     steps.push(Step::Reopen { cut_after: None });
@@ -32,14 +35,14 @@ fn each_io_fails_once_and_nothing_acknowledged_is_lost() {
         Fault::Short(0),
     ];
     let mut runs = 0;
-    for seed in 0..3 {
-        let script = short_script(seed);
+    for (seed, backend) in (0..3).flat_map(|seed| Backend::ALL.map(|backend| (seed, backend))) {
+        let script = short_script(seed, backend);
         let requests = sim::run(&script).requests;
         assert!(requests > 80, "the script does something: {requests} requests");
         for number in 0..requests {
             for fault in faults {
                 let report = sim::run_with_fault(&script, number, fault);
-                assert_eq!(report.failure, None, "seed {seed}, request {number}, {fault:?}");
+                assert_eq!(report.failure, None, "seed {seed}, {backend:?}, request {number}, {fault:?}");
                 runs += 1;
             }
         }

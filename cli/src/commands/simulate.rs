@@ -1,7 +1,7 @@
 //! `icecore simulate`: seeds of the simulator, in parallel, with a coverage table.
 //!
 //! Every seed is at least 1,000 operations, five power cuts and five faults on the engine's own code in virtual
-//! time. A failing seed is shrunk to the steps it needs; the last line of the output is then one JSON object
+//! time, on each backend in turn. A failing seed is shrunk to the steps it needs; the last line of the output is then one JSON object
 //! with the seed, the commit and the command that repeats it.
 
 use std::fmt::Write as _;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use icecore::sim::{self, Coverage, Report, Script, shrink};
+use icecore::store::Backend;
 use serde_json::{Map, Value, json};
 
 use crate::exit::Code;
@@ -38,6 +39,9 @@ struct Which {
 pub struct Simulate {
     #[command(flatten)]
     which: Which,
+    /// Play it on this backend only
+    #[arg(long, value_parser = parse_backend)]
+    backend: Option<Backend>,
     /// Seeds that run at the same time; as many as there are processors if not given
     #[arg(long)]
     jobs: Option<usize>,
@@ -52,6 +56,10 @@ pub struct Simulate {
     pub json: bool,
 }
 
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    Backend::from_name(text).map_err(|error| error.to_string())
+}
+
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let parse = |part: &str| part.trim().parse::<u64>().map_err(|error| format!("{part:?}: {error}"));
     let (from, to) = text.split_once("..").ok_or("a range is written A..B")?;
@@ -59,12 +67,21 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
     if from < to { Ok((from, to)) } else { Err(format!("{from} is not below {to}")) }
 }
 
+/// A run that failed.
+struct Failed {
+    seed: u64,
+    backend: Backend,
+    what: String,
+}
+
 /// What a campaign found.
+#[derive(Default)]
 struct Campaign {
     seeds: u64,
     coverage: Coverage,
-    failed: Option<(u64, String)>,
-    report: Option<Report>,
+    failed: Option<Failed>,
+    /// Of the last seed, each backend's.
+    reports: Vec<(Backend, Report)>,
 }
 
 impl Simulate {
@@ -81,7 +98,7 @@ impl Simulate {
             (None, None) => unreachable!("clap asks for one of them"),
         };
         let campaign = run_seeds(&self, from, to);
-        let failure = campaign.failed.as_ref().map(|(seed, what)| describe(&self, *seed, what));
+        let failure = campaign.failed.as_ref().map(|failed| describe(&self, failed));
         let done = result(&self, &campaign, failure.as_ref());
         match failure {
             None => Ok(done),
@@ -90,8 +107,8 @@ impl Simulate {
     }
 }
 
-fn script_of(simulate: &Simulate, seed: u64) -> Script {
-    let script = Script::from_seed(seed);
+fn script_of(simulate: &Simulate, seed: u64, backend: Backend) -> Script {
+    let script = Script::of_backend(seed, backend);
     match &simulate.steps {
         Some(steps) => script.only(steps),
         None => script,
@@ -105,8 +122,8 @@ fn run_seeds(simulate: &Simulate, from: u64, to: u64) -> Campaign {
     let next = AtomicU64::new(from);
     let ended = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
-    let campaign =
-        Mutex::new(Campaign { seeds: 0, coverage: Coverage::default(), failed: None, report: None });
+    let backends = Backend::ALL.into_iter().filter(|one| simulate.backend.is_none_or(|only| only == *one));
+    let campaign = Mutex::new(Campaign::default());
     let workers_left = AtomicU64::new(jobs as u64);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -117,18 +134,20 @@ fn run_seeds(simulate: &Simulate, from: u64, to: u64) -> Campaign {
                     if seed >= to || late || stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    let report = sim::run(&script_of(simulate, seed));
+                    let play = |backend| (backend, sim::run(&script_of(simulate, seed, backend)));
+                    let reports: Vec<(Backend, Report)> = backends.clone().map(play).collect();
                     ended.fetch_add(1, Ordering::Relaxed);
                     let mut campaign = campaign.lock().unwrap_or_else(PoisonError::into_inner);
                     campaign.seeds += 1;
-                    campaign.coverage.merge(&report.coverage);
-                    if let Some(failure) = &report.failure {
+                    for (backend, report) in &reports {
+                        campaign.coverage.merge(&report.coverage);
+                        let Some(what) = report.failure.clone() else { continue };
                         stop.store(true, Ordering::Relaxed);
-                        if campaign.failed.as_ref().is_none_or(|(other, _)| seed < *other) {
-                            campaign.failed = Some((seed, failure.clone()));
+                        if campaign.failed.as_ref().is_none_or(|other| seed < other.seed) {
+                            campaign.failed = Some(Failed { seed, backend: *backend, what });
                         }
                     }
-                    campaign.report = Some(report);
+                    campaign.reports = reports;
                 }
                 workers_left.fetch_sub(1, Ordering::Relaxed);
             });
@@ -155,13 +174,15 @@ fn result(simulate: &Simulate, campaign: &Campaign, failure: Option<&Value>) -> 
     for (name, count) in &coverage {
         let _written = writeln!(text, "{count:>12}  {name}");
     }
-    if let Some(report) = campaign.report.as_ref().filter(|_| simulate.which.seed.is_some()) {
-        let (hash, trace) = (format!("{:016x}", report.hash), format!("{:016x}", report.trace));
-        let clock_ns = report.clock_ns;
-        let _written = writeln!(text, "hash {hash}, clock {clock_ns} ns, trace {trace}");
-        object["hash"] = json!(hash);
-        object["clock_ns"] = json!(clock_ns);
-        object["trace"] = json!(trace);
+    if simulate.which.seed.is_some() {
+        let mut runs = Map::new();
+        for (backend, report) in &campaign.reports {
+            let (hash, trace) = (format!("{:016x}", report.hash), format!("{:016x}", report.trace));
+            let (name, clock_ns) = (backend.name(), report.clock_ns);
+            let _written = writeln!(text, "{name}: hash {hash}, clock {clock_ns} ns, trace {trace}");
+            runs.insert(name.to_string(), json!({ "hash": hash, "clock_ns": clock_ns, "trace": trace }));
+        }
+        object["runs"] = Value::Object(runs);
     }
     let _written = match failure {
         None => writeln!(text, "{} seeds, no failure", campaign.seeds),
@@ -171,23 +192,22 @@ fn result(simulate: &Simulate, campaign: &Campaign, failure: Option<&Value>) -> 
 }
 
 /// Shrinks a failing seed, tells its steps on standard error, and names the commands that repeat it.
-fn describe(simulate: &Simulate, seed: u64, what: &str) -> serde_json::Value {
-    let script = script_of(simulate, seed);
-    let mut object = json!({
-        "seed": seed,
-        "commit": commit(),
-        "command": format!("icecore simulate --seed {seed}"),
-        "what": what,
-    });
+fn describe(simulate: &Simulate, failed: &Failed) -> serde_json::Value {
+    let Failed { seed, what, .. } = failed;
+    let backend = failed.backend.name();
+    let command = format!("icecore simulate --seed {seed} --backend {backend}");
+    let mut object =
+        json!({ "seed": seed, "backend": backend, "commit": commit(), "command": command, "what": what });
     if simulate.steps.is_none() {
-        eprintln!("seed {seed} fails; shrinking");
+        eprintln!("seed {seed} fails on {backend}; shrinking");
+        let script = script_of(simulate, *seed, failed.backend);
         let (kept, failure) = shrink::shrink(&script);
         for index in &kept {
             eprintln!("{index:>6}: {:?}", script.steps[*index]);
         }
         eprintln!("{failure}");
         let steps: Vec<String> = kept.iter().map(usize::to_string).collect();
-        object["shrunk"] = json!(format!("icecore simulate --seed {seed} --steps {}", steps.join(",")));
+        object["shrunk"] = json!(format!("{command} --steps {}", steps.join(",")));
     }
     object
 }

@@ -15,11 +15,25 @@ pub enum Cause {
     Metadata,
     /// Making a range read as zero.
     Zero,
+    /// Batches of the log and its recovery.
+    Log,
+    /// Pages of the versioned index: look-ups, checkpoints and merges.
+    Index,
+    /// Moving live blocks together.
+    Clean,
 }
 
 impl Cause {
     /// All causes, in the order of results.
-    pub const ALL: [Cause; 4] = [Cause::Application, Cause::Merge, Cause::Metadata, Cause::Zero];
+    pub const ALL: [Cause; 7] = [
+        Cause::Application,
+        Cause::Merge,
+        Cause::Metadata,
+        Cause::Zero,
+        Cause::Log,
+        Cause::Index,
+        Cause::Clean,
+    ];
 
     /// The cause's name in results.
     pub fn name(self) -> &'static str {
@@ -28,6 +42,9 @@ impl Cause {
             Cause::Merge => "merge",
             Cause::Metadata => "metadata",
             Cause::Zero => "zero",
+            Cause::Log => "log",
+            Cause::Index => "index",
+            Cause::Clean => "clean",
         }
     }
 }

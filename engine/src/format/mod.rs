@@ -3,6 +3,10 @@
 //! One file for each record, with its layout table as the doc comment, compile-time size checks, golden bytes
 //! and a corrupt-every-byte test beside it. All integers are little-endian; there is no padding.
 
+pub mod batch;
+pub mod index_page;
+pub mod journal;
+pub mod root;
 pub mod superblock;
 
 /// CRC-32C (Castagnoli), the checksum of every record and block.

@@ -18,7 +18,9 @@ pub const MAGIC: [u8; 8] = *b"ICECORE\0";
 pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
-pub const KNOWN_INCOMPATIBLE: u64 = 0;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG;
+/// Incompatible feature: the pool has a log, an index and a metadata journal.
+pub const FEATURE_LOG: u64 = 1;
 /// Features that this build knows for writing; a pool that uses others is opened for reading only.
 pub const KNOWN_READ_ONLY: u64 = 0;
 
@@ -89,7 +91,7 @@ impl Area {
 /// | 64 | 8 | `features_compatible`: may be ignored |
 /// | 72 | 8 | `features_read_only`: unknown ones forbid writing |
 /// | 80 | 8 | `features_incompatible`: unknown ones forbid opening |
-/// | 88 | 4 | `backend`: 1 direct |
+/// | 88 | 4 | `backend`: 1 direct, 2 log |
 /// | 92 | 4 | `state`: 1 open, 2 closed |
 /// | 96 | 8 | `device_bytes`: the device's size at creation |
 /// | 104 | 8 | `volume_bytes` |
@@ -98,10 +100,15 @@ impl Area {
 /// | 120 | 8 | `epoch` |
 /// | 128 | 8 | `created_unix_s`: seconds since 1970, UTC |
 /// | 136 | 16 | `roots`: area of the two alternating roots |
-/// | 152 | 16 | `metadata`: area reserved for journal, log and index |
+/// | 152 | 16 | `metadata`: area of metadata images, journals and index, or reserved for them |
 /// | 168 | 16 | `checksums`: area reserved for the checksums of a linear volume |
 /// | 184 | 16 | `data`: area of the volume's blocks |
-/// | 200 | 312 | `reserved_0`: 0 |
+/// | 200 | 4 | `segment_bytes`: unit in which a log takes space; 0 without a log |
+/// | 204 | 4 | `reserved_3`: 0 |
+/// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
+/// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
+/// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
+/// | 232 | 280 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -133,7 +140,12 @@ pub struct Superblock {
     pub metadata: Area,
     pub checksums: Area,
     pub data: Area,
-    pub reserved_0: [u8; 312],
+    pub segment_bytes: U32,
+    pub reserved_3: U32,
+    pub checkpoint_bytes: U64,
+    pub retention_bytes: U64,
+    pub retention_age_s: U64,
+    pub reserved_0: [u8; 280],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],

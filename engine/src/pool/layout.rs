@@ -1,7 +1,8 @@
 //! Where the parts of a pool lie, computed once at creation and then read from the superblock.
 
+use super::journal::Places;
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{Area, COPY_OFFSETS, SUPERBLOCK_BYTES};
+use crate::format::superblock::{Area, COPY_OFFSETS, SUPERBLOCK_BYTES, Superblock};
 
 /// Everything below this belongs to superblocks and roots.
 pub const HEAD_BYTES: u64 = 1 << 20;
@@ -65,6 +66,107 @@ impl Layout {
     }
 }
 
+/// The parts of a log pool are whole multiples of this.
+const LOG_ALIGNMENT_BYTES: u64 = 64 << 10;
+/// The index area has room for so many entries for each block of the data area: what lives, a merged copy of it,
+/// and as much again.
+const INDEX_ENTRIES_PER_BLOCK: u64 = 3;
+const INDEX_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of a row in a metadata image, without its bitmaps.
+const ROW_BYTES: u64 = 64;
+/// Segments of the smallest log pool.
+const SEGMENTS_MIN: u64 = 16;
+/// Free segments that only the emptying of others may take.
+pub const RESERVED_SEGMENTS: u64 = 5;
+/// Besides what the log leases and what is reserved, a volume fills at most four fifths of the segments: as many as
+/// reserved are then emptied into one less.
+const FILL_PARTS: u64 = 4;
+const FILL_OF: u64 = 5;
+
+/// Where the metadata of a log pool lies.
+#[derive(Clone, Copy, Debug)]
+pub struct MetadataPlaces {
+    /// Roots, images and journals.
+    pub journal: Places,
+    /// The pages of the index.
+    pub index: Area,
+}
+
+/// Bytes of one metadata image of so many segments; a journal is twice as long.
+fn image_bytes(segments: u64, segment_blocks: u64) -> u64 {
+    let row_bytes = ROW_BYTES + 2 * segment_blocks.div_ceil(64) * 8;
+    (segments * row_bytes + LOG_ALIGNMENT_BYTES).next_multiple_of(LOG_ALIGNMENT_BYTES)
+}
+
+/// The parts of the metadata area of a log pool, from its superblock.
+pub fn metadata_places(superblock: &Superblock) -> MetadataPlaces {
+    let segment_bytes = u64::from(superblock.segment_bytes.get()).max(1);
+    let segments = superblock.data.bytes.get() / segment_bytes;
+    let image = image_bytes(segments, segment_bytes / u64::from(superblock.block_bytes.get()).max(1));
+    let start = superblock.metadata.offset.get();
+    let area = |parts: u64, length: u64| Area::new(start + parts * image, length);
+    let roots = superblock.roots.offset.get();
+    let index = area(6, superblock.metadata.bytes.get().saturating_sub(6 * image));
+    MetadataPlaces {
+        journal: Places {
+            roots: [roots, roots + ROOTS_BYTES / 2],
+            images: [area(0, image), area(1, image)],
+            journals: [area(2, 2 * image), area(4, 2 * image)],
+        },
+        index,
+    }
+}
+
+impl Layout {
+    /// The layout of a log pool with segments of `segment_bytes`, of which the log leases up to `leases`. The data
+    /// area takes all that the metadata leaves; the bytes of the volume are told beside it.
+    ///
+    /// # Errors
+    /// `DeviceTooSmall` with the bytes needed.
+    pub fn plan_log(
+        device_bytes: u64,
+        volume_bytes: Option<u64>,
+        region_bytes: u64,
+        block_bytes: u64,
+        segment_bytes: u64,
+        leases: u64,
+    ) -> Result<(Self, u64)> {
+        let segment_blocks = segment_bytes / block_bytes;
+        let layout = |segments: u64| {
+            let index = (segments * segment_blocks * 32 * INDEX_ENTRIES_PER_BLOCK).max(INDEX_BYTES_MIN);
+            let metadata_bytes =
+                (6 * image_bytes(segments, segment_blocks) + index).next_multiple_of(LOG_ALIGNMENT_BYTES);
+            let metadata = Area::new(HEAD_BYTES, metadata_bytes);
+            let data = Area::new(metadata.end(), segments * segment_bytes);
+            let checksums = Area::new(metadata.end(), 0);
+            Self { roots: Area::new(ROOTS_OFFSET, ROOTS_BYTES), metadata, checksums, data }
+        };
+        // As many segments as fit beside their metadata.
+        let mut segments = device_bytes.saturating_sub(HEAD_BYTES) / segment_bytes;
+        while segments > 0 && layout(segments).data.end() > device_bytes {
+            segments -= (layout(segments).data.end() - device_bytes)
+                .div_ceil(segment_bytes)
+                .div_ceil(2)
+                .max(1)
+                .min(segments);
+        }
+        let taken = leases + RESERVED_SEGMENTS + 1;
+        let most = segments.saturating_sub(taken) * FILL_PARTS / FILL_OF * segment_bytes;
+        let most = most / region_bytes * region_bytes;
+        let volume_bytes = volume_bytes.unwrap_or(most).max(region_bytes);
+        if segments < SEGMENTS_MIN || volume_bytes > most {
+            let volume_segments = volume_bytes.div_ceil(segment_bytes);
+            let wanted = taken + (volume_segments * FILL_OF).div_ceil(FILL_PARTS);
+            let needed_bytes = layout(wanted.clamp(SEGMENTS_MIN, 1 << 32)).data.end();
+            return Err(Error::new(
+                "create",
+                Reason::DeviceTooSmall { needed_bytes, found_bytes: device_bytes },
+            ));
+        }
+        Ok((layout(segments), volume_bytes))
+    }
+}
+
 fn checksum_bytes(volume_bytes: u64) -> u64 {
     volume_bytes.div_ceil(CHECKSUM_BLOCK_BYTES).div_ceil(BLOCKS_PER_CHECKSUM_PAGE) * 4096
 }
@@ -85,6 +187,39 @@ mod tests {
             let used = layout.data.bytes.get();
             assert!(used.is_multiple_of(65536) && used + (8 << 20) > device_bytes - device_bytes / 40);
         }
+    }
+
+    #[test]
+    fn a_log_pool_has_room_for_its_metadata_and_spare_segments() {
+        for (device_bytes, block_bytes, segment_bytes) in [
+            (8 << 20, 512, 65536),
+            (64 << 20, 4096, 512 << 10),
+            (1 << 30, 4096, 8 << 20),
+            (1 << 40, 4096, 8 << 20),
+        ] {
+            let (layout, volume_bytes) =
+                Layout::plan_log(device_bytes, None, 65536, block_bytes, segment_bytes, 9).unwrap();
+            assert!(
+                layout.data.end() <= device_bytes && layout.data.end() + 4 * segment_bytes > device_bytes
+            );
+            assert!(volume_bytes + 8 * segment_bytes <= layout.data.bytes.get());
+            assert!(
+                volume_bytes * 2 > device_bytes || device_bytes < 64 << 20,
+                "{volume_bytes} of {device_bytes}"
+            );
+            let mut superblock = Superblock::empty();
+            superblock.roots = layout.roots;
+            superblock.metadata = layout.metadata;
+            superblock.data = layout.data;
+            superblock.block_bytes = (block_bytes as u32).into();
+            superblock.segment_bytes = (segment_bytes as u32).into();
+            let places = metadata_places(&superblock);
+            assert_eq!(places.index.end(), layout.metadata.end());
+            assert!(places.index.bytes.get() >= INDEX_BYTES_MIN);
+        }
+        let error = Layout::plan_log(1 << 30, Some(2 << 30), 65536, 4096, 8 << 20, 9).unwrap_err();
+        let Reason::DeviceTooSmall { needed_bytes, .. } = *error.reason() else { panic!("{error}") };
+        assert!(Layout::plan_log(needed_bytes, Some(2 << 30), 65536, 4096, 8 << 20, 9).is_ok());
     }
 
     #[test]

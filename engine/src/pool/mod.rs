@@ -4,5 +4,10 @@
 //! reserved for the checksums of a linear volume, and the volume's data. Backends that keep a log or an index
 //! put them into the reserved room, so that a `direct` volume can become one of them later.
 
+pub mod contents;
+pub mod index;
+pub mod journal;
 pub mod layout;
+pub mod log;
+pub mod metadata;
 pub mod superblock;

@@ -89,6 +89,7 @@ pub(crate) struct Core {
     io_path: IoPath,
     /// Turns so far; see [`Context::turns`].
     turns: Cell<u64>,
+    unix_origin_ns: u64,
 }
 
 impl std::fmt::Debug for Core {
@@ -116,6 +117,8 @@ pub(super) struct Parts {
     pub random: Random,
     pub shuffle: bool,
     pub remote: Arc<Remote>,
+    /// Nanoseconds from 1970 (UTC) to the origin of the driver's clock.
+    pub unix_origin_ns: u64,
 }
 
 impl Runtime {
@@ -138,6 +141,7 @@ impl Runtime {
                 pool: parts.pool,
                 io_path,
                 turns: Cell::new(0),
+                unix_origin_ns: parts.unix_origin_ns,
             })),
         }
     }
@@ -393,6 +397,11 @@ impl Context {
         self.0.driver.borrow().now()
     }
 
+    /// Nanoseconds since 1970 (UTC), by this runtime's clock.
+    pub fn unix_time_ns(&self) -> u64 {
+        self.0.unix_origin_ns + self.now().0
+    }
+
     /// A random number from the runtime's seeded source.
     pub fn random_u64(&self) -> u64 {
         self.0.random.borrow_mut().next_u64()
@@ -466,6 +475,11 @@ impl Context {
     pub(crate) fn adopt_file(&self, fd: OwnedFd) -> Rc<File> {
         let registered = self.0.driver.borrow_mut().register_file(fd.as_raw_fd());
         Rc::new(File { fd, registered, core: Rc::downgrade(&self.0) })
+    }
+
+    /// Does what the system has put off, among it giving up files that were closed.
+    pub(crate) fn settle(&self) {
+        self.0.driver.borrow_mut().settle();
     }
 
     /// Whether no completion order is drawn and no time is virtual: the outside world is real.

@@ -16,6 +16,7 @@ mod operation;
 mod random;
 mod range_lock;
 mod remote;
+mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod timer;
@@ -31,6 +32,7 @@ pub(crate) use operation::Operation;
 pub use operation::{FailureFlag, File, OperationKind, Target};
 pub use random::Random;
 pub use range_lock::{RangeGuard, RangeLock};
+pub use signal::Signal;
 pub use timer::Sleep;
 
 use crate::buf::{BufPool, BufPoolOptions};
@@ -87,8 +89,16 @@ impl Runtime {
             random: Random::from_system().map_err(system)?,
             shuffle: false,
             remote: Arc::new(remote::Remote::new().map_err(system)?),
+            unix_origin_ns: unix_time_ns(),
         }))
     }
+}
+
+/// The system's clock, once: from here on time is the runtime's own.
+#[allow(clippy::disallowed_methods, reason = "this is one of the doors to the clock")]
+fn unix_time_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]

@@ -136,6 +136,7 @@ impl Runtime {
             random: Random::from_seed(seed),
             shuffle: true,
             remote: Arc::new(remote),
+            unix_origin_ns: 1_700_000_000_000_000_000,
         });
         Ok((runtime, calendar))
     }

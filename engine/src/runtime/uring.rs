@@ -296,6 +296,13 @@ impl Driver for UringDriver {
         self.free_files.push(index);
     }
 
+    fn settle(&mut self) {
+        const GET_EVENTS: u32 = 1;
+        // SAFETY: no argument is passed and nothing is submitted.
+        let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) };
+        check_entered(entered);
+    }
+
     fn io_path(&self) -> IoPath {
         IoPath {
             kind: "io_uring",

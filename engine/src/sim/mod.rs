@@ -17,6 +17,7 @@ pub use coverage::Coverage;
 pub use script::{Script, Step};
 
 use crate::device::simulated::Fault;
+use crate::store::Backend;
 
 /// What a run ended with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +59,9 @@ fn guarded(play: impl FnOnce() -> Report + std::panic::UnwindSafe) -> Report {
     })
 }
 
-/// Plays the script of a seed.
-pub fn run_seed(seed: u64) -> Report {
-    run(&Script::from_seed(seed))
+/// Plays the script of a seed, for this backend.
+pub fn run_seed(seed: u64, backend: Backend) -> Report {
+    run(&Script::of_backend(seed, backend))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! What a seed means: the volume's shape and a list of steps.
 
+use crate::pool::layout::Layout;
 use crate::runtime::Random;
+use crate::store::Backend;
+use crate::store::log::leases;
 
 /// Operations of a script; each seed has at least these.
 pub const OPERATIONS_MIN: u64 = 1000;
@@ -22,6 +25,16 @@ pub struct Script {
     pub region_bytes: u32,
     /// The volume's size.
     pub volume_bytes: u64,
+    /// How the volume is kept.
+    pub backend: Backend,
+    /// The log's segment, in bytes.
+    pub segment_bytes: u32,
+    /// Bytes of the past that a log keeps.
+    pub retention_bytes: u64,
+    /// Memory for a log's index, in bytes.
+    pub index_bytes: usize,
+    /// Size of the disk.
+    pub device_bytes: u64,
     /// Operations in flight at most.
     pub depth: usize,
     /// What happens.
@@ -156,7 +169,43 @@ pub enum Tampering {
 }
 
 impl Script {
-    /// The script of a seed.
+    /// The script of a seed, for this backend.
+    pub fn of_backend(seed: u64, backend: Backend) -> Self {
+        let mut script = Self::from_seed(seed);
+        if backend == Backend::Log {
+            script.make_log();
+        }
+        script
+    }
+
+    /// The same steps on a log, in a pool that is only just large enough.
+    fn make_log(&mut self) {
+        let random = &mut Random::from_seed(self.seed ^ 0x10C5_7E11_AB1E_0001);
+        self.backend = Backend::Log;
+        self.segment_bytes = ((self.block_bytes * 8) << random.below(3)).max(16 << 10);
+        self.retention_bytes = if random.chance(1, 2) { 0 } else { random.below(self.volume_bytes) };
+        self.index_bytes = if random.chance(1, 2) { 1 << 20 } else { 16 << 10 };
+        let (block, segment) = (u64::from(self.block_bytes), u64::from(self.segment_bytes));
+        let room = |device_bytes| {
+            let (size, region) = (Some(self.volume_bytes), self.region_bytes.into());
+            Layout::plan_log(device_bytes, size, region, block, segment, leases(2 * segment, segment))
+        };
+        let mut device_bytes = 2 << 20;
+        while room(device_bytes).is_err() {
+            device_bytes += 16 << 10;
+        }
+        let past_bytes = 2 * self.retention_bytes;
+        self.device_bytes = device_bytes + past_bytes + random.below(4) * segment;
+        // What a disk lies about a log is told, not survived: other faults take the place of its lies.
+        for step in &mut self.steps {
+            while let Step::Arm(ArmedFault::Drop | ArmedFault::Corrupt { .. } | ArmedFault::Misdirect) = step
+            {
+                *step = Step::Arm(armed_fault(random));
+            }
+        }
+    }
+
+    /// The script of a seed, for the `direct` backend.
     pub fn from_seed(seed: u64) -> Self {
         let random = &mut Random::from_seed(seed ^ 0x5C81_97AA_0D0B_E5C1);
         let logical_block_bytes = if random.chance(1, 2) { 512 } else { 4096 };
@@ -169,9 +218,16 @@ impl Script {
             block_bytes,
             region_bytes,
             volume_bytes: regions * u64::from(region_bytes),
+            backend: Backend::Direct,
+            segment_bytes: 0,
+            retention_bytes: 0,
+            index_bytes: 0,
+            device_bytes: 0,
             depth: 1 + random.below(8) as usize,
             steps: Vec::new(),
         };
+        let layout = Layout::plan(64 << 20, Some(script.volume_bytes), script.region_bytes.into());
+        script.device_bytes = layout.map_or(64 << 20, |layout| layout.data.end() + (64 << 10));
         let operations = OPERATIONS_MIN + random.below(200);
         let cuts = CUTS_MIN + random.below(5);
         let faults = FAULTS_MIN + 5 + random.below(10);

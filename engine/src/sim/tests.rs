@@ -6,9 +6,9 @@ use super::*;
 #[test]
 fn seeds_run_clean_and_long_enough() {
     let mut coverage = Coverage::default();
-    for seed in 0..60 {
-        let report = run_seed(seed);
-        assert_eq!(report.failure, None, "seed {seed}");
+    for (seed, backend) in (0..60).flat_map(|seed| Backend::ALL.map(|backend| (seed, backend))) {
+        let report = run_seed(seed, backend);
+        assert_eq!(report.failure, None, "seed {seed}, {backend:?}");
         assert!(report.coverage.count_of_group("operation: ") >= OPERATIONS_MIN, "seed {seed}");
         assert!(report.coverage.count("cut: while serving") >= CUTS_MIN, "seed {seed}");
         assert!(report.coverage.count_of_group("fault: ") >= FAULTS_MIN, "seed {seed}");
@@ -19,8 +19,10 @@ fn seeds_run_clean_and_long_enough() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for seed in [1, 7, 4_000_000_007] {
-        assert_eq!(run_seed(seed), run_seed(seed));
+    for (seed, backend) in
+        [1, 7, 4_000_000_007].into_iter().zip([Backend::Direct, Backend::Log, Backend::Log])
+    {
+        assert_eq!(run_seed(seed, backend), run_seed(seed, backend));
     }
-    assert_ne!(run_seed(1).trace, run_seed(2).trace);
+    assert_ne!(run_seed(1, Backend::Log).trace, run_seed(2, Backend::Log).trace);
 }

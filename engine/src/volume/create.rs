@@ -8,11 +8,16 @@ use super::{BLOCK_BYTES_MAX, Volume, VolumeInfo};
 use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock};
+use crate::format::superblock::{FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock};
 use crate::pool::{layout::Layout, superblock};
 use crate::runtime::FailureFlag;
-use crate::store::Backend;
+use crate::store::{Backend, log};
 use crate::units::ByteOffset;
+
+/// Bytes of log between checkpoints, on a device that is large enough.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Blocks of a segment at most: their numbers have 16 bits.
+const SEGMENT_BLOCKS_MAX: u32 = 1 << 16;
 
 /// What the data area of a new volume holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +42,15 @@ pub struct CreateOptions {
     pub region_bytes: u32,
     /// What it reads before it is written.
     pub initialise: Initialise,
+    /// Unit in which a log takes space; from 64 KiB to 8 MiB by the device's size, if not given.
+    pub segment_bytes: Option<u32>,
+    /// Bytes of log between checkpoints: opening after a crash reads up to twice as many. 64 MiB or a 32nd part of
+    /// the device, whichever is less, if not given.
+    pub checkpoint_bytes: Option<u64>,
+    /// Bytes of superseded blocks that a log keeps, so that moments can be opened; 0 keeps none.
+    pub retention_bytes: u64,
+    /// Seconds for which it keeps them at most; 0 does not limit it.
+    pub retention_age_s: u64,
     /// Create it although the device carries somebody else's signature.
     pub force: bool,
     /// Seconds since 1970 (UTC), noted as the time of creation.
@@ -52,6 +66,10 @@ impl CreateOptions {
             block_bytes: None,
             region_bytes: 64 << 10,
             initialise: Initialise::Zero,
+            segment_bytes: None,
+            checkpoint_bytes: None,
+            retention_bytes: 0,
+            retention_age_s: 0,
             force: false,
             created_unix_s: 0,
         }
@@ -72,7 +90,9 @@ impl Volume {
             return Err(signature.refusal().on(device.name()));
         }
         superblock::erase(device).await?;
-        if options.initialise == Initialise::Zero {
+        if options.backend == Backend::Log {
+            log::format(device, &record).await?;
+        } else if options.initialise == Initialise::Zero {
             let (offset, bytes) = (record.data.offset.get(), record.data.bytes.get());
             device.discard(ByteOffset(offset), bytes, Io::of(Cause::Zero)).await?;
             device.flush(Io::of(Cause::Zero)).await?;
@@ -124,7 +144,29 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     {
         return wrong("size", size_bytes, "a multiple of the region size, at least one, is needed");
     }
-    let layout = Layout::plan(device.geometry().size_bytes, options.size_bytes, u64::from(region_bytes))?;
+    let device_bytes = device.geometry().size_bytes;
+    let region = u64::from(region_bytes);
+    let checkpoint_bytes = options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES.min(device_bytes / 32));
+    let (layout, volume_bytes, segment_bytes) = match options.backend {
+        Backend::Direct => {
+            let layout = Layout::plan(device_bytes, options.size_bytes, region)?;
+            (layout, layout.data.bytes.get(), 0)
+        }
+        Backend::Log => {
+            let by_size = (device_bytes / 128).next_power_of_two().clamp(64 << 10, 8 << 20) as u32;
+            let segment_bytes = options.segment_bytes.unwrap_or(by_size);
+            let blocks = segment_bytes / block_bytes;
+            if !segment_bytes.is_power_of_two() || !(8..=SEGMENT_BLOCKS_MAX).contains(&blocks) {
+                let rule = "a power of two from 8 to 65536 blocks is needed";
+                return wrong("segment size", segment_bytes.into(), rule);
+            }
+            let (block, segment) = (u64::from(block_bytes), u64::from(segment_bytes));
+            let leases = log::leases(checkpoint_bytes, segment);
+            let (layout, volume_bytes) =
+                Layout::plan_log(device_bytes, options.size_bytes, region, block, segment, leases)?;
+            (layout, volume_bytes, segment_bytes)
+        }
+    };
     let device_id = random_id(device);
     let mut record = Superblock::empty();
     record.generation = 1.into();
@@ -132,8 +174,15 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     record.volume_id = random_id(device);
     record.backend = options.backend.number().into();
     record.state = STATE_CLOSED.into();
-    record.device_bytes = device.geometry().size_bytes.into();
-    record.volume_bytes = layout.data.bytes;
+    record.device_bytes = device_bytes.into();
+    record.volume_bytes = volume_bytes.into();
+    if options.backend == Backend::Log {
+        record.features_incompatible = FEATURE_LOG.into();
+        record.segment_bytes = segment_bytes.into();
+        record.checkpoint_bytes = checkpoint_bytes.into();
+        record.retention_bytes = options.retention_bytes.into();
+        record.retention_age_s = options.retention_age_s.into();
+    }
     record.block_bytes = block_bytes.into();
     record.region_bytes = region_bytes.into();
     record.epoch = 1.into();

@@ -274,11 +274,15 @@ impl Volume {
         Ok(())
     }
 
-    fn check_range(&self, name: &'static str, offset: ByteOffset, length: u64) -> Result<()> {
+    pub(super) fn check_range(&self, name: &'static str, offset: ByteOffset, length: u64) -> Result<()> {
         let size_bytes = self.0.size_bytes;
         if offset.checked_add(length).is_none_or(|end| end.0 > size_bytes) {
             return Err(self.refuse(name, Reason::OutOfRange { offset: offset.0, length, size_bytes }));
         }
+        self.check_open(name)
+    }
+
+    pub(super) fn check_open(&self, name: &'static str) -> Result<()> {
         if self.0.closed.get() {
             return Err(self.refuse(name, Reason::Closed));
         }
@@ -286,9 +290,7 @@ impl Volume {
     }
 
     pub(super) fn check_writable(&self, name: &'static str) -> Result<()> {
-        if self.0.closed.get() {
-            return Err(self.refuse(name, Reason::Closed));
-        }
+        self.check_open(name)?;
         if self.0.read_only {
             return Err(self.refuse(name, Reason::ReadOnly));
         }

@@ -21,14 +21,16 @@ use std::rc::Rc;
 
 pub use create::{CreateOptions, Initialise};
 pub use handle::VolumeHandle;
-pub use open::OpenMode;
+pub use open::{INDEX_BYTES, OpenMode};
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Device, Tally};
+use crate::error::Result;
 use crate::format::superblock::{STATE_CLOSED, Superblock};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
+use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
-use crate::units::{Epoch, Seq};
+use crate::units::{ByteOffset, Epoch, Seq};
 
 /// The largest request, in bytes. A merge needs up to two blocks more than the request has.
 pub const TRANSFER_BYTES_MAX: u64 = BUFFER_BYTES_MAX as u64 / 2;
@@ -109,6 +111,8 @@ pub struct VolumeStatus {
     pub durability_class: &'static str,
     /// Whether a flush has failed, so that no more writes are taken.
     pub poisoned: bool,
+    /// What the log is doing, where there is one.
+    pub log: Option<LogStatus>,
     /// I/Os and bytes of the device by cause.
     pub ledger: Vec<(&'static str, Tally)>,
 }
@@ -146,13 +150,12 @@ impl Volume {
 
     /// What its superblock says now.
     pub fn info(&self) -> VolumeInfo {
-        VolumeInfo::of(&self.0.superblock.borrow(), self.backend())
+        let sequence = self.0.store.log().map_or(0, |log| log.sequence());
+        VolumeInfo { sequence: Seq(sequence), ..VolumeInfo::of(&self.0.superblock.borrow(), self.backend()) }
     }
 
     fn backend(&self) -> Backend {
-        match self.0.store {
-            Store::Direct(_) => Backend::Direct,
-        }
+        self.0.store.backend()
     }
 
     /// What it is doing and how.
@@ -164,8 +167,27 @@ impl Volume {
             caching: self.0.device.caching(),
             durability_class: "local",
             poisoned: self.0.failed.is_raised(),
+            log: self.0.store.log().ok().map(LogStore::status),
             ledger: crate::device::Cause::ALL.map(|cause| (cause.name(), ledger.tally(cause))).to_vec(),
         }
+    }
+
+    /// Opens a read-only image of a moment in the past. What was kept of the past is up to the volume's retention.
+    ///
+    /// # Errors
+    /// `NoPast`, `Expired`, `UnknownMoment`, `Closed`, and what the device says.
+    pub async fn image(&self, options: ImageOptions) -> Result<Image> {
+        self.check_open("open image")?;
+        self.0.store.log()?.image(options).await
+    }
+
+    /// The versions of the block at `offset` that can still be read, oldest first.
+    ///
+    /// # Errors
+    /// `NoPast`, `OutOfRange`, `Closed`, and what the device says.
+    pub async fn versions(&self, offset: ByteOffset) -> Result<Vec<VersionInfo>> {
+        self.check_range("list versions", offset, 1)?;
+        self.0.store.log()?.versions(offset).await
     }
 
     /// The runtime this volume belongs to.

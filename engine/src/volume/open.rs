@@ -10,6 +10,7 @@ use crate::format::superblock::{KNOWN_READ_ONLY, ROLE_VOLUME, STATE_CLOSED, STAT
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::superblock;
 use crate::runtime::{FailureFlag, RangeLock};
+use crate::store::log::Access;
 use crate::store::{Backend, Store};
 use crate::units::SECTOR_BYTES;
 
@@ -21,9 +22,14 @@ const GENERATION_MAX: u64 = 1 << 62;
 pub enum OpenMode {
     /// Read and write. Repairs a damaged superblock copy and notes that the volume is open.
     ReadWrite,
-    /// Read. Writes nothing at all.
+    /// As `ReadWrite`, and gives up what lies behind a damage of the log, for good.
+    ReadWriteAcceptingLoss,
+    /// Read. Writes nothing at all; a damaged log is served up to the damage.
     ReadOnly,
 }
+
+/// Memory for the index of a log, unless the opener says otherwise.
+pub const INDEX_BYTES: usize = 256 << 20;
 
 impl Volume {
     /// Opens the volume on a device. After it returned, a crash is told from an orderly close.
@@ -31,13 +37,20 @@ impl Volume {
     /// # Errors
     /// `NoSuperblock`, `SuperblockDamaged`, `SuperblockConflict`, `UnknownVersion`, `UnknownFeatures`,
     /// `UnknownBackend`, `DeviceTooSmall`, `InvalidSetting` where the block is smaller than the device's own,
-    /// and what the device says.
+    /// `MetadataDamaged`, `LogDamaged`, and what the device says.
     pub async fn open(device: Device, mode: OpenMode) -> Result<Self> {
+        Self::open_with(device, mode, INDEX_BYTES).await
+    }
+
+    /// As [`Volume::open`], with so many bytes of memory for the index of a log.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub async fn open_with(device: Device, mode: OpenMode, index_bytes: usize) -> Result<Self> {
         let (mut record, repair) = superblock::read(&device).await?;
         check(&record, &device).map_err(|error| error.on(device.name()))?;
-        let store = Store::open(&device, &record).map_err(|error| error.on(device.name()))?;
         let failed = FailureFlag::default();
-        if mode == OpenMode::ReadWrite {
+        if mode != OpenMode::ReadOnly {
             let unknown = record.features_read_only.get() & !KNOWN_READ_ONLY;
             if unknown != 0 {
                 return Err(Error::new("open", Reason::UnknownFeatures { unknown }).on(device.name()));
@@ -50,6 +63,13 @@ impl Volume {
             record.generation += 1;
             superblock::write(&device, &record, &failed).await?;
         }
+        let access = match mode {
+            OpenMode::ReadOnly => Access::Read,
+            OpenMode::ReadWrite => Access::Write,
+            OpenMode::ReadWriteAcceptingLoss => Access::WriteAcceptingLoss,
+        };
+        let store = Store::open(&device, &record, access, index_bytes, failed.clone()).await;
+        let store = store.map_err(|error| error.on(device.name()))?;
         Ok(Self(Rc::new(Inner {
             store,
             lock: RangeLock::default(),
@@ -87,7 +107,7 @@ impl Volume {
         self.0.closed.set(true);
         let guard = self.0.lock.lock(0, u64::MAX).await;
         let io = Io { guard: Some(guard.clone()), ..self.flush_io() };
-        self.0.store.flush(io).await?;
+        self.0.store.close(io).await?;
         self.check_unpoisoned("close")?;
         let mut record = *self.0.superblock.borrow();
         record.state = STATE_CLOSED.into();

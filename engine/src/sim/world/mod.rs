@@ -16,7 +16,6 @@ use super::script::{Script, Step};
 use crate::buf::BufPoolOptions;
 use crate::device::Device;
 use crate::device::simulated::{Fault, SimulatedDisk};
-use crate::pool::layout::Layout;
 use crate::runtime::{Runtime, Task};
 use crate::units::SECTOR_BYTES;
 use crate::volume::{OpenMode, Volume};
@@ -43,8 +42,7 @@ pub fn play(script: &Script, once: Option<(u64, Fault)>) -> Report {
         Ok(made) => made,
         Err(error) => panic!("the simulation cannot begin: {error}"),
     };
-    let layout = Layout::plan(64 << 20, Some(script.volume_bytes), script.region_bytes.into());
-    let device_bytes = layout.map_or(64 << 20, |layout| layout.data.end() + (64 << 10));
+    let device_bytes = script.device_bytes;
     let disk = SimulatedDisk::new(
         &calendar,
         script.seed,
@@ -180,7 +178,8 @@ impl World<'_> {
         let started = shared.context.now().0;
         while shared.active.get() >= self.script.depth {
             if shared.context.now().0 - started > HANG_NS {
-                return Err("an operation hangs".to_string());
+                let status = self.volume.as_ref().map(Volume::status);
+                return Err(format!("an operation hangs: {:?}", status.and_then(|status| status.log)));
             }
             shared.context.sleep(LOOK_NS).await;
         }
@@ -220,8 +219,9 @@ impl World<'_> {
         if let Some(requests) = again_after {
             self.note_row();
             let device = self.open_disk().await?;
+            let index_bytes = self.script.index_bytes;
             let opening = self.shared.context.spawn(async move {
-                let _volume = Volume::open(device, OpenMode::ReadWrite).await;
+                let _volume = Volume::open_with(device, OpenMode::ReadWrite, index_bytes).await;
             });
             if self.until(requests, &opening).await {
                 self.shared.note("cut: while opening");
@@ -276,7 +276,7 @@ impl World<'_> {
 
     async fn open(&mut self) -> Result<(), String> {
         let device = self.open_disk().await?;
-        let opening = Volume::open(device, OpenMode::ReadWrite);
+        let opening = Volume::open_with(device, OpenMode::ReadWrite, self.script.index_bytes);
         let volume = match self.shared.bounded("open", opening).await? {
             Ok(volume) => volume,
             Err(_error) if self.shared.faults.excuse.take() => {

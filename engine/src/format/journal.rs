@@ -1,0 +1,476 @@
+//! The metadata journal: records, each a list of changes that take effect together.
+//!
+//! A record is a [`RecordHeader`] and changes, padded with zeroes to 4096 bytes. A change is a [`ChangeHeader`]
+//! and a body, padded to 8 bytes. The metadata image that a root names is a list of changes too.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::crc32c;
+
+/// What a record begins with.
+pub const MAGIC: [u8; 8] = *b"ICEJRNL\0";
+/// The version that this build writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+/// Records begin at multiples of this.
+pub const RECORD_ALIGNMENT_BYTES: usize = 4096;
+
+/// The header of a journal record, 64 bytes.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `magic`: `ICEJRNL\0` |
+/// | 8 | 4 | `version`: 1 |
+/// | 12 | 4 | `checksum`: CRC-32C of header and changes with this field zero |
+/// | 16 | 8 | `address`: where the record belongs, in bytes from the start of the device |
+/// | 24 | 8 | `generation`: of the root it follows |
+/// | 32 | 8 | `number`: 0 for the first record of a generation, then one more each |
+/// | 40 | 8 | `bytes`: header and changes, without padding |
+/// | 48 | 16 | `pool_id` |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct RecordHeader {
+    pub magic: [u8; 8],
+    pub version: U32,
+    pub checksum: U32,
+    pub address: U64,
+    pub generation: U64,
+    pub number: U64,
+    pub bytes: U64,
+    pub pool_id: [u8; 16],
+}
+
+/// The header of a change, 8 bytes.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window |
+/// | 4 | 4 | `bytes`: of the body, without padding |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct ChangeHeader {
+    pub kind: U32,
+    pub bytes: U32,
+}
+
+/// Kind 1: an opening begins to append to the log.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 16 | `nonce`: in every batch of this opening |
+/// | 16 | 8 | `first_batch`: the number of its first batch |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Opening {
+    pub nonce: [u8; 16],
+    pub first_batch: U64,
+}
+
+/// Kind 2: the log goes on in this segment once the one leased before is full.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 4 | `physical`: index of the segment in the data area |
+/// | 4 | 4 | `virtual_segment`: its number, used once |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Lease {
+    pub physical: U32,
+    pub virtual_segment: U32,
+}
+
+/// Kind 3: everything before this place of the log is in the index.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `address`: where the log is read from at open; it lies in the first leased segment |
+/// | 8 | 8 | `batch`: the number of the batch there |
+/// | 16 | 8 | `sequence`: of the last entry before it |
+/// | 24 | 8 | `time_unix_ns`: of the last batch before it |
+/// | 32 | 4 | `previous`: the `checksum` of the batch before it |
+/// | 36 | 4 | `released`: leases taken from the front of the list; their segments are rows now, or free |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Checkpoint {
+    pub address: U64,
+    pub batch: U64,
+    pub sequence: U64,
+    pub time_unix_ns: U64,
+    pub previous: U32,
+    pub released: U32,
+}
+
+/// Kind 4: where a virtual segment lies and which of its slots live. Two bitmaps follow, each of whole 8 bytes:
+/// the slots that live and, unless `identity`, the slots that are present. A slot's place is `first_block` plus
+/// its number or, unless `identity`, the number of present slots before it; what passes the end of the segment
+/// goes on at the beginning of `continued`.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 4 | `virtual_segment` |
+/// | 4 | 4 | `physical`: index of the segment in the data area |
+/// | 8 | 4 | `first_block`: block of the physical segment where it begins |
+/// | 12 | 4 | `slots` |
+/// | 16 | 4 | `identity`: 1 for a segment as the log wrote it, 0 for a moved one |
+/// | 20 | 4 | `continued`: index of the segment where it goes on; 4294967295 if it does not |
+/// | 24 | 8 | `written`: the log's sequence when it was written or last moved |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Row {
+    pub virtual_segment: U32,
+    pub physical: U32,
+    pub first_block: U32,
+    pub slots: U32,
+    pub identity: U32,
+    pub continued: U32,
+    pub written: U64,
+}
+
+/// Kind 6: slots that no moment needs any more. Their numbers follow, 2 bytes each.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 4 | `virtual_segment` |
+/// | 4 | 4 | `slots`: how many |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Dead {
+    pub virtual_segment: U32,
+    pub slots: U32,
+}
+
+/// Kind 7: a run of the index. Its extents follow: first page and pages, 4 bytes each.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `run`: its number, used once |
+/// | 8 | 8 | `first_sequence`: of the log that it covers |
+/// | 16 | 8 | `last_sequence` |
+/// | 24 | 8 | `entries` |
+/// | 32 | 8 | `deaths` |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Run {
+    pub run: U64,
+    pub first_sequence: U64,
+    pub last_sequence: U64,
+    pub entries: U64,
+    pub deaths: U64,
+}
+
+const _: () = {
+    assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
+    assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
+    assert!(size_of::<Row>() == 32 && size_of::<Dead>() == 8 && size_of::<Run>() == 40);
+};
+
+/// A change, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// See [`Opening`].
+    Opening(Opening),
+    /// See [`Lease`].
+    Lease(Lease),
+    /// See [`Checkpoint`].
+    Checkpoint(Checkpoint),
+    /// See [`Row`]: the slots that live, the slots that are present (empty with `identity`).
+    Row(Row, Vec<u64>, Vec<u64>),
+    /// Kind 5: this virtual segment has no live slot left (4 bytes).
+    RowRemoved(u32),
+    /// See [`Dead`]: of a virtual segment, these slots.
+    Dead(u32, Vec<u16>),
+    /// See [`Run`].
+    Run(Run, Vec<(u32, u32)>),
+    /// Kind 8: this run has been replaced (8 bytes).
+    RunRemoved(u64),
+    /// Kind 9: everything up to this sequence is durable (8 bytes).
+    Watermark(u64),
+    /// Kind 10: no moment before this sequence can be opened any more (8 bytes).
+    Window(u64),
+}
+
+impl Change {
+    /// Appends the change's bytes.
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        let at = to.len();
+        to.extend_from_slice(&[0; 8]);
+        let kind = match self {
+            Change::Opening(body) => put(to, body.as_bytes(), 1),
+            Change::Lease(body) => put(to, body.as_bytes(), 2),
+            Change::Checkpoint(body) => put(to, body.as_bytes(), 3),
+            Change::Row(body, live, present) => {
+                to.extend_from_slice(body.as_bytes());
+                for word in live.iter().chain(present) {
+                    to.extend_from_slice(&word.to_le_bytes());
+                }
+                4
+            }
+            Change::RowRemoved(number) => put(to, &number.to_le_bytes(), 5),
+            Change::Dead(number, slots) => {
+                let body = Dead { virtual_segment: (*number).into(), slots: (slots.len() as u32).into() };
+                to.extend_from_slice(body.as_bytes());
+                for slot in slots {
+                    to.extend_from_slice(&slot.to_le_bytes());
+                }
+                6
+            }
+            Change::Run(body, extents) => {
+                to.extend_from_slice(body.as_bytes());
+                for (first, pages) in extents {
+                    to.extend_from_slice(&first.to_le_bytes());
+                    to.extend_from_slice(&pages.to_le_bytes());
+                }
+                7
+            }
+            Change::RunRemoved(run) => put(to, &run.to_le_bytes(), 8),
+            Change::Watermark(sequence) => put(to, &sequence.to_le_bytes(), 9),
+            Change::Window(sequence) => put(to, &sequence.to_le_bytes(), 10),
+        };
+        let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
+        to[at..at + 8].copy_from_slice(header.as_bytes());
+        to.resize(to.len().next_multiple_of(8), 0);
+    }
+
+    /// The changes of a list; `None` if it is no list of changes. Whatever the bytes are, it does not panic.
+    pub fn decode_list(mut bytes: &[u8]) -> Option<Vec<Self>> {
+        let mut changes = Vec::new();
+        while !bytes.is_empty() {
+            let (header, rest) = ChangeHeader::read_from_prefix(bytes).ok()?;
+            let length = header.bytes.get() as usize;
+            changes.push(Self::decode(header.kind.get(), rest.get(..length)?)?);
+            bytes = rest.get(length.next_multiple_of(8)..)?;
+        }
+        Some(changes)
+    }
+
+    fn decode(kind: u32, body: &[u8]) -> Option<Self> {
+        Some(match kind {
+            1 => Change::Opening(Opening::read_from_bytes(body).ok()?),
+            2 => Change::Lease(Lease::read_from_bytes(body).ok()?),
+            3 => Change::Checkpoint(Checkpoint::read_from_bytes(body).ok()?),
+            4 => {
+                let (row, rest) = Row::read_from_prefix(body).ok()?;
+                let words: Vec<u64> = <[U64]>::ref_from_bytes(rest).ok()?.iter().map(|w| w.get()).collect();
+                let length = (row.slots.get() as usize).div_ceil(64);
+                let (live, present) = words.split_at_checked(length)?;
+                let expected = if row.identity.get() == 1 { 0 } else { length };
+                if present.len() != expected {
+                    return None;
+                }
+                Change::Row(row, live.to_vec(), present.to_vec())
+            }
+            5 => Change::RowRemoved(U32::read_from_bytes(body).ok()?.get()),
+            6 => {
+                let (dead, rest) = Dead::read_from_prefix(body).ok()?;
+                let slots = <[U16]>::ref_from_bytes(rest).ok()?;
+                if slots.len() != dead.slots.get() as usize {
+                    return None;
+                }
+                Change::Dead(dead.virtual_segment.get(), slots.iter().map(|slot| slot.get()).collect())
+            }
+            7 => {
+                let (run, rest) = Run::read_from_prefix(body).ok()?;
+                let extents = <[[U32; 2]]>::ref_from_bytes(rest).ok()?;
+                let extents = extents.iter().map(|[first, pages]| (first.get(), pages.get()));
+                Change::Run(run, extents.collect())
+            }
+            8 => Change::RunRemoved(U64::read_from_bytes(body).ok()?.get()),
+            9 => Change::Watermark(U64::read_from_bytes(body).ok()?.get()),
+            10 => Change::Window(U64::read_from_bytes(body).ok()?.get()),
+            _ => return None,
+        })
+    }
+}
+
+fn put(to: &mut Vec<u8>, body: &[u8], kind: u32) -> u32 {
+    to.extend_from_slice(body);
+    kind
+}
+
+/// What the bytes at a record's place are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// No whole record that belongs here: the journal ends before it.
+    Absent,
+    /// A whole record of a version that this build does not know.
+    UnknownVersion(u32),
+    /// A whole record.
+    Valid(Vec<Change>),
+}
+
+impl RecordHeader {
+    /// The bytes of a record with these changes, padded and sealed.
+    pub fn encode(
+        generation: u64,
+        number: u64,
+        pool_id: [u8; 16],
+        address: u64,
+        changes: &[Change],
+    ) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Self>()];
+        for change in changes {
+            change.encode(&mut bytes);
+        }
+        let mut header = Self::new_zeroed();
+        header.magic = MAGIC;
+        header.version = VERSION.into();
+        header.address = address.into();
+        header.generation = generation.into();
+        header.number = number.into();
+        header.bytes = (bytes.len() as u64).into();
+        header.pool_id = pool_id;
+        bytes[..size_of::<Self>()].copy_from_slice(header.as_bytes());
+        let seal = crc32c(&[&bytes]);
+        bytes[12..16].copy_from_slice(&seal.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGNMENT_BYTES), 0);
+        bytes
+    }
+
+    /// Judges the bytes found at `address`; they may go on past the record. Whatever they are, it neither fails
+    /// nor panics.
+    pub fn decode(
+        bytes: &[u8],
+        address: u64,
+        generation: u64,
+        number: u64,
+        pool_id: &[u8; 16],
+    ) -> (Decoded, u64) {
+        let absent = (Decoded::Absent, 0);
+        let Ok((header, _)) = Self::read_from_prefix(bytes) else { return absent };
+        let belongs = header.magic == MAGIC
+            && header.address.get() == address
+            && header.generation.get() == generation
+            && header.number.get() == number
+            && header.pool_id == *pool_id;
+        let length = header.bytes.get();
+        if !belongs || length < size_of::<Self>() as u64 || length > bytes.len() as u64 {
+            return absent;
+        }
+        let sealed = &bytes[..length as usize];
+        if crc32c(&[&sealed[..12], &[0; 4], &sealed[16..]]) != header.checksum.get() {
+            return absent;
+        }
+        if header.version.get() != VERSION {
+            return (Decoded::UnknownVersion(header.version.get()), 0);
+        }
+        match Change::decode_list(&sealed[size_of::<Self>()..]) {
+            Some(changes) => {
+                (Decoded::Valid(changes), length.next_multiple_of(RECORD_ALIGNMENT_BYTES as u64))
+            }
+            None => absent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> Vec<Change> {
+        let row = Row {
+            virtual_segment: 3.into(),
+            physical: 8.into(),
+            first_block: 16.into(),
+            slots: 70.into(),
+            identity: 0.into(),
+            continued: u32::MAX.into(),
+            written: 99.into(),
+        };
+        let run = Run {
+            run: 4.into(),
+            first_sequence: 1.into(),
+            last_sequence: 50.into(),
+            entries: 20.into(),
+            deaths: 2.into(),
+        };
+        vec![
+            Change::Opening(Opening { nonce: [7; 16], first_batch: 12.into() }),
+            Change::Lease(Lease { physical: 1.into(), virtual_segment: 2.into() }),
+            Change::Checkpoint(Checkpoint {
+                address: 4096.into(),
+                released: 1.into(),
+                ..Checkpoint::default()
+            }),
+            Change::Row(row, vec![5, 1], vec![7, 3]),
+            Change::Row(Row { identity: 1.into(), ..row }, vec![5, 1], Vec::new()),
+            Change::RowRemoved(6),
+            Change::Dead(3, vec![1, 2, 69]),
+            Change::Run(run, vec![(0, 4), (16, 2)]),
+            Change::RunRemoved(1),
+            Change::Watermark(50),
+            Change::Window(20),
+        ]
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let mut bytes = Vec::new();
+        Change::Dead(3, vec![1, 2, 69]).encode(&mut bytes);
+        assert_eq!(bytes, [6, 0, 0, 0, 14, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 1, 0, 2, 0, 69, 0, 0, 0]);
+        let record = RecordHeader::encode(2, 3, [0x11; 16], 8192, &[Change::Watermark(50)]);
+        assert_eq!(record.len(), 4096);
+        assert_eq!(&record[..12], b"ICEJRNL\0\x01\0\0\0");
+        assert_eq!(
+            &record[16..48],
+            [
+                [0, 32, 0, 0, 0, 0, 0, 0],
+                [2, 0, 0, 0, 0, 0, 0, 0],
+                [3, 0, 0, 0, 0, 0, 0, 0],
+                [80, 0, 0, 0, 0, 0, 0, 0]
+            ]
+            .concat()
+        );
+        assert_eq!(&record[64..80], [9, 0, 0, 0, 8, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn changes_come_back_and_every_changed_byte_is_noticed() {
+        let record = RecordHeader::encode(2, 3, [0x11; 16], 8192, &changes());
+        let (decoded, bytes) = RecordHeader::decode(&record, 8192, 2, 3, &[0x11; 16]);
+        assert_eq!((decoded, bytes), (Decoded::Valid(changes()), record.len() as u64));
+        let sealed = u64::from_le_bytes(record[40..48].try_into().unwrap()) as usize;
+        for at in 0..sealed {
+            let mut damaged = record.clone();
+            damaged[at] ^= 0x10;
+            assert_eq!(
+                RecordHeader::decode(&damaged, 8192, 2, 3, &[0x11; 16]).0,
+                Decoded::Absent,
+                "byte {at}"
+            );
+        }
+        for (address, generation, number) in [(4096, 2, 3), (8192, 1, 3), (8192, 2, 4)] {
+            assert_eq!(
+                RecordHeader::decode(&record, address, generation, number, &[0x11; 16]).0,
+                Decoded::Absent
+            );
+        }
+        let mut newer = record;
+        newer[8] = 9;
+        newer[12..16].fill(0);
+        let seal = crc32c(&[&newer[..sealed]]);
+        newer[12..16].copy_from_slice(&seal.to_le_bytes());
+        assert_eq!(RecordHeader::decode(&newer, 8192, 2, 3, &[0x11; 16]).0, Decoded::UnknownVersion(9));
+    }
+
+    #[test]
+    fn any_bytes_are_judged_without_a_panic() {
+        let mut list = Vec::new();
+        changes().iter().for_each(|change| change.encode(&mut list));
+        for at in 0..list.len() {
+            for value in [0, 1, 0x7F, 0xFF] {
+                let mut damaged = list.clone();
+                damaged[at] = value;
+                Change::decode_list(&damaged);
+                Change::decode_list(&damaged[at..]);
+            }
+        }
+    }
+}

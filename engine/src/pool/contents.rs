@@ -1,0 +1,357 @@
+//! What a pool holds and what may be thrown away: the index, the live slots, and the past still wanted.
+//!
+//! A superseded version is born at b and dies at d. While a moment m with b ≤ m < d can be opened, its slot
+//! lives. Moments from the *window's* start on can be opened, and those that somebody has *pinned*. When death
+//! leaves the window, the version is held for the pinned moments that see it, or its slot dies.
+//!
+//! Invariants: entries are taken in by sequence, at run time and at recovery alike; a slot's death reaches the
+//! journal only together with a window that no longer wants it, after the log that caused it is durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use super::index::Index;
+use super::index::current::Version;
+use super::index::merge::Wanted;
+use super::journal::Journal;
+use super::metadata::Metadata;
+use crate::error::Result;
+use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ZERO};
+use crate::format::index_page::{IndexDeath, ZERO};
+use crate::format::journal::Change;
+
+/// How much of the past is kept for opening any moment of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of superseded blocks at most; 0 keeps none.
+    pub bytes: u64,
+    /// Nanoseconds at most, if limited.
+    pub age_ns: Option<u64>,
+}
+
+/// What the journal has to learn of a row.
+#[derive(Debug)]
+enum Touched {
+    /// All of it.
+    Whole,
+    /// These slots have died.
+    Dead(Vec<u16>),
+}
+
+/// The contents of one pool.
+#[derive(Debug)]
+pub struct Contents {
+    journal: Rc<Journal>,
+    index: Rc<Index>,
+    block_bytes: u64,
+    retention: Cell<Retention>,
+    window: Cell<u64>,
+    /// Deaths inside the window, in order.
+    pending: RefCell<VecDeque<IndexDeath>>,
+    /// Deaths that the window has passed and a pinned moment still sees.
+    held: RefCell<Vec<IndexDeath>>,
+    /// Pinned moments and how often.
+    pins: RefCell<BTreeMap<u64, u32>>,
+    touched: RefCell<BTreeMap<u32, Touched>>,
+    /// Reads under way, by physical segment.
+    readers: RefCell<Vec<u32>>,
+    /// Sequences and the times they were written at, a second apart.
+    times: RefCell<VecDeque<(u64, u64)>>,
+}
+
+/// A moment that stays readable while this exists.
+#[derive(Debug)]
+pub struct Pin {
+    contents: Rc<Contents>,
+    moment: u64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.contents.unpin(self.moment);
+    }
+}
+
+/// A physical segment that is not used anew while this exists.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    contents: &'a Contents,
+    physical: u32,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.contents.readers.borrow_mut()[self.physical as usize] -= 1;
+    }
+}
+
+impl Contents {
+    /// Contents over this journal and index. The deaths that the runs know are read.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn open(
+        journal: Rc<Journal>,
+        index: Rc<Index>,
+        block_bytes: u64,
+        retention: Retention,
+    ) -> Result<Rc<Self>> {
+        let window = journal.state().window;
+        let mut pending = Vec::new();
+        for run in index.runs() {
+            let deaths = run.deaths().await?;
+            pending.extend(deaths.into_iter().filter(|death| death.death.get() > window));
+        }
+        pending.sort_by_key(|death| death.death.get());
+        let segments = journal.state().segments() as usize;
+        Ok(Rc::new(Self {
+            journal,
+            index,
+            block_bytes,
+            retention: Cell::new(retention),
+            window: Cell::new(window),
+            pending: RefCell::new(pending.into()),
+            held: RefCell::default(),
+            pins: RefCell::default(),
+            touched: RefCell::default(),
+            readers: RefCell::new(vec![0; segments]),
+            times: RefCell::default(),
+        }))
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Rc<Index> {
+        &self.index
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Rc<Journal> {
+        &self.journal
+    }
+
+    /// Takes in one entry of the log: its range has new content from `sequence` on. The pages of the range are
+    /// pinned; the payload begins at `slot` of a virtual segment that the log holds.
+    pub fn take_in(
+        &self,
+        entry: &BatchEntry,
+        sequence: u64,
+        virtual_segment: u32,
+        slot: u32,
+        checksums: &[u32],
+    ) {
+        let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
+        match entry.kind.get() {
+            KIND_DATA => {
+                {
+                    let mut state = self.journal.state_mut();
+                    if let Some(row) = state.rows.get_mut(&virtual_segment) {
+                        (slot..slot + blocks as u32).for_each(|slot| row.revive(slot));
+                    }
+                }
+                self.touched.borrow_mut().insert(virtual_segment, Touched::Whole);
+                for (at, checksum) in (0..blocks).zip(checksums) {
+                    let slot = slot + at as u32;
+                    let version = Version { birth: sequence, virtual_segment, slot, checksum: *checksum };
+                    self.supersede(lba + at, version);
+                }
+            }
+            KIND_ZERO | KIND_DISCARD => {
+                let zero = Version { birth: sequence, ..Version::NONE };
+                let mut at = lba;
+                while at < lba + blocks {
+                    match self.index.current_now(at) {
+                        Some(now) if !now.is_zero() => self.supersede(at, zero),
+                        Some(_) => {}
+                        // A page that was not pinned holds nothing but zeroes.
+                        None => at |= super::index::current::PAGE_BLOCKS - 1,
+                    }
+                    at += 1;
+                }
+            }
+            // Marks change no block.
+            _ => {}
+        }
+        self.release(sequence);
+    }
+
+    fn supersede(&self, lba: u64, version: Version) {
+        let before = self.index.note(lba, version);
+        if before.virtual_segment == ZERO {
+            return;
+        }
+        let death = IndexDeath {
+            birth: before.birth.into(),
+            death: version.birth.into(),
+            virtual_segment: before.virtual_segment.into(),
+            slot: before.slot.into(),
+        };
+        if self.retention.get().bytes == 0 && self.pins.borrow().is_empty() {
+            self.kill(&death);
+            return;
+        }
+        self.index.note_death(death);
+        self.pending.borrow_mut().push_back(death);
+    }
+
+    /// Notes when a sequence was written, for retention by age.
+    pub fn note_time(&self, sequence: u64, time_unix_ns: u64) {
+        if self.retention.get().age_ns.is_none() {
+            return;
+        }
+        let mut times = self.times.borrow_mut();
+        if times.back().is_none_or(|last| time_unix_ns >= last.1 + 1_000_000_000) {
+            times.push_back((sequence, time_unix_ns));
+        }
+    }
+
+    /// Lets the window's start follow what retention allows, up to `sequence`.
+    fn release(&self, sequence: u64) {
+        let retention = self.retention.get();
+        if retention.bytes == 0 {
+            self.retire(sequence);
+            return;
+        }
+        let limit = (retention.bytes / self.block_bytes) as usize;
+        let over = self.pending.borrow().len().saturating_sub(limit);
+        if over > 0 {
+            let through = self.pending.borrow()[over - 1].death.get();
+            self.retire(through);
+        }
+        if let Some(age_ns) = retention.age_ns {
+            let expired = {
+                let mut times = self.times.borrow_mut();
+                let newest = times.back().map_or(0, |last| last.1);
+                let mut expired = None;
+                while times.front().is_some_and(|first| first.1 + age_ns < newest) {
+                    expired = times.pop_front();
+                }
+                expired
+            };
+            if let Some((through, _)) = expired {
+                self.retire(through);
+            }
+        }
+    }
+
+    /// Moves the window's start: no moment before `sequence` can be opened any more, but for pinned ones.
+    pub fn retire(&self, sequence: u64) {
+        if sequence <= self.window.get() {
+            return;
+        }
+        self.window.set(sequence);
+        loop {
+            let Some(first) = self.pending.borrow().front().copied() else { return };
+            if first.death.get() > sequence {
+                return;
+            }
+            self.pending.borrow_mut().pop_front();
+            if self.wanted().sees(first.birth.get(), first.death.get()) {
+                self.held.borrow_mut().push(first);
+            } else {
+                self.kill(&first);
+            }
+        }
+    }
+
+    /// Gives up the older half of the past, because there is no room for it. False if there is none.
+    pub fn forget_some(&self) -> bool {
+        let middle = {
+            let pending = self.pending.borrow();
+            pending.get(pending.len() / 2).map(|death| death.death.get())
+        };
+        middle.map(|through| self.retire(through)).is_some()
+    }
+
+    fn kill(&self, death: &IndexDeath) {
+        let (number, slot) = (death.virtual_segment.get(), death.slot.get());
+        let lived = self.journal.state_mut().rows.get_mut(&number).is_some_and(|row| row.kill(slot));
+        if lived
+            && let Touched::Dead(slots) =
+                self.touched.borrow_mut().entry(number).or_insert_with(|| Touched::Dead(Vec::new()))
+        {
+            slots.push(slot as u16);
+        }
+    }
+
+    /// The earliest moment that can be opened.
+    pub fn window(&self) -> u64 {
+        self.window.get()
+    }
+
+    /// Bytes of superseded blocks that are kept.
+    pub fn past_bytes(&self) -> u64 {
+        (self.pending.borrow().len() + self.held.borrow().len()) as u64 * self.block_bytes
+    }
+
+    /// Which moments can be opened.
+    pub fn wanted(&self) -> Wanted {
+        Wanted { window: self.window.get(), moments: self.pins.borrow().keys().copied().collect() }
+    }
+
+    /// Keeps a moment readable.
+    pub fn pin(self: &Rc<Self>, moment: u64) -> Pin {
+        *self.pins.borrow_mut().entry(moment).or_default() += 1;
+        Pin { contents: Rc::clone(self), moment }
+    }
+
+    fn unpin(&self, moment: u64) {
+        {
+            let mut pins = self.pins.borrow_mut();
+            let count = pins.get_mut(&moment).map(|count| {
+                *count -= 1;
+                *count
+            });
+            if count != Some(0) {
+                return;
+            }
+            pins.remove(&moment);
+        }
+        let wanted = self.wanted();
+        let (held, dead): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.held.borrow_mut())
+            .into_iter()
+            .partition(|death| wanted.sees(death.birth.get(), death.death.get()));
+        *self.held.borrow_mut() = held;
+        dead.iter().for_each(|death| self.kill(death));
+    }
+
+    /// Keeps a physical segment from being used anew while it is read.
+    pub fn reading(&self, physical: u32) -> Reading<'_> {
+        self.readers.borrow_mut()[physical as usize] += 1;
+        Reading { contents: self, physical }
+    }
+
+    /// Free segments that nobody reads, after `after`.
+    pub fn free_segments(&self, after: u32) -> Vec<u32> {
+        self.free_segments_of(&self.journal.state(), after)
+    }
+
+    /// As [`Contents::free_segments`], inside a commit.
+    pub fn free_segments_of(&self, state: &Metadata, after: u32) -> Vec<u32> {
+        let readers = self.readers.borrow();
+        state.free_after(after).filter(|at| readers[*at as usize] == 0).collect()
+    }
+
+    /// Has the journal learn all of a row at the next checkpoint.
+    pub fn touch(&self, number: u32) {
+        self.touched.borrow_mut().insert(number, Touched::Whole);
+    }
+
+    /// The changes that tell the journal what has happened to rows since it was last told, and the window that
+    /// goes with them. `leased`: segments that the log will still hold afterwards.
+    pub fn take_touched(&self, state: &Metadata, leased: &[u32]) -> Vec<Change> {
+        let mut changes = vec![Change::Window(self.window.get())];
+        for (number, touched) in std::mem::take(&mut *self.touched.borrow_mut()) {
+            let Some(row) = state.rows.get(&number) else { continue };
+            if row.live_slots() == 0 && !leased.contains(&number) {
+                changes.push(Change::RowRemoved(number));
+                continue;
+            }
+            changes.push(match touched {
+                Touched::Whole => row.change(number),
+                Touched::Dead(slots) => Change::Dead(number, slots),
+            });
+        }
+        changes
+    }
+}

@@ -1,0 +1,294 @@
+//! The versioned index: where every version of every block lies that can still be read.
+//!
+//! Three parts. The *runs* on the device hold the versions up to the last checkpoint, sorted by block and
+//! sequence ([`run`]). The *fresh* list holds the versions since, in memory, and becomes the next run. The
+//! *current image* in front holds for pages of blocks where the newest version lies ([`current`]).
+//!
+//! Invariants: a page of the current image with versions that are in no run yet stays in memory; runs cover
+//! successive ranges of sequences, oldest first, so that the newest run that knows a block has the newest
+//! version of it; a superseded version that a moment can still see is in the list of deaths until no moment can.
+
+pub mod current;
+pub mod merge;
+pub mod run;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::error::Result;
+use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
+use current::{Current, PAGE_BLOCKS, Version};
+use run::{Pages, Run, RunWriter};
+
+/// Versions that are in no run yet.
+#[derive(Debug, Default)]
+struct Fresh {
+    entries: Vec<IndexEntry>,
+    deaths: Vec<IndexDeath>,
+}
+
+/// The index of one pool.
+#[derive(Debug)]
+pub struct Index {
+    pages: Rc<Pages>,
+    current: RefCell<Current>,
+    fresh: RefCell<Fresh>,
+    /// What a checkpoint is writing.
+    frozen: RefCell<Fresh>,
+    runs: RefCell<Vec<Rc<Run>>>,
+    /// Counts checkpoints; pages changed since number n are dirty while n has not ended.
+    checkpoint: Cell<u64>,
+    checkpoints_ended: Cell<u64>,
+}
+
+/// Holds pages of the current image in memory while a write is under way.
+#[derive(Debug)]
+pub struct Pinned {
+    index: Rc<Index>,
+    first_page: u64,
+    end_page: u64,
+    more: Vec<u64>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut current = self.index.current.borrow_mut();
+        for page in (self.first_page..self.end_page).chain(self.more.drain(..)) {
+            current.unpin(page);
+        }
+    }
+}
+
+impl Index {
+    /// An index over these runs, oldest first; `budget_bytes` of memory for pages and the current image.
+    pub fn new(pages: Rc<Pages>, runs: Vec<Rc<Run>>, budget_bytes: usize) -> Rc<Self> {
+        Rc::new(Self {
+            current: RefCell::new(Current::new(budget_bytes / 4 * 3)),
+            pages,
+            fresh: RefCell::default(),
+            frozen: RefCell::default(),
+            runs: RefCell::new(runs),
+            checkpoint: Cell::new(1),
+            checkpoints_ended: Cell::new(0),
+        })
+    }
+
+    /// Where the current version of a block lies, if that is in memory.
+    #[inline]
+    pub fn current_now(&self, lba: u64) -> Option<Version> {
+        self.current.borrow_mut().get(lba)
+    }
+
+    /// Where the current version of a block lies.
+    ///
+    /// # Errors
+    /// `MetadataDamaged` and what the device says.
+    pub async fn current(&self, lba: u64) -> Result<Version> {
+        loop {
+            if let Some(version) = self.current_now(lba) {
+                return Ok(version);
+            }
+            self.fill(lba / PAGE_BLOCKS).await?;
+        }
+    }
+
+    async fn fill(&self, page: u64) -> Result<()> {
+        let mut versions = [Version::NONE; PAGE_BLOCKS as usize];
+        let first = page * PAGE_BLOCKS;
+        let checkpoints_ended = self.checkpoints_ended.get();
+        let runs = self.runs();
+        for run in &runs {
+            // Oldest run first, and within a run the oldest version first: the last one stays.
+            run.range(&self.pages, first, first + PAGE_BLOCKS, |entry| {
+                versions[(entry.lba.get() - first) as usize] = Version::of(entry);
+            })
+            .await?;
+        }
+        // A page that came, changed and went while this one was read is in a run that was not looked at.
+        if self.checkpoints_ended.get() == checkpoints_ended {
+            self.current.borrow_mut().insert(page, versions);
+        }
+        Ok(())
+    }
+
+    /// Brings the pages of a range into memory and holds them there, so that [`Index::note`] finds them.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn pin(self: &Rc<Self>, lba: u64, blocks: u64) -> Result<Pinned> {
+        let (first_page, end_page) = (lba / PAGE_BLOCKS, (lba + blocks).div_ceil(PAGE_BLOCKS));
+        let mut pinned =
+            Pinned { index: Rc::clone(self), first_page, end_page: first_page, more: Vec::new() };
+        while pinned.end_page < end_page {
+            if self.current.borrow_mut().pin(pinned.end_page) {
+                pinned.end_page += 1;
+            } else {
+                self.fill(pinned.end_page).await?;
+            }
+        }
+        Ok(pinned)
+    }
+
+    /// As [`Index::pin`], but only pages with blocks that do not read as zero.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn pin_written(self: &Rc<Self>, lba: u64, blocks: u64) -> Result<Pinned> {
+        let mut pinned = Pinned { index: Rc::clone(self), first_page: 0, end_page: 0, more: Vec::new() };
+        let (mut page, end) = (lba / PAGE_BLOCKS, (lba + blocks).div_ceil(PAGE_BLOCKS));
+        while page < end {
+            let held = self.current.borrow_mut().pin_if_written(page);
+            match held {
+                Some(true) => pinned.more.push(page),
+                Some(false) => {}
+                None => {
+                    // Neither in memory nor, before the next block of a run, on the device.
+                    let next = self.next_page(page);
+                    if next == Some(page) {
+                        self.fill(page).await?;
+                    } else {
+                        page = next.unwrap_or(end);
+                    }
+                    continue;
+                }
+            }
+            page += 1;
+        }
+        Ok(pinned)
+    }
+
+    /// The first page at or after this one that is in memory or that a run may know something of.
+    fn next_page(&self, page: u64) -> Option<u64> {
+        let in_memory = self.current.borrow().next_page(page);
+        let runs = self.runs.borrow();
+        let of_runs = runs.iter().filter_map(|run| run.next_block(page * PAGE_BLOCKS));
+        of_runs.map(|lba| lba / PAGE_BLOCKS).chain(in_memory).min()
+    }
+
+    /// Notes that a block has a new version, and tells which one it supersedes. Its page is pinned. A version
+    /// of zeroes over a block that reads as zero is none.
+    pub fn note(&self, lba: u64, version: Version) -> Version {
+        let before = self.current.borrow_mut().replace(lba, version, self.checkpoint.get());
+        if before.virtual_segment == ZERO && version.virtual_segment == ZERO {
+            return before;
+        }
+        let mut fresh = self.fresh.borrow_mut();
+        fresh.entries.push(version.entry(lba));
+        before
+    }
+
+    /// Keeps the death of a version that a moment may still see.
+    pub fn note_death(&self, death: IndexDeath) {
+        self.fresh.borrow_mut().deaths.push(death);
+    }
+
+    /// Versions that are in no run.
+    pub fn fresh_entries(&self) -> usize {
+        self.fresh.borrow().entries.len() + self.frozen.borrow().entries.len()
+    }
+
+    /// Bytes of the index in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.current.borrow().memory_bytes()
+            + self.pages.memory_bytes()
+            + self.runs.borrow().iter().map(|run| run.memory_bytes()).sum::<usize>()
+            + self.fresh_entries() * size_of::<IndexEntry>()
+    }
+
+    /// Whether so many pages wait for a checkpoint that the memory is short.
+    pub fn is_crowded(&self) -> bool {
+        self.current.borrow().is_crowded()
+    }
+
+    /// Begins a checkpoint: from now on, new versions belong to the next one.
+    pub fn freeze(&self) {
+        assert!(self.frozen.borrow().entries.is_empty(), "one checkpoint at a time");
+        self.checkpoint.set(self.checkpoint.get() + 1);
+        self.frozen.swap(&self.fresh);
+    }
+
+    /// Writes what was frozen as a run; `None` if that is nothing.
+    ///
+    /// # Errors
+    /// `MetadataFull` where the index area has no room, and what the device says.
+    pub async fn write_frozen(&self, number: u64, sequences: (u64, u64)) -> Result<Option<Rc<Run>>> {
+        let (mut entries, mut deaths) = {
+            let frozen = self.frozen.borrow();
+            (frozen.entries.clone(), frozen.deaths.clone())
+        };
+        if entries.is_empty() && deaths.is_empty() {
+            return Ok(None);
+        }
+        entries.sort_unstable_by_key(|entry| (entry.lba.get(), entry.sequence.get()));
+        deaths.sort_unstable_by_key(|death| death.death.get());
+        let mut writer = RunWriter::new(&self.pages, number);
+        for entry in &entries {
+            writer.push(entry).await?;
+        }
+        Ok(Some(Rc::new(writer.finish(&deaths, sequences).await?)))
+    }
+
+    /// Ends a checkpoint whose run is durable and named by the journal.
+    pub fn thaw(&self, run: Option<Rc<Run>>) {
+        *self.frozen.borrow_mut() = Fresh::default();
+        self.runs.borrow_mut().extend(run);
+        self.checkpoints_ended.set(self.checkpoints_ended.get() + 1);
+        self.current.borrow_mut().clean_before(self.checkpoint.get());
+    }
+
+    /// Replaces adjacent runs by what they were merged to.
+    pub fn replace(&self, merged: &[Rc<Run>], by: Option<Rc<Run>>) {
+        let mut runs = self.runs.borrow_mut();
+        runs.retain(|run| !merged.iter().any(|gone| Rc::ptr_eq(gone, run)));
+        runs.extend(by);
+        runs.sort_by_key(|run| run.last_sequence());
+    }
+
+    /// The runs, oldest first.
+    pub fn runs(&self) -> Vec<Rc<Run>> {
+        self.runs.borrow().clone()
+    }
+
+    /// Where pages are read, written and kept.
+    pub fn pages(&self) -> &Rc<Pages> {
+        &self.pages
+    }
+
+    /// All versions of a block that the index knows, oldest first, zeroes included.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn versions(&self, lba: u64) -> Result<Vec<IndexEntry>> {
+        // A checkpoint may move versions from memory to a run meanwhile: they are told apart by sequence.
+        let mut found = BTreeMap::new();
+        for fresh in [&self.frozen, &self.fresh] {
+            let fresh = fresh.borrow();
+            let of_block = fresh.entries.iter().filter(|entry| entry.lba.get() == lba);
+            found.extend(of_block.map(|entry| (entry.sequence.get(), *entry)));
+        }
+        let runs = self.runs();
+        for run in &runs {
+            run.range(&self.pages, lba, lba + 1, |entry| {
+                found.insert(entry.sequence.get(), *entry);
+            })
+            .await?;
+        }
+        Ok(found.into_values().collect())
+    }
+}
+
+/// The newest version of a block at or before a sequence, in these runs.
+///
+/// # Errors
+/// As [`Index::current`].
+pub async fn find(pages: &Pages, runs: &[Rc<Run>], lba: u64, sequence: u64) -> Result<Option<IndexEntry>> {
+    for run in runs.iter().rev() {
+        if run.first_sequence() <= sequence
+            && let Some(entry) = run.find(pages, lba, sequence).await?
+        {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}

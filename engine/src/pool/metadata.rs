@@ -1,0 +1,400 @@
+//! The metadata of a pool in memory: leases, rows, runs, marks; changed by journal records alone.
+//!
+//! A *row* says where a virtual segment lies and which of its slots live; index entries name (virtual segment,
+//! slot), so that moving a segment's blocks rewrites its row and no entry. The segments that the log holds by
+//! lease have rows from the moment of the lease, which the journal learns at the next checkpoint.
+//!
+//! Invariants: a physical segment is free exactly when no lease and no row names it; a virtual segment's number
+//! is never used twice; [`Metadata::changes`] of a state, applied to nothing, makes the same state.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::format::journal::{Change, Checkpoint, Lease, Opening, Row, Run};
+
+/// Where a virtual segment lies and which of its slots live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRow {
+    /// The segment of the data area.
+    pub physical: u32,
+    /// The segment where it goes on, if the first one ends before it.
+    pub continued: Option<u32>,
+    first_block: u32,
+    slots: u32,
+    /// The log's sequence when it was written or last moved.
+    pub written: u64,
+    live: Vec<u64>,
+    /// The slots that are present, in a moved segment.
+    present: Option<Vec<u64>>,
+    live_slots: u32,
+}
+
+fn bit(words: &[u64], slot: u32) -> bool {
+    words.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
+}
+
+fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
+    words.iter().enumerate().flat_map(|(index, word)| {
+        (0..64).filter(move |place| word >> place & 1 == 1).map(move |place| index as u32 * 64 + place)
+    })
+}
+
+impl SegmentRow {
+    /// An empty segment as the log is going to write it.
+    pub fn of_log(physical: u32, slots: u32, written: u64) -> Self {
+        let live = vec![0; (slots as usize).div_ceil(64)];
+        Self { physical, continued: None, first_block: 0, slots, written, live, present: None, live_slots: 0 }
+    }
+
+    /// The live slots of this row at a new place, one after the other.
+    pub fn moved(&self, physical: u32, first_block: u32, continued: Option<u32>) -> Self {
+        let present = Some(self.live.clone());
+        Self { physical, continued, first_block, present, ..self.clone() }
+    }
+
+    /// The segments that it lies in.
+    pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
+        [self.physical].into_iter().chain(self.continued)
+    }
+
+    /// Slots that live.
+    pub fn live_slots(&self) -> u32 {
+        self.live_slots
+    }
+
+    /// The numbers of the slots that live, in order.
+    pub fn live(&self) -> impl Iterator<Item = u32> {
+        ones(&self.live)
+    }
+
+    /// Whether a slot lives.
+    pub fn is_live(&self, slot: u32) -> bool {
+        bit(&self.live, slot)
+    }
+
+    /// Where a slot lies: the segment, and the block of it. `None` for a slot that is not there. `segment_blocks`:
+    /// of each segment.
+    pub fn place(&self, slot: u32, segment_blocks: u32) -> Option<(u32, u32)> {
+        let block = self.first_block + self.position(slot)?;
+        match self.continued {
+            Some(continued) if block >= segment_blocks => Some((continued, block - segment_blocks)),
+            _ => Some((self.physical, block)),
+        }
+    }
+
+    fn position(&self, slot: u32) -> Option<u32> {
+        let Some(present) = &self.present else {
+            return (slot < self.slots).then_some(slot);
+        };
+        if !bit(present, slot) {
+            return None;
+        }
+        let word = slot as usize / 64;
+        let before: u32 = present[..word].iter().map(|word| word.count_ones()).sum();
+        let within = (present[word] & ((1 << (slot % 64)) - 1)).count_ones();
+        Some(before + within)
+    }
+
+    /// Marks slots as live.
+    pub fn revive(&mut self, slot: u32) {
+        let word = &mut self.live[slot as usize / 64];
+        let mask = 1 << (slot % 64);
+        self.live_slots += u32::from(*word & mask == 0);
+        *word |= mask;
+    }
+
+    /// Marks a slot as dead. Whether it lived.
+    pub fn kill(&mut self, slot: u32) -> bool {
+        let Some(word) = self.live.get_mut(slot as usize / 64) else { return false };
+        let mask = 1 << (slot % 64);
+        let lived = *word & mask != 0;
+        *word &= !mask;
+        self.live_slots -= u32::from(lived);
+        lived
+    }
+
+    /// The change that makes this row.
+    pub fn change(&self, virtual_segment: u32) -> Change {
+        let row = Row {
+            virtual_segment: virtual_segment.into(),
+            physical: self.physical.into(),
+            first_block: self.first_block.into(),
+            slots: self.slots.into(),
+            identity: u32::from(self.present.is_none()).into(),
+            continued: self.continued.unwrap_or(u32::MAX).into(),
+            written: self.written.into(),
+        };
+        Change::Row(row, self.live.clone(), self.present.clone().unwrap_or_default())
+    }
+
+    fn from_change(row: &Row, live: Vec<u64>, present: Vec<u64>) -> Option<Self> {
+        let live_slots = live.iter().map(|word| word.count_ones()).sum();
+        let slots = row.slots.get();
+        if ones(&live).any(|slot| slot >= slots || (!present.is_empty() && !bit(&present, slot))) {
+            return None;
+        }
+        Some(Self {
+            physical: row.physical.get(),
+            continued: Some(row.continued.get()).filter(|continued| *continued != u32::MAX),
+            first_block: row.first_block.get(),
+            slots,
+            written: row.written.get(),
+            live,
+            present: (row.identity.get() == 0).then_some(present),
+            live_slots,
+        })
+    }
+}
+
+/// A run of the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunInfo {
+    /// Its numbers.
+    pub run: Run,
+    /// First page and pages of each piece.
+    pub extents: Vec<(u32, u32)>,
+}
+
+/// Everything that the journal keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Openings whose batches the log may still hold, oldest first.
+    pub openings: Vec<Opening>,
+    /// Segments of the log, in the order in which it fills them.
+    pub leases: VecDeque<Lease>,
+    /// Where the log is read from at open.
+    pub checkpoint: Checkpoint,
+    /// By virtual segment.
+    pub rows: BTreeMap<u32, SegmentRow>,
+    /// Oldest first.
+    pub runs: Vec<RunInfo>,
+    /// Everything up to this sequence is known to be durable.
+    pub watermark: u64,
+    /// The earliest moment that can be opened.
+    pub window: u64,
+    next_virtual: u32,
+    next_run: u64,
+    /// Leases and rows that name each physical segment.
+    users: Vec<u32>,
+    segment_blocks: u32,
+}
+
+impl Metadata {
+    /// Nothing, in a data area of so many segments.
+    pub fn new(segments: u32, segment_blocks: u32) -> Self {
+        Self { users: vec![0; segments as usize], segment_blocks, ..Self::default() }
+    }
+
+    /// Blocks of a segment.
+    pub fn segment_blocks(&self) -> u32 {
+        self.segment_blocks
+    }
+
+    /// Segments of the data area.
+    pub fn segments(&self) -> u32 {
+        self.users.len() as u32
+    }
+
+    /// Segments that nothing uses.
+    pub fn free_segments(&self) -> u32 {
+        self.users.iter().filter(|users| **users == 0).count() as u32
+    }
+
+    /// Free segments after `after`, in order, round and round.
+    pub fn free_after(&self, after: u32) -> impl Iterator<Item = u32> {
+        let segments = self.segments();
+        (1..=segments).map(move |step| (after + step) % segments).filter(|at| self.users[*at as usize] == 0)
+    }
+
+    /// A number for the next virtual segment.
+    pub fn next_virtual(&self) -> u32 {
+        self.next_virtual
+    }
+
+    /// A number for the next run.
+    pub fn next_run(&self) -> u64 {
+        self.next_run
+    }
+
+    /// Blocks that live.
+    pub fn live_blocks(&self) -> u64 {
+        self.rows.values().map(|row| u64::from(row.live_slots)).sum()
+    }
+
+    /// Applies one change; `None` where it contradicts the state, which then is of no use any more.
+    pub fn apply(&mut self, change: &Change) -> Option<()> {
+        match change {
+            Change::Opening(opening) => self.openings.push(*opening),
+            Change::Lease(lease) => {
+                let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
+                self.next_virtual = self.next_virtual.max(number.checked_add(1)?);
+                *self.users.get_mut(physical as usize)? += 1;
+                self.leases.push_back(*lease);
+                let row = SegmentRow::of_log(physical, self.segment_blocks, self.checkpoint.sequence.get());
+                self.insert(number, row)?;
+            }
+            Change::Checkpoint(checkpoint) => {
+                for _ in 0..checkpoint.released.get() {
+                    let lease = self.leases.pop_front()?;
+                    self.users[lease.physical.get() as usize] -= 1;
+                }
+                self.checkpoint = *checkpoint;
+                self.checkpoint.released = 0.into();
+                let current = self.openings.iter().rposition(|o| o.first_batch <= checkpoint.batch)?;
+                self.openings.drain(..current);
+            }
+            Change::Row(row, live, present) => {
+                let number = row.virtual_segment.get();
+                self.next_virtual = self.next_virtual.max(number.checked_add(1)?);
+                let row = SegmentRow::from_change(row, live.clone(), present.clone())?;
+                let end = u64::from(row.first_block)
+                    + row.present.as_ref().map_or(row.slots.into(), |present| {
+                        present.iter().map(|word| u64::from(word.count_ones())).sum::<u64>()
+                    });
+                let room = u64::from(self.segment_blocks) * row.segments().count() as u64;
+                if end > room || row.first_block >= self.segment_blocks || row.slots > self.segment_blocks {
+                    return None;
+                }
+                self.remove(number);
+                self.insert(number, row)?;
+            }
+            Change::RowRemoved(number) => self.remove(*number)?,
+            Change::Dead(number, slots) => {
+                let row = self.rows.get_mut(number)?;
+                for slot in slots {
+                    row.kill(u32::from(*slot));
+                }
+            }
+            Change::Run(run, extents) => {
+                self.next_run = self.next_run.max(run.run.get().checked_add(1)?);
+                self.runs.push(RunInfo { run: *run, extents: extents.clone() });
+                self.runs.sort_by_key(|info| info.run.last_sequence);
+            }
+            Change::RunRemoved(number) => {
+                let at = self.runs.iter().position(|info| info.run.run == *number)?;
+                self.runs.remove(at);
+            }
+            Change::Watermark(sequence) => self.watermark = *sequence,
+            Change::Window(sequence) => self.window = *sequence,
+        }
+        Some(())
+    }
+
+    /// As [`Metadata::apply`], for a change that this process has just made durable: slots may have come to life
+    /// or died since it was written down, and a row keeps what it knows of them.
+    pub fn apply_own(&mut self, change: &Change) {
+        let known = match change {
+            Change::Row(row, ..) => self.rows.get(&row.virtual_segment.get()).cloned(),
+            _ => None,
+        };
+        let applied = self.apply(change);
+        assert!(applied.is_some(), "a change that this process made fits the state");
+        let (Some(known), Change::Row(row, ..)) = (known, change) else { return };
+        let Some(now) = self.rows.get_mut(&row.virtual_segment.get()) else { return };
+        if now.physical == known.physical && now.first_block == known.first_block {
+            *now = known;
+        } else {
+            let died: Vec<u32> = now.live().filter(|slot| !known.is_live(*slot)).collect();
+            died.into_iter().for_each(|slot| {
+                now.kill(slot);
+            });
+        }
+    }
+
+    fn insert(&mut self, number: u32, row: SegmentRow) -> Option<()> {
+        for physical in row.segments() {
+            *self.users.get_mut(physical as usize)? += 1;
+        }
+        self.rows.insert(number, row).is_none().then_some(())
+    }
+
+    fn remove(&mut self, number: u32) -> Option<()> {
+        let row = self.rows.remove(&number)?;
+        row.segments().for_each(|physical| self.users[physical as usize] -= 1);
+        Some(())
+    }
+
+    /// The state made by these changes from nothing.
+    pub fn from_changes(segments: u32, segment_blocks: u32, changes: &[Change]) -> Option<Self> {
+        let mut made = Self::new(segments, segment_blocks);
+        changes.iter().try_for_each(|change| made.apply(change)).map(|()| made)
+    }
+
+    /// The changes that make this state from nothing.
+    pub fn changes(&self) -> Vec<Change> {
+        let mut changes: Vec<Change> = Vec::new();
+        changes.extend(self.openings.iter().map(|opening| Change::Opening(*opening)));
+        changes.push(Change::Checkpoint(self.checkpoint));
+        changes.extend(self.leases.iter().map(|lease| Change::Lease(*lease)));
+        // A lease makes an empty row; the row as it is replaces it.
+        changes.extend(self.rows.iter().map(|(number, row)| row.change(*number)));
+        changes.extend(self.runs.iter().map(|info| Change::Run(info.run, info.extents.clone())));
+        changes.push(Change::Watermark(self.watermark));
+        changes.push(Change::Window(self.window));
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(physical: u32, number: u32) -> Change {
+        Change::Lease(Lease { physical: physical.into(), virtual_segment: number.into() })
+    }
+
+    fn opening(first_batch: u64) -> Change {
+        Change::Opening(Opening { nonce: [first_batch as u8; 16], first_batch: first_batch.into() })
+    }
+
+    #[test]
+    fn a_moved_row_finds_its_slots_and_keeps_their_numbers() {
+        let mut row = SegmentRow::of_log(2, 200, 0);
+        for slot in [1, 5, 63, 64, 130, 199] {
+            row.revive(slot);
+        }
+        assert_eq!(row.place(130, 200), Some((2, 130)));
+        let mut moved = row.moved(7, 197, Some(9));
+        let places: Vec<(u32, u32)> = moved.live().map(|slot| moved.place(slot, 200).unwrap()).collect();
+        assert_eq!(places, [(7, 197), (7, 198), (7, 199), (9, 0), (9, 1), (9, 2)]);
+        assert_eq!(moved.place(2, 200), None);
+        assert!(moved.kill(63) && !moved.kill(63));
+        assert_eq!((moved.place(64, 200), moved.live_slots()), (Some((9, 0)), 5));
+        let again = moved.moved(8, 0, None);
+        assert_eq!(again.place(64, 200), Some((8, 2)));
+    }
+
+    #[test]
+    fn a_state_comes_back_from_its_changes() {
+        let mut state = Metadata::new(8, 200);
+        for change in [opening(0), lease(3, 0), lease(4, 1)] {
+            state.apply(&change).unwrap();
+        }
+        assert_eq!(state.free_segments(), 6);
+        assert_eq!(state.free_after(3).collect::<Vec<_>>(), [5, 6, 7, 0, 1, 2]);
+        state.rows.get_mut(&0).unwrap().revive(9);
+        let mut row = state.rows[&0].clone();
+        row.revive(10);
+        let checkpoint = Checkpoint { released: 1.into(), batch: 4.into(), ..Checkpoint::default() };
+        for change in [row.moved(5, 0, None).change(0), Change::Checkpoint(checkpoint), Change::Watermark(5)]
+        {
+            state.apply(&change).unwrap();
+        }
+        assert_eq!((state.free_segments(), state.leases.len(), state.live_blocks()), (6, 1, 2));
+        state.apply(&Change::Dead(0, vec![9])).unwrap();
+        assert_eq!(Metadata::from_changes(8, 200, &state.changes()).unwrap(), state);
+        state.apply(&Change::RowRemoved(0)).unwrap();
+        assert_eq!(state.free_segments(), 7);
+    }
+
+    #[test]
+    fn what_contradicts_the_state_is_refused() {
+        let fresh = || Metadata::new(4, 64);
+        assert!(fresh().apply(&lease(4, 0)).is_none(), "no such segment");
+        assert!(fresh().apply(&Change::RowRemoved(1)).is_none());
+        assert!(fresh().apply(&Change::Dead(1, vec![0])).is_none());
+        assert!(fresh().apply(&Change::RunRemoved(1)).is_none());
+        assert!(fresh().apply(&Change::Checkpoint(Checkpoint::default())).is_none(), "nobody has opened it");
+        let row = SegmentRow::of_log(0, 65, 0);
+        assert!(fresh().apply(&row.change(1)).is_none(), "longer than a segment");
+    }
+}

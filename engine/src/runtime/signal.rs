@@ -1,0 +1,44 @@
+//! A signal between tasks of one runtime: whoever waits is woken by the next one.
+//!
+//! Promise: between looking at what one waits for and waiting nothing else runs, so that no signal is missed.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+/// Wakes all who wait for it.
+#[derive(Debug, Default)]
+pub struct Signal {
+    given: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Signal {
+    /// Wakes everybody who waits.
+    pub fn give(&self) {
+        self.given.set(self.given.get() + 1);
+        // A waker may run code that waits again.
+        let mut waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.drain(..).for_each(Waker::wake);
+        let mut now = self.waiting.borrow_mut();
+        if now.is_empty() {
+            *now = waiting;
+        }
+    }
+
+    /// Ends with the next signal after this call.
+    pub async fn wait(&self) {
+        let given = self.given.get();
+        poll_fn(|context| {
+            if self.given.get() != given {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}

@@ -1,0 +1,154 @@
+//! The past: images of any moment in the window, with entries left out on request, and lists of versions.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::{Core, LogStore};
+use crate::buf::Buf;
+use crate::device::Cause;
+use crate::error::{Error, Reason, Result};
+use crate::format::index_page::IndexEntry;
+use crate::pool::contents::Pin;
+use crate::pool::index::current::Version;
+use crate::pool::index::find;
+use crate::pool::index::run::Run;
+use crate::units::{ByteOffset, Seq};
+
+/// Which image is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct ImageOptions {
+    /// Up to this sequence; the current one if not given.
+    pub sequence: Option<Seq>,
+    /// Entries that the image is made without.
+    pub without: BTreeSet<Seq>,
+}
+
+/// One version of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionInfo {
+    /// The sequence at which it became the block's content; 0 for what the block was before it was written.
+    pub sequence: Seq,
+    /// CRC-32C of the block; 0 for zeroes.
+    pub checksum: u32,
+    /// Whether it reads as zero.
+    pub zero: bool,
+}
+
+/// A read-only image of a moment. It stays what it is while the volume is written.
+#[derive(Debug)]
+pub struct Image {
+    core: Rc<Core>,
+    runs: Vec<Rc<Run>>,
+    sequence: u64,
+    without: BTreeSet<Seq>,
+    _pins: Vec<Pin>,
+}
+
+impl LogStore {
+    /// Opens an image.
+    pub async fn image(&self, options: ImageOptions) -> Result<Image> {
+        let core = &self.core;
+        let last = core.sequence();
+        let sequence = options.sequence.map_or(last, |sequence| sequence.0);
+        let earliest = core.contents.window();
+        let unknown = |moment| {
+            Err(Error::new("open image", Reason::UnknownMoment { moment, last }).on(core.device.name()))
+        };
+        if sequence > last {
+            return unknown(sequence);
+        }
+        if let Some(missing) = options.without.iter().find(|entry| entry.0 == 0 || entry.0 > last) {
+            return unknown(missing.0);
+        }
+        // Without an entry, what it superseded must still be there.
+        let needed = options.without.first().map_or(sequence, |first| sequence.min(first.0 - 1));
+        if needed < earliest {
+            let reason = Reason::Expired { moment: needed, earliest };
+            return Err(Error::new("open image", reason).on(core.device.name()));
+        }
+        let before = options.without.iter().map(|entry| entry.0 - 1).filter(|moment| *moment <= sequence);
+        let pins = before.chain([sequence]).map(|moment| core.contents.pin(moment)).collect();
+        // What the image shows is then in runs, which never change.
+        if core.log.is_some() {
+            core.checkpoint().await?;
+        }
+        let runs = core.contents.index().runs();
+        Ok(Image { core: Rc::clone(core), runs, sequence, without: options.without, _pins: pins })
+    }
+
+    /// The versions of a block that can still be read, oldest first.
+    pub async fn versions(&self, offset: ByteOffset) -> Result<Vec<VersionInfo>> {
+        let contents = &self.core.contents;
+        let lba = offset.0 / u64::from(self.core.geometry.block_bytes);
+        let wanted = contents.wanted();
+        let all = contents.index().versions(lba).await?;
+        let mut versions = vec![VersionInfo { sequence: Seq(0), checksum: 0, zero: true }];
+        versions.extend(all.iter().map(|entry| {
+            let version = Version::of(entry);
+            VersionInfo { sequence: Seq(version.birth), checksum: version.checksum, zero: version.is_zero() }
+        }));
+        let deaths: Vec<u64> = versions.iter().skip(1).map(|version| version.sequence.0).collect();
+        let mut at = 0;
+        versions.retain(|version| {
+            at += 1;
+            deaths.get(at - 1).is_none_or(|death| wanted.sees(version.sequence.0, *death))
+        });
+        Ok(versions)
+    }
+}
+
+impl Image {
+    /// The moment that it shows.
+    pub fn sequence(&self) -> Seq {
+        Seq(self.sequence)
+    }
+
+    async fn version(&self, lba: u64) -> Result<Version> {
+        let pages = self.core.contents.index().pages();
+        if self.core.log.is_none() {
+            // Opened for reading: the log's tail is in no run, and nothing changes.
+            let all = self.core.contents.index().versions(lba).await?;
+            let shown = |entry: &&IndexEntry| {
+                let sequence = entry.sequence.get();
+                sequence <= self.sequence && !self.without.contains(&Seq(sequence))
+            };
+            return Ok(all.iter().rev().find(shown).map_or(Version::NONE, Version::of));
+        }
+        let mut sequence = self.sequence;
+        loop {
+            match find(pages, &self.runs, lba, sequence).await? {
+                None => return Ok(Version::NONE),
+                Some(entry) if self.without.contains(&Seq(entry.sequence.get())) => {
+                    sequence = entry.sequence.get() - 1;
+                }
+                Some(entry) => return Ok(Version::of(&entry)),
+            }
+        }
+    }
+
+    /// Fills `buf` from `offset`; both are multiples of the volume's block.
+    ///
+    /// # Errors
+    /// `Misaligned`, `BlockDamaged`, `MetadataDamaged`, and what the device says.
+    pub async fn read(&self, offset: ByteOffset, mut buf: Buf) -> (Result<()>, Buf) {
+        let block_bytes = u64::from(self.core.geometry.block_bytes);
+        let length = buf.len() as u64;
+        if (offset.0 | length) & (block_bytes - 1) != 0 {
+            let reason = Reason::Misaligned { offset: offset.0, length, granularity: block_bytes };
+            return (Err(Error::new("read image", reason).on(self.core.device.name())), buf);
+        }
+        for at in 0..length / block_bytes {
+            let version = match self.version(offset.0 / block_bytes + at).await {
+                Ok(version) => version,
+                Err(error) => return (Err(error), buf),
+            };
+            let start = (at * block_bytes) as usize;
+            let (result, back) = self.core.read_row(&[version], buf, start, Cause::Application).await;
+            buf = back;
+            if result.is_err() {
+                return (result, buf);
+            }
+        }
+        (Ok(()), buf)
+    }
+}

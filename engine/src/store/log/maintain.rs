@@ -1,0 +1,376 @@
+//! What goes on in the background: checkpoints, leases, merging of runs, emptying of segments, the idle mark.
+//!
+//! A checkpoint writes the versions since the last one as a run and lets the log be read from here on. Emptying
+//! moves the live blocks of the segments with the fewest of them together into a free one and rewrites their
+//! rows, never an index entry.
+//!
+//! Invariants: the last [`RESERVED_SEGMENTS`] free segments are for emptying alone; blocks are in their new place
+//! and flushed before a row says so; a segment is free only once the journal says that nothing lies there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::rc::Rc;
+
+use super::Core;
+use crate::device::{Cause, Io};
+use crate::error::{Error, Reason, Result};
+use crate::format::journal::{Change, Lease};
+use crate::pool::contents::Reading;
+use crate::pool::index::merge;
+use crate::pool::layout::RESERVED_SEGMENTS;
+use crate::pool::metadata::{Metadata, SegmentRow};
+use crate::runtime::Task;
+use crate::units::ByteOffset;
+
+/// How often the idle mark looks whether anything has happened.
+const IDLE_NS: u64 = 1_000_000_000;
+/// The pieces in which live blocks are moved.
+const MOVE_BYTES: usize = 1 << 20;
+/// How long emptying waits for readers of what it emptied before.
+const READER_WAIT_NS: u64 = 1_000_000;
+
+/// What is moved together: the rows of some physical segments.
+struct Moving {
+    rows: Vec<(u32, SegmentRow)>,
+    /// Segments that they fill.
+    targets: u32,
+}
+
+impl Core {
+    pub(super) fn start_maintenance(self: &Rc<Self>) -> Vec<Task<()>> {
+        let context = self.device.context();
+        let (checkpoints, background, idle) = (Rc::clone(self), Rc::clone(self), Rc::clone(self));
+        vec![
+            context.spawn(async move { checkpoints.keep_checkpoints().await }),
+            context.spawn(async move { background.keep_room().await }),
+            context.spawn(async move { idle.keep_idle_mark().await }),
+        ]
+    }
+
+    /// Runs one step of background work. An error has poisoned the volume or will come again.
+    async fn step(&self, work: impl Future<Output = Result<()>>) -> bool {
+        match work.await {
+            Ok(()) => true,
+            Err(_) => {
+                self.failed.raise();
+                self.checkpoint_ended.give();
+                if let Some(log) = &self.log {
+                    log.go_on();
+                }
+                false
+            }
+        }
+    }
+
+    async fn keep_checkpoints(&self) {
+        let Some(log) = &self.log else { return };
+        while !self.failed.is_raised() {
+            let checkpoints = self.checkpoints.get();
+            let due = log.backlog_bytes() >= self.checkpoint_bytes
+                || self.contents.index().is_crowded()
+                || checkpoints.wanted > checkpoints.ended;
+            let done = if due {
+                self.step(self.write_checkpoint()).await
+            } else if log.leases_ahead() < self.leases_wanted().div_ceil(2) && self.can_lease() {
+                self.step(self.extend_leases()).await
+            } else {
+                log.progress.wait().await;
+                true
+            };
+            if !done {
+                return;
+            }
+        }
+        self.checkpoint_ended.give();
+    }
+
+    fn can_lease(&self) -> bool {
+        self.contents.free_segments(0).len() > RESERVED_SEGMENTS as usize
+    }
+
+    /// Changes that bring the leases ahead from `ahead` to `wanted`, as far as there are free segments. These are
+    /// `held` until the changes have been committed, so that nobody else takes them meanwhile.
+    pub(super) fn new_leases<'a>(
+        &'a self,
+        state: &Metadata,
+        ahead: usize,
+        held: &mut Vec<Reading<'a>>,
+    ) -> Vec<Change> {
+        let after = state.leases.back().map_or(0, |lease| lease.physical.get());
+        let free = self.contents.free_segments_of(state, after);
+        let room = free.len().saturating_sub(RESERVED_SEGMENTS as usize);
+        let wanted = self.leases_wanted().saturating_sub(ahead);
+        let mut changes = Vec::new();
+        for (physical, number) in free[..room.min(wanted)].iter().zip(state.next_virtual()..) {
+            held.push(self.contents.reading(*physical));
+            changes
+                .push(Change::Lease(Lease { physical: (*physical).into(), virtual_segment: number.into() }));
+        }
+        changes
+    }
+
+    async fn extend_leases(&self) -> Result<()> {
+        let ahead = self.log()?.leases_ahead();
+        let mut held = Vec::new();
+        self.contents.journal().commit(|state| self.new_leases(state, ahead, &mut held)).await?;
+        drop(held);
+        self.log()?.go_on();
+        Ok(())
+    }
+
+    /// Waits until everything that has completed by now is in the index on the device. The work is done in the
+    /// background, where nobody's future can be dropped half way.
+    ///
+    /// # Errors
+    /// `Poisoned` where it failed.
+    pub(super) async fn checkpoint(&self) -> Result<()> {
+        let mut checkpoints = self.checkpoints.get();
+        let wanted = checkpoints.begun + 1;
+        checkpoints.wanted = checkpoints.wanted.max(wanted);
+        self.checkpoints.set(checkpoints);
+        self.log()?.progress.give();
+        while self.checkpoints.get().ended < wanted {
+            if self.failed.is_raised() {
+                return Err(Error::new("checkpoint", Reason::Poisoned).on(self.device.name()));
+            }
+            self.checkpoint_ended.wait().await;
+        }
+        Ok(())
+    }
+
+    async fn write_checkpoint(&self) -> Result<()> {
+        let mut checkpoints = self.checkpoints.get();
+        checkpoints.begun += 1;
+        self.checkpoints.set(checkpoints);
+        let log = self.log()?;
+        let index = self.contents.index();
+        // Nothing runs between these two: the run holds exactly what lies before the place.
+        let checkpoint = log.checkpoint();
+        index.freeze();
+        let first_sequence = self.contents.journal().state().checkpoint.sequence.get() + 1;
+        let sequences = (first_sequence, checkpoint.sequence.get());
+        let run = index.write_frozen(self.take_run_number(), sequences).await?;
+        let ahead = log.leases_ahead();
+        let mut held = Vec::new();
+        self.contents
+            .journal()
+            .commit(|state| {
+                let released = checkpoint.released.get() as usize;
+                let leaving = state.leases.iter().take(released);
+                leaving.for_each(|lease| self.contents.touch(lease.virtual_segment.get()));
+                let leased: Vec<u32> =
+                    state.leases.iter().skip(released).map(|lease| lease.virtual_segment.get()).collect();
+                let mut changes = self.contents.take_touched(state, &leased);
+                changes.extend(run.as_ref().map(|run| {
+                    let info = run.info();
+                    Change::Run(info.run, info.extents.clone())
+                }));
+                changes.push(Change::Checkpoint(checkpoint));
+                changes.extend(self.new_leases(state, ahead, &mut held));
+                changes
+            })
+            .await?;
+        drop(held);
+        index.thaw(run);
+        let mut checkpoints = self.checkpoints.get();
+        checkpoints.ended += 1;
+        self.checkpoints.set(checkpoints);
+        self.checkpoint_ended.give();
+        log.go_on();
+        log.progress.give();
+        Ok(())
+    }
+
+    /// Notes in the journal that everything is durable.
+    pub(super) async fn mark_durable(&self) -> Result<()> {
+        let durable = self.log()?.durable_through();
+        self.contents.journal().commit(|_| vec![Change::Watermark(durable)]).await
+    }
+
+    async fn keep_idle_mark(&self) {
+        let Some(log) = &self.log else { return };
+        let mut seen = log.sequence();
+        while !self.failed.is_raised() {
+            self.device.context().sleep(IDLE_NS).await;
+            let now = log.sequence();
+            let idle = now == seen && now > self.contents.journal().state().watermark;
+            seen = now;
+            // Only what somebody has asked to be durable is promised.
+            if idle && log.durable_through() >= now && !self.step(self.mark_durable()).await {
+                return;
+            }
+        }
+    }
+
+    async fn keep_room(&self) {
+        let Some(log) = &self.log else { return };
+        while !self.failed.is_raised() {
+            let runs = merge::choose(&self.contents.index().runs());
+            let done = if !runs.is_empty() {
+                self.step(self.merge(&runs)).await
+            } else if let Some(moving) = self.choose_moving() {
+                self.step(self.empty(moving)).await
+            } else if self.is_short() && self.contents.forget_some() {
+                self.step(self.checkpoint()).await
+            } else {
+                log.progress.wait().await;
+                true
+            };
+            if !done {
+                return;
+            }
+        }
+    }
+
+    /// Whether the log has no segment to go on in, and none to lease.
+    fn is_short(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.can_lease()
+    }
+
+    async fn merge(&self, runs: &[Rc<crate::pool::index::run::Run>]) -> Result<()> {
+        let index = self.contents.index();
+        let oldest = index.runs().first().is_some_and(|first| Rc::ptr_eq(first, &runs[0]));
+        let wanted = self.contents.wanted();
+        let merged = merge::merge(index, runs, self.take_run_number(), oldest, &wanted).await?;
+        self.contents
+            .journal()
+            .commit(|_| {
+                // The window that was wanted above goes with what it has thrown away.
+                let mut changes = vec![Change::Window(wanted.window)];
+                changes.extend(runs.iter().map(|run| Change::RunRemoved(run.info().run.run.get())));
+                changes.extend(merged.as_ref().map(|run| {
+                    let info = run.info();
+                    Change::Run(info.run, info.extents.clone())
+                }));
+                changes
+            })
+            .await?;
+        runs.iter().for_each(|run| run.set_replaced());
+        index.replace(runs, merged);
+        Ok(())
+    }
+
+    /// What to empty next, if free segments run short: the rows of the segments with the fewest live blocks, as
+    /// many as fit one segment less together.
+    fn choose_moving(&self) -> Option<Moving> {
+        let state = self.contents.journal().state();
+        let free = state.free_segments() as usize;
+        if free > RESERVED_SEGMENTS as usize + self.leases_wanted() {
+            return None;
+        }
+        let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
+        // A row that lies in two segments is emptied with the first one; the second is then free of it too.
+        let mut live: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
+        for (number, row) in &state.rows {
+            if !leased.contains(&row.physical) {
+                let entry = live.entry(row.physical).or_default();
+                entry.0 += row.live_slots();
+                entry.1.push(*number);
+            }
+        }
+        let mut by_live: Vec<(u32, Vec<u32>)> = live.into_values().collect();
+        by_live.sort();
+        let room = state.segment_blocks();
+        let targets_max = free.min(RESERVED_SEGMENTS as usize) as u32;
+        let (mut blocks, mut segments) = (0, 0);
+        let mut chosen: Vec<u32> = Vec::new();
+        for (live, numbers) in by_live {
+            if (blocks + live).div_ceil(room) > targets_max {
+                break;
+            }
+            blocks += live;
+            segments += 1;
+            chosen.extend(numbers);
+            // Enough for now, and the less is copied at a time, the more dies meanwhile.
+            if segments > blocks.div_ceil(room) && segments > 1 {
+                break;
+            }
+        }
+        let rows: Vec<(u32, SegmentRow)> =
+            chosen.iter().filter_map(|number| Some((*number, state.rows.get(number)?.clone()))).collect();
+        (segments > blocks.div_ceil(room)).then_some(Moving { rows, targets: blocks.div_ceil(room) })
+    }
+
+    async fn empty(&self, moving: Moving) -> Result<()> {
+        let free = self.contents.free_segments(0);
+        let Some(targets) = free.get(..moving.targets as usize) else {
+            // Somebody still reads what was emptied before.
+            self.device.context().sleep(READER_WAIT_NS).await;
+            return Ok(());
+        };
+        let reserved: Vec<Reading<'_>> =
+            targets.iter().map(|target| self.contents.reading(*target)).collect();
+        let room = self.geometry.segment_blocks;
+        let mut moved = Vec::with_capacity(moving.rows.len());
+        let mut next = 0;
+        for (number, row) in &moving.rows {
+            let live = row.live_slots();
+            if live == 0 {
+                moved.push((*number, row.clone()));
+                continue;
+            }
+            let (first, last) = ((next / room) as usize, ((next + live - 1) / room) as usize);
+            let continued = (last > first).then(|| targets[last]);
+            let target = row.moved(targets[first], next % room, continued);
+            self.move_row(row, &target).await?;
+            moved.push((*number, target));
+            next += live;
+        }
+        self.contents
+            .journal()
+            .commit(|state| {
+                let mut changes = vec![Change::Window(self.contents.window())];
+                for (number, mut row) in moved {
+                    // Slots that died meanwhile.
+                    let Some(now) = state.rows.get(&number) else { continue };
+                    let dead: Vec<u32> = row.live().filter(|slot| !now.is_live(*slot)).collect();
+                    dead.iter().for_each(|slot| {
+                        row.kill(*slot);
+                    });
+                    changes.push(match row.live_slots() {
+                        0 => Change::RowRemoved(number),
+                        _ => row.change(number),
+                    });
+                }
+                changes
+            })
+            .await?;
+        drop(reserved);
+        let log = self.log()?;
+        log.progress.give();
+        log.go_on();
+        Ok(())
+    }
+
+    /// Copies the live blocks of a row to where they are going to lie.
+    async fn move_row(&self, from: &SegmentRow, to: &SegmentRow) -> Result<()> {
+        let room = self.geometry.segment_blocks;
+        let block_bytes = self.geometry.block_bytes as usize;
+        let _reading: Vec<Reading<'_>> =
+            from.segments().map(|physical| self.contents.reading(physical)).collect();
+        let places: Vec<((u32, u32), (u32, u32))> =
+            from.live().filter_map(|slot| Some((from.place(slot, room)?, to.place(slot, room)?))).collect();
+        let follows = |one: (u32, u32), next: (u32, u32)| one.0 == next.0 && one.1 + 1 == next.1;
+        let per_piece = (MOVE_BYTES / block_bytes).max(1);
+        for target in places.chunk_by(|one, next| follows(one.1, next.1)) {
+            for piece in target.chunks(per_piece) {
+                let mut buf = self.device.context().buffers().get(piece.len() * block_bytes)?;
+                let mut filled = 0;
+                for source in piece.chunk_by(|one, next| follows(one.0, next.0)) {
+                    let length = source.len() * block_bytes;
+                    let (physical, block) = source[0].0;
+                    let at = ByteOffset(self.geometry.address(physical, block));
+                    let part = self.device.context().buffers().get(length)?;
+                    let (result, part) = self.device.read(at, part, Io::of(Cause::Clean)).await;
+                    result?;
+                    buf[filled..filled + length].copy_from_slice(&part);
+                    filled += length;
+                }
+                let (physical, block) = piece[0].1;
+                let at = ByteOffset(self.geometry.address(physical, block));
+                self.device.write(at, buf, Io::of(Cause::Clean)).await.0?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! The `log` backend: every write once, in the order of arrival, found by the versioned index.
+//!
+//! A write is an entry of the record log and its payload there is the block's home; the index says where the
+//! current and the wanted past versions of each block lie. Segments whose blocks have died are freed; those with
+//! few live ones are emptied by moving these together.
+//!
+//! Here the parts of the pool are put together: [`LogStore::open`] recovers, [`write`] and [`read`] are the data
+//! path, [`image`] opens the past, [`maintain`] keeps checkpoints, leases, runs and free segments in order.
+
+mod image;
+mod maintain;
+mod open;
+mod read;
+mod write;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+pub use image::{Image, ImageOptions, VersionInfo};
+pub(crate) use open::Access;
+pub use open::{RecoveryReport, format, leases};
+
+use crate::device::Device;
+use crate::pool::contents::Contents;
+use crate::pool::log::Geometry;
+use crate::pool::log::append::Log;
+use crate::runtime::{FailureFlag, Signal, Task};
+
+/// An open log store. Its background tasks end when it is dropped.
+#[derive(Debug)]
+pub(crate) struct LogStore {
+    core: Rc<Core>,
+    tasks: Vec<Task<()>>,
+}
+
+impl Drop for LogStore {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(Task::abort);
+    }
+}
+
+/// What the data path and the background tasks share.
+#[derive(Debug)]
+struct Core {
+    device: Device,
+    geometry: Geometry,
+    contents: Rc<Contents>,
+    /// `None` where it was opened for reading.
+    log: Option<Rc<Log>>,
+    failed: FailureFlag,
+    /// Bytes of log between checkpoints.
+    checkpoint_bytes: u64,
+    next_run: Cell<u64>,
+    /// Checkpoints asked for, begun and ended.
+    checkpoints: Cell<Checkpoints>,
+    checkpoint_ended: Signal,
+    report: RecoveryReport,
+    /// The last sequence, where it was opened for reading.
+    sequence: u64,
+}
+
+/// Counts checkpoints. One is due while somebody has asked for more than have ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checkpoints {
+    wanted: u64,
+    begun: u64,
+    ended: u64,
+}
+
+/// What a log store is doing.
+#[derive(Clone, Debug)]
+pub struct LogStatus {
+    /// Of the last entry that has completed.
+    pub sequence: u64,
+    /// Everything up to this one is durable.
+    pub durable_through: u64,
+    /// The earliest moment that can be opened.
+    pub earliest_moment: u64,
+    /// Segments of the data area, and those that nothing uses.
+    pub segments: u32,
+    /// Segments that nothing uses.
+    pub free_segments: u32,
+    /// Blocks that live, the past included.
+    pub live_blocks: u64,
+    /// Bytes of superseded blocks that are kept.
+    pub past_bytes: u64,
+    /// Runs of the index.
+    pub runs: usize,
+    /// Bytes of the index in memory.
+    pub index_memory_bytes: usize,
+    /// Batches and entries written since it was opened.
+    pub batches: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// What opening found and did.
+    pub recovery: RecoveryReport,
+}
+
+impl Core {
+    fn sequence(&self) -> u64 {
+        self.log.as_ref().map_or(self.sequence, |log| log.sequence())
+    }
+
+    fn take_run_number(&self) -> u64 {
+        let number = self.next_run.get();
+        self.next_run.set(number + 1);
+        number
+    }
+}
+
+impl LogStore {
+    /// What it is doing.
+    pub fn status(&self) -> LogStatus {
+        let core = &self.core;
+        let figures = core.log.as_ref().map(|log| log.figures()).unwrap_or_default();
+        let state = core.contents.journal().state();
+        LogStatus {
+            sequence: core.sequence(),
+            durable_through: core.log.as_ref().map_or(core.sequence, |log| log.durable_through()),
+            earliest_moment: core.contents.window(),
+            segments: state.segments(),
+            free_segments: state.free_segments(),
+            live_blocks: state.live_blocks(),
+            past_bytes: core.contents.past_bytes(),
+            runs: core.contents.index().runs().len(),
+            index_memory_bytes: core.contents.index().memory_bytes(),
+            batches: figures.batches,
+            entries: figures.entries,
+            recovery: core.report,
+        }
+    }
+
+    /// Of the last entry that has completed.
+    pub fn sequence(&self) -> u64 {
+        self.core.sequence()
+    }
+}

@@ -1,0 +1,215 @@
+//! Making and opening a log store: metadata, runs, the log's tail, then a nonce of its own.
+//!
+//! Order at open: the journal is loaded, the runs are opened, the tail is taken in; nothing is written so far.
+//! For writing, one commit then makes this opening's nonce and its first leases durable, with everything that
+//! recovery relied on flushed before it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::{Core, LogStore};
+use crate::device::Device;
+use crate::error::{Error, Reason, Result};
+use crate::format::journal::{Change, Checkpoint, Lease, Opening};
+use crate::format::superblock::Superblock;
+use crate::pool::contents::{Contents, Retention};
+use crate::pool::index::Index;
+use crate::pool::index::run::{Pages, Run};
+use crate::pool::journal::Journal;
+use crate::pool::layout;
+use crate::pool::log::Geometry;
+use crate::pool::log::append::{Log, LogOptions};
+use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
+use crate::pool::metadata::Metadata;
+use crate::runtime::{FailureFlag, Signal};
+
+/// What opening found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Batches of the log behind the last checkpoint.
+    pub batches: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The last good sequence, where the log is damaged behind it.
+    pub damaged_after: Option<u64>,
+    /// Nanoseconds that loading the metadata took.
+    pub load_ns: u64,
+    /// Nanoseconds that reading the log took.
+    pub replay_ns: u64,
+}
+
+/// What an opener allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reading alone; a damaged log is served up to the damage.
+    Read,
+    /// Writing; a damaged log is refused.
+    Write,
+    /// Writing, giving up what lies behind a damage.
+    WriteAcceptingLoss,
+}
+
+fn geometry(superblock: &Superblock) -> Geometry {
+    let block_bytes = superblock.block_bytes.get();
+    let segment_bytes = superblock.segment_bytes.get().max(block_bytes);
+    Geometry {
+        block_bytes,
+        segment_blocks: segment_bytes / block_bytes,
+        data_offset: superblock.data.offset.get(),
+        segments: (superblock.data.bytes.get() / u64::from(segment_bytes)) as u32,
+    }
+}
+
+/// Segments that a log leases at most: what it fills until appending waits for a checkpoint, and one more.
+pub fn leases(checkpoint_bytes: u64, segment_bytes: u64) -> u64 {
+    (2 * checkpoint_bytes.max(segment_bytes)).div_ceil(segment_bytes) + 1
+}
+
+/// Writes the metadata of an empty store.
+///
+/// # Errors
+/// What the device says.
+pub async fn format(device: &Device, superblock: &Superblock) -> Result<()> {
+    let geometry = geometry(superblock);
+    let mut state = Metadata::new(geometry.segments, geometry.segment_blocks);
+    let first = Lease { physical: 0.into(), virtual_segment: 0.into() };
+    let opening = Opening { nonce: [0; 16], first_batch: 0.into() };
+    let checkpoint = Checkpoint { address: geometry.address(0, 0).into(), ..Checkpoint::default() };
+    for change in [Change::Opening(opening), Change::Checkpoint(checkpoint), Change::Lease(first)] {
+        assert!(state.apply(&change).is_some(), "the first changes fit an empty state");
+    }
+    let places = layout::metadata_places(superblock);
+    Journal::format(device, superblock.pool_id, places.journal, state).await
+}
+
+impl LogStore {
+    /// Opens the store of a superblock; `failed` is raised when it takes no more writes.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, `LogDamaged` where `access` is for writing and loss was not accepted,
+    /// `UnknownVersion`, `NoRoom`, and what the device says.
+    pub async fn open(
+        device: &Device,
+        superblock: &Superblock,
+        access: Access,
+        index_bytes: usize,
+        failed: FailureFlag,
+    ) -> Result<Self> {
+        let clock = device.context().clone();
+        let began = clock.now().0;
+        let geometry = geometry(superblock);
+        let places = layout::metadata_places(superblock);
+        let empty = Metadata::new(geometry.segments, geometry.segment_blocks);
+        let journal =
+            Rc::new(Journal::load(device, superblock.pool_id, places.journal, empty, failed.clone()).await?);
+        let infos = journal.state().runs.clone();
+        let pages = Pages::new(device, places.index, index_bytes / 4);
+        let mut runs = Vec::with_capacity(infos.len());
+        for info in infos {
+            runs.push(Run::open(&pages, info).await?);
+        }
+        let index = Index::new(pages, runs, index_bytes);
+        let retention = Retention {
+            bytes: superblock.retention_bytes.get(),
+            age_ns: match superblock.retention_age_s.get() {
+                0 => None,
+                seconds => Some(seconds.saturating_mul(1_000_000_000)),
+            },
+        };
+        let contents =
+            Contents::open(Rc::clone(&journal), index, u64::from(geometry.block_bytes), retention).await?;
+        let loaded = clock.now().0;
+        let recovered = recover(device, geometry, &contents).await?;
+        let damaged = recovered.verdict == Verdict::Damage;
+        let sequence = recovered.tail.sequence;
+        if damaged && access == Access::Write {
+            return Err(Error::new("open", Reason::LogDamaged { good_through: sequence }).on(device.name()));
+        }
+        let report = RecoveryReport {
+            batches: recovered.batches,
+            entries: recovered.entries,
+            bytes: recovered.bytes,
+            damaged_after: damaged.then_some(sequence),
+            load_ns: loaded - began,
+            replay_ns: clock.now().0 - loaded,
+        };
+        let checkpoint_bytes = superblock.checkpoint_bytes.get().max(geometry.segment_bytes());
+        let mut core = Core {
+            device: device.clone(),
+            geometry,
+            log: None,
+            failed: failed.clone(),
+            checkpoint_bytes,
+            next_run: Cell::new(journal.state().next_run()),
+            checkpoints: Cell::default(),
+            checkpoint_ended: Signal::default(),
+            report,
+            sequence,
+            contents,
+        };
+        if access == Access::Read {
+            return Ok(Self { core: Rc::new(core), tasks: Vec::new() });
+        }
+        core.log = Some(core.begin_log(superblock, &recovered, failed).await?);
+        let core = Rc::new(core);
+        let mut tasks = core.log.as_ref().map(Log::start).unwrap_or_default();
+        tasks.extend(core.start_maintenance());
+        Ok(Self { core, tasks })
+    }
+}
+
+impl Core {
+    /// Makes this opening's nonce durable, and takes leases.
+    async fn begin_log(
+        &self,
+        superblock: &Superblock,
+        recovered: &Recovered,
+        failed: FailureFlag,
+    ) -> Result<Rc<Log>> {
+        let context = self.device.context();
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&context.random_u64().to_le_bytes());
+        nonce[8..].copy_from_slice(&context.random_u64().to_le_bytes());
+        let tail = recovered.tail;
+        let opening = Opening { nonce, first_batch: tail.batch.into() };
+        self.contents.journal().secure().await?;
+        secure(&self.device, &recovered.in_doubt).await?;
+        let mut held = Vec::new();
+        let accepted = recovered.verdict == Verdict::Damage;
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::NonceNotDurable) {
+            let applied = self.contents.journal().state_mut().apply(&Change::Opening(opening));
+            assert!(applied.is_some(), "an opening fits any state");
+        }
+        self.contents
+            .journal()
+            .commit(|state| {
+                // Segments that the log had entered beyond a damage are its own again, from the front.
+                let at = state.leases.iter().position(|lease| *lease == tail.lease).unwrap_or(0);
+                let ahead = state.leases.len() - at - 1;
+                let mut changes = vec![Change::Opening(opening)];
+                #[cfg(feature = "mutations")]
+                if crate::mutation::is_on(crate::mutation::Mutation::NonceNotDurable) {
+                    changes.clear();
+                }
+                if accepted {
+                    changes.push(Change::Watermark(tail.sequence));
+                }
+                changes.extend(self.new_leases(state, ahead, &mut held));
+                changes
+            })
+            .await?;
+        let contents = &self.contents;
+        let options =
+            LogOptions { nonce, epoch: superblock.epoch.get(), backlog_bytes_max: 2 * self.checkpoint_bytes };
+        let log = Log::new(&self.device, self.geometry, contents, options, tail, failed);
+        log.add_backlog(recovered.bytes);
+        Ok(log)
+    }
+
+    pub(super) fn leases_wanted(&self) -> usize {
+        leases(self.checkpoint_bytes, self.geometry.segment_bytes()) as usize
+    }
+}
