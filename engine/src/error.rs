@@ -262,6 +262,30 @@ pub enum Reason {
         /// The earliest that can be opened.
         earliest: u64,
     },
+    /// Nothing but a log and a linear volume together can do this.
+    #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
+    NotLinear {
+        /// Its name.
+        backend: &'static str,
+    },
+    /// The base is pinned.
+    #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
+    Pinned {
+        /// The last sequence that is accepted.
+        accepted: u64,
+    },
+    /// The log is full and what it holds cannot be applied.
+    #[error("its log is full: {why}")]
+    LogFull {
+        /// Why nothing can be applied, and the remedy.
+        why: &'static str,
+    },
+    /// Applying stands still.
+    #[error("it cannot be applied now: {why}")]
+    ApplyStalled {
+        /// Why, and the remedy.
+        why: &'static str,
+    },
     /// The backend keeps no past.
     #[error("the {backend} backend keeps no past")]
     NoPast {
@@ -371,11 +395,14 @@ impl Reason {
             | Reason::DestroyRequired { .. }
             | Reason::DestroyMismatch { .. }
             | Reason::ReadOnly
+            | Reason::Pinned { .. }
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
-            Reason::DeviceTooSmall { .. } | Reason::MetadataFull { .. } => Kind::NoSpace,
+            Reason::DeviceTooSmall { .. } | Reason::MetadataFull { .. } | Reason::LogFull { .. } => {
+                Kind::NoSpace
+            }
             Reason::UnknownMoment { .. } => Kind::InvalidArgument,
-            Reason::Expired { .. } => Kind::Unavailable,
+            Reason::Expired { .. } | Reason::ApplyStalled { .. } => Kind::Unavailable,
             Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
             Reason::SuperblockDamaged
             | Reason::MetadataDamaged
@@ -386,6 +413,7 @@ impl Reason {
             | Reason::UnknownBackend { .. }
             | Reason::NoIoUring { .. }
             | Reason::NoPast { .. }
+            | Reason::NotLinear { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use icecore::format::batch::{BatchEntry, BatchHeader};
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
-use icecore::format::journal::{ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Row, Run};
+use icecore::format::journal::{
+    Applied, ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Row, Run,
+};
 use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
 
@@ -129,7 +131,7 @@ fn assert_laid_out(record: &str, bytes: usize, fields: &[(&str, usize)]) {
 fn the_tables_say_what_the_compiler_lays_out() {
     let fields = layout!(Superblock: magic version checksum address generation pool_id volume_id
         features_compatible features_read_only features_incompatible backend state device_bytes volume_bytes
-        block_bytes region_bytes epoch created_unix_s roots metadata checksums data segment_bytes reserved_3
+        block_bytes region_bytes epoch created_unix_s roots metadata checksums data segment_bytes volume_flags
         checkpoint_bytes retention_bytes retention_age_s reserved_0 roles reserved_1 device_id generation_tail
         reserved_2);
     assert_laid_out("Superblock", size_of::<Superblock>(), fields);
@@ -142,13 +144,15 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("RecordHeader", size_of::<RecordHeader>(), fields);
     assert_laid_out("ChangeHeader", size_of::<ChangeHeader>(), layout!(ChangeHeader: kind bytes));
     assert_laid_out("Opening", size_of::<Opening>(), layout!(Opening: nonce first_batch));
+    let fields = layout!(Applied: sequence batch first_sequence virtual_segment block previous reserved);
+    assert_laid_out("Applied", size_of::<Applied>(), fields);
     assert_laid_out("Lease", size_of::<Lease>(), layout!(Lease: physical virtual_segment));
     let fields = layout!(Checkpoint: address batch sequence time_unix_ns previous released);
     assert_laid_out("Checkpoint", size_of::<Checkpoint>(), fields);
     let fields = layout!(Row: virtual_segment physical first_block slots identity continued written);
     assert_laid_out("Row", size_of::<Row>(), fields);
     assert_laid_out("Dead", size_of::<Dead>(), layout!(Dead: virtual_segment slots));
-    let fields = layout!(Run: run first_sequence last_sequence entries deaths);
+    let fields = layout!(Run: run first_sequence order entries deaths);
     assert_laid_out("Run", size_of::<Run>(), fields);
     let fields = layout!(BatchHeader: magic version checksum address nonce batch first_sequence durable_through
         epoch time_unix_ns previous header_bytes payload_blocks entries block_bytes reserved);

@@ -21,11 +21,13 @@ pub enum Cause {
     Index,
     /// Moving live blocks together.
     Clean,
+    /// Bringing blocks from the log to their place in a linear volume.
+    Apply,
 }
 
 impl Cause {
     /// All causes, in the order of results.
-    pub const ALL: [Cause; 7] = [
+    pub const ALL: [Cause; 8] = [
         Cause::Application,
         Cause::Merge,
         Cause::Metadata,
@@ -33,6 +35,7 @@ impl Cause {
         Cause::Log,
         Cause::Index,
         Cause::Clean,
+        Cause::Apply,
     ];
 
     /// The cause's name in results.
@@ -45,6 +48,7 @@ impl Cause {
             Cause::Log => "log",
             Cause::Index => "index",
             Cause::Clean => "clean",
+            Cause::Apply => "apply",
         }
     }
 }

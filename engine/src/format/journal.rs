@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -151,8 +151,8 @@ pub struct Dead {
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 8 | `run`: its number, used once |
-/// | 8 | 8 | `first_sequence`: of the log that it covers |
-/// | 16 | 8 | `last_sequence` |
+/// | 8 | 8 | `first_sequence`: the smallest of its entries; all bits set without entries |
+/// | 16 | 8 | `order`: runs are newer the higher it is; a merged one has that of the newest run in it |
 /// | 24 | 8 | `entries` |
 /// | 32 | 8 | `deaths` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -161,12 +161,37 @@ pub struct Dead {
 pub struct Run {
     pub run: U64,
     pub first_sequence: U64,
-    pub last_sequence: U64,
+    pub order: U64,
     pub entries: U64,
     pub deaths: U64,
 }
 
+/// Kind 11: a linear volume holds everything up to a sequence. Applying goes on with the entry after it.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `sequence`: of the last entry that has been applied |
+/// | 8 | 8 | `batch`: the number of the batch that is read next |
+/// | 16 | 8 | `first_sequence`: of its first entry |
+/// | 24 | 4 | `virtual_segment`: where it lies, unless it did not fit there |
+/// | 28 | 4 | `block`: where it begins in the segment |
+/// | 32 | 4 | `previous`: the `checksum` of the batch before it |
+/// | 36 | 4 | `reserved`: 0 |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Applied {
+    pub sequence: U64,
+    pub batch: U64,
+    pub first_sequence: U64,
+    pub virtual_segment: U32,
+    pub block: U32,
+    pub previous: U32,
+    pub reserved: U32,
+}
+
 const _: () = {
+    assert!(size_of::<Applied>() == 40);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
     assert!(size_of::<Row>() == 32 && size_of::<Dead>() == 8 && size_of::<Run>() == 40);
@@ -195,6 +220,11 @@ pub enum Change {
     Watermark(u64),
     /// Kind 10: no moment before this sequence can be opened any more (8 bytes).
     Window(u64),
+    /// See [`Applied`].
+    Applied(Applied),
+    /// Kind 12: the base of a linear volume takes changes up to this sequence and no further (8 bytes);
+    /// `u64::MAX` where it is not pinned.
+    Accepted(u64),
 }
 
 impl Change {
@@ -233,6 +263,8 @@ impl Change {
             Change::RunRemoved(run) => put(to, &run.to_le_bytes(), 8),
             Change::Watermark(sequence) => put(to, &sequence.to_le_bytes(), 9),
             Change::Window(sequence) => put(to, &sequence.to_le_bytes(), 10),
+            Change::Applied(body) => put(to, body.as_bytes(), 11),
+            Change::Accepted(sequence) => put(to, &sequence.to_le_bytes(), 12),
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -285,6 +317,8 @@ impl Change {
             8 => Change::RunRemoved(U64::read_from_bytes(body).ok()?.get()),
             9 => Change::Watermark(U64::read_from_bytes(body).ok()?.get()),
             10 => Change::Window(U64::read_from_bytes(body).ok()?.get()),
+            11 => Change::Applied(Applied::read_from_bytes(body).ok()?),
+            12 => Change::Accepted(U64::read_from_bytes(body).ok()?.get()),
             _ => return None,
         })
     }
@@ -387,7 +421,7 @@ mod tests {
         let run = Run {
             run: 4.into(),
             first_sequence: 1.into(),
-            last_sequence: 50.into(),
+            order: 4.into(),
             entries: 20.into(),
             deaths: 2.into(),
         };

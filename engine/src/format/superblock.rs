@@ -21,6 +21,8 @@ pub const ROLES: usize = 16;
 pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
+/// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
+pub const VOLUME_THIN: u32 = 1;
 /// Features that this build knows for writing; a pool that uses others is opened for reading only.
 pub const KNOWN_READ_ONLY: u64 = 0;
 
@@ -91,7 +93,7 @@ impl Area {
 /// | 64 | 8 | `features_compatible`: may be ignored |
 /// | 72 | 8 | `features_read_only`: unknown ones forbid writing |
 /// | 80 | 8 | `features_incompatible`: unknown ones forbid opening |
-/// | 88 | 4 | `backend`: 1 direct, 2 log |
+/// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear |
 /// | 92 | 4 | `state`: 1 open, 2 closed |
 /// | 96 | 8 | `device_bytes`: the device's size at creation |
 /// | 104 | 8 | `volume_bytes` |
@@ -104,7 +106,7 @@ impl Area {
 /// | 168 | 16 | `checksums`: area reserved for the checksums of a linear volume |
 /// | 184 | 16 | `data`: area of the volume's blocks |
 /// | 200 | 4 | `segment_bytes`: unit in which a log takes space; 0 without a log |
-/// | 204 | 4 | `reserved_3`: 0 |
+/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied |
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
@@ -141,7 +143,7 @@ pub struct Superblock {
     pub checksums: Area,
     pub data: Area,
     pub segment_bytes: U32,
-    pub reserved_3: U32,
+    pub volume_flags: U32,
     pub checkpoint_bytes: U64,
     pub retention_bytes: U64,
     pub retention_age_s: U64,

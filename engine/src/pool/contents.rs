@@ -187,11 +187,47 @@ impl Contents {
             slot: before.slot.into(),
         };
         if self.retention.get().bytes == 0 && self.pins.borrow().is_empty() {
-            self.kill(&death);
+            self.kill(death.virtual_segment.get(), death.slot.get());
             return;
         }
         self.index.note_death(death);
         self.pending.borrow_mut().push_back(death);
+    }
+
+    /// The current version of a block has been copied to its place in a linear volume and is found there from now
+    /// on. Its page is pinned.
+    pub fn move_home(&self, lba: u64, version: Version, number: u32, slot: u32) {
+        if let Some(row) = self.journal.state_mut().rows.get_mut(&number) {
+            row.revive(slot);
+        }
+        self.touched.borrow_mut().insert(number, Touched::Whole);
+        self.index.note(lba, Version { virtual_segment: number, slot, ..version });
+        self.kill(version.virtual_segment, version.slot);
+    }
+
+    /// The last of the sequences that superseded these places; the one given beside a place that nobody knows to be
+    /// superseded. 0 without places.
+    pub fn last_death(&self, mut places: BTreeMap<(u32, u32), u64>) -> u64 {
+        let mut last = 0;
+        for death in self.pending.borrow().iter() {
+            if places.is_empty() {
+                break;
+            }
+            if places.remove(&(death.virtual_segment.get(), death.slot.get())).is_some() {
+                last = last.max(death.death.get());
+            }
+        }
+        places.into_values().fold(last, u64::max)
+    }
+
+    /// Whether superseded versions are kept at all.
+    pub fn keeps_past(&self) -> bool {
+        self.retention.get().bytes > 0
+    }
+
+    /// Whether somebody keeps a moment before `sequence` readable.
+    pub fn is_pinned_before(&self, sequence: u64) -> bool {
+        self.pins.borrow().keys().next().is_some_and(|moment| *moment < sequence)
     }
 
     /// Notes when a sequence was written, for retention by age.
@@ -249,7 +285,7 @@ impl Contents {
             if self.wanted().sees(first.birth.get(), first.death.get()) {
                 self.held.borrow_mut().push(first);
             } else {
-                self.kill(&first);
+                self.kill(first.virtual_segment.get(), first.slot.get());
             }
         }
     }
@@ -263,8 +299,7 @@ impl Contents {
         middle.map(|through| self.retire(through)).is_some()
     }
 
-    fn kill(&self, death: &IndexDeath) {
-        let (number, slot) = (death.virtual_segment.get(), death.slot.get());
+    fn kill(&self, number: u32, slot: u32) {
         let lived = self.journal.state_mut().rows.get_mut(&number).is_some_and(|row| row.kill(slot));
         if lived
             && let Touched::Dead(slots) =
@@ -312,7 +347,7 @@ impl Contents {
             .into_iter()
             .partition(|death| wanted.sees(death.birth.get(), death.death.get()));
         *self.held.borrow_mut() = held;
-        dead.iter().for_each(|death| self.kill(death));
+        dead.iter().for_each(|death| self.kill(death.virtual_segment.get(), death.slot.get()));
     }
 
     /// Keeps a physical segment from being used anew while it is read.
@@ -338,12 +373,12 @@ impl Contents {
     }
 
     /// The changes that tell the journal what has happened to rows since it was last told, and the window that
-    /// goes with them. `leased`: segments that the log will still hold afterwards.
-    pub fn take_touched(&self, state: &Metadata, leased: &[u32]) -> Vec<Change> {
+    /// goes with them. `stays`: segments that stay though nothing in them lives.
+    pub fn take_touched(&self, state: &Metadata, stays: impl Fn(u32) -> bool) -> Vec<Change> {
         let mut changes = vec![Change::Window(self.window.get())];
         for (number, touched) in std::mem::take(&mut *self.touched.borrow_mut()) {
             let Some(row) = state.rows.get(&number) else { continue };
-            if row.live_slots() == 0 && !leased.contains(&number) {
+            if row.live_slots() == 0 && !stays(number) {
                 changes.push(Change::RowRemoved(number));
                 continue;
             }

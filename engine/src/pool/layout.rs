@@ -83,6 +83,17 @@ pub const RESERVED_SEGMENTS: u64 = 5;
 const FILL_PARTS: u64 = 4;
 const FILL_OF: u64 = 5;
 
+/// What a volume takes of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// So much that segments with dead blocks can still be emptied.
+    Cleaned,
+    /// All but what the log needs: every block has its place.
+    Whole,
+    /// Space is taken when it is needed; the volume may be larger than the pool.
+    Thin,
+}
+
 /// Where the metadata of a log pool lies.
 #[derive(Clone, Copy, Debug)]
 pub struct MetadataPlaces {
@@ -130,6 +141,7 @@ impl Layout {
         block_bytes: u64,
         segment_bytes: u64,
         leases: u64,
+        fill: Fill,
     ) -> Result<(Self, u64)> {
         let segment_blocks = segment_bytes / block_bytes;
         let layout = |segments: u64| {
@@ -151,12 +163,14 @@ impl Layout {
                 .min(segments);
         }
         let taken = leases + RESERVED_SEGMENTS + 1;
-        let most = segments.saturating_sub(taken) * FILL_PARTS / FILL_OF * segment_bytes;
+        let (parts, of) = if fill == Fill::Cleaned { (FILL_PARTS, FILL_OF) } else { (1, 1) };
+        let most = segments.saturating_sub(taken) * parts / of * segment_bytes;
         let most = most / region_bytes * region_bytes;
         let volume_bytes = volume_bytes.unwrap_or(most).max(region_bytes);
-        if segments < SEGMENTS_MIN || volume_bytes > most {
+        let fits = volume_bytes <= most || fill == Fill::Thin && segments > taken;
+        if segments < SEGMENTS_MIN || !fits {
             let volume_segments = volume_bytes.div_ceil(segment_bytes);
-            let wanted = taken + (volume_segments * FILL_OF).div_ceil(FILL_PARTS);
+            let wanted = taken + (volume_segments * of).div_ceil(parts);
             let needed_bytes = layout(wanted.clamp(SEGMENTS_MIN, 1 << 32)).data.end();
             return Err(Error::new(
                 "create",
@@ -198,7 +212,8 @@ mod tests {
             (1 << 40, 4096, 8 << 20),
         ] {
             let (layout, volume_bytes) =
-                Layout::plan_log(device_bytes, None, 65536, block_bytes, segment_bytes, 9).unwrap();
+                Layout::plan_log(device_bytes, None, 65536, block_bytes, segment_bytes, 9, Fill::Cleaned)
+                    .unwrap();
             assert!(
                 layout.data.end() <= device_bytes && layout.data.end() + 4 * segment_bytes > device_bytes
             );
@@ -217,9 +232,12 @@ mod tests {
             assert_eq!(places.index.end(), layout.metadata.end());
             assert!(places.index.bytes.get() >= INDEX_BYTES_MIN);
         }
-        let error = Layout::plan_log(1 << 30, Some(2 << 30), 65536, 4096, 8 << 20, 9).unwrap_err();
+        let error =
+            Layout::plan_log(1 << 30, Some(2 << 30), 65536, 4096, 8 << 20, 9, Fill::Cleaned).unwrap_err();
         let Reason::DeviceTooSmall { needed_bytes, .. } = *error.reason() else { panic!("{error}") };
-        assert!(Layout::plan_log(needed_bytes, Some(2 << 30), 65536, 4096, 8 << 20, 9).is_ok());
+        assert!(
+            Layout::plan_log(needed_bytes, Some(2 << 30), 65536, 4096, 8 << 20, 9, Fill::Cleaned).is_ok()
+        );
     }
 
     #[test]

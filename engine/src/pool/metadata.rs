@@ -4,12 +4,20 @@
 //! slot), so that moving a segment's blocks rewrites its row and no entry. The segments that the log holds by
 //! lease have rows from the moment of the lease, which the journal learns at the next checkpoint.
 //!
+//! The extents of a linear volume are rows too, numbered from [`HOME_FIRST`] on by their place in the volume: slot
+//! n of extent e is block e × segment + n, for good. An extent has a row once space has been taken for it.
+//!
 //! Invariants: a physical segment is free exactly when no lease and no row names it; a virtual segment's number
 //! is never used twice; [`Metadata::changes`] of a state, applied to nothing, makes the same state.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::format::journal::{Change, Checkpoint, Lease, Opening, Row, Run};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Row, Run};
+
+/// The first number of an extent of a linear volume; smaller ones are segments that the log has written.
+pub const HOME_FIRST: u32 = 1 << 31;
+/// Everything is accepted by the base: it is not pinned.
+pub const ALL_ACCEPTED: u64 = u64::MAX;
 
 /// Where a virtual segment lies and which of its slots live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +179,10 @@ pub struct Metadata {
     pub watermark: u64,
     /// The earliest moment that can be opened.
     pub window: u64,
+    /// Where applying to a linear volume stands.
+    pub applied: Applied,
+    /// The last sequence that may be applied; [`ALL_ACCEPTED`] if the base is not pinned.
+    pub accepted: u64,
     next_virtual: u32,
     next_run: u64,
     /// Leases and rows that name each physical segment.
@@ -181,7 +193,8 @@ pub struct Metadata {
 impl Metadata {
     /// Nothing, in a data area of so many segments.
     pub fn new(segments: u32, segment_blocks: u32) -> Self {
-        Self { users: vec![0; segments as usize], segment_blocks, ..Self::default() }
+        let users = vec![0; segments as usize];
+        Self { users, segment_blocks, accepted: ALL_ACCEPTED, ..Self::default() }
     }
 
     /// Blocks of a segment.
@@ -215,6 +228,11 @@ impl Metadata {
         self.next_run
     }
 
+    /// The rows of the linear volume's extents.
+    pub fn home_rows(&self) -> impl Iterator<Item = (&u32, &SegmentRow)> {
+        self.rows.range(HOME_FIRST..)
+    }
+
     /// Blocks that live.
     pub fn live_blocks(&self) -> u64 {
         self.rows.values().map(|row| u64::from(row.live_slots)).sum()
@@ -226,7 +244,10 @@ impl Metadata {
             Change::Opening(opening) => self.openings.push(*opening),
             Change::Lease(lease) => {
                 let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
-                self.next_virtual = self.next_virtual.max(number.checked_add(1)?);
+                if number >= HOME_FIRST {
+                    return None;
+                }
+                self.next_virtual = self.next_virtual.max(number + 1);
                 *self.users.get_mut(physical as usize)? += 1;
                 self.leases.push_back(*lease);
                 let row = SegmentRow::of_log(physical, self.segment_blocks, self.checkpoint.sequence.get());
@@ -244,7 +265,9 @@ impl Metadata {
             }
             Change::Row(row, live, present) => {
                 let number = row.virtual_segment.get();
-                self.next_virtual = self.next_virtual.max(number.checked_add(1)?);
+                if number < HOME_FIRST {
+                    self.next_virtual = self.next_virtual.max(number + 1);
+                }
                 let row = SegmentRow::from_change(row, live.clone(), present.clone())?;
                 let end = u64::from(row.first_block)
                     + row.present.as_ref().map_or(row.slots.into(), |present| {
@@ -267,7 +290,7 @@ impl Metadata {
             Change::Run(run, extents) => {
                 self.next_run = self.next_run.max(run.run.get().checked_add(1)?);
                 self.runs.push(RunInfo { run: *run, extents: extents.clone() });
-                self.runs.sort_by_key(|info| info.run.last_sequence);
+                self.runs.sort_by_key(|info| info.run.order);
             }
             Change::RunRemoved(number) => {
                 let at = self.runs.iter().position(|info| info.run.run == *number)?;
@@ -275,6 +298,8 @@ impl Metadata {
             }
             Change::Watermark(sequence) => self.watermark = *sequence,
             Change::Window(sequence) => self.window = *sequence,
+            Change::Applied(applied) => self.applied = *applied,
+            Change::Accepted(sequence) => self.accepted = *sequence,
         }
         Some(())
     }
@@ -330,6 +355,12 @@ impl Metadata {
         changes.extend(self.runs.iter().map(|info| Change::Run(info.run, info.extents.clone())));
         changes.push(Change::Watermark(self.watermark));
         changes.push(Change::Window(self.window));
+        if self.applied != Applied::default() {
+            changes.push(Change::Applied(self.applied));
+        }
+        if self.accepted != ALL_ACCEPTED {
+            changes.push(Change::Accepted(self.accepted));
+        }
         changes
     }
 }

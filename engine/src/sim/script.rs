@@ -1,9 +1,9 @@
 //! What a seed means: the volume's shape and a list of steps.
 
-use crate::pool::layout::Layout;
+use crate::pool::layout::{Fill, Layout};
 use crate::runtime::Random;
 use crate::store::Backend;
-use crate::store::log::leases;
+use crate::store::log::{ApplyMode, ApplyOptions, leases};
 
 /// Operations of a script; each seed has at least these.
 pub const OPERATIONS_MIN: u64 = 1000;
@@ -33,6 +33,8 @@ pub struct Script {
     pub retention_bytes: u64,
     /// Memory for a log's index, in bytes.
     pub index_bytes: usize,
+    /// How the log is applied, where there is a linear volume.
+    pub apply: ApplyOptions,
     /// Size of the disk.
     pub device_bytes: u64,
     /// Operations in flight at most.
@@ -85,6 +87,8 @@ pub enum Step {
         /// Discard rather than write zeroes.
         discard: bool,
     },
+    /// Apply everything to the linear volume; nothing where there is none.
+    Apply,
     /// Let this much time pass.
     Pause {
         /// Nanoseconds.
@@ -172,23 +176,24 @@ impl Script {
     /// The script of a seed, for this backend.
     pub fn of_backend(seed: u64, backend: Backend) -> Self {
         let mut script = Self::from_seed(seed);
-        if backend == Backend::Log {
-            script.make_log();
+        if backend != Backend::Direct {
+            script.make_log(backend);
         }
         script
     }
 
     /// The same steps on a log, in a pool that is only just large enough.
-    fn make_log(&mut self) {
+    fn make_log(&mut self, backend: Backend) {
         let random = &mut Random::from_seed(self.seed ^ 0x10C5_7E11_AB1E_0001);
-        self.backend = Backend::Log;
+        self.backend = backend;
         self.segment_bytes = ((self.block_bytes * 8) << random.below(3)).max(16 << 10);
         self.retention_bytes = if random.chance(1, 2) { 0 } else { random.below(self.volume_bytes) };
         self.index_bytes = if random.chance(1, 2) { 1 << 20 } else { 16 << 10 };
         let (block, segment) = (u64::from(self.block_bytes), u64::from(self.segment_bytes));
+        let fill = if backend == Backend::Linear { Fill::Whole } else { Fill::Cleaned };
         let room = |device_bytes| {
             let (size, region) = (Some(self.volume_bytes), self.region_bytes.into());
-            Layout::plan_log(device_bytes, size, region, block, segment, leases(2 * segment, segment))
+            Layout::plan_log(device_bytes, size, region, block, segment, leases(2 * segment, segment), fill)
         };
         let mut device_bytes = 2 << 20;
         while room(device_bytes).is_err() {
@@ -196,6 +201,21 @@ impl Script {
         }
         let past_bytes = 2 * self.retention_bytes;
         self.device_bytes = device_bytes + past_bytes + random.below(4) * segment;
+        if backend == Backend::Linear {
+            self.apply = ApplyOptions {
+                mode: if random.chance(1, 2) { ApplyMode::Absorb } else { ApplyMode::Strict },
+                // Nobody would apply what a full log waits for.
+                automatic: true,
+                at_open: random.chance(1, 4),
+                refuse_when_full: false,
+            };
+            for step in self.steps.iter_mut().filter(|step| matches!(step, Step::Pause { .. } | Step::Settle))
+            {
+                if random.chance(1, 2) {
+                    *step = Step::Apply;
+                }
+            }
+        }
         // What a disk lies about a log is told, not survived: other faults take the place of its lies.
         for step in &mut self.steps {
             while let Step::Arm(ArmedFault::Drop | ArmedFault::Corrupt { .. } | ArmedFault::Misdirect) = step
@@ -222,6 +242,7 @@ impl Script {
             segment_bytes: 0,
             retention_bytes: 0,
             index_bytes: 0,
+            apply: ApplyOptions::default(),
             device_bytes: 0,
             depth: 1 + random.below(8) as usize,
             steps: Vec::new(),

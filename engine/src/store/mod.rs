@@ -13,7 +13,7 @@ use crate::format::superblock::Superblock;
 use crate::runtime::FailureFlag;
 use crate::units::ByteOffset;
 use direct::Direct;
-use log::{Access, LogStore};
+use log::{Access, LogStore, OpenOptions};
 
 /// Which way of keeping a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,17 +22,20 @@ pub enum Backend {
     Direct,
     /// Every write once, in the order of arrival; any moment of a window can be opened.
     Log,
+    /// A log in front, and every block in its place behind it.
+    Linear,
 }
 
 impl Backend {
     /// All backends of this build.
-    pub const ALL: [Backend; 2] = [Backend::Direct, Backend::Log];
+    pub const ALL: [Backend; 3] = [Backend::Direct, Backend::Log, Backend::Linear];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {
         match self {
             Backend::Direct => "direct",
             Backend::Log => "log",
+            Backend::Linear => "linear",
         }
     }
 
@@ -43,8 +46,11 @@ impl Backend {
     pub fn from_name(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|backend| backend.name() == name).ok_or_else(|| {
             let value = name.to_string();
-            let reason =
-                Reason::InvalidSetting { name: "backend", value, rule: "this build has: direct, log" };
+            let reason = Reason::InvalidSetting {
+                name: "backend",
+                value,
+                rule: "this build has: direct, log, linear",
+            };
             Error::new("create", reason)
         })
     }
@@ -54,6 +60,7 @@ impl Backend {
         match self {
             Backend::Direct => 1,
             Backend::Log => 2,
+            Backend::Linear => 3,
         }
     }
 
@@ -78,13 +85,13 @@ impl Store {
         device: &Device,
         superblock: &Superblock,
         access: Access,
-        index_bytes: usize,
+        options: OpenOptions,
         failed: FailureFlag,
     ) -> Result<Self> {
         match Backend::from_number(superblock.backend.get())? {
             Backend::Direct => Ok(Self::Direct(Direct::open(device, superblock))),
-            Backend::Log => {
-                Ok(Self::Log(LogStore::open(device, superblock, access, index_bytes, failed).await?))
+            Backend::Log | Backend::Linear => {
+                Ok(Self::Log(LogStore::open(device, superblock, access, options, failed).await?))
             }
         }
     }
@@ -92,7 +99,7 @@ impl Store {
     pub fn backend(&self) -> Backend {
         match self {
             Self::Direct(_) => Backend::Direct,
-            Self::Log(_) => Backend::Log,
+            Self::Log(log) => log.backend(),
         }
     }
 

@@ -8,8 +8,9 @@ use super::{BLOCK_BYTES_MAX, Volume, VolumeInfo};
 use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock};
-use crate::pool::{layout::Layout, superblock};
+use crate::format::superblock::{FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN};
+use crate::pool::layout::{Fill, Layout};
+use crate::pool::superblock;
 use crate::runtime::FailureFlag;
 use crate::store::{Backend, log};
 use crate::units::ByteOffset;
@@ -51,6 +52,8 @@ pub struct CreateOptions {
     pub retention_bytes: u64,
     /// Seconds for which it keeps them at most; 0 does not limit it.
     pub retention_age_s: u64,
+    /// With `linear`: space is taken when a block is first applied, and the volume may be larger than its pool.
+    pub thin: bool,
     /// Create it although the device carries somebody else's signature.
     pub force: bool,
     /// Seconds since 1970 (UTC), noted as the time of creation.
@@ -70,6 +73,7 @@ impl CreateOptions {
             checkpoint_bytes: None,
             retention_bytes: 0,
             retention_age_s: 0,
+            thin: false,
             force: false,
             created_unix_s: 0,
         }
@@ -90,7 +94,7 @@ impl Volume {
             return Err(signature.refusal().on(device.name()));
         }
         superblock::erase(device).await?;
-        if options.backend == Backend::Log {
+        if options.backend != Backend::Direct {
             log::format(device, &record).await?;
         } else if options.initialise == Initialise::Zero {
             let (offset, bytes) = (record.data.offset.get(), record.data.bytes.get());
@@ -144,6 +148,13 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     {
         return wrong("size", size_bytes, "a multiple of the region size, at least one, is needed");
     }
+    if options.thin && options.backend != Backend::Linear {
+        let rule = "only a linear volume behind a log can be thin";
+        return Err(Error::new(
+            "create",
+            Reason::InvalidSetting { name: "thin", value: "yes".to_string(), rule },
+        ));
+    }
     let device_bytes = device.geometry().size_bytes;
     let region = u64::from(region_bytes);
     let checkpoint_bytes = options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES.min(device_bytes / 32));
@@ -152,7 +163,7 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
             let layout = Layout::plan(device_bytes, options.size_bytes, region)?;
             (layout, layout.data.bytes.get(), 0)
         }
-        Backend::Log => {
+        Backend::Log | Backend::Linear => {
             let by_size = (device_bytes / 128).next_power_of_two().clamp(64 << 10, 8 << 20) as u32;
             let segment_bytes = options.segment_bytes.unwrap_or(by_size);
             let blocks = segment_bytes / block_bytes;
@@ -162,8 +173,13 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
             }
             let (block, segment) = (u64::from(block_bytes), u64::from(segment_bytes));
             let leases = log::leases(checkpoint_bytes, segment);
+            let fill = match (options.backend, options.thin) {
+                (Backend::Linear, true) => Fill::Thin,
+                (Backend::Linear, false) => Fill::Whole,
+                _ => Fill::Cleaned,
+            };
             let (layout, volume_bytes) =
-                Layout::plan_log(device_bytes, options.size_bytes, region, block, segment, leases)?;
+                Layout::plan_log(device_bytes, options.size_bytes, region, block, segment, leases, fill)?;
             (layout, volume_bytes, segment_bytes)
         }
     };
@@ -176,7 +192,8 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     record.state = STATE_CLOSED.into();
     record.device_bytes = device_bytes.into();
     record.volume_bytes = volume_bytes.into();
-    if options.backend == Backend::Log {
+    if options.backend != Backend::Direct {
+        record.volume_flags = (if options.thin { VOLUME_THIN } else { 0 }).into();
         record.features_incompatible = FEATURE_LOG.into();
         record.segment_bytes = segment_bytes.into();
         record.checkpoint_bytes = checkpoint_bytes.into();

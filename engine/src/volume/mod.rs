@@ -21,7 +21,9 @@ use std::rc::Rc;
 
 pub use create::{CreateOptions, Initialise};
 pub use handle::VolumeHandle;
-pub use open::{INDEX_BYTES, OpenMode};
+pub use open::OpenMode;
+
+pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Device, Tally};
@@ -188,6 +190,35 @@ impl Volume {
     pub async fn versions(&self, offset: ByteOffset) -> Result<Vec<VersionInfo>> {
         self.check_range("list versions", offset, 1)?;
         self.0.store.log()?.versions(offset).await
+    }
+
+    /// Applies the log to the linear volume up to a sequence, or all of it, and makes that durable. How far
+    /// it is then.
+    ///
+    /// # Errors
+    /// `NotLinear`, `Pinned`, `UnknownMoment`, `ApplyStalled`, `Poisoned`, `Closed`, and what the device says.
+    pub async fn apply(&self, through: Option<Seq>) -> Result<Seq> {
+        self.check_writable("apply")?;
+        self.0.store.log()?.apply(through).await
+    }
+
+    /// Leaves the base of a linear volume as it is: changes stay in the log until they are accepted. The
+    /// sequence that the base holds.
+    ///
+    /// # Errors
+    /// `NotLinear`, `Closed`, and what the device says.
+    pub async fn pin_base(&self) -> Result<Seq> {
+        self.check_writable("pin the base")?;
+        self.0.store.log()?.pin_base().await
+    }
+
+    /// Lets a pinned base take changes up to a sequence, or all from now on.
+    ///
+    /// # Errors
+    /// `NotLinear`, `UnknownMoment`, `Closed`, and what the device says.
+    pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
+        self.check_writable("accept")?;
+        self.0.store.log()?.accept(through).await
     }
 
     /// The runtime this volume belongs to.

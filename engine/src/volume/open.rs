@@ -6,11 +6,13 @@ use std::rc::Rc;
 use super::{BLOCK_BYTES_MAX, Inner, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{KNOWN_READ_ONLY, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, Superblock};
+use crate::format::superblock::{
+    KNOWN_READ_ONLY, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN,
+};
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::superblock;
 use crate::runtime::{FailureFlag, RangeLock};
-use crate::store::log::Access;
+use crate::store::log::{Access, OpenOptions};
 use crate::store::{Backend, Store};
 use crate::units::SECTOR_BYTES;
 
@@ -28,9 +30,6 @@ pub enum OpenMode {
     ReadOnly,
 }
 
-/// Memory for the index of a log, unless the opener says otherwise.
-pub const INDEX_BYTES: usize = 256 << 20;
-
 impl Volume {
     /// Opens the volume on a device. After it returned, a crash is told from an orderly close.
     ///
@@ -39,14 +38,14 @@ impl Volume {
     /// `UnknownBackend`, `DeviceTooSmall`, `InvalidSetting` where the block is smaller than the device's own,
     /// `MetadataDamaged`, `LogDamaged`, and what the device says.
     pub async fn open(device: Device, mode: OpenMode) -> Result<Self> {
-        Self::open_with(device, mode, INDEX_BYTES).await
+        Self::open_with(device, mode, OpenOptions::default()).await
     }
 
-    /// As [`Volume::open`], with so many bytes of memory for the index of a log.
+    /// As [`Volume::open`], with other settings for a log.
     ///
     /// # Errors
     /// As [`Volume::open`].
-    pub async fn open_with(device: Device, mode: OpenMode, index_bytes: usize) -> Result<Self> {
+    pub async fn open_with(device: Device, mode: OpenMode, options: OpenOptions) -> Result<Self> {
         let (mut record, repair) = superblock::read(&device).await?;
         check(&record, &device).map_err(|error| error.on(device.name()))?;
         let failed = FailureFlag::default();
@@ -68,7 +67,7 @@ impl Volume {
             OpenMode::ReadWrite => Access::Write,
             OpenMode::ReadWriteAcceptingLoss => Access::WriteAcceptingLoss,
         };
-        let store = Store::open(&device, &record, access, index_bytes, failed.clone()).await;
+        let store = Store::open(&device, &record, access, options, failed.clone()).await;
         let store = store.map_err(|error| error.on(device.name()))?;
         Ok(Self(Rc::new(Inner {
             store,
@@ -136,7 +135,7 @@ fn check(record: &Superblock, device: &Device) -> Result<()> {
         && region_bytes >= block_bytes
         && volume_bytes > 0
         && volume_bytes.is_multiple_of(region_bytes.into())
-        && volume_bytes <= record.data.bytes.get()
+        && (volume_bytes <= record.data.bytes.get() || record.volume_flags.get() & VOLUME_THIN != 0)
         && record.data.offset.get() >= HEAD_BYTES
         && record.data.offset.get().is_multiple_of(block_bytes.into())
         && record.data.end() <= record.device_bytes.get()

@@ -114,7 +114,10 @@ pub async fn merge(
         };
         if let Some(entry) = before.take() {
             let superseded = next.filter(|next| next.lba == entry.lba);
-            let seen = superseded.is_none_or(|next| wanted.sees(entry.sequence.get(), next.sequence.get()));
+            // The same version in a newer run has moved: its entry there counts.
+            let seen = superseded.is_none_or(|next| {
+                next.sequence != entry.sequence && wanted.sees(entry.sequence.get(), next.sequence.get())
+            });
             let says_nothing = oldest && !has_older && entry.virtual_segment.get() == ZERO;
             if seen && !says_nothing {
                 writer.push(&entry).await?;
@@ -130,7 +133,6 @@ pub async fn merge(
     if writer.entries() == 0 && deaths.is_empty() {
         return Ok(None);
     }
-    let first = runs.first().map_or(0, |run| run.first_sequence());
-    let last = runs.last().map_or(0, |run| run.last_sequence());
-    Ok(Some(Rc::new(writer.finish(&deaths, (first, last)).await?)))
+    let order = runs.iter().map(|run| run.order()).max().unwrap_or(number);
+    Ok(Some(Rc::new(writer.finish(&deaths, order).await?)))
 }

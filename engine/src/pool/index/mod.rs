@@ -4,9 +4,8 @@
 //! sequence ([`run`]). The *fresh* list holds the versions since, in memory, and becomes the next run. The
 //! *current image* in front holds for pages of blocks where the newest version lies ([`current`]).
 //!
-//! Invariants: a page of the current image with versions that are in no run yet stays in memory; runs cover
-//! successive ranges of sequences, oldest first, so that the newest run that knows a block has the newest
-//! version of it; a superseded version that a moment can still see is in the list of deaths until no moment can.
+//! Invariants: a page of the current image with versions that are in no run yet stays in memory; what a newer run
+//! says of a block is newer than what older ones say, or says anew where its newest version lies; a superseded version that a moment can still see is in the list of deaths until no moment can.
 
 pub mod current;
 pub mod merge;
@@ -212,7 +211,7 @@ impl Index {
     ///
     /// # Errors
     /// `MetadataFull` where the index area has no room, and what the device says.
-    pub async fn write_frozen(&self, number: u64, sequences: (u64, u64)) -> Result<Option<Rc<Run>>> {
+    pub async fn write_frozen(&self, number: u64) -> Result<Option<Rc<Run>>> {
         let (mut entries, mut deaths) = {
             let frozen = self.frozen.borrow();
             (frozen.entries.clone(), frozen.deaths.clone())
@@ -220,13 +219,17 @@ impl Index {
         if entries.is_empty() && deaths.is_empty() {
             return Ok(None);
         }
-        entries.sort_unstable_by_key(|entry| (entry.lba.get(), entry.sequence.get()));
+        // A version that has moved home is here twice: the later place counts.
+        let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
+        entries.reverse();
+        entries.sort_by_key(key);
+        entries.dedup_by_key(|entry| key(entry));
         deaths.sort_unstable_by_key(|death| death.death.get());
         let mut writer = RunWriter::new(&self.pages, number);
         for entry in &entries {
             writer.push(entry).await?;
         }
-        Ok(Some(Rc::new(writer.finish(&deaths, sequences).await?)))
+        Ok(Some(Rc::new(writer.finish(&deaths, number).await?)))
     }
 
     /// Ends a checkpoint whose run is durable and named by the journal.
@@ -242,7 +245,7 @@ impl Index {
         let mut runs = self.runs.borrow_mut();
         runs.retain(|run| !merged.iter().any(|gone| Rc::ptr_eq(gone, run)));
         runs.extend(by);
-        runs.sort_by_key(|run| run.last_sequence());
+        runs.sort_by_key(|run| run.order());
     }
 
     /// The runs, oldest first.
@@ -260,13 +263,15 @@ impl Index {
     /// # Errors
     /// As [`Index::current`].
     pub async fn versions(&self, lba: u64) -> Result<Vec<IndexEntry>> {
-        // A checkpoint may move versions from memory to a run meanwhile: they are told apart by sequence.
-        let mut found = BTreeMap::new();
+        // A checkpoint may move versions from memory to a run meanwhile: memory is looked at first, and what it
+        // says counts, because it is later.
+        let mut in_memory = BTreeMap::new();
         for fresh in [&self.frozen, &self.fresh] {
             let fresh = fresh.borrow();
             let of_block = fresh.entries.iter().filter(|entry| entry.lba.get() == lba);
-            found.extend(of_block.map(|entry| (entry.sequence.get(), *entry)));
+            in_memory.extend(of_block.map(|entry| (entry.sequence.get(), *entry)));
         }
+        let mut found = BTreeMap::new();
         let runs = self.runs();
         for run in &runs {
             run.range(&self.pages, lba, lba + 1, |entry| {
@@ -274,6 +279,7 @@ impl Index {
             })
             .await?;
         }
+        found.extend(in_memory);
         Ok(found.into_values().collect())
     }
 }

@@ -207,14 +207,14 @@ impl Run {
         &self.info
     }
 
-    /// The first sequence of the log that it covers.
+    /// The smallest sequence of its entries.
     pub fn first_sequence(&self) -> u64 {
         self.info.run.first_sequence.get()
     }
 
-    /// The last one.
-    pub fn last_sequence(&self) -> u64 {
-        self.info.run.last_sequence.get()
+    /// Runs are newer the higher it is.
+    pub fn order(&self) -> u64 {
+        self.info.run.order.get()
     }
 
     /// Bytes in memory.
@@ -358,6 +358,7 @@ pub struct RunWriter {
     waiting: Vec<IndexEntry>,
     fences: Vec<IndexFence>,
     entries: u64,
+    first_sequence: u64,
     finished: bool,
 }
 
@@ -384,6 +385,7 @@ impl RunWriter {
             waiting: Vec::with_capacity(IndexEntry::PER_PAGE),
             fences: Vec::new(),
             entries: 0,
+            first_sequence: u64::MAX,
             finished: false,
         }
     }
@@ -403,6 +405,7 @@ impl RunWriter {
         }
         self.waiting.push(*entry);
         self.entries += 1;
+        self.first_sequence = self.first_sequence.min(entry.sequence.get());
         if self.waiting.len() == IndexEntry::PER_PAGE {
             self.write_entries().await?;
         }
@@ -456,7 +459,7 @@ impl RunWriter {
     ///
     /// # Errors
     /// As [`RunWriter::push`].
-    pub async fn finish(mut self, deaths: &[IndexDeath], sequences: (u64, u64)) -> Result<Run> {
+    pub async fn finish(mut self, deaths: &[IndexDeath], order: u64) -> Result<Run> {
         if !self.waiting.is_empty() {
             self.write_entries().await?;
         }
@@ -478,8 +481,8 @@ impl RunWriter {
         self.finished = true;
         let run = journal::Run {
             run: self.number.into(),
-            first_sequence: sequences.0.into(),
-            last_sequence: sequences.1.into(),
+            first_sequence: self.first_sequence.into(),
+            order: order.into(),
             entries: self.entries.into(),
             deaths: (deaths.len() as u64).into(),
         };

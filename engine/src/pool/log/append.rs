@@ -167,6 +167,8 @@ pub struct Log {
     backlog_bytes_max: u64,
     backlog_bytes: Cell<u64>,
     figures: Cell<LogFigures>,
+    /// Why no room is going to be made, if so.
+    full: Cell<Option<&'static str>>,
     /// Something has queued up, or room has been made.
     work: Signal,
     /// A batch has been retired, or appending needs a lease or a checkpoint.
@@ -205,6 +207,7 @@ impl Log {
             backlog_bytes_max: options.backlog_bytes_max,
             backlog_bytes: Cell::new(0),
             figures: Cell::default(),
+            full: Cell::new(None),
             work: Signal::default(),
             progress: Signal::default(),
         })
@@ -292,6 +295,9 @@ impl Log {
     fn queue(&self, entry: Entry) -> Result<u32> {
         if self.failed.is_raised() {
             return Err(self.poisoned());
+        }
+        if let Some(full) = self.full_error() {
+            return Err(full);
         }
         let state = &mut *self.state.borrow_mut();
         let ticket = match state.free_tickets.pop() {
@@ -592,9 +598,21 @@ impl Log {
     fn fail_queued(&self) {
         loop {
             let Some(queued) = self.state.borrow_mut().queue.pop_front() else { break };
-            self.answer(queued, Err(self.poisoned()));
+            self.answer(queued, Err(self.full_error().unwrap_or_else(|| self.poisoned())));
         }
         self.state.borrow_mut().queued_durable = 0;
+    }
+
+    fn full_error(&self) -> Option<Error> {
+        self.full.get().map(|why| Error::new("write", Reason::LogFull { why }).on(self.device.name()))
+    }
+
+    /// Refuses what is queued and what comes, until there is room again; `None`: there may be.
+    pub fn set_full(&self, why: Option<&'static str>) {
+        self.full.set(why);
+        if why.is_some() {
+            self.fail_queued();
+        }
     }
 
     fn answer(&self, queued: Queued, result: Result<u64>) {

@@ -9,6 +9,7 @@
 
 pub mod append;
 pub mod recover;
+pub mod window;
 
 use crate::format::journal::Lease;
 

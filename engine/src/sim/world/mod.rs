@@ -18,7 +18,7 @@ use crate::device::Device;
 use crate::device::simulated::{Fault, SimulatedDisk};
 use crate::runtime::{Runtime, Task};
 use crate::units::SECTOR_BYTES;
-use crate::volume::{OpenMode, Volume};
+use crate::volume::{OpenMode, OpenOptions, Volume};
 use shared::{Shared, TicketCell};
 
 /// Virtual time after which something that has not ended counts as hung. Far above the sum of all stalls.
@@ -150,6 +150,10 @@ impl World<'_> {
                 })
                 .await
             }
+            Step::Apply => {
+                self.shared.note("operation: apply");
+                self.start(async move |shared, volume| shared.apply(volume).await).await
+            }
             Step::Pause { nanoseconds } => {
                 self.shared.context.sleep(nanoseconds).await;
                 Ok(())
@@ -219,9 +223,9 @@ impl World<'_> {
         if let Some(requests) = again_after {
             self.note_row();
             let device = self.open_disk().await?;
-            let index_bytes = self.script.index_bytes;
+            let options = self.open_options();
             let opening = self.shared.context.spawn(async move {
-                let _volume = Volume::open_with(device, OpenMode::ReadWrite, index_bytes).await;
+                let _volume = Volume::open_with(device, OpenMode::ReadWrite, options).await;
             });
             if self.until(requests, &opening).await {
                 self.shared.note("cut: while opening");
@@ -250,6 +254,10 @@ impl World<'_> {
         !task.has_ended()
     }
 
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions { index_bytes: self.script.index_bytes, apply: self.script.apply }
+    }
+
     /// Opens after a power cut and judges everything.
     async fn recover(&mut self) -> Result<(), String> {
         self.note_row();
@@ -276,7 +284,7 @@ impl World<'_> {
 
     async fn open(&mut self) -> Result<(), String> {
         let device = self.open_disk().await?;
-        let opening = Volume::open_with(device, OpenMode::ReadWrite, self.script.index_bytes);
+        let opening = Volume::open_with(device, OpenMode::ReadWrite, self.open_options());
         let volume = match self.shared.bounded("open", opening).await? {
             Ok(volume) => volume,
             Err(_error) if self.shared.faults.excuse.take() => {

@@ -178,6 +178,19 @@ impl Shared {
         }
     }
 
+    /// Applies everything. What it flushes on the way is not counted; what it fails to flush is.
+    pub async fn apply(&self, volume: &Volume) {
+        let result = volume.apply(None).await;
+        self.absorb();
+        if let Err(error) = result
+            && error.kind() != Kind::Unsupported
+        {
+            self.model.borrow_mut().fail_flush();
+            self.poisoned.set(true);
+            self.judge_error("apply", &error);
+        }
+    }
+
     /// Runs a future for this long and then drops it where it stands. Whether it finished.
     pub async fn finishes_within(&self, after_ns: u64, future: impl Future<Output = ()>) -> bool {
         let mut future = Box::pin(future);

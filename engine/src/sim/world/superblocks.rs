@@ -27,7 +27,7 @@ impl World<'_> {
             size_bytes: Some(self.script.volume_bytes),
             block_bytes: Some(self.script.block_bytes),
             region_bytes: self.script.region_bytes,
-            segment_bytes: (self.script.backend == Backend::Log).then_some(self.script.segment_bytes),
+            segment_bytes: (self.script.backend != Backend::Direct).then_some(self.script.segment_bytes),
             checkpoint_bytes: Some(2 * u64::from(self.script.segment_bytes)),
             retention_bytes: self.script.retention_bytes,
             ..CreateOptions::new(self.script.backend)

@@ -143,6 +143,7 @@ impl Image {
                 Err(error) => return (Err(error), buf),
             };
             let start = (at * block_bytes) as usize;
+            let version = self.core.now_at(offset.0 / block_bytes + at, version);
             let (result, back) = self.core.read_row(&[version], buf, start, Cause::Application).await;
             buf = back;
             if result.is_err() {

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
+use super::apply::Linear;
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Change, Lease};
@@ -39,16 +40,17 @@ struct Moving {
 impl Core {
     pub(super) fn start_maintenance(self: &Rc<Self>) -> Vec<Task<()>> {
         let context = self.device.context();
-        let (checkpoints, background, idle) = (Rc::clone(self), Rc::clone(self), Rc::clone(self));
+        let [checkpoints, background, idle, applied] = [(); 4].map(|()| Rc::clone(self));
         vec![
             context.spawn(async move { checkpoints.keep_checkpoints().await }),
             context.spawn(async move { background.keep_room().await }),
             context.spawn(async move { idle.keep_idle_mark().await }),
+            context.spawn(async move { applied.keep_applied().await }),
         ]
     }
 
     /// Runs one step of background work. An error has poisoned the volume or will come again.
-    async fn step(&self, work: impl Future<Output = Result<()>>) -> bool {
+    pub(super) async fn step(&self, work: impl Future<Output = Result<()>>) -> bool {
         match work.await {
             Ok(()) => true,
             Err(_) => {
@@ -85,7 +87,13 @@ impl Core {
     }
 
     fn can_lease(&self) -> bool {
-        self.contents.free_segments(0).len() > RESERVED_SEGMENTS as usize
+        self.contents.free_segments(0).len() > self.reserved(&self.contents.journal().state())
+    }
+
+    /// Free segments that the log may not lease: for emptying, or for extents that the volume was promised.
+    fn reserved(&self, state: &Metadata) -> usize {
+        let promised = self.linear.as_ref().map_or(0, |linear| linear.reserved(state.home_rows().count()));
+        promised.max(RESERVED_SEGMENTS as usize)
     }
 
     /// Changes that bring the leases ahead from `ahead` to `wanted`, as far as there are free segments. These are
@@ -98,7 +106,7 @@ impl Core {
     ) -> Vec<Change> {
         let after = state.leases.back().map_or(0, |lease| lease.physical.get());
         let free = self.contents.free_segments_of(state, after);
-        let room = free.len().saturating_sub(RESERVED_SEGMENTS as usize);
+        let room = free.len().saturating_sub(self.reserved(state));
         let wanted = self.leases_wanted().saturating_sub(ahead);
         let mut changes = Vec::new();
         for (physical, number) in free[..room.min(wanted)].iter().zip(state.next_virtual()..) {
@@ -147,9 +155,8 @@ impl Core {
         // Nothing runs between these two: the run holds exactly what lies before the place.
         let checkpoint = log.checkpoint();
         index.freeze();
-        let first_sequence = self.contents.journal().state().checkpoint.sequence.get() + 1;
-        let sequences = (first_sequence, checkpoint.sequence.get());
-        let run = index.write_frozen(self.take_run_number(), sequences).await?;
+        let applied = self.linear.as_ref().map(Linear::cursor);
+        let run = index.write_frozen(self.take_run_number()).await?;
         let ahead = log.leases_ahead();
         let mut held = Vec::new();
         self.contents
@@ -158,9 +165,19 @@ impl Core {
                 let released = checkpoint.released.get() as usize;
                 let leaving = state.leases.iter().take(released);
                 leaving.for_each(|lease| self.contents.touch(lease.virtual_segment.get()));
-                let leased: Vec<u32> =
-                    state.leases.iter().skip(released).map(|lease| lease.virtual_segment.get()).collect();
-                let mut changes = self.contents.take_touched(state, &leased);
+                let mut changes = self.news_of_rows(state, released);
+                if let (Some(linear), Some(applied)) = (&self.linear, applied) {
+                    changes.push(Change::Applied(applied));
+                    // What has not been applied is kept, dead or not: the entries lead from one to the next.
+                    let first_leased =
+                        state.leases.get(released).map_or(0, |lease| lease.virtual_segment.get());
+                    let end = applied.virtual_segment.get().min(first_leased);
+                    let written = state.rows.range(..end).map(|(number, _)| *number);
+                    let dead = written.chain(linear.take_emptied());
+                    let dead =
+                        dead.filter(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+                    changes.extend(dead.map(Change::RowRemoved));
+                }
                 changes.extend(run.as_ref().map(|run| {
                     let info = run.info();
                     Change::Run(info.run, info.extents.clone())
@@ -179,6 +196,16 @@ impl Core {
         log.go_on();
         log.progress.give();
         Ok(())
+    }
+
+    /// What the journal has to learn of rows, and of the window that goes with it: a death that the window has
+    /// passed is told with it, or nobody would know of it after a crash. `released`: leases that are given up with
+    /// the same commit.
+    pub(super) fn news_of_rows(&self, state: &Metadata, released: usize) -> Vec<Change> {
+        let leased = state.leases.iter().skip(released);
+        let leased: BTreeSet<u32> = leased.map(|lease| lease.virtual_segment.get()).collect();
+        // With a linear volume, segments of the log come free in order, at checkpoints.
+        self.contents.take_touched(state, |number| self.linear.is_some() || leased.contains(&number))
     }
 
     /// Notes in the journal that everything is durable.
@@ -223,7 +250,7 @@ impl Core {
     }
 
     /// Whether the log has no segment to go on in, and none to lease.
-    fn is_short(&self) -> bool {
+    pub(super) fn is_short(&self) -> bool {
         self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.can_lease()
     }
 
@@ -234,9 +261,9 @@ impl Core {
         let merged = merge::merge(index, runs, self.take_run_number(), oldest, &wanted).await?;
         self.contents
             .journal()
-            .commit(|_| {
-                // The window that was wanted above goes with what it has thrown away.
-                let mut changes = vec![Change::Window(wanted.window)];
+            .commit(|state| {
+                // The window that was wanted above, or a later one, goes with what it has thrown away.
+                let mut changes = self.news_of_rows(state, 0);
                 changes.extend(runs.iter().map(|run| Change::RunRemoved(run.info().run.run.get())));
                 changes.extend(merged.as_ref().map(|run| {
                     let info = run.info();
@@ -253,6 +280,9 @@ impl Core {
     /// What to empty next, if free segments run short: the rows of the segments with the fewest live blocks, as
     /// many as fit one segment less together.
     fn choose_moving(&self) -> Option<Moving> {
+        if self.linear.is_some() {
+            return None;
+        }
         let state = self.contents.journal().state();
         let free = state.free_segments() as usize;
         if free > RESERVED_SEGMENTS as usize + self.leases_wanted() {
@@ -319,7 +349,11 @@ impl Core {
         self.contents
             .journal()
             .commit(|state| {
-                let mut changes = vec![Change::Window(self.contents.window())];
+                let mut changes = self.news_of_rows(state, 0);
+                // Of these, more is said below.
+                changes.retain(|change| {
+                    !matches!(change, Change::RowRemoved(number) if moved.iter().any(|(moved, _)| moved == number))
+                });
                 for (number, mut row) in moved {
                     // Slots that died meanwhile.
                     let Some(now) = state.rows.get(&number) else { continue };

@@ -6,7 +6,12 @@
 //!
 //! Here the parts of the pool are put together: [`LogStore::open`] recovers, [`write`] and [`read`] are the data
 //! path, [`image`] opens the past, [`maintain`] keeps checkpoints, leases, runs and free segments in order.
+//!
+//! With a linear volume behind it ([`apply`]), the log is where writes become durable and the past is kept, and
+//! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
+//! in the order in which it wrote them.
 
+mod apply;
 mod image;
 mod maintain;
 mod open;
@@ -16,15 +21,18 @@ mod write;
 use std::cell::Cell;
 use std::rc::Rc;
 
+pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
 pub use image::{Image, ImageOptions, VersionInfo};
 pub(crate) use open::Access;
-pub use open::{RecoveryReport, format, leases};
+pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
 
+use super::Backend;
 use crate::device::Device;
 use crate::pool::contents::Contents;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::Log;
 use crate::runtime::{FailureFlag, Signal, Task};
+use apply::Linear;
 
 /// An open log store. Its background tasks end when it is dropped.
 #[derive(Debug)]
@@ -47,6 +55,8 @@ struct Core {
     contents: Rc<Contents>,
     /// `None` where it was opened for reading.
     log: Option<Rc<Log>>,
+    /// The linear volume that the log is applied to, where there is one.
+    linear: Option<Linear>,
     failed: FailureFlag,
     /// Bytes of log between checkpoints.
     checkpoint_bytes: u64,
@@ -92,6 +102,8 @@ pub struct LogStatus {
     pub batches: u64,
     /// Entries in them.
     pub entries: u64,
+    /// How far it is applied, where there is a linear volume.
+    pub apply: Option<ApplyStatus>,
     /// What opening found and did.
     pub recovery: RecoveryReport,
 }
@@ -126,8 +138,14 @@ impl LogStore {
             index_memory_bytes: core.contents.index().memory_bytes(),
             batches: figures.batches,
             entries: figures.entries,
+            apply: self.apply_status(),
             recovery: core.report,
         }
+    }
+
+    /// Which recipe it is.
+    pub fn backend(&self) -> Backend {
+        if self.core.linear.is_some() { Backend::Linear } else { Backend::Log }
     }
 
     /// Of the last entry that has completed.

@@ -7,11 +7,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::{Core, LogStore};
+use super::apply::Linear;
+use super::{ApplyOptions, Core, LogStore};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
-use crate::format::journal::{Change, Checkpoint, Lease, Opening};
-use crate::format::superblock::Superblock;
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
+use crate::format::superblock::{Superblock, VOLUME_THIN};
 use crate::pool::contents::{Contents, Retention};
 use crate::pool::index::Index;
 use crate::pool::index::run::{Pages, Run};
@@ -22,6 +23,7 @@ use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
 use crate::pool::metadata::Metadata;
 use crate::runtime::{FailureFlag, Signal};
+use crate::store::Backend;
 
 /// What opening found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +41,24 @@ pub struct RecoveryReport {
     /// Nanoseconds that reading the log took.
     pub replay_ns: u64,
 }
+
+/// How a log is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Memory for the index.
+    pub index_bytes: usize,
+    /// How the log is applied, where there is a linear volume.
+    pub apply: ApplyOptions,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default() }
+    }
+}
+
+/// Memory for the index of a log, unless the opener says otherwise.
+pub const INDEX_BYTES: usize = 256 << 20;
 
 /// What an opener allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +100,9 @@ pub async fn format(device: &Device, superblock: &Superblock) -> Result<()> {
     for change in [Change::Opening(opening), Change::Checkpoint(checkpoint), Change::Lease(first)] {
         assert!(state.apply(&change).is_some(), "the first changes fit an empty state");
     }
+    if Backend::from_number(superblock.backend.get())? == Backend::Linear {
+        state.applied = Applied { first_sequence: 1.into(), ..Applied::default() };
+    }
     let places = layout::metadata_places(superblock);
     Journal::format(device, superblock.pool_id, places.journal, state).await
 }
@@ -94,9 +117,10 @@ impl LogStore {
         device: &Device,
         superblock: &Superblock,
         access: Access,
-        index_bytes: usize,
+        options: OpenOptions,
         failed: FailureFlag,
     ) -> Result<Self> {
+        let index_bytes = options.index_bytes;
         let clock = device.context().clone();
         let began = clock.now().0;
         let geometry = geometry(superblock);
@@ -136,10 +160,16 @@ impl LogStore {
             replay_ns: clock.now().0 - loaded,
         };
         let checkpoint_bytes = superblock.checkpoint_bytes.get().max(geometry.segment_bytes());
+        let linear = (Backend::from_number(superblock.backend.get())? == Backend::Linear).then(|| {
+            let extents = superblock.volume_bytes.get().div_ceil(geometry.segment_bytes()) as u32;
+            let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
+            Linear::new(options.apply, extents, thin, journal.state().applied)
+        });
         let mut core = Core {
             device: device.clone(),
             geometry,
             log: None,
+            linear,
             failed: failed.clone(),
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),
@@ -156,7 +186,11 @@ impl LogStore {
         let core = Rc::new(core);
         let mut tasks = core.log.as_ref().map(Log::start).unwrap_or_default();
         tasks.extend(core.start_maintenance());
-        Ok(Self { core, tasks })
+        let store = Self { core, tasks };
+        if store.core.linear.as_ref().is_some_and(Linear::applies_at_open) {
+            store.apply(None).await?;
+        }
+        Ok(store)
     }
 }
 

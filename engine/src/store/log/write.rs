@@ -94,7 +94,8 @@ impl Core {
 
     /// A durable write that failed poisons the volume.
     fn judge(&self, result: Result<()>, durable: bool) -> Result<()> {
-        if result.is_err() && durable {
+        let refused = matches!(&result, Err(error) if matches!(error.reason(), Reason::LogFull { .. }));
+        if result.is_err() && durable && !refused {
             self.failed.raise();
         }
         result
