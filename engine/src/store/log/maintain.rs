@@ -14,6 +14,8 @@ use std::rc::Rc;
 use super::Core;
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
+#[cfg(feature = "mutations")]
+use crate::format::journal::Checkpoint;
 use crate::format::journal::{Change, Lease};
 use crate::pool::contents::Reading;
 use crate::pool::index::merge;
@@ -149,6 +151,13 @@ impl Core {
         index.freeze();
         let first_sequence = self.contents.journal().state().checkpoint.sequence.get() + 1;
         let sequences = (first_sequence, checkpoint.sequence.get());
+        #[cfg(feature = "mutations")]
+        let checkpoint = if crate::mutation::is_on(crate::mutation::Mutation::TrimBeforeApply) {
+            self.contents.journal().commit(|_| vec![Change::Checkpoint(checkpoint)]).await?;
+            Checkpoint { released: 0.into(), ..checkpoint }
+        } else {
+            checkpoint
+        };
         let run = index.write_frozen(self.take_run_number(), sequences).await?;
         let ahead = log.leases_ahead();
         let mut held = Vec::new();
