@@ -12,6 +12,9 @@ pub const CUTS_MIN: u64 = 5;
 /// Faults armed by a script at least; as many take effect, because each waits for a request it fits.
 pub const FAULTS_MIN: u64 = 5;
 
+/// Blocks by which a roomy disk is larger: more than are superseded while an image is held open.
+const ROOM_BLOCKS: u64 = 4096;
+
 /// A script: everything that happens in a run, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
@@ -33,6 +36,8 @@ pub struct Script {
     pub retention_bytes: u64,
     /// Memory for a log's index, in bytes.
     pub index_bytes: usize,
+    /// The disk has room for more of the past than is to be kept, so that none of it is given up for room.
+    pub is_roomy: bool,
     /// Size of the disk.
     pub device_bytes: u64,
     /// Operations in flight at most.
@@ -112,6 +117,21 @@ pub enum Step {
     },
     /// Close, damage the superblocks, see what opening says, mend them, open.
     Tamper(Tampering),
+    /// Wait until nothing is in flight, and note the moment with all of its contents (log alone).
+    Remember {
+        /// Hold an image of it open.
+        keep: bool,
+    },
+    /// Open an image of a moment that was noted, judge all of it, and the images that are held open.
+    Recall {
+        /// Chooses the moment.
+        which: u64,
+    },
+    /// Cut power, damage the last batch that was promised, see that opening refuses, mend it, recover (log alone).
+    DamageLog {
+        /// Chooses the byte.
+        byte: u64,
+    },
 }
 
 /// A fault and the requests it fits. Places and bytes are drawn when it strikes.
@@ -203,6 +223,29 @@ impl Script {
                 *step = Step::Arm(armed_fault(random));
             }
         }
+        // The others play on without looking back, since opening an image makes a checkpoint.
+        if self.seed % 3 != 1 {
+            self.look_back(random);
+        }
+    }
+
+    fn look_back(&mut self, random: &mut Random) {
+        self.is_roomy = random.chance(2, 3);
+        if self.is_roomy {
+            self.device_bytes += ROOM_BLOCKS * u64::from(self.block_bytes);
+        }
+        let remember = (0..4 + random.below(8)).map(|_| 0);
+        let recall = (0..8 + random.below(16)).map(|_| 1);
+        for what in remember.chain(recall).chain([2]) {
+            let step = match what {
+                // What is held open takes room.
+                0 => Step::Remember { keep: self.is_roomy && random.chance(1, 2) },
+                1 => Step::Recall { which: random.next_u64() },
+                _ => Step::DamageLog { byte: random.next_u64() },
+            };
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, step);
+        }
     }
 
     /// The script of a seed, for the `direct` backend.
@@ -222,6 +265,7 @@ impl Script {
             segment_bytes: 0,
             retention_bytes: 0,
             index_bytes: 0,
+            is_roomy: false,
             device_bytes: 0,
             depth: 1 + random.below(8) as usize,
             steps: Vec::new(),

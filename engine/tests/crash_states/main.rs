@@ -184,6 +184,9 @@ fn play_all(bases: &Bases, setting: Setting, ops: [Op; 3], coverage: &Coverage) 
         for requests in 0..REQUESTS_MAX {
             let played = bases.play(&rig, setting, &ops, requests).await;
             let ended = played.stopped_at.is_none();
+            if ended {
+                played.disk.set_plan(Box::new(|_, _| None));
+            }
             // A request that writes nothing leaves the states that the one before it had.
             if ended || matches!(played.stopped_at, Some(OperationKind::Write { .. })) {
                 // All are taken at once, because the play goes on while they are recovered.
@@ -200,7 +203,6 @@ fn play_all(bases: &Bases, setting: Setting, ops: [Op; 3], coverage: &Coverage) 
                 }
             }
             if ended {
-                played.disk.set_plan(Box::new(|_, _| None));
                 past(&played.volume, &played, played.oracle.entries.len()).await;
                 coverage.note("past: every moment of a play");
             }
@@ -326,8 +328,14 @@ fn damage_all(bases: &Bases, setting: Setting, ops: [Op; 3], coverage: &Coverage
         let played = bases.play(&rig, setting, &ops, REQUESTS_MAX).await;
         assert_eq!(played.stopped_at, None);
         let all = rig::batches(&played.disk, bases.data_offset);
-        let ours = || all.iter().filter(|batch| batch.header.first_sequence.get() > played.base_sequence);
-        let last = ours().last().map_or(0, |batch| batch.header.address.get() - bases.data_offset);
+        // What lies before the checkpoint is in the index; no opening reads it again.
+        let whole = played.disk.after_cut(&rig.calendar, |_, _| true);
+        let (_volume, _, report) = rig::recover(&rig, &whole).await;
+        let ours = || {
+            let behind = all.iter().skip(all.len() - report.batches as usize);
+            behind.filter(|batch| batch.header.first_sequence.get() > played.base_sequence)
+        };
+        let last = ours().next_back().map_or(0, |batch| batch.header.address.get() - bases.data_offset);
         let last_segment = bases.data_offset + last - last % u64::from(rig::SEGMENT_BYTES);
         for batch in ours() {
             let header = &batch.header;
@@ -372,7 +380,7 @@ fn sample(settings: &[Setting], every: usize) -> impl Iterator<Item = (Setting, 
     let of = move |(number, setting)| {
         triples().skip(number * every / parts).step_by(every).map(move |ops| (setting, ops))
     };
-    settings.to_vec().into_iter().enumerate().flat_map(of)
+    settings.iter().copied().enumerate().flat_map(of)
 }
 
 #[test]
