@@ -14,6 +14,8 @@ pub const FAULTS_MIN: u64 = 5;
 
 /// Blocks by which a roomy disk is larger: more than are superseded while an image is held open.
 const ROOM_BLOCKS: u64 = 4096;
+/// A roomy disk keeps so many times the volume of the past at most.
+const PAST_VOLUMES_MAX: u64 = 16;
 
 /// A script: everything that happens in a run, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,7 +234,8 @@ impl Script {
     fn look_back(&mut self, random: &mut Random) {
         self.is_roomy = random.chance(2, 3);
         if self.is_roomy {
-            self.device_bytes += ROOM_BLOCKS * u64::from(self.block_bytes);
+            self.retention_bytes = random.below(PAST_VOLUMES_MAX * self.volume_bytes);
+            self.device_bytes += ROOM_BLOCKS * u64::from(self.block_bytes) + 2 * self.retention_bytes;
         }
         let remember = (0..4 + random.below(8)).map(|_| 0);
         let recall = (0..8 + random.below(16)).map(|_| 1);

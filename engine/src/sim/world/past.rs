@@ -20,6 +20,8 @@ use crate::store::log::{Image, ImageOptions};
 use crate::units::{ByteOffset, SECTOR_BYTES, Seq};
 use crate::volume::{OpenMode, Volume, VolumeInfo};
 
+/// So many moments are looked at again.
+const RECENT: usize = 5;
 /// Images held open at most.
 const KEPT_MAX: usize = 2;
 /// Longer than the log waits until it notes that everything is durable.
@@ -182,10 +184,11 @@ impl World<'_> {
             }
         }
         *self.past.kept.borrow_mut() = kept;
-        let number = self.past.moments.len() as u64;
-        let Some(moment) = which.checked_rem(number).map(|at| self.past.moments[at as usize].clone()) else {
-            return Ok(());
-        };
+        // The older ones are most likely gone.
+        let moments = &self.past.moments;
+        let recent = &moments[moments.len().saturating_sub(RECENT)..];
+        let Some(at) = which.checked_rem(recent.len() as u64) else { return Ok(()) };
+        let moment = recent[at as usize].clone();
         let options = ImageOptions { sequence: Some(Seq(moment.sequence)), ..ImageOptions::default() };
         let image = match shared.bounded("open image", volume.image(options)).await? {
             Ok(image) => image,
