@@ -22,17 +22,26 @@ pub enum Mutation {
     MergeUnguarded,
     /// The log answers a durable write or a flush without asking the device.
     LogAckBeforeFlush,
-    /// Recovery takes a batch whose header is whole without looking at its payload.
+    /// Recovery takes a batch whose header is whole without looking at its payload: the header counts before the
+    /// payload is there, as when it is written first. Header and payload are one write, so a cut alone divides them.
     LogPayloadUnchecked,
     /// Recovery takes batches of an earlier lap or opening.
     StaleLapAccepted,
     /// An opening appends before its nonce is durable.
     NonceNotDurable,
+    /// A checkpoint lets go of the log before what the log says is in the durable index.
+    TrimBeforeApply,
+    /// A root or a record of the journal is written before what it names is flushed.
+    RootBeforeContents,
+    /// A superseded version's block is given up although a moment that can be opened still shows it.
+    PastThrownAway,
+    /// The same, but only for moments that the window has passed and somebody has open.
+    OpenMomentIgnored,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 14] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -43,6 +52,10 @@ impl Mutation {
         Mutation::LogPayloadUnchecked,
         Mutation::StaleLapAccepted,
         Mutation::NonceNotDurable,
+        Mutation::TrimBeforeApply,
+        Mutation::RootBeforeContents,
+        Mutation::PastThrownAway,
+        Mutation::OpenMomentIgnored,
     ];
 }
 

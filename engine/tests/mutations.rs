@@ -6,16 +6,18 @@ use icecore::store::Backend;
 
 /// Seeds within which a planted fault must be found.
 const SEEDS_MAX: u64 = 1000;
+/// So much of what a seed says is printed.
+const WHAT_CHARACTERS: usize = 100;
 
-fn seeds_until_found(mutation: Mutation) -> Option<u64> {
+/// Seeds until one fails, and how.
+fn seeds_until_found(mutation: Mutation) -> Option<(u64, String)> {
     // A planted fault may end in a panic of the engine; its text is in the report already.
     std::panic::set_hook(Box::new(|_| {}));
     switch(Some(mutation));
-    let fails =
-        |seed: &u64| Backend::ALL.iter().any(|backend| sim::run_seed(*seed, *backend).failure.is_some());
-    let found = (0..SEEDS_MAX).find(fails);
+    let failure = |seed| Backend::ALL.iter().find_map(|backend| sim::run_seed(seed, *backend).failure);
+    let found = (0..SEEDS_MAX).find_map(|seed| failure(seed).map(|what| (seed + 1, what)));
     switch(None);
-    found.map(|seed| seed + 1)
+    found
 }
 
 #[test]
@@ -23,7 +25,10 @@ fn every_planted_fault_is_found() {
     let mut missed = Vec::new();
     for mutation in Mutation::ALL {
         match seeds_until_found(mutation) {
-            Some(seeds) => println!("{mutation:?}: found by seed {seeds} of {SEEDS_MAX}"),
+            Some((seeds, what)) => {
+                let what: String = what.chars().take(WHAT_CHARACTERS).collect();
+                println!("{mutation:?}: found by seed {seeds} of {SEEDS_MAX}: {what}");
+            }
             None => missed.push(mutation),
         }
     }

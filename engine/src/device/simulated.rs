@@ -112,6 +112,15 @@ pub struct Injected {
     pub length: u64,
 }
 
+/// A write that a power cut may lose, whole or in part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unflushed {
+    /// Its sectors, by number.
+    pub sectors: Vec<u64>,
+    /// It has not ended; it lands on top of those that have.
+    pub in_flight: bool,
+}
+
 /// How a power cut treats one write that was not durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Survival {
@@ -120,13 +129,13 @@ enum Survival {
     Torn,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Version {
     /// Names the write; all sectors of one write share it.
     write: u64,
     /// A flush failed after it: it will never become durable, though it is visible.
     doomed: bool,
-    bytes: Box<Sector>,
+    bytes: Rc<Sector>,
 }
 
 struct Pending {
@@ -142,7 +151,7 @@ struct Pending {
 
 struct State {
     random: Random,
-    durable: BTreeMap<u64, Box<Sector>>,
+    durable: BTreeMap<u64, Rc<Sector>>,
     versions: BTreeMap<u64, Vec<Version>>,
     pending: BTreeMap<u64, Pending>,
     plan: FaultPlan,
@@ -224,9 +233,20 @@ impl SimulatedDisk {
             discard: true,
             write_cache: true,
         };
+        Self::holding(BTreeMap::new(), calendar, seed, name, geometry)
+    }
+
+    fn holding(
+        durable: BTreeMap<u64, Rc<Sector>>,
+        calendar: &Calendar,
+        seed: u64,
+        name: &str,
+        geometry: Geometry,
+    ) -> Self {
+        let calendar = calendar.clone();
         let state = State {
             random: Random::from_seed(seed),
-            durable: BTreeMap::new(),
+            durable,
             versions: BTreeMap::new(),
             pending: BTreeMap::new(),
             plan: Box::new(|_, _| None),
@@ -238,7 +258,6 @@ impl SimulatedDisk {
             openings: 0,
             open_since: None,
         };
-        let calendar = calendar.clone();
         Self(Rc::new(Disk { name: name.to_string(), geometry, calendar, state: RefCell::new(state) }))
     }
 
@@ -327,6 +346,48 @@ impl SimulatedDisk {
         self.0.calendar.kill(tickets);
     }
 
+    /// The writes that a power cut now may lose, in the order in which the disk took them; last those in flight.
+    pub fn unflushed(&self) -> Vec<Unflushed> {
+        let state = self.0.state.borrow();
+        let mut ended: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for (sector, versions) in &state.versions {
+            for version in versions {
+                ended.entry(version.write).or_default().push(*sector);
+            }
+        }
+        let ended = ended.into_values().map(|sectors| Unflushed { sectors, in_flight: false });
+        let in_flight = state.landing().into_iter().map(|(offset, bytes)| {
+            let sectors = sectors(offset, bytes.len() as u64).collect();
+            Unflushed { sectors, in_flight: true }
+        });
+        ended.chain(in_flight).collect()
+    }
+
+    /// The disk as it would be found if power were cut now and of each of [`SimulatedDisk::unflushed`], by index,
+    /// those sectors survived that `keeps` names. It is a disk of its own, of that calendar; this one goes on.
+    pub fn after_cut(&self, calendar: &Calendar, mut keeps: impl FnMut(usize, u64) -> bool) -> Self {
+        let state = self.0.state.borrow();
+        let all: BTreeSet<u64> = state.versions.values().flatten().map(|version| version.write).collect();
+        let index: BTreeMap<u64, usize> = all.into_iter().zip(0..).collect();
+        let mut durable = state.durable.clone();
+        for (sector, versions) in &state.versions {
+            for version in versions {
+                if keeps(index[&version.write], *sector) && !version.doomed {
+                    durable.insert(*sector, version.bytes.clone());
+                }
+            }
+        }
+        for (at, (offset, bytes)) in (index.len()..).zip(state.landing()) {
+            let pieces = bytes.chunks(SECTOR_BYTES as usize);
+            for (sector, piece) in sectors(offset, bytes.len() as u64).zip(pieces) {
+                if keeps(at, sector) {
+                    durable.insert(sector, to_sector(piece));
+                }
+            }
+        }
+        Self::holding(durable, calendar, 0, &self.0.name, self.0.geometry)
+    }
+
     /// A hash of the whole durable and visible contents.
     pub fn hash(&self) -> u64 {
         let state = self.0.state.borrow();
@@ -351,10 +412,10 @@ fn sectors(offset: u64, length: u64) -> std::ops::Range<u64> {
     offset / SECTOR_BYTES..(offset + length) / SECTOR_BYTES
 }
 
-fn to_sector(bytes: &[u8]) -> Box<Sector> {
+fn to_sector(bytes: &[u8]) -> Rc<Sector> {
     let mut sector = [0; SECTOR_BYTES as usize];
     sector.copy_from_slice(bytes);
-    Box::new(sector)
+    Rc::new(sector)
 }
 
 impl State {
@@ -415,10 +476,9 @@ impl State {
         }
     }
 
-    fn cut_power(&mut self) {
-        // In flight: each may have landed after everything that had completed.
-        let pending: Vec<(u64, Vec<u8>)> = self
-            .pending
+    /// What is in flight and may yet land: offset and bytes.
+    fn landing(&self) -> Vec<(u64, Vec<u8>)> {
+        self.pending
             .values()
             .filter(|pending| !matches!(pending.fault, Some(Fault::Drop | Fault::Misdirect(_))))
             .filter_map(|pending| match pending.kind {
@@ -426,7 +486,12 @@ impl State {
                 OperationKind::Write { .. } => Some((pending.offset, pending.bytes.clone())),
                 _ => Some((pending.offset, vec![0; pending.length as usize])),
             })
-            .collect();
+            .collect()
+    }
+
+    fn cut_power(&mut self) {
+        // In flight: each may have landed after everything that had completed.
+        let pending = self.landing();
         for (offset, bytes) in pending {
             self.write(offset, &bytes);
         }

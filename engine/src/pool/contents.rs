@@ -190,6 +190,10 @@ impl Contents {
             self.kill(death.virtual_segment.get(), death.slot.get());
             return;
         }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::PastThrownAway) {
+            self.kill(death.virtual_segment.get(), death.slot.get());
+        }
         self.index.note_death(death);
         self.pending.borrow_mut().push_back(death);
     }
@@ -282,7 +286,10 @@ impl Contents {
                 return;
             }
             self.pending.borrow_mut().pop_front();
-            if self.wanted().sees(first.birth.get(), first.death.get()) {
+            let held = self.wanted().sees(first.birth.get(), first.death.get());
+            #[cfg(feature = "mutations")]
+            let held = held && !crate::mutation::is_on(crate::mutation::Mutation::OpenMomentIgnored);
+            if held {
                 self.held.borrow_mut().push(first);
             } else {
                 self.kill(first.virtual_segment.get(), first.slot.get());

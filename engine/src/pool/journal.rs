@@ -224,8 +224,17 @@ impl Journal {
     }
 
     async fn append(&self, at: u64, bytes: &[u8]) -> Result<()> {
-        self.flush().await?;
+        self.flush_what_is_named().await?;
         write_area(&self.device, at, bytes).await?;
+        self.flush().await
+    }
+
+    /// After this, everything that the next record or root names survives.
+    async fn flush_what_is_named(&self) -> Result<()> {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::RootBeforeContents) {
+            return Ok(());
+        }
         self.flush().await
     }
 
@@ -253,7 +262,7 @@ impl Journal {
             return Err(Error::new("write metadata", reason).on(self.device.name()));
         }
         write_area(&self.device, image.offset.get(), &bytes).await?;
-        self.flush().await?;
+        self.flush_what_is_named().await?;
         let mut root = Root::empty();
         root.generation = generation.into();
         root.pool_id = self.pool_id;

@@ -12,6 +12,11 @@ pub const CUTS_MIN: u64 = 5;
 /// Faults armed by a script at least; as many take effect, because each waits for a request it fits.
 pub const FAULTS_MIN: u64 = 5;
 
+/// Blocks by which a roomy disk is larger: more than are superseded while an image is held open.
+const ROOM_BLOCKS: u64 = 4096;
+/// A roomy disk keeps so many times the volume of the past at most.
+const PAST_VOLUMES_MAX: u64 = 16;
+
 /// A script: everything that happens in a run, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
@@ -35,6 +40,8 @@ pub struct Script {
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
+    /// The disk has room for more of the past than is to be kept, so that none of it is given up for room.
+    pub is_roomy: bool,
     /// Size of the disk.
     pub device_bytes: u64,
     /// Operations in flight at most.
@@ -116,6 +123,21 @@ pub enum Step {
     },
     /// Close, damage the superblocks, see what opening says, mend them, open.
     Tamper(Tampering),
+    /// Wait until nothing is in flight, and note the moment with all of its contents (log alone).
+    Remember {
+        /// Hold an image of it open.
+        keep: bool,
+    },
+    /// Open an image of a moment that was noted, judge all of it, and the images that are held open.
+    Recall {
+        /// Chooses the moment.
+        which: u64,
+    },
+    /// Cut power, damage the last batch that was promised, see that opening refuses, mend it, recover (log alone).
+    DamageLog {
+        /// Chooses the byte.
+        byte: u64,
+    },
 }
 
 /// A fault and the requests it fits. Places and bytes are drawn when it strikes.
@@ -223,6 +245,34 @@ impl Script {
                 *step = Step::Arm(armed_fault(random));
             }
         }
+        // The others play on without looking back, since opening an image makes a checkpoint.
+        if self.seed % 3 != 1 {
+            self.look_back(random);
+        }
+    }
+
+    fn look_back(&mut self, random: &mut Random) {
+        self.is_roomy = random.chance(2, 3);
+        if self.is_roomy {
+            self.retention_bytes = random.below(PAST_VOLUMES_MAX * self.volume_bytes);
+            self.device_bytes += ROOM_BLOCKS * u64::from(self.block_bytes) + 2 * self.retention_bytes;
+        }
+        let remember = (0..4 + random.below(8)).map(|_| 0);
+        let recall = (0..8 + random.below(16)).map(|_| 1);
+        for what in remember.chain(recall).chain([2]) {
+            let step = match what {
+                // What is held open takes room.
+                0 => {
+                    // An image that stays open holds applying up, and then the log.
+                    let may_keep = self.is_roomy && self.backend == Backend::Log;
+                    Step::Remember { keep: may_keep && random.chance(1, 2) }
+                }
+                1 => Step::Recall { which: random.next_u64() },
+                _ => Step::DamageLog { byte: random.next_u64() },
+            };
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, step);
+        }
     }
 
     /// The script of a seed, for the `direct` backend.
@@ -243,6 +293,7 @@ impl Script {
             retention_bytes: 0,
             index_bytes: 0,
             apply: ApplyOptions::default(),
+            is_roomy: false,
             device_bytes: 0,
             depth: 1 + random.below(8) as usize,
             steps: Vec::new(),

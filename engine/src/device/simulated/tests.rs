@@ -153,3 +153,36 @@ fn the_same_seed_gives_the_same_trace() {
     assert_eq!(run(3), run(3));
     assert_ne!(run(3).2, run(4).2);
 }
+
+#[test]
+fn a_chosen_cut_keeps_what_it_is_told_and_leaves_the_disk_as_it_is() {
+    let (runtime, calendar) = Runtime::simulated(5).unwrap();
+    let disk = SimulatedDisk::new(&calendar, 5, "disk", SIZE, 512);
+    let device = disk.open(runtime.context()).unwrap();
+    runtime.block_on(async {
+        write(&device, 0, 1, 1536, false).await.unwrap();
+        device.flush(Io::of(Cause::Application)).await.unwrap();
+        write(&device, 0, 2, 1024, false).await.unwrap();
+        write(&device, 512, 3, 1024, false).await.unwrap();
+        disk.set_plan(Box::new(|_, _| Some(Fault::Hold)));
+        let held = device.clone();
+        let writing = runtime.context().spawn(async move { write(&held, 1024, 4, 512, true).await.unwrap() });
+        while disk.tickets().is_empty() {
+            runtime.context().sleep(1000).await;
+        }
+        let unflushed = disk.unflushed();
+        let expected = [(vec![0, 1], false), (vec![1, 2], false), (vec![2], true)];
+        let expected = expected.map(|(sectors, in_flight)| Unflushed { sectors, in_flight });
+        assert_eq!(unflushed, expected);
+        let before = disk.hash();
+        let letters = |disk: &SimulatedDisk| [0, 512, 1024].map(|at| disk.peek(at, 1)[0]);
+        assert_eq!(letters(&disk.after_cut(&calendar, |_, _| false)), [1, 1, 1]);
+        assert_eq!(letters(&disk.after_cut(&calendar, |_, _| true)), [2, 3, 4]);
+        assert_eq!(letters(&disk.after_cut(&calendar, |write, _| write == 0)), [2, 2, 1]);
+        assert_eq!(letters(&disk.after_cut(&calendar, |write, sector| write == 1 && sector == 2)), [1, 1, 3]);
+        let found = disk.after_cut(&calendar, |write, _| write == 2);
+        assert_eq!((letters(&found), found.unflushed()), ([1, 1, 4], Vec::new()));
+        assert_eq!((disk.hash(), disk.unflushed().len()), (before, 3));
+        writing.abort();
+    });
+}

@@ -52,6 +52,8 @@ pub struct Recovered {
     pub bytes: u64,
     /// What the end means.
     pub verdict: Verdict,
+    /// Whole batches of the same opening lie behind the end.
+    pub has_later: bool,
     /// Address and bytes of the batches that nothing says are durable.
     pub in_doubt: Vec<(u64, u64)>,
 }
@@ -121,7 +123,7 @@ pub async fn recover(device: &Device, geometry: Geometry, contents: &Rc<Contents
     let verdict = judge(tail.sequence, watermark, later);
     let in_doubt = taken.iter().filter(|(last, ..)| *last > durable_through);
     let in_doubt = in_doubt.map(|(_, address, bytes)| (*address, *bytes)).collect();
-    Ok(Recovered { tail, batches, entries, bytes, verdict, in_doubt })
+    Ok(Recovered { tail, batches, entries, bytes, verdict, has_later: later.is_some(), in_doubt })
 }
 
 /// Writes again, in their places, the batches that nothing says are durable. After a flush that failed they can
@@ -183,8 +185,8 @@ async fn take_in(
     Ok(())
 }
 
-/// The greatest `durable_through` of a batch behind the end. A batch that was written later lies within a few
-/// batches of it, or at the beginning of a segment leased later.
+/// The greatest `durable_through` of a batch behind the end. The next whole batch is looked for nearby; from there on
+/// each says where the one after it lies. A segment leased later may begin with one.
 async fn later_promise(
     window: &mut Window<'_>,
     leases: &[Lease],
@@ -193,22 +195,35 @@ async fn later_promise(
 ) -> Result<Option<u64>> {
     let geometry = window.geometry;
     let reach = (LOOK_BYTES / u64::from(geometry.block_bytes)) as u32;
-    let end = geometry.segment_blocks.min(tail.block.saturating_add(reach));
-    let here = leases.first().map(|lease| lease.physical.get());
-    let near = here.into_iter().flat_map(|physical| (tail.block..end).map(move |block| (physical, block)));
-    let far = leases.iter().skip(1).map(|lease| (lease.physical.get(), 0));
     let mut promise = None;
-    for (physical, block) in near.chain(far) {
-        let address = geometry.address(physical, block);
-        let Decoded::Valid(batch) =
-            batch::decode(window.bytes(physical, block).await?, address, geometry.block_bytes)
-        else {
-            continue;
-        };
-        let number = batch.header.batch.get();
-        if number > tail.batch && nonce_of(openings, number) == Some(batch.header.nonce) {
-            promise = promise.max(Some(batch.header.durable_through.get()));
+    let mut left = reach;
+    let mut block = tail.block;
+    for lease in leases {
+        while block == 0 || (block < geometry.segment_blocks && left > 0) {
+            let physical = lease.physical.get();
+            let address = geometry.address(physical, block);
+            let bytes = window.bytes(physical, block).await?;
+            let later = match batch::decode(bytes, address, geometry.block_bytes) {
+                Decoded::Valid(batch) => Some(batch.header).filter(|header| {
+                    let number = header.batch.get();
+                    number > tail.batch && nonce_of(openings, number) == Some(header.nonce)
+                }),
+                _ => None,
+            };
+            match later {
+                Some(header) => {
+                    promise = promise.max(Some(header.durable_through.get()));
+                    let blocks = header.total_bytes() / u64::from(geometry.block_bytes);
+                    block = block.saturating_add(blocks as u32);
+                    left = reach;
+                }
+                None => {
+                    block += 1;
+                    left = left.saturating_sub(1);
+                }
+            }
         }
+        block = 0;
     }
     Ok(promise)
 }

@@ -4,6 +4,7 @@
 //! anew, its superblocks are tampered with. Faults wait in a queue for a request that they fit.
 
 mod faults;
+mod past;
 mod shared;
 mod superblocks;
 
@@ -19,6 +20,7 @@ use crate::device::simulated::{Fault, SimulatedDisk};
 use crate::runtime::{Runtime, Task};
 use crate::units::SECTOR_BYTES;
 use crate::volume::{OpenMode, OpenOptions, Volume};
+use past::Past;
 use shared::{Shared, TicketCell};
 
 /// Virtual time after which something that has not ended counts as hung. Far above the sum of all stalls.
@@ -61,10 +63,13 @@ pub fn play(script: &Script, once: Option<(u64, Fault)>) -> Report {
         faults: Rc::default(),
         poisoned: Cell::new(false),
         data_offset: Cell::new(0),
+        blocks_called: Cell::new(0),
+        block_bytes: script.block_bytes.into(),
     });
     shared.faults.once.set(once);
     shared.faults.install(&disk, device_bytes);
-    let mut world = World { shared: Rc::clone(&shared), script, volume: None, tasks: Vec::new() };
+    let past = Past::default();
+    let mut world = World { shared: Rc::clone(&shared), script, volume: None, tasks: Vec::new(), past };
     let played = runtime.block_on(world.play());
     let played = played.and_then(|()| shared.failure.borrow_mut().take().map_or(Ok(()), Err));
     drop(world);
@@ -84,6 +89,7 @@ struct World<'a> {
     script: &'a Script,
     volume: Option<Volume>,
     tasks: Vec<Task<()>>,
+    past: Past,
 }
 
 impl World<'_> {
@@ -170,6 +176,9 @@ impl World<'_> {
             Step::Reopen { cut_after } => self.reopen(cut_after).await,
             Step::Recreate { cut_after } => self.make(cut_after).await,
             Step::Tamper(tampering) => self.tamper(tampering).await,
+            Step::Remember { keep } => self.remember(keep).await,
+            Step::Recall { which } => self.recall(which).await,
+            Step::DamageLog { byte } => self.damage_log(byte).await,
         }
     }
 
@@ -238,6 +247,7 @@ impl World<'_> {
     }
 
     fn power_off(&self) {
+        self.past.close_images();
         self.shared.faults.striking.set(false);
         self.shared.faults.held.borrow_mut().clear();
         self.shared.disk.cut_power();
@@ -264,12 +274,15 @@ impl World<'_> {
         self.open().await?;
         let found = self.read_all().await?;
         self.shared.model.borrow_mut().check_cut(&found).map_err(|what| format!("after a cut: {what}"))?;
+        self.shared.note("cut: recovered and judged");
+        self.past.a_cut_has_passed();
         self.shared.faults.striking.set(true);
         Ok(())
     }
 
     /// Opens the disk, once what an earlier opener left in flight has ended.
     async fn open_disk(&self) -> Result<Device, String> {
+        self.past.close_images();
         let started = self.shared.context.now().0;
         loop {
             match self.shared.disk.open(&self.shared.context) {
@@ -298,6 +311,8 @@ impl World<'_> {
         }
         self.shared.data_offset.set(info.data_offset_bytes);
         self.shared.faults.lied_about_head.set(false);
+        self.note_log(&volume);
+        self.past.opened(&volume.info());
         self.volume = Some(volume);
         Ok(())
     }

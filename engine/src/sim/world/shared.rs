@@ -33,6 +33,9 @@ pub(super) struct Shared {
     /// The volume has said that it is poisoned.
     pub poisoned: Cell<bool>,
     pub data_offset: Cell<u64>,
+    /// Blocks in the ranges of all writes called so far: no more have been superseded.
+    pub blocks_called: Cell<u64>,
+    pub block_bytes: u64,
 }
 
 /// Counts an operation as active until it ends or is dropped.
@@ -48,6 +51,12 @@ impl Shared {
     pub fn begin(self: &Rc<Self>) -> Active {
         self.active.set(self.active.get() + 1);
         Active(Rc::clone(self))
+    }
+
+    fn count_blocks(&self, sector: u64, count: u64) {
+        let block = self.block_bytes / SECTOR_BYTES;
+        let blocks = (sector + count).div_ceil(block) - sector / block;
+        self.blocks_called.set(self.blocks_called.get() + blocks);
     }
 
     fn fail(&self, what: String) {
@@ -109,6 +118,7 @@ impl Shared {
     }
 
     pub async fn write(&self, volume: &Volume, sector: u64, count: u64, durable: bool, ticket: &TicketCell) {
+        self.count_blocks(sector, count);
         let buf = self.content(count);
         let digests: Vec<Digest> = buf.chunks_exact(SECTOR_BYTES as usize).map(digest).collect();
         let begun = self.model.borrow_mut().begin_write(sector as usize, digests.into_iter());
@@ -119,6 +129,7 @@ impl Shared {
     }
 
     pub async fn zero(&self, volume: &Volume, sector: u64, count: u64, discard: bool) {
+        self.count_blocks(sector, count);
         let zeroes = std::iter::repeat_n(zero_digest(), count as usize);
         let begun = self.model.borrow_mut().begin_write(sector as usize, zeroes);
         let (offset, length) = (ByteOffset(sector * SECTOR_BYTES), count * SECTOR_BYTES);

@@ -71,6 +71,7 @@ impl World<'_> {
                 let info = volume.info();
                 self.shared.data_offset.set(info.data_offset_bytes);
                 self.shared.faults.lied_about_head.set(false);
+                self.past.opened(&info);
                 self.volume = Some(volume);
                 Ok(if Some(info.pool_id) == before { Made::Old } else { Made::New })
             }

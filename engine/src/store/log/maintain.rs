@@ -15,6 +15,8 @@ use super::Core;
 use super::apply::Linear;
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
+#[cfg(feature = "mutations")]
+use crate::format::journal::Checkpoint;
 use crate::format::journal::{Change, Lease};
 use crate::pool::contents::Reading;
 use crate::pool::index::merge;
@@ -35,6 +37,65 @@ struct Moving {
     rows: Vec<(u32, SegmentRow)>,
     /// Segments that they fill.
     targets: u32,
+}
+
+/// Rows that can only be emptied together, because they share segments: a row may go on in the next one.
+#[derive(Debug, Default)]
+struct Group {
+    rows: Vec<u32>,
+    /// Segments that are free once these rows have moved.
+    segments: u32,
+    live: u32,
+}
+
+/// Scale of how full a group is, when groups are compared.
+const FULL: u64 = 1 << 10;
+
+fn groups_of<'a>(rows: impl Iterator<Item = (u32, &'a SegmentRow)> + Clone) -> Vec<Group> {
+    let mut follows: BTreeMap<u32, u32> = BTreeMap::new();
+    for (_, row) in rows.clone() {
+        follows.extend(row.continued.map(|continued| (continued, row.physical)));
+    }
+    // Segments are filled one after the other, so that each goes on from one other at most.
+    let first = |mut segment: u32| {
+        for _ in 0..follows.len() {
+            match follows.get(&segment) {
+                Some(before) => segment = *before,
+                None => break,
+            }
+        }
+        segment
+    };
+    let mut groups: BTreeMap<u32, (Group, BTreeSet<u32>)> = BTreeMap::new();
+    for (number, row) in rows {
+        let (group, segments) = groups.entry(first(row.physical)).or_default();
+        group.rows.push(number);
+        group.live += row.live_slots();
+        segments.extend(row.segments());
+    }
+    let counted =
+        |(group, segments): (Group, BTreeSet<u32>)| Group { segments: segments.len() as u32, ..group };
+    groups.into_values().map(counted).collect()
+}
+
+/// The first groups that fit `targets_max` segments together and leave at least one more free than they fill. And
+/// how many they fill.
+fn choose_groups(groups: &[Group], room: u32, targets_max: u32) -> Option<(Vec<&Group>, u32)> {
+    let (mut blocks, mut segments) = (0_u32, 0);
+    let mut chosen = Vec::new();
+    for group in groups {
+        if (blocks + group.live).div_ceil(room) > targets_max {
+            continue;
+        }
+        blocks += group.live;
+        segments += group.segments;
+        chosen.push(group);
+        // Enough for now, and the less is copied at a time, the more dies meanwhile.
+        if segments > blocks.div_ceil(room) && segments > 1 {
+            break;
+        }
+    }
+    (segments > blocks.div_ceil(room)).then(|| (chosen, blocks.div_ceil(room)))
 }
 
 impl Core {
@@ -156,6 +217,13 @@ impl Core {
         let checkpoint = log.checkpoint();
         index.freeze();
         let applied = self.linear.as_ref().map(Linear::cursor);
+        #[cfg(feature = "mutations")]
+        let checkpoint = if crate::mutation::is_on(crate::mutation::Mutation::TrimBeforeApply) {
+            self.contents.journal().commit(|_| vec![Change::Checkpoint(checkpoint)]).await?;
+            Checkpoint { released: 0.into(), ..checkpoint }
+        } else {
+            checkpoint
+        };
         let run = index.write_frozen(self.take_run_number()).await?;
         let ahead = log.leases_ahead();
         let mut held = Vec::new();
@@ -277,8 +345,8 @@ impl Core {
         Ok(())
     }
 
-    /// What to empty next, if free segments run short: the rows of the segments with the fewest live blocks, as
-    /// many as fit one segment less together.
+    /// What to empty next, if free segments run short: the segments with the fewest live blocks, as many as fit
+    /// one segment less together.
     fn choose_moving(&self) -> Option<Moving> {
         if self.linear.is_some() {
             return None;
@@ -289,36 +357,18 @@ impl Core {
             return None;
         }
         let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
-        // A row that lies in two segments is emptied with the first one; the second is then free of it too.
-        let mut live: BTreeMap<u32, (u32, Vec<u32>)> = BTreeMap::new();
-        for (number, row) in &state.rows {
-            if !leased.contains(&row.physical) {
-                let entry = live.entry(row.physical).or_default();
-                entry.0 += row.live_slots();
-                entry.1.push(*number);
-            }
-        }
-        let mut by_live: Vec<(u32, Vec<u32>)> = live.into_values().collect();
-        by_live.sort();
+        let rows = state.rows.iter().filter(|(_, row)| !leased.contains(&row.physical));
+        let mut groups = groups_of(rows.map(|(number, row)| (*number, row)));
+        groups.sort_by_key(|group| (u64::from(group.live) * FULL / u64::from(group.segments), group.rows[0]));
         let room = state.segment_blocks();
         let targets_max = free.min(RESERVED_SEGMENTS as usize) as u32;
-        let (mut blocks, mut segments) = (0, 0);
-        let mut chosen: Vec<u32> = Vec::new();
-        for (live, numbers) in by_live {
-            if (blocks + live).div_ceil(room) > targets_max {
-                break;
-            }
-            blocks += live;
-            segments += 1;
-            chosen.extend(numbers);
-            // Enough for now, and the less is copied at a time, the more dies meanwhile.
-            if segments > blocks.div_ceil(room) && segments > 1 {
-                break;
-            }
-        }
-        let rows: Vec<(u32, SegmentRow)> =
-            chosen.iter().filter_map(|number| Some((*number, state.rows.get(number)?.clone()))).collect();
-        (segments > blocks.div_ceil(room)).then_some(Moving { rows, targets: blocks.div_ceil(room) })
+        // From the emptiest on; or from a group that is worth it by itself and did not fit beside those.
+        let starts = (0..groups.len()).filter(|start| *start == 0 || groups[*start].segments > 1);
+        let (chosen, targets) =
+            starts.map(|start| &groups[start..]).find_map(|from| choose_groups(from, room, targets_max))?;
+        let numbers = chosen.iter().flat_map(|group| &group.rows);
+        let rows = numbers.filter_map(|number| Some((*number, state.rows.get(number)?.clone()))).collect();
+        Some(Moving { rows, targets })
     }
 
     async fn empty(&self, moving: Moving) -> Result<()> {
@@ -406,5 +456,41 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(physical: u32, continued: Option<u32>, live: u32) -> SegmentRow {
+        let mut row = SegmentRow::of_log(physical, 16, 0).moved(physical, 0, continued);
+        (0..live).for_each(|slot| row.revive(slot));
+        row
+    }
+
+    #[test]
+    fn rows_that_share_segments_are_emptied_together_and_all_of_these_count() {
+        // Seven segments in which rows begin, twelve that they lie in: 111 blocks fit into seven.
+        let rows = [
+            (1, row(2, None, 9)),
+            (2, row(2, Some(3), 11)),
+            (3, row(3, Some(6), 14)),
+            (4, row(4, Some(5), 16)),
+            (5, row(8, Some(15), 16)),
+            (6, row(9, Some(10), 16)),
+            (7, row(11, Some(12), 13)),
+            (8, row(13, None, 16)),
+        ];
+        let groups = groups_of(rows.iter().map(|(number, row)| (*number, row)));
+        let sizes: Vec<_> =
+            groups.iter().map(|group| (group.rows.as_slice(), group.segments, group.live)).collect();
+        assert_eq!(sizes[0], (&[1, 2, 3][..], 3, 34));
+        assert_eq!(sizes.iter().map(|(_, segments, _)| segments).sum::<u32>(), 12);
+        let (chosen, targets) = choose_groups(&groups, 16, 5).unwrap();
+        assert!(chosen.iter().map(|group| group.segments).sum::<u32>() > targets && targets <= 5);
+        let full =
+            [Group { rows: vec![1], segments: 1, live: 16 }, Group { rows: vec![2], segments: 1, live: 15 }];
+        assert!(choose_groups(&full, 16, 5).is_none(), "nothing is won");
     }
 }

@@ -34,6 +34,10 @@ pub struct RecoveryReport {
     pub entries: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Batches of them that nothing said were durable, so that they were written again.
+    pub in_doubt: u64,
+    /// Whole batches of the same opening lie behind the end of the log; one between was lost.
+    pub has_later: bool,
     /// The last good sequence, where the log is damaged behind it.
     pub damaged_after: Option<u64>,
     /// Nanoseconds that loading the metadata took.
@@ -155,6 +159,8 @@ impl LogStore {
             batches: recovered.batches,
             entries: recovered.entries,
             bytes: recovered.bytes,
+            in_doubt: recovered.in_doubt.len() as u64,
+            has_later: recovered.has_later,
             damaged_after: damaged.then_some(sequence),
             load_ns: loaded - began,
             replay_ns: clock.now().0 - loaded,
