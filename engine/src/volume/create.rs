@@ -160,6 +160,10 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
                 let rule = "a power of two from 8 to 65536 blocks is needed";
                 return wrong("segment size", segment_bytes.into(), rule);
             }
+            if checkpoint_bytes > device_bytes {
+                let rule = "at most the device's size is possible";
+                return wrong("checkpoint interval", checkpoint_bytes, rule);
+            }
             let (block, segment) = (u64::from(block_bytes), u64::from(segment_bytes));
             let leases = log::leases(checkpoint_bytes, segment);
             let (layout, volume_bytes) =

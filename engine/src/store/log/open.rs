@@ -34,6 +34,9 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// The last good sequence, where the log is damaged behind it.
     pub damaged_after: Option<u64>,
+    /// The last sequence that anything found says was durable. Behind a damage, at least everything from the last
+    /// good sequence to this one is lost.
+    pub promised_through: u64,
     /// Nanoseconds that loading the metadata took.
     pub load_ns: u64,
     /// Nanoseconds that reading the log took.
@@ -132,6 +135,7 @@ impl LogStore {
             entries: recovered.entries,
             bytes: recovered.bytes,
             damaged_after: damaged.then_some(sequence),
+            promised_through: recovered.promised_through,
             load_ns: loaded - began,
             replay_ns: clock.now().0 - loaded,
         };
