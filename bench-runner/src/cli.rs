@@ -72,7 +72,7 @@ pub struct RunOptions {
     /// Overwrite somebody else's file system or label on the device.
     #[arg(long)]
     pub force: bool,
-    /// Arms: ring, fio, direct; raw always runs beside them.
+    /// Arms: ring, fio, direct, log; raw always runs beside them.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub backend: Vec<String>,
     /// randread-4k, randwrite-4k, seqread-1m, seqwrite-1m, mixed-4k, durable-4k, durable-4k-dsync.

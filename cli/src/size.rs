@@ -78,10 +78,13 @@ mod tests {
 
     #[test]
     fn times_are_seconds_unless_they_say_otherwise() {
-        for (text, seconds) in [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800)] {
+        for (text, seconds) in
+            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800)]
+        {
             assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
         }
-        for wrong in ["", "s", "-1", "1.5h", "1 h", "1w", "1H", "18446744073709551616", "300000000000000000d"] {
+        for wrong in ["", "s", "-1", "1.5h", "1 h", "1w", "1H", "18446744073709551616", "300000000000000000d"]
+        {
             assert!(parse_seconds(wrong).is_err(), "{wrong}");
         }
     }

@@ -37,7 +37,10 @@ fn options_reach_the_device_and_inspect() {
     let info = icecore(&["inspect", &image.path, "--json"]).ok().json();
     assert_eq!((&info["backend"], &info["features"]), (&"log".into(), &serde_json::json!(["log"])));
     assert_eq!((&info["id"], &info["epoch"], &info["sequence"]), (&made["id"], &1.into(), &0.into()));
-    assert_eq!((&info["log"]["segment_bytes"], &info["log"]["retention_age_s"]), (&131_072.into(), &7_200.into()));
+    assert_eq!(
+        (&info["log"]["segment_bytes"], &info["log"]["retention_age_s"]),
+        (&131_072.into(), &7_200.into())
+    );
     let segments = info["log"]["segments"].as_u64().unwrap();
     assert_eq!(segments, record.data.bytes.get() / (128 << 10));
     assert!(info["log"]["free_segments"].as_u64() < Some(segments));
@@ -81,8 +84,12 @@ fn the_past_is_read_by_sequence() {
     past("9999", "5").refused(64, "there is no sequence 9999");
     assert_eq!(read(&image.path, 4100, 5).ok().stdout, b"other");
     let versions = icecore(&["versions", &image.path, "--offset", "4100", "--json"]).ok().json();
-    let sequences: Vec<_> =
-        versions["versions"].as_array().unwrap().iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
+    let sequences: Vec<_> = versions["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["sequence"].as_u64().unwrap())
+        .collect();
     assert_eq!(sequences, [0, last - 1, last]);
     let at = ["read", &image.path, "--offset", "0", "--length", "1", "--at", "monday"];
     icecore(&at).refused(64, "no snapshot monday");

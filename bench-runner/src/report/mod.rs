@@ -9,6 +9,7 @@ mod plots;
 mod svg;
 mod text;
 mod view;
+mod writing;
 
 use std::fs;
 use std::path::{Path, PathBuf};

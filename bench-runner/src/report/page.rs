@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, workload_words};
 use super::view::View;
-use super::{facts, plots};
+use super::{facts, plots, writing};
 use crate::results::MetricRow;
 use crate::stats::BLOCKS_FOR_INTERVAL;
 
@@ -48,6 +48,7 @@ pub(super) fn render(view: &View) -> String {
     }
     tables(view, &mut page);
     ratios(view, &mut page);
+    writing::writing(view, &mut page);
     curves(view, &mut page);
     series(view, &mut page);
     facts::runner_cost(view, &mut page);

@@ -18,6 +18,7 @@ mod rows;
 mod utc;
 
 pub use arm_rows::ArmRun;
+pub(crate) use arm_rows::WRITE_AMPLIFICATION;
 pub use error::ResultsError;
 pub use folder::{Ending, RunFolder};
 pub use histogram_log::{RunHistograms, merged};

@@ -122,7 +122,8 @@ impl Create {
             ("--retention", self.retention),
             ("--retention-age", self.retention_age),
         ];
-        let wrong = |name, value, rule| Err(Error::new("create", Reason::InvalidSetting { name, value, rule }));
+        let wrong =
+            |name, value, rule| Err(Error::new("create", Reason::InvalidSetting { name, value, rule }));
         match of_a_log.into_iter().find_map(|(name, value)| Some((name, value?))) {
             Some((name, value)) if backend != Backend::Log => {
                 wrong(name, value.to_string(), "it is for --backend log alone")

@@ -83,7 +83,8 @@ impl Read {
     async fn copy_from(&self, volume: Volume, path: &Path) -> Outcome<()> {
         let (offset, length, size_bytes) = (self.offset, self.length, volume.size_bytes());
         if let Some(name) = &self.at {
-            let why = format!("{}: there is no snapshot {name}: this volume has no named ones yet", path.display());
+            let why =
+                format!("{}: there is no snapshot {name}: this volume has no named ones yet", path.display());
             return Err(Failure::Usage(why));
         }
         if offset.checked_add(length).is_none_or(|end| end > size_bytes) {
@@ -92,7 +93,10 @@ impl Read {
         }
         let status = volume.status();
         if let Some(good) = status.log.and_then(|log| log.recovery.damaged_after) {
-            eprintln!("icecore: {}: its log is damaged; this is how it was at sequence {good}", path.display());
+            eprintln!(
+                "icecore: {}: its log is damaged; this is how it was at sequence {good}",
+                path.display()
+            );
         }
         let context = volume.context().clone();
         let source = match self.sequence {

@@ -41,7 +41,8 @@ impl Recover {
             let recovery = looked.status().log.map(|log| log.recovery);
             drop(looked);
             let path = self.path.display();
-            let Some((recovery, good)) = recovery.and_then(|found| Some((found, found.damaged_after?))) else {
+            let Some((recovery, good)) = recovery.and_then(|found| Some((found, found.damaged_after?)))
+            else {
                 let remark = format!("{path}: nothing is damaged; nothing was done");
                 return Ok(Done { object: json!({ "damaged": false }), text: String::new(), remark });
             };

@@ -92,6 +92,12 @@ pub struct LogStatus {
     pub batches: u64,
     /// Entries in them.
     pub entries: u64,
+    /// Bytes of these batches, headers included.
+    pub batch_bytes: u64,
+    /// Batches under way when each of them began, itself included, added up: over `batches` it is their mean.
+    pub batches_in_flight: u64,
+    /// Bytes of log since the last checkpoint: what opening would have to read now.
+    pub backlog_bytes: u64,
     /// What opening found and did.
     pub recovery: RecoveryReport,
 }
@@ -126,6 +132,9 @@ impl LogStore {
             index_memory_bytes: core.contents.index().memory_bytes(),
             batches: figures.batches,
             entries: figures.entries,
+            batch_bytes: figures.bytes,
+            batches_in_flight: figures.in_flight,
+            backlog_bytes: core.log.as_ref().map_or(core.report.bytes, |log| log.backlog_bytes()),
             recovery: core.report,
         }
     }
