@@ -10,8 +10,8 @@ use bench_runner::measure::{
 };
 use bench_runner::report;
 use bench_runner::results::{
-    ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, ResultsError, RunData,
-    RunFolder,
+    ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
+    ResultsError, RunData, RunFolder,
 };
 use hdrhistogram::Histogram;
 use icecore_workloads::Workload;
@@ -496,6 +496,11 @@ fn the_schema_page_says_what_the_code_writes() {
         let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
         assert_eq!(documented(&schema, name), header, "{name}");
     }
+    let mut recoveries = RunFolder::create(&folder.path().join("recovery"), Manifest::default()).unwrap();
+    recoveries.append_recovery(&RecoveryRow::default()).unwrap();
+    let text = fs::read_to_string(folder.path().join("recovery/recovery.csv")).unwrap();
+    let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    assert_eq!(documented(&schema, "recovery.csv"), header);
     let manifest = fs::read_to_string(folder.path().join("manifest.json")).unwrap();
     let mut found = BTreeSet::new();
     keys("", &serde_json::from_str(&manifest).unwrap(), &mut found);

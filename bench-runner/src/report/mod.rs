@@ -6,6 +6,7 @@
 mod facts;
 mod page;
 mod plots;
+mod recovery;
 mod svg;
 mod text;
 mod view;
