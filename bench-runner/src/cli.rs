@@ -129,8 +129,11 @@ pub struct DoctorOptions {
 #[derive(Args, Clone, Debug)]
 pub struct RecoveryOptions {
     /// Block device or file.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "simulated")]
+    pub device: Option<PathBuf>,
+    /// Cut the power of a simulated disk of --create bytes instead; times are then virtual.
+    #[arg(long, requires = "create", conflicts_with = "device")]
+    pub simulated: bool,
     /// The device's serial and exact size; `plan` prints it. Its contents are lost.
     #[arg(long, value_name = "SERIAL:BYTES")]
     pub destroy: Option<String>,

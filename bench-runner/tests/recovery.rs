@@ -126,3 +126,30 @@ fn refusals_write_nothing() {
     assert_eq!(program(&["--tail", "100"]).0, Some(64));
     assert!(fs::read(&disk).unwrap().iter().all(|byte| *byte == 7) && !folder.path().join("out").exists());
 }
+
+#[cfg(feature = "sim")]
+#[test]
+fn a_simulated_cut_says_so_and_repeats() {
+    let rows = || {
+        let folder = folder();
+        let base = ["bench-runner", "recovery", "--simulated", "--create", "134217728", "--size", "16777216"];
+        let more = ["--checkpoint", CHECKPOINT, "--repeats", "1", "--seed", "3", "--tail", "90"];
+        let cli = Cli::parse_from([&base[..], &more].concat());
+        let Subcommand::Recovery(options) = cli.command else { unreachable!("it was asked for") };
+        let session =
+            recovery::run(&options, Path::new(""), &folder.path().join("out"), &mut |_, _| {}).unwrap();
+        assert_eq!(session.exit_code(), 0, "{:?} {:?}", session.invalid, session.stopped);
+        session.data.recovery
+    };
+    let first = rows();
+    assert_eq!(first.len(), 2);
+    for row in &first {
+        assert!(
+            row.valid && row.cut == "simulated" && row.acknowledged > 0 && row.lost == Some(0),
+            "{row:?}"
+        );
+        assert!(row.first_read_ns > Some(0) && row.tail_batches > Some(0), "{row:?}");
+    }
+    // Virtual time follows from the seed.
+    assert_eq!(first, rows());
+}

@@ -1,12 +1,14 @@
 //! `recovery`: how long a volume takes to be there again after its process was killed.
 //!
 //! For each volume size, checkpoint interval, depth and length of the log's tail, a volume is made, a process of its
-//! own ([`victim`]) writes to it and is killed with SIGKILL while it writes, and this process opens it again and times
+//! own (`victim`) writes to it and is killed with SIGKILL while it writes, and this process opens it again and times
 //! that. The killed process kept its unflushed writes in its memory, so that the kill is a power cut for the volume.
 //!
 //! Invariants: what the killed process had told to be durable is read back and compared, every time; a recovery that
 //! lost something does not count. All I/O is direct: no cache of the system can make an open look fast.
 
+#[cfg(feature = "sim")]
+mod simulated;
 mod victim;
 
 use std::collections::BTreeMap;
@@ -17,19 +19,18 @@ use std::time::Duration;
 
 use icecore::device::{Access, Caching, Device};
 use icecore::error::{Error, Reason};
-use icecore::runtime::Runtime;
+use icecore::runtime::{Context, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::ByteOffset;
-use icecore::volume::{CreateOptions, Initialise, OpenMode, Volume};
+use icecore::volume::{CreateOptions, Initialise, OpenMode, Volume, VolumeInfo};
 use icecore_workloads::{STAMP_BLOCK_BYTES, Stamper};
 
 pub use self::victim::run as be_victim;
 use crate::bench::{self, Bench};
 use crate::cli::RecoveryOptions;
 use crate::failure::Failure;
-use crate::recorder::Clock;
-use crate::results::{Ending, Manifest, Plan, RecoveryRow, RunData, RunFolder};
+use crate::results::{DeviceFacts, Ending, Manifest, Plan, RecoveryRow, RunData, RunFolder};
 use crate::session::Session;
 use crate::{environment, interrupt, plan, report};
 
@@ -64,25 +65,59 @@ pub fn run(
     let seed = options.seed.unwrap_or_else(plan::random_seed);
     let cases = cases(options, seed);
     let depth = options.queue_depth.iter().copied().max().unwrap_or(1);
+    let Some(path) = &options.device else { return simulated(&cases, options, seed, out, after_kill) };
     let bench = match options.create {
-        Some(bytes) if !options.device.exists() => {
+        Some(bytes) if !path.exists() => {
             check_fit(&cases, bytes)?;
-            Bench::create(&options.device, bytes, depth)?
+            Bench::create(path, bytes, depth)?
         }
         _ => {
-            let bench = Bench::claim(&options.device, options.destroy.as_deref(), depth, options.force)?;
+            let bench = Bench::claim(path, options.destroy.as_deref(), depth, options.force)?;
             check_fit(&cases, bench.identity().size_bytes)?;
             bench
         }
     };
-    let mut folder = RunFolder::create(out, manifest(&bench, options, seed))?;
-    eprintln!("{}: {} kills, seed {seed}", options.device.display(), cases.len());
+    let facts = environment::device_facts(bench.path(), bench.identity(), bench.device().geometry());
     let path = bench.path().to_owned();
+    RunFolder::check_empty(out)?;
     drop(bench);
+    run_all(&cases, out, manifest(facts, options, seed), |case| one(&path, case, program, after_kill))
+}
+
+#[cfg(feature = "sim")]
+fn simulated(
+    cases: &[Case],
+    options: &RecoveryOptions,
+    seed: u64,
+    out: &Path,
+    after_kill: AfterKill,
+) -> Result<Session, Failure> {
+    let size_bytes = options.create.unwrap_or_default();
+    check_fit(cases, size_bytes)?;
+    let name = || "simulated disk".to_owned();
+    let device = DeviceFacts { path: name(), kind: name(), size_bytes, ..DeviceFacts::default() };
+    let manifest = manifest(device, options, seed);
+    run_all(cases, out, manifest, |case| simulated::one(case, size_bytes, after_kill))
+}
+
+#[cfg(not(feature = "sim"))]
+fn simulated(_: &[Case], _: &RecoveryOptions, _: u64, _: &Path, _: AfterKill) -> Result<Session, Failure> {
+    Err(Failure::usage("this build has no simulator: build it with --features sim"))
+}
+
+/// Every case, one after another, and the report of them.
+fn run_all(
+    cases: &[Case],
+    out: &Path,
+    manifest: Manifest,
+    mut run_one: impl FnMut(&Case) -> Result<RecoveryRow, Failure>,
+) -> Result<Session, Failure> {
+    eprintln!("{}: {} kills, seed {}", manifest.device.path, cases.len(), manifest.seed);
+    let mut folder = RunFolder::create(out, manifest)?;
     let mut stopped = None;
     let mut invalid = Vec::new();
-    for (number, case) in (1..).zip(&cases) {
-        match one(&path, case, program, after_kill) {
+    for (number, case) in (1..).zip(cases) {
+        match run_one(case) {
             Ok(row) => {
                 tell(number, cases.len(), &row);
                 invalid.extend((!row.valid).then(|| row.invalid_reason.clone()));
@@ -156,28 +191,50 @@ fn one(path: &Path, case: &Case, program: &Path, after_kill: AfterKill) -> Resul
     let info = runtime.block_on(Volume::create(&device, create_options(case)))?;
     let device_bytes = device.geometry().size_bytes;
     drop(device);
-    let checkpoint_bytes = info.log.map_or(0, |log| log.checkpoint_bytes);
-    let kill_bytes = checkpoint_bytes / 100 * u64::from(case.tail_percent);
-    let mut acknowledged = write_and_kill(path, case, kill_bytes, program)?;
+    let mut acknowledged = write_and_kill(path, case, case.kill_bytes(&info), program)?;
     after_kill(path, &mut acknowledged);
-    let mut row = RecoveryRow {
-        cut: "sigkill".to_string(),
-        device_bytes,
-        volume_bytes: info.size_bytes,
-        checkpoint_bytes,
-        queue_depth: case.queue_depth,
-        tail_percent: case.tail_percent,
-        acknowledged: acknowledged.len() as u64,
-        seed: case.seed,
-        ..RecoveryRow::default()
-    };
-    match time_open(&runtime, path, case.seed, &acknowledged, &mut row) {
+    let row = case.row("sigkill", device_bytes, &info);
+    Ok(time_open(&runtime, open, &acknowledged, row))
+}
+
+impl Case {
+    /// Bytes of log since the last checkpoint at which the kill comes.
+    fn kill_bytes(&self, info: &VolumeInfo) -> u64 {
+        info.log.map_or(0, |log| log.checkpoint_bytes) / 100 * u64::from(self.tail_percent)
+    }
+
+    fn row(&self, cut: &str, device_bytes: u64, info: &VolumeInfo) -> RecoveryRow {
+        RecoveryRow {
+            cut: cut.to_string(),
+            device_bytes,
+            volume_bytes: info.size_bytes,
+            checkpoint_bytes: info.log.map_or(0, |log| log.checkpoint_bytes),
+            queue_depth: self.queue_depth,
+            tail_percent: self.tail_percent,
+            seed: self.seed,
+            ..RecoveryRow::default()
+        }
+    }
+}
+
+/// Opens the volume under the clock of its runtime and judges what it holds.
+fn time_open(
+    runtime: &Runtime,
+    open: impl Fn() -> Result<Device, Error>,
+    acknowledged: &Acknowledged,
+    mut row: RecoveryRow,
+) -> RecoveryRow {
+    row.acknowledged = acknowledged.len() as u64;
+    match runtime.block_on(open_and_compare(runtime.context(), open, acknowledged, &mut row)) {
+        Ok(()) if acknowledged.is_empty() => {
+            row.invalid_reason = "nothing had been acknowledged as durable, so nothing was shown".to_string();
+        }
         Ok(()) if row.lost == Some(0) => row.valid = true,
         Ok(()) => row.invalid_reason = "what was acknowledged as durable is not there".to_string(),
         // A volume that does not open is a result, and the worst one.
-        Err(failure) => row.invalid_reason = failure.message,
+        Err(error) => row.invalid_reason = error.to_string(),
     }
-    Ok(row)
+    row
 }
 
 /// Starts the process that writes and kills it when it asks for it.
@@ -238,53 +295,50 @@ fn listen(child: &mut Child) -> std::io::Result<(Acknowledged, bool)> {
 }
 
 /// Opens the volume, noting the time since the beginning at each step, and compares what must be there.
-fn time_open(
-    runtime: &Runtime,
-    path: &Path,
-    seed: u64,
+async fn open_and_compare(
+    context: &Context,
+    open: impl Fn() -> Result<Device, Error>,
     acknowledged: &Acknowledged,
     row: &mut RecoveryRow,
-) -> Result<(), Failure> {
-    let mut clock = Clock::start();
+) -> Result<(), Error> {
+    let mut began = context.now().0;
     let device = patiently(|| {
-        clock = Clock::start();
-        Device::open(runtime.context(), path, Access::Exclusive, Caching::Direct)
+        began = context.now().0;
+        open()
     })?;
-    let (first, _) = acknowledged.first_key_value().unwrap_or((&0, &0));
-    runtime.block_on(async {
-        Volume::inspect(&device).await?;
-        row.detected_ns = Some(clock.now_ns());
-        let volume = Volume::open(device, OpenMode::ReadWrite).await?;
-        row.opened_ns = Some(clock.now_ns());
-        let mut buf = volume.context().buffers().get(STAMP_BLOCK_BYTES)?;
-        let (read, back) = volume.read(ByteOffset(first * STAMP_BLOCK_BYTES as u64), buf).await;
+    let now = || Some(context.now().0 - began);
+    let first = acknowledged.first_key_value().map_or(0, |(block, _)| *block);
+    Volume::inspect(&device).await?;
+    row.detected_ns = now();
+    let volume = Volume::open(device, OpenMode::ReadWrite).await?;
+    row.opened_ns = now();
+    let mut buf = context.buffers().get(STAMP_BLOCK_BYTES)?;
+    let (read, back) = volume.read(ByteOffset(first * STAMP_BLOCK_BYTES as u64), buf).await;
+    read?;
+    buf = back;
+    row.first_read_ns = now();
+    if let Some(recovery) = volume.status().log.map(|log| log.recovery) {
+        (row.tail_batches, row.tail_entries) = (Some(recovery.batches), Some(recovery.entries));
+        row.tail_bytes = Some(recovery.bytes);
+        (row.load_ns, row.replay_ns) = (Some(recovery.load_ns), Some(recovery.replay_ns));
+    }
+    // An image is opened behind a checkpoint: everything that the log held is then in the index on the device.
+    drop(volume.image(ImageOptions::default()).await?);
+    row.applied_ns = now();
+    let stamper = Stamper::new(row.seed);
+    let mut lost = 0;
+    for (block, generation) in acknowledged {
+        let offset = block * STAMP_BLOCK_BYTES as u64;
+        let (read, back) = volume.read(ByteOffset(offset), buf).await;
         read?;
         buf = back;
-        row.first_read_ns = Some(clock.now_ns());
-        if let Some(recovery) = volume.status().log.map(|log| log.recovery) {
-            (row.tail_batches, row.tail_entries) = (Some(recovery.batches), Some(recovery.entries));
-            row.tail_bytes = Some(recovery.bytes);
-            (row.load_ns, row.replay_ns) = (Some(recovery.load_ns), Some(recovery.replay_ns));
-        }
-        // An image is opened behind a checkpoint: everything that the log held is then in the index on the device.
-        drop(volume.image(ImageOptions::default()).await?);
-        row.applied_ns = Some(clock.now_ns());
-        let stamper = Stamper::new(seed);
-        let mut lost = 0;
-        for (block, generation) in acknowledged {
-            let offset = block * STAMP_BLOCK_BYTES as u64;
-            let (read, back) = volume.read(ByteOffset(offset), buf).await;
-            read?;
-            buf = back;
-            // A later write may have become durable too; whichever it is, it must be whole.
-            let &[.., g0, g1, g2, g3] = &buf[..20] else { unreachable!("a block is longer than its stamp") };
-            let found = u32::from_le_bytes([g0, g1, g2, g3]);
-            lost += u64::from(found < *generation || stamper.verify(&buf, offset, found).is_err());
-        }
-        row.lost = Some(lost);
-        Ok::<(), Error>(volume.close().await?)
-    })?;
-    Ok(())
+        // A later write may have become durable too; whichever it is, it must be whole.
+        let &[.., g0, g1, g2, g3] = &buf[..20] else { unreachable!("a block is longer than its stamp") };
+        let found = u32::from_le_bytes([g0, g1, g2, g3]);
+        lost += u64::from(found < *generation || stamper.verify(&buf, offset, found).is_err());
+    }
+    row.lost = Some(lost);
+    volume.close().await
 }
 
 /// Tries again for a moment: the kernel gives a killed process's device back some milliseconds after its end.
@@ -318,11 +372,11 @@ fn tell(number: u64, cases: usize, row: &RecoveryRow) {
     );
 }
 
-fn manifest(bench: &Bench, options: &RecoveryOptions, seed: u64) -> Manifest {
+fn manifest(device: DeviceFacts, options: &RecoveryOptions, seed: u64) -> Manifest {
     Manifest {
         command_line: std::env::args().collect(),
         seed,
-        device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
+        device,
         environment: environment::environment_facts(),
         plan: Plan {
             arms: vec![Backend::Log.name().to_owned()],

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::rc::Rc;
 
 use icecore::device::{Access, Caching, Device};
+use icecore::runtime::Task;
 use icecore::units::ByteOffset;
 use icecore::volume::{Durability, OpenMode, Volume};
 use icecore_workloads::{STAMP_BLOCK_BYTES, Stamper};
@@ -31,13 +32,19 @@ pub(super) const KILL: u64 = u64::MAX;
 /// A block and its generation.
 pub(super) const RECORD_BYTES: usize = 12;
 
+/// Tells a block and its generation that are durable, or [`KILL`].
+pub(super) type Tell = Box<dyn Fn(u64, u32) -> Result<(), Failure>>;
+
 /// What the writers share.
-struct Shared {
+pub(super) struct Writers {
     volume: Volume,
     stamper: Stamper,
     blocks: u64,
     writers: u64,
+    seed: u64,
     kill_bytes: u64,
+    /// Where it is told what is durable.
+    tell: Tell,
     writes: Cell<u32>,
     /// The longest log seen since the last checkpoint.
     backlog_bytes: Cell<u64>,
@@ -55,23 +62,8 @@ pub fn run(options: &VictimOptions) -> Result<i32, Failure> {
     let open = || Device::open(context, &options.device, Access::Exclusive, Caching::Direct);
     let device = patiently(open)?.with_volatile_cache();
     let volume = runtime.block_on(Volume::open(device, OpenMode::ReadWrite))?;
-    let shared = Rc::new(Shared {
-        blocks: volume.size_bytes() / STAMP_BLOCK_BYTES as u64,
-        stamper: Stamper::new(options.seed),
-        writers: u64::from(options.queue_depth),
-        kill_bytes: options.kill_bytes,
-        writes: Cell::new(0),
-        backlog_bytes: Cell::new(0),
-        checkpoints: Cell::new(0),
-        asked: Cell::new(false),
-        volume,
-    });
-    let writers: Vec<_> = (0..shared.writers)
-        .map(|writer| {
-            let (shared, seed) = (Rc::clone(&shared), options.seed ^ (writer + 1));
-            context.spawn(async move { shared.write(writer, seed).await })
-        })
-        .collect();
+    let writers = Writers::new(volume, options.seed, options.queue_depth, options.kill_bytes, Box::new(tell));
+    let writers = writers.start();
     runtime.block_on(async {
         for writer in writers {
             if let Some(Err(failure)) = writer.await {
@@ -83,13 +75,41 @@ pub fn run(options: &VictimOptions) -> Result<i32, Failure> {
     Err(Failure::environment("nobody killed the process"))
 }
 
-impl Shared {
-    async fn write(&self, writer: u64, seed: u64) -> Result<(), Failure> {
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+impl Writers {
+    /// Writers of a volume that ask to be killed when its log is so long.
+    pub fn new(volume: Volume, seed: u64, writers: u32, kill_bytes: u64, tell: Tell) -> Rc<Self> {
+        Rc::new(Self {
+            blocks: volume.size_bytes() / STAMP_BLOCK_BYTES as u64,
+            stamper: Stamper::new(seed),
+            writers: u64::from(writers),
+            seed,
+            kill_bytes,
+            tell,
+            writes: Cell::new(0),
+            backlog_bytes: Cell::new(0),
+            checkpoints: Cell::new(0),
+            asked: Cell::new(false),
+            volume,
+        })
+    }
+
+    /// Starts them, as tasks of the volume's runtime. They end with an error alone.
+    pub fn start(self: &Rc<Self>) -> Vec<Task<Result<(), Failure>>> {
+        let start = |writer| {
+            let writers = Rc::clone(self);
+            self.volume.context().spawn(async move { writers.write(writer).await })
+        };
+        (0..self.writers).map(start).collect()
+    }
+
+    async fn write(&self, writer: u64) -> Result<(), Failure> {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(self.seed ^ (writer + 1));
         let mut generations: BTreeMap<u64, u32> = BTreeMap::new();
         let mut buf = self.volume.context().buffers().get(STAMP_BLOCK_BYTES)?;
         self.stamper.prepare(&mut buf);
         let own = self.blocks / self.writers;
+        // Not all of them at once.
+        let first = (writer * u64::from(DURABLE_EVERY) / self.writers) as u32;
         for number in 1_u32.. {
             let block =
                 ((u128::from(random.next_u64()) * u128::from(own)) >> 64) as u64 * self.writers + writer;
@@ -97,13 +117,13 @@ impl Shared {
             *generation += 1;
             let offset = block * STAMP_BLOCK_BYTES as u64;
             self.stamper.stamp(&mut buf, offset, *generation);
-            let durable = number.is_multiple_of(DURABLE_EVERY);
+            let durable = (number + first).is_multiple_of(DURABLE_EVERY);
             let durability = if durable { Durability::Durable } else { Durability::OnFlush };
             let (written, back) = self.volume.write(ByteOffset(offset), buf, durability).await;
             written?;
             buf = back;
             if durable {
-                tell(block, *generation)?;
+                (self.tell)(block, *generation)?;
             }
             self.look()?;
         }
@@ -124,7 +144,7 @@ impl Shared {
         }
         if self.checkpoints.get() > 0 && log.backlog_bytes >= self.kill_bytes {
             self.asked.set(true);
-            tell(KILL, 0)?;
+            (self.tell)(KILL, 0)?;
         }
         Ok(())
     }

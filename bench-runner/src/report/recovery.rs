@@ -13,10 +13,10 @@ const BOUND_NS: f64 = 1e9;
 /// What is told of a kill: its name, its place in a row, and the radius and shape of its dot.
 type Step = (&'static str, fn(&RecoveryRow) -> Option<u64>, f64, &'static str);
 const STEPS: [Step; 4] = [
-    ("detected", |row| row.detected_ns, 2.0, "full"),
-    ("opened", |row| row.opened_ns, 3.0, "hollow"),
-    ("first read", |row| row.first_read_ns, 4.5, "full"),
-    ("fully applied", |row| row.applied_ns, 4.5, "hollow"),
+    ("detected", |row| row.detected_ns, 1.8, "full"),
+    ("opened", |row| row.opened_ns, 4.5, "hollow"),
+    ("first read", |row| row.first_read_ns, 2.6, "full"),
+    ("fully applied", |row| row.applied_ns, 6.5, "hollow"),
 ];
 
 /// The slowest first read, in a sentence; nothing without kills.
@@ -63,7 +63,7 @@ pub(super) fn recovery(rows: &[RecoveryRow], page: &mut String) {
         let _ = write!(page, "<span><span class=\"mark s{}\"></span>{}</span>", index % 8, escape(&words));
     }
     page.push_str(
-        "</div>\n<p>Small dot: detected; small ring: opened; dot: first read; ring: fully applied.</p>\n",
+        "</div>\n<p>Small dot: detected; ring: opened; dot in it: first read; large ring: fully applied.</p>\n",
     );
     if let Some(picture) = picture(rows, colour) {
         let _ = writeln!(page, "<figure>{picture}</figure>");
@@ -102,7 +102,7 @@ pub(super) fn recovery(rows: &[RecoveryRow], page: &mut String) {
 
 /// Each step's time over the length of the log's tail.
 fn picture(rows: &[RecoveryRow], colour: impl Fn(&RecoveryRow) -> usize) -> Option<String> {
-    let points: Vec<(&RecoveryRow, f64, &Step, f64)> = rows
+    let mut points: Vec<(&RecoveryRow, f64, &Step, f64)> = rows
         .iter()
         .filter_map(|row| Some((row, row.tail_bytes? as f64)))
         .flat_map(|(row, tail)| {
@@ -119,6 +119,8 @@ fn picture(rows: &[RecoveryRow], colour: impl Fn(&RecoveryRow) -> usize) -> Opti
     let ticks: Vec<(f64, String)> = y.ticks().into_iter().map(|tick| (tick, short(time(tick)))).collect();
     frame.y_axis(&ticks, "time since the open began");
     frame.line("bound", [(0.0, BOUND_NS), (most / MIB * 1.05, BOUND_NS)]);
+    // The large ones first: a ring is filled, and would hide what lies in it.
+    points.sort_by(|one, other| other.2.2.total_cmp(&one.2.2));
     for (row, tail, (name, _, radius, shape), ns) in points {
         let hover = format!("{}, depth {}: {name} {}", size(row.volume_bytes), row.queue_depth, time(ns));
         frame.dot(&format!("{shape} s{}", colour(row)), (tail / MIB, ns), *radius, &hover);

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use icecore::device::Cause;
+
 use super::page::NOT_MEASURED;
 use super::svg::{Anchor, Frame, Scale, WIDTH};
 use super::text::{depth_words, escape, percent, size, time, whole};
@@ -30,16 +32,16 @@ pub(super) fn writing(view: &View, page: &mut String) {
 }
 
 /// One stacked bar for each arm, workload and depth, and the causes that appear.
-fn amplification(view: &View) -> Option<(String, Vec<String>)> {
+fn amplification(view: &View) -> Option<(String, Vec<&'static str>)> {
     let rows: Vec<&MetricRow> =
         view.pooled_rows().filter(|row| row.metric == WRITE_AMPLIFICATION && row.value.is_some()).collect();
-    let mut causes: Vec<String> = Vec::new();
-    for row in rows.iter().filter(|row| row.stat != "total" && row.value > Some(0.0)) {
-        if !causes.contains(&row.stat) {
-            causes.push(row.stat.clone());
-        }
-    }
-    let totals: Vec<&MetricRow> = rows.iter().filter(|row| row.stat == "total").copied().collect();
+    let appears = |cause: &str| rows.iter().any(|row| row.stat == cause && row.value > Some(0.0));
+    let causes: Vec<&str> =
+        Cause::ALL.iter().map(|cause| cause.name()).filter(|name| appears(name)).collect();
+    let total =
+        |(panel, arm): ((&str, u32), &&str)| view.pooled(arm, panel, "write", WRITE_AMPLIFICATION, "total");
+    let places = view.panels().flat_map(|panel| view.arms.iter().map(move |arm| (panel, arm)));
+    let totals: Vec<&MetricRow> = places.filter_map(total).filter(|row| row.value.is_some()).collect();
     let label =
         |row: &MetricRow| format!("{} {} qd {}", row.arm, row.workload, row.queue_depth.unwrap_or_default());
     let longest = totals.iter().map(|row| label(row).chars().count()).max()?;
@@ -56,7 +58,9 @@ fn amplification(view: &View) -> Option<(String, Vec<String>)> {
         frame.text(left - 10.0, middle + 4.5, Anchor::End, "tick", &label(total));
         let mut from = 0.0;
         for (colour, cause) in causes.iter().enumerate() {
-            let Some(share) = rows.iter().find(|row| is_of(row, total) && row.stat == *cause) else {
+            let of_cause =
+                |row: &&&MetricRow| is_of(row, total) && row.stat == *cause && row.value > Some(0.0);
+            let Some(share) = rows.iter().find(of_cause) else {
                 continue;
             };
             let to = from + share.value.unwrap_or(0.0);
