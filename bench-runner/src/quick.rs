@@ -39,7 +39,7 @@ const WARMUP: Duration = Duration::from_millis(100);
 const MEASURE_MIN: Duration = Duration::from_millis(500);
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 /// The span is as large as filling and comparing it in this time allows.
-const PRIMING_MAX: Duration = Duration::from_millis(400);
+const PRIMING_MAX: Duration = Duration::from_millis(200);
 const SPAN_BYTES_MIN: u64 = 64 * MIB;
 /// Flushes that formatting, filling, opening and closing make for one arm, rounded up.
 const FLUSHES_AN_ARM: u32 = 16;
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_fast_disk_gets_every_workload_and_a_long_span() {
         let fitted = fit(&speed(4_000.0, 100), MINUTES, DATA_BYTES);
-        assert_eq!((fitted.cells.len(), fitted.repeats, fitted.span_bytes), (CELLS.len(), 5, 512 * MIB));
+        assert_eq!((fitted.cells.len(), fitted.repeats, fitted.span_bytes), (CELLS.len(), 5, 256 * MIB));
         assert!(fitted.measure >= MEASURE_MIN && fitted.duration <= MINUTES, "{fitted:?}");
         assert_eq!(fitted.dropped.len(), 1, "{:?}", fitted.dropped);
     }
