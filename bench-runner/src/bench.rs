@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 
 use icecore::buf::BufPoolOptions;
 use icecore::device::{self, Access, Caching, Device, Identity};
-use icecore::pool::layout::Layout;
 use icecore::runtime::{Runtime, RuntimeOptions};
+use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Volume};
 
+use crate::arms::Arm;
 use crate::content;
 use crate::failure::Failure;
 
 /// Buffer memory that superblocks, signatures and rounding need beside the operations'.
 const OTHER_BUFFER_BYTES: usize = 4 << 20;
+/// The smallest sector; a volume's block is larger where the device's is.
+const SECTOR_BYTES: u32 = 512;
+const MIB: u64 = 1 << 20;
 /// Buffers are given out in powers of two; each size class of the operations is counted by itself.
 const BUFFER_KINDS_4K: usize = 2;
 
@@ -87,24 +91,49 @@ impl Bench {
         &self.identity
     }
 
-    /// First byte and length of the largest data span.
+    /// The largest data span that all of these arms have room for.
     ///
     /// # Errors
-    /// The device is too small for a volume.
-    pub fn data_area(&self) -> Result<(u64, u64), Failure> {
-        data_area(self.identity.size_bytes, self.path())
+    /// The device is too small for one of them.
+    pub fn data_span(&self, arms: &[Arm]) -> Result<DataSpan, Failure> {
+        data_span(self.identity.size_bytes, self.path(), arms)
     }
 }
 
-/// First byte and length of the largest data span on a device of this size.
+/// A data span that every arm of a block has room for: a log keeps a part of its device free, so that a span that
+/// others could use would not fit there.
+#[derive(Clone, Copy, Debug)]
+pub struct DataSpan {
+    /// First byte on the bare device.
+    pub offset_bytes: u64,
+    /// Its length, in whole MiB.
+    pub bytes: u64,
+    /// The arm that has no room for more.
+    pub least: Arm,
+}
+
+/// The largest data span that all of these arms have room for on a device of this size.
 ///
 /// # Errors
-/// The device is too small for a volume.
-pub fn data_area(device_bytes: u64, path: &Path) -> Result<(u64, u64), Failure> {
-    let region_bytes = CreateOptions::new(icecore::store::Backend::Direct).region_bytes;
-    let layout = Layout::plan(device_bytes, None, u64::from(region_bytes))
-        .map_err(|error| error.on(path.display().to_string()))?;
-    Ok((layout.data.offset.get(), layout.data.bytes.get()))
+/// The device is too small for one of them.
+pub fn data_span(device_bytes: u64, path: &Path, arms: &[Arm]) -> Result<DataSpan, Failure> {
+    let capacity = |backend| {
+        Volume::capacity(device_bytes, SECTOR_BYTES, &CreateOptions::new(backend))
+            .map_err(|error| error.on(path.display().to_string()))
+    };
+    // The bare device is measured where `direct` keeps its blocks.
+    let (bytes, offset) = capacity(Backend::Direct)?;
+    let mut span = DataSpan { offset_bytes: offset.0, bytes, least: Arm::Raw };
+    for arm in arms {
+        if let Arm::Engine(backend) = arm {
+            let (bytes, _offset) = capacity(*backend)?;
+            if bytes < span.bytes {
+                span = DataSpan { bytes, least: *arm, ..span };
+            }
+        }
+    }
+    span.bytes -= span.bytes % MIB;
+    Ok(span)
 }
 
 /// A runtime with registered buffers for that many operations of either size.

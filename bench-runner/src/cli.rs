@@ -22,6 +22,11 @@ pub enum Command {
     Run(RunOptions),
     /// Say what `run` would do, and the exact --destroy argument. Writes nothing.
     Plan(RunOptions),
+    /// Kill a process that writes, and time how long its volume takes to be there again.
+    Recovery(RecoveryOptions),
+    /// The process that is killed.
+    #[command(hide = true)]
+    RecoveryVictim(VictimOptions),
     /// Make the report of a run folder again.
     Report {
         /// The run folder.
@@ -38,7 +43,8 @@ impl Command {
             Command::Quick(options) => options.json,
             Command::Run(options) | Command::Plan(options) => options.json,
             Command::Doctor(options) => options.json,
-            Command::Report { .. } => false,
+            Command::Recovery(options) => options.json,
+            Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
 }
@@ -72,7 +78,7 @@ pub struct RunOptions {
     /// Overwrite somebody else's file system or label on the device.
     #[arg(long)]
     pub force: bool,
-    /// Arms: ring, fio, direct; raw always runs beside them.
+    /// Arms: ring, fio, direct, log; raw always runs beside them.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub backend: Vec<String>,
     /// randread-4k, randwrite-4k, seqread-1m, seqwrite-1m, mixed-4k, durable-4k, durable-4k-dsync.
@@ -117,4 +123,67 @@ pub struct DoctorOptions {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `recovery`.
+#[derive(Args, Clone, Debug)]
+pub struct RecoveryOptions {
+    /// Block device or file.
+    #[arg(long, value_name = "PATH", required_unless_present = "simulated")]
+    pub device: Option<PathBuf>,
+    /// Cut the power of a simulated disk of --create bytes instead; times are then virtual.
+    #[arg(long, requires = "create", conflicts_with = "device")]
+    pub simulated: bool,
+    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    #[arg(long, value_name = "SERIAL:BYTES")]
+    pub destroy: Option<String>,
+    /// Make a sparse file of this size if the device does not exist.
+    #[arg(long, value_name = "BYTES")]
+    pub create: Option<u64>,
+    /// Overwrite somebody else's file system or label on the device.
+    #[arg(long)]
+    pub force: bool,
+    /// Sizes of the volume; the largest that fits if not given.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub size: Vec<u64>,
+    /// Bytes of log between checkpoints; the engine's own choice if not given.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub checkpoint: Vec<u64>,
+    /// Writers.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,32",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub queue_depth: Vec<u32>,
+    /// When to kill: log since the last checkpoint, in percent of the interval.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "25,50,98",
+          value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub tail: Vec<u32>,
+    /// How often each is repeated.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeats: u32,
+    /// Seed of addresses and content; random, and printed, if not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder of the results; must be empty (default: `results/local/UTC`).
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of the process that is killed.
+#[derive(Args, Clone, Debug)]
+pub struct VictimOptions {
+    /// Block device or file with a volume.
+    #[arg(long)]
+    pub device: PathBuf,
+    /// Seed of addresses and content.
+    #[arg(long)]
+    pub seed: u64,
+    /// Writers.
+    #[arg(long)]
+    pub queue_depth: u32,
+    /// Bytes of log since the last checkpoint at which it asks to be killed.
+    #[arg(long)]
+    pub kill_bytes: u64,
 }

@@ -14,7 +14,7 @@ use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::results::{RunFolder, rfc3339};
 use crate::session::Session;
-use crate::{doctor, interrupt, plan, quick, report, session, summary};
+use crate::{doctor, interrupt, plan, quick, recovery, report, session, summary};
 
 /// Runs the program on its arguments; gives its exit code.
 pub fn main() -> i32 {
@@ -61,6 +61,12 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
         }
         Command::Run(options) => Ok(tell(&run(&options)?, options.json)),
         Command::Plan(options) => plan::tell(&options),
+        Command::Recovery(options) => {
+            let out = out_folder(options.out.clone())?;
+            let program = recovery::this_program()?;
+            Ok(tell(&recovery::run(&options, &program, &out, &mut |_, _| {})?, options.json))
+        }
+        Command::RecoveryVictim(options) => recovery::be_victim(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());
             Ok(EXIT_OK)
@@ -102,7 +108,9 @@ fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// Tells how a run ended and gives the exit code.
 fn tell(session: &Session, json: bool) -> i32 {
-    eprint!("\n{}", summary::table(&session.data));
+    if !session.data.runs.is_empty() {
+        eprint!("\n{}", summary::table(&session.data));
+    }
     for sentence in report::headlines(&session.data) {
         eprintln!("{sentence}");
     }

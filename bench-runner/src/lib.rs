@@ -19,6 +19,7 @@ pub mod measure;
 pub mod plan;
 pub mod quick;
 pub mod recorder;
+pub mod recovery;
 pub mod report;
 pub mod results;
 pub mod runner_cost;

@@ -74,7 +74,75 @@ pub struct ArmOutcome {
     pub seconds: Vec<Second>,
     /// How the I/O was done: `io_uring, registered buffers, registered files` and the like.
     pub io_path: String,
+    /// What the device wrote for it, where the arm goes through the engine's device and writes.
+    pub written: Option<Written>,
+    /// How its log wrote, where it has one.
+    pub log: Option<LogBatches>,
+    /// What the bare device does in the log's place, measured right after it.
+    pub bare: Vec<BareRate>,
     /// The last generation written to each 4 KiB block of the span, where this arm wrote stamped content
     /// (index = block in the span; 0 = as prefilled). Empty for arms that write none.
     pub generations: Vec<u32>,
+}
+
+/// Bytes written from the beginning of the load, warm-up included, until nothing was left to be written for it.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// By the application.
+    pub application_bytes: u64,
+    /// By the device, by the cause of the engine's ledger.
+    pub by_cause: Vec<(&'static str, u64)>,
+}
+
+/// The batches that a log wrote under the load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogBatches {
+    /// How many.
+    pub batches: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Their bytes, headers included.
+    pub bytes: u64,
+    /// Batches under way when each of them began, itself included, added up.
+    pub in_flight: u64,
+}
+
+impl LogBatches {
+    /// An amount per batch; `None` without batches.
+    pub fn mean(&self, amount: u64) -> Option<f64> {
+        (self.batches > 0).then(|| amount as f64 / self.batches as f64)
+    }
+}
+
+/// What the bare device did with requests of the size of the log's mean batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BareRate {
+    /// What it did.
+    pub kind: BareKind,
+    /// Requests a second.
+    pub per_second: f64,
+    /// Their median latency; for persisting, until durable.
+    pub p50_ns: u64,
+}
+
+/// What a bare device is asked for in a log's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BareKind {
+    /// Writes one after another, each followed by an fdatasync.
+    PersistFlush,
+    /// Writes one after another, each written through.
+    PersistDsync,
+    /// Writes one after another.
+    Sequential,
+}
+
+impl BareKind {
+    /// Its metric.
+    pub fn metric(self) -> &'static str {
+        match self {
+            BareKind::PersistFlush => "bare_persist_flush",
+            BareKind::PersistDsync => "bare_persist_dsync",
+            BareKind::Sequential => "bare_sequential",
+        }
+    }
 }

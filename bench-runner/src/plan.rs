@@ -10,7 +10,7 @@ use icecore_workloads::Workload;
 use serde_json::{Value, json};
 
 use crate::arms::Arm;
-use crate::bench::{self, data_area};
+use crate::bench::{self, DataSpan, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
 use crate::suite::{SuitePlan, time_text};
@@ -63,6 +63,7 @@ impl Request {
             seed: options.seed.unwrap_or_else(random_seed),
             span_offset_bytes: 0,
             span_bytes: 0,
+            references: true,
         };
         Ok(Self { plan, span_bytes: options.span })
     }
@@ -77,16 +78,17 @@ impl Request {
     /// # Errors
     /// The device or the span is too small.
     pub fn on(&self, path: &Path, device_bytes: u64) -> Result<SuitePlan, Failure> {
-        let (span_offset_bytes, data_bytes) = data_area(device_bytes, path)?;
-        let largest = data_bytes - data_bytes % MIB;
+        let DataSpan { offset_bytes, bytes: largest, least } =
+            data_span(device_bytes, path, &self.plan.arms)?;
         let span_bytes = self.span_bytes.unwrap_or(largest.min(SPAN_BYTES_DEFAULT));
         if span_bytes > largest || span_bytes == 0 {
             let name = path.display();
             return Err(Failure::usage(format!(
-                "{name} has room for a span of {largest} bytes, not {span_bytes}"
+                "{name} has room for a span of {largest} bytes on {}, not {span_bytes}",
+                least.name()
             )));
         }
-        let plan = SuitePlan { span_offset_bytes, span_bytes, ..self.plan.clone() };
+        let plan = SuitePlan { span_offset_bytes: offset_bytes, span_bytes, ..self.plan.clone() };
         plan.check()?;
         Ok(plan)
     }
@@ -108,7 +110,8 @@ pub(crate) fn duration(plan: &SuitePlan) -> Duration {
         u64::try_from(u128::from(plan.span_bytes) * 2_000_000_000 / u128::from(ASSUMED_BYTES_PER_SECOND))
             .unwrap_or(u64::MAX),
     );
-    (Duration::from_nanos(plan.warmup_ns + plan.measure_ns) + span) * plan.runs() as u32
+    let arm = Duration::from_nanos(plan.warmup_ns + plan.measure_ns);
+    (arm + span) * plan.runs() as u32 + arm * plan.reference_runs() as u32
 }
 
 /// Bytes that filling alone writes; the workloads' own writes come to that.

@@ -39,12 +39,15 @@ const WARMUP: Duration = Duration::from_millis(100);
 const MEASURE_MIN: Duration = Duration::from_millis(500);
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 /// The span is as large as filling and comparing it in this time allows.
-const PRIMING_MAX: Duration = Duration::from_millis(400);
+const PRIMING_MAX: Duration = Duration::from_millis(200);
 const SPAN_BYTES_MIN: u64 = 64 * MIB;
 /// Flushes that formatting, filling, opening and closing make for one arm, rounded up.
 const FLUSHES_AN_ARM: u32 = 16;
 /// What an arm takes beside all that.
-const OVERHEAD: Duration = Duration::from_millis(20);
+const OVERHEAD: Duration = Duration::from_millis(60);
+
+/// What is set beside each other.
+const ARMS: [Arm; 4] = [Arm::Ring, Arm::Raw, Arm::Engine(Backend::Direct), Arm::Engine(Backend::Log)];
 
 /// Workloads and depths, the most telling first: what does not fit is dropped from the end.
 const CELLS: [(&str, u32); 10] = [
@@ -73,27 +76,29 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
     let seed = plan::random_seed();
     eprintln!("writing {} bytes to {}", SCRATCH_BYTES, scratch.path().display());
     let speed = calibrate(&bench, seed).map_err(|failure| name_folder(failure, folder))?;
-    let (span_offset_bytes, data_bytes) = bench.data_area()?;
-    let fitted = fit(&speed, BUDGET.saturating_sub(started.elapsed() + RESERVE), data_bytes);
+    let span = bench.data_span(&ARMS)?;
+    let fitted = fit(&speed, BUDGET.saturating_sub(started.elapsed() + RESERVE), span.bytes);
     for dropped in &fitted.dropped {
         eprintln!("left out: {}: {}", dropped.what, dropped.why);
     }
     let cells: Result<Vec<_>, Failure> =
         fitted.cells.iter().map(|(name, depth)| Ok((Workload::from_name(name)?, *depth))).collect();
     let plan = SuitePlan {
-        arms: vec![Arm::Ring, Arm::Raw, Arm::Engine(Backend::Direct)],
+        arms: ARMS.to_vec(),
         cells: cells?,
         repeats: fitted.repeats,
         warmup_ns: WARMUP.as_nanos() as u64,
         measure_ns: fitted.measure.as_nanos() as u64,
         seed,
-        span_offset_bytes,
+        span_offset_bytes: span.offset_bytes,
         span_bytes: fitted.span_bytes,
+        references: false,
     };
     eprintln!(
-        "{} workloads and depths, {} blocks of 3 arms, {} ms each on a span of {} MiB, seed {seed}; about {}",
+        "{} workloads and depths, {} blocks of {} arms, {} ms each on a span of {} MiB, seed {seed}; about {}",
         plan.cells.len(),
         plan.repeats,
+        plan.arms.len(),
         fitted.measure.as_millis(),
         plan.span_bytes / MIB,
         time_text(fitted.duration),
@@ -172,7 +177,7 @@ struct Fitted {
 }
 
 fn fit(speed: &Speed, budget: Duration, data_bytes: u64) -> Fitted {
-    const ARMS: u32 = 3;
+    let arms = ARMS.len() as u32;
     let priming = |span_bytes: u64| {
         let bytes = span_bytes as f64;
         Duration::from_secs_f64(bytes / speed.write_bytes_per_s + bytes / speed.read_bytes_per_s)
@@ -183,12 +188,12 @@ fn fit(speed: &Speed, budget: Duration, data_bytes: u64) -> Fitted {
     }
     let beside = WARMUP + priming(span_bytes) + speed.flush * FLUSHES_AN_ARM + OVERHEAD;
     let cells_that_fit = |repeats: u32| {
-        let cell = (beside + MEASURE_MIN) * ARMS * repeats;
+        let cell = (beside + MEASURE_MIN) * arms * repeats;
         ((budget.as_secs_f64() / cell.as_secs_f64()) as usize).min(CELLS.len())
     };
     let repeats = if cells_that_fit(REPEATS) > 0 { REPEATS } else { REPEATS_SLOW };
     let count = cells_that_fit(repeats).max(1);
-    let runs = count as u32 * ARMS * repeats;
+    let runs = count as u32 * arms * repeats;
     let measure = (budget / runs).saturating_sub(beside).clamp(MEASURE_MIN, MEASURE_MAX);
     // To whole hundredths of a second, so that the figure reads well.
     let measure = Duration::from_millis(measure.as_millis() as u64 / 10 * 10);
@@ -239,7 +244,7 @@ mod tests {
     #[test]
     fn a_fast_disk_gets_every_workload_and_a_long_span() {
         let fitted = fit(&speed(4_000.0, 100), MINUTES, DATA_BYTES);
-        assert_eq!((fitted.cells.len(), fitted.repeats, fitted.span_bytes), (CELLS.len(), 5, 512 * MIB));
+        assert_eq!((fitted.cells.len(), fitted.repeats, fitted.span_bytes), (CELLS.len(), 5, 256 * MIB));
         assert!(fitted.measure >= MEASURE_MIN && fitted.duration <= MINUTES, "{fitted:?}");
         assert_eq!(fitted.dropped.len(), 1, "{:?}", fitted.dropped);
     }

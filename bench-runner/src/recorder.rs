@@ -269,6 +269,9 @@ impl Recorded {
             allocations: self.allocations,
             seconds: self.seconds,
             io_path,
+            written: None,
+            log: None,
+            bare: Vec::new(),
             generations,
         }
     }

@@ -7,11 +7,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use icecore::store::Backend;
 use icecore_workloads::Workload;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-use crate::arms::Arm;
+use crate::arms::{Arm, reference};
 use crate::bench::Bench;
 use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
@@ -37,12 +38,21 @@ pub struct SuitePlan {
     pub span_offset_bytes: u64,
     /// Its length in bytes.
     pub span_bytes: u64,
+    /// Whether the bare device is measured in a log's place, right after the log.
+    pub references: bool,
 }
 
 impl SuitePlan {
     /// Arms that will run, over all blocks.
     pub fn runs(&self) -> usize {
         self.arms.len() * self.cells.len() * self.repeats as usize
+    }
+
+    /// Measurements of the bare device in a log's place, over all blocks.
+    pub fn reference_runs(&self) -> usize {
+        let logs = self.arms.iter().filter(|arm| **arm == Arm::Engine(Backend::Log)).count();
+        let kinds = self.cells.iter().map(|(workload, _)| reference::kinds(workload).len()).sum::<usize>();
+        if self.references { logs * kinds * self.repeats as usize } else { 0 }
     }
 
     /// The deepest queue.
@@ -124,7 +134,7 @@ pub fn run(
             let mut arms = plan.arms.clone();
             shuffle(&mut arms, &mut random);
             for (arm, place) in arms.into_iter().zip(1..) {
-                let measured = one_arm(bench, arm, &task, folder, after_arm);
+                let measured = one_arm(bench, arm, &task, plan.references, folder, after_arm);
                 let run = match &measured {
                     Err(failure) if failure.exit_code == EXIT_INTERRUPTED => {
                         end.stopped = Some(failure.clone());
@@ -176,12 +186,13 @@ fn one_arm(
     bench: &Bench,
     arm: Arm,
     task: &ArmTask,
+    references: bool,
     folder: &RunFolder,
     after_arm: &mut dyn FnMut(&Path, u64),
 ) -> Result<Measured, Failure> {
     content::prime(bench, arm, task)?;
     let started_ns = folder.since_start_ns();
-    let outcome = arm.run(bench, task)?;
+    let mut outcome = arm.run(bench, task)?;
     after_arm(bench.path(), task.span_offset_bytes);
     if task.workload.writes() && !arm.writes_stamped_content() {
         return Ok(Measured { started_ns, outcome, verified_blocks: None, wrong: None });
@@ -190,6 +201,9 @@ fn one_arm(
         Ok(blocks) => (Some(blocks), None),
         Err(wrong) => (None, Some(wrong.to_string())),
     };
+    if let Some(log) = outcome.log.filter(|_| references) {
+        outcome.bare = reference::measure(bench, task, &log)?;
+    }
     Ok(Measured { started_ns, outcome, verified_blocks, wrong })
 }
 
@@ -270,6 +284,7 @@ mod tests {
             seed: 1,
             span_offset_bytes: 0,
             span_bytes: 63 << 20,
+            references: true,
         };
         assert!(plan.check().unwrap_err().message.contains("67108864"));
         assert!(SuitePlan { span_bytes: 64 << 20, ..plan }.check().is_ok());

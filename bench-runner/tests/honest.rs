@@ -18,16 +18,18 @@ const FILE_BYTES: u64 = 32 << 20;
 
 fn measure(folder: &Path, name: &str, damage: bool) -> Session {
     let bench = Bench::create(&folder.join("disk"), FILE_BYTES, 4).unwrap();
-    let (span_offset_bytes, data_bytes) = bench.data_area().unwrap();
+    let arms: Vec<Arm> = ["raw", "ring", "direct"].map(|arm| Arm::from_name(arm).unwrap()).into();
+    let span = bench.data_span(&arms).unwrap();
     let plan = SuitePlan {
-        arms: ["raw", "ring", "direct"].map(|arm| Arm::from_name(arm).unwrap()).into(),
+        arms,
         cells: vec![(Workload::from_name(name).unwrap(), 4)],
         repeats: 1,
         warmup_ns: 0,
         measure_ns: 200_000_000,
         seed: 5,
-        span_offset_bytes,
-        span_bytes: data_bytes - data_bytes % (1 << 20),
+        span_offset_bytes: span.offset_bytes,
+        span_bytes: span.bytes,
+        references: true,
     };
     let block = 77;
     let mut flip = |path: &Path, span_offset_bytes: u64| {

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bench_runner::measure::{ArmOutcome, ArmTask, OperationFigures, Second};
+use bench_runner::measure::{
+    ArmOutcome, ArmTask, BareKind, BareRate, LogBatches, OperationFigures, Second, Written,
+};
 use bench_runner::report;
 use bench_runner::results::{
-    ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, ResultsError, RunData,
-    RunFolder,
+    ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
+    ResultsError, RunData, RunFolder,
 };
 use hdrhistogram::Histogram;
 use icecore_workloads::Workload;
@@ -77,6 +79,30 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
         allocations: (arm != "fio").then_some(0),
         seconds,
         io_path: "io_uring, registered buffers, registered files".to_string(),
+        written: (reads < operations && arm != "fio" && arm != "ring").then(|| {
+            let own = operations * bytes;
+            let by_cause = match arm {
+                "log" => {
+                    vec![("application", 0), ("log", own + own / 16), ("index", own / 50), ("clean", own / 5)]
+                }
+                _ => vec![("application", own)],
+            };
+            Written { application_bytes: own, by_cause }
+        }),
+        log: (reads < operations && arm == "log").then(|| LogBatches {
+            batches: operations / 4,
+            entries: operations,
+            bytes: operations / 4 * 20_480,
+            in_flight: operations / 4,
+        }),
+        bare: if arm == "log" && task.workload.name() == "durable-4k" {
+            vec![
+                BareRate { kind: BareKind::PersistFlush, per_second: rate / 4.0 / 0.93, p50_ns: 800_000 },
+                BareRate { kind: BareKind::PersistDsync, per_second: rate / 4.0 / 1.2, p50_ns: 900_000 },
+            ]
+        } else {
+            Vec::new()
+        },
         generations: Vec::new(),
     }
 }
@@ -220,8 +246,8 @@ fn a_full_report_is_one_closed_file() {
         assert!(html.contains(expected), "{expected}");
     }
     // Four forests for each of three references (fio's CPU is not known), six panels of percentiles and of seconds,
-    // three of latency over IOPS.
-    assert_eq!(html.matches("<svg").count(), 11 + 6 + 6 + 3);
+    // three of latency over IOPS, and what was written.
+    assert_eq!(html.matches("<svg").count(), 11 + 6 + 6 + 3 + 1);
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
 }
 
@@ -470,6 +496,11 @@ fn the_schema_page_says_what_the_code_writes() {
         let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
         assert_eq!(documented(&schema, name), header, "{name}");
     }
+    let mut recoveries = RunFolder::create(&folder.path().join("recovery"), Manifest::default()).unwrap();
+    recoveries.append_recovery(&RecoveryRow::default()).unwrap();
+    let text = fs::read_to_string(folder.path().join("recovery/recovery.csv")).unwrap();
+    let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    assert_eq!(documented(&schema, "recovery.csv"), header);
     let manifest = fs::read_to_string(folder.path().join("manifest.json")).unwrap();
     let mut found = BTreeSet::new();
     keys("", &serde_json::from_str(&manifest).unwrap(), &mut found);

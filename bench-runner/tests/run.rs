@@ -298,3 +298,84 @@ fn memory_is_no_disk() {
     assert!(stderr.contains("tmpfs"), "{stderr}");
     assert!(!out.exists());
 }
+
+#[test]
+fn a_log_is_measured_beside_the_bare_device_in_its_place() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let (disk, out) = (folder.path().join("disk"), folder.path().join("out"));
+    let arguments = [
+        "run",
+        "--device",
+        text(&disk),
+        "--create",
+        "134217728",
+        "--backend",
+        "direct,log",
+        "--seconds",
+        "1",
+        "--warmup",
+        "0",
+        "--repeats",
+        "1",
+        "--out",
+        text(&out),
+        "--queue-depth",
+        "8",
+    ];
+    // A log has room for less than the others, and says so before the file is made.
+    let span = [&arguments[..], &["--span", "125829120"]].concat();
+    let (_, stderr) = expect(&run(&span), 64);
+    assert!(stderr.contains("bytes on log, not 125829120"), "{stderr}");
+    assert!(!disk.exists() && !out.exists());
+    let (stdout, _) = expect(
+        &run(&[&arguments[..], &["--workload", "durable-4k,randwrite-4k", "--span", "33554432"]].concat()),
+        0,
+    );
+    assert!(stdout.contains("report: "));
+    let data = RunData::read(&out).unwrap();
+    assert!(data.runs.len() == 6 && data.runs.iter().all(|row| row.valid && row.verified_blocks.is_some()));
+    assert!(data.runs.iter().all(|row| row.span_bytes == data.manifest.plan.span_bytes));
+    let value = |arm: &str, workload: &str, metric: &str, stat: &str| {
+        let mut rows = data.metrics.iter().filter(|row| row.run.is_none());
+        rows.find(|row| {
+            (row.arm.as_str(), row.workload.as_str(), row.metric.as_str(), row.stat.as_str())
+                == (arm, workload, metric, stat)
+        })?
+        .value
+    };
+    for workload in ["durable-4k", "randwrite-4k"] {
+        for arm in ["raw", "direct"] {
+            assert_eq!(value(arm, workload, "write_amplification", "application"), Some(1.0), "{arm}");
+            assert_eq!(value(arm, workload, "batch_entries", "mean"), None, "{arm} has no batches");
+        }
+        let log = |metric: &str, stat: &str| value("log", workload, metric, stat).unwrap();
+        assert_eq!(log("write_amplification", "application"), 0.0, "everything goes through the log");
+        // The device's ledger and the log's own figures are counted at different places.
+        let by_batches = log("batch_bytes", "mean") / (log("batch_entries", "mean") * 4096.0);
+        let by_ledger = log("write_amplification", "log");
+        assert!((by_ledger / by_batches - 1.0).abs() < 0.001, "{by_ledger} {by_batches}");
+        assert!(log("write_amplification", "index") > 0.0, "the checkpoint at the end is counted");
+        let causes = ["application", "merge", "metadata", "zero", "log", "index", "clean"];
+        let sum: f64 = causes.iter().map(|cause| log("write_amplification", cause)).sum();
+        assert!((log("write_amplification", "total") / sum - 1.0).abs() < 0.001);
+    }
+    let of = |metric: &str, rate: f64| {
+        let log = |metric: &str| value("log", metric, "iops", "mean").unwrap();
+        let workload = if metric == "iops_of_persist" { "durable-4k" } else { "randwrite-4k" };
+        let bound = value("log", workload, "batch_entries", "mean").unwrap() * rate;
+        let share = value("log", workload, metric, "median").unwrap();
+        assert!((share / (log(workload) / bound) - 1.0).abs() < 0.001, "{metric}: {share}");
+    };
+    let bare = |workload: &str, metric: &str| value("log", workload, metric, "mean").unwrap();
+    of(
+        "iops_of_persist",
+        bare("durable-4k", "bare_persist_flush").max(bare("durable-4k", "bare_persist_dsync")),
+    );
+    of("iops_of_sequential", bare("randwrite-4k", "bare_sequential"));
+    assert!(value("log", "durable-4k", "latency_p50_of_persist", "median") > Some(0.0));
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("What was written") && page.contains("Batches of the log"));
+}

@@ -44,6 +44,8 @@ pub fn code_of(error: &Error, intent: Intent) -> Code {
         (_, Reason::NotFound) if intent == Intent::Create => Code::Refused,
         (_, Reason::DeviceTooSmall { .. }) => Code::Refused,
         (_, Reason::SuperblockConflict) => Code::Found,
+        // Another backend was chosen when the volume was made: the same call will always be refused.
+        (_, Reason::NoPast { .. }) => Code::Usage,
         // The system's own EINVAL says nothing about how the program was called.
         (_, Reason::Os { errno }) if *errno != libc::EBUSY => Code::Environment,
         (Kind::Denied | Kind::Busy | Kind::NotPrimary, _) => Code::Refused,
@@ -73,6 +75,10 @@ mod tests {
             (Reason::Misaligned { offset: 1, length: 1, granularity: 512 }, Code::Usage),
             (Reason::OutOfRange { offset: 1, length: 1, size_bytes: 1 }, Code::Usage),
             (Reason::NotABlockDevice { found: "pipe" }, Code::Usage),
+            (Reason::NoPast { backend: "direct" }, Code::Usage),
+            (Reason::UnknownMoment { moment: 2, last: 1 }, Code::Usage),
+            (Reason::Expired { moment: 1, earliest: 2 }, Code::Environment),
+            (Reason::LogDamaged { good_through: 1 }, Code::Found),
             (Reason::SuperblockDamaged, Code::Found),
             (Reason::SuperblockConflict, Code::Found),
             (Reason::NoSuperblock, Code::Environment),

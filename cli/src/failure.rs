@@ -15,6 +15,8 @@ pub enum Failure {
     Engine(Error, Intent),
     /// Standard input or output failed.
     Stream(&'static str, std::io::Error),
+    /// The call asks for what this volume cannot have.
+    Usage(String),
     /// It did what was asked and found something that is not as it should be; the result is printed all the
     /// same.
     Found(Done, Code),
@@ -48,6 +50,7 @@ impl Failure {
         match self {
             Self::Engine(error, intent) => code_of(error, *intent),
             Self::Stream(..) => Code::Environment,
+            Self::Usage(_) => Code::Usage,
             Self::Found(_, code) => *code,
             Self::ReaderGone => Code::Ok,
         }
@@ -57,6 +60,7 @@ impl Failure {
     pub fn kind(&self) -> String {
         match self {
             Self::Engine(error, _) => format!("{:?}", error.kind()),
+            Self::Usage(_) => "Usage".to_string(),
             Self::Stream(..) | Self::Found(..) | Self::ReaderGone => "Stream".to_string(),
         }
     }
@@ -66,6 +70,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Engine(error, _) => error.fmt(f),
+            Self::Usage(why) => f.write_str(why),
             Self::Stream(what, error) => write!(f, "{what}: {error}"),
             Self::Found(..) => f.write_str("something was found"),
             Self::ReaderGone => f.write_str("nobody reads the output"),

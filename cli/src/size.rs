@@ -1,4 +1,4 @@
-//! Sizes as people write them.
+//! Sizes and times as people write them.
 
 /// The bytes that `text` means: a whole number, or one with the suffix `K`, `M`, `G` or `T` for powers of 1024.
 ///
@@ -29,6 +29,26 @@ pub fn parse_u32(text: &str) -> Result<u32, String> {
     u32::try_from(parse(text)?).map_err(|_overflow| "the number is too large".to_string())
 }
 
+/// The seconds that `text` means: a whole number, or one with the suffix `s`, `m`, `h` or `d`.
+///
+/// # Errors
+/// A text that says what is wrong.
+pub fn parse_seconds(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|last: char| !last.is_ascii_digit());
+    let seconds: u64 = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        other => return Err(format!("the unit {other} is not known; use s, m, h or d")),
+    };
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err("a whole number is needed, such as 90 or 12h".to_string());
+    }
+    let number: u64 = digits.parse().map_err(|_overflow| "the number is too large".to_string())?;
+    number.checked_mul(seconds).ok_or_else(|| "the number is too large".to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +74,18 @@ mod tests {
         }
         assert!(parse_u32("4G").is_err());
         assert_eq!(parse_u32("1G"), Ok(1 << 30));
+    }
+
+    #[test]
+    fn times_are_seconds_unless_they_say_otherwise() {
+        for (text, seconds) in
+            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800)]
+        {
+            assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
+        }
+        for wrong in ["", "s", "-1", "1.5h", "1 h", "1w", "1H", "18446744073709551616", "300000000000000000d"]
+        {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
     }
 }

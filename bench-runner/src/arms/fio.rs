@@ -265,6 +265,9 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
         allocations: None,
         seconds: Vec::new(),
         io_path: format!("{version}, io_uring, O_DIRECT, registered buffers, registered file, {seen}"),
+        written: None,
+        log: None,
+        bare: Vec::new(),
         generations: Vec::new(),
     })
 }

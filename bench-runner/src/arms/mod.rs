@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod fio;
+pub mod reference;
 pub mod ring;
 pub mod target;
 
@@ -13,8 +14,10 @@ use icecore::volume::{OpenMode, Volume};
 
 use crate::bench::Bench;
 use crate::failure::Failure;
-use crate::measure::{ArmOutcome, ArmTask};
+use crate::measure::{ArmOutcome, ArmTask, LogBatches, Written};
 use engine::Content;
+use icecore::device::{Cause, Device};
+use icecore_workloads::STAMP_BLOCK_BYTES;
 use target::Bare;
 
 /// One way of doing the I/O.
@@ -68,16 +71,64 @@ impl Arm {
             Arm::Fio => fio::run(task)?,
             Arm::Raw => {
                 let bare = Bare::new(bench.device(), task.span_offset_bytes);
-                engine::run(bench.runtime(), bare, task, Content::Stamped)?
+                let before = written_bytes(bench.device());
+                let mut outcome = engine::run(bench.runtime(), bare, task, Content::Stamped)?;
+                outcome.written = written_since(bench.device(), &before, &outcome);
+                outcome
             }
             Arm::Engine(_) => {
                 let opening = Volume::open(bench.device().clone(), OpenMode::ReadWrite);
                 let volume = bench.runtime().block_on(opening)?;
-                let outcome = engine::run(bench.runtime(), volume.clone(), task, Content::Stamped)?;
+                let before = written_bytes(bench.device());
+                let mut outcome = engine::run(bench.runtime(), volume.clone(), task, Content::Stamped)?;
+                if let Some(log) = volume.status().log.filter(|_| task.workload.writes()) {
+                    outcome.log = Some(LogBatches {
+                        batches: log.batches,
+                        entries: log.entries,
+                        bytes: log.batch_bytes,
+                        in_flight: log.batches_in_flight,
+                    });
+                    bench.runtime().block_on(settle(&volume, bench.device()))?;
+                }
                 bench.runtime().block_on(volume.close())?;
+                outcome.written = written_since(bench.device(), &before, &outcome);
                 outcome
             }
         };
         if crate::interrupt::requested() { Err(Failure::interrupted()) } else { Ok(outcome) }
     }
+}
+
+/// Background work has ended when it has done nothing for this long.
+const QUIET_NS: u64 = 100_000_000;
+/// How often that is looked for before something is wrong.
+const QUIET_TRIES: u32 = 600;
+
+/// Makes everything durable and waits until no background work is left, so that it is counted.
+async fn settle(volume: &Volume, device: &Device) -> Result<(), Failure> {
+    volume.flush().await?;
+    let done = || Cause::ALL.map(|cause| device.ledger().tally(cause));
+    for _ in 0..QUIET_TRIES {
+        let before = done();
+        device.context().sleep(QUIET_NS).await;
+        if done() == before {
+            return Ok(());
+        }
+    }
+    Err(Failure::environment("the backend's background work does not come to an end".to_owned()))
+}
+
+/// Bytes that the device has written so far, by cause.
+fn written_bytes(device: &Device) -> [u64; Cause::ALL.len()] {
+    Cause::ALL.map(|cause| device.ledger().tally(cause).write_bytes)
+}
+
+/// What was written for the load; `None` where it only read.
+fn written_since(device: &Device, before: &[u64], outcome: &ArmOutcome) -> Option<Written> {
+    let blocks: u64 = outcome.generations.iter().map(|generation| u64::from(*generation)).sum();
+    let by_cause = Cause::ALL.iter().zip(written_bytes(device)).zip(before);
+    (blocks > 0).then(|| Written {
+        application_bytes: blocks * STAMP_BLOCK_BYTES as u64,
+        by_cause: by_cause.map(|((cause, now), before)| (cause.name(), now - before)).collect(),
+    })
 }

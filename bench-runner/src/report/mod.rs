@@ -6,9 +6,11 @@
 mod facts;
 mod page;
 mod plots;
+mod recovery;
 mod svg;
 mod text;
 mod view;
+mod writing;
 
 use std::fs;
 use std::path::{Path, PathBuf};

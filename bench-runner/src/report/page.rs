@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, workload_words};
 use super::view::View;
-use super::{facts, plots};
+use super::{facts, plots, recovery, writing};
 use crate::results::MetricRow;
 use crate::stats::BLOCKS_FOR_INTERVAL;
 
@@ -41,16 +41,21 @@ pub(super) fn render(view: &View) -> String {
         let _ = writeln!(page, "<li>{}</li>", escape(sentence));
     }
     page.push_str("</ul>\n");
-    if sentences.is_empty() {
+    let recoveries = &view.data.recovery;
+    if sentences.is_empty() && recoveries.is_empty() {
         page.push_str(
             "<p>No two arms were measured beside each other, so there is nothing to compare.</p>\n",
         );
     }
-    tables(view, &mut page);
-    ratios(view, &mut page);
-    curves(view, &mut page);
-    series(view, &mut page);
-    facts::runner_cost(view, &mut page);
+    recovery::recovery(recoveries, &mut page);
+    if recoveries.is_empty() || !view.data.runs.is_empty() {
+        tables(view, &mut page);
+        ratios(view, &mut page);
+        writing::writing(view, &mut page);
+        curves(view, &mut page);
+        series(view, &mut page);
+        facts::runner_cost(view, &mut page);
+    }
     facts::left_out(view, &mut page);
     facts::environment(view, &mut page);
     page.push_str(MEANING);
@@ -103,14 +108,13 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
     if chosen.is_empty() {
         chosen = iops().collect();
     }
+    let recovered = recovery::headline(&view.data.recovery);
     // Steady ones first: the others are shown and not ranked.
     chosen.sort_by_key(|(row, ..)| row.steady == Some(false));
     let more = chosen.len().saturating_sub(MOST_HEADLINES);
-    let mut sentences: Vec<String> = chosen
-        .iter()
-        .take(MOST_HEADLINES)
-        .map(|(row, arm, reference)| headline(row, arm, reference))
-        .collect();
+    let compared =
+        chosen.iter().take(MOST_HEADLINES).map(|(row, arm, reference)| headline(row, arm, reference));
+    let mut sentences: Vec<String> = recovered.into_iter().chain(compared).collect();
     if more > 0 {
         sentences.push(format!("{more} further comparisons are in the picture of paired ratios."));
     }

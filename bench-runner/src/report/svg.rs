@@ -163,6 +163,17 @@ impl Frame {
         );
     }
 
+    /// A bar across between two values, at a height in view-box units; `hover` appears under the pointer.
+    pub fn bar(&mut self, class: &str, (from, to): (f64, f64), (top, height): (f64, f64), hover: &str) {
+        let (from, to) = (self.x_of(from), self.x_of(to));
+        let _ = writeln!(
+            self.body,
+            r#"<rect class="bar {class}" x="{from:.1}" y="{top:.1}" width="{:.1}" height="{height:.1}"><title>{}</title></rect>"#,
+            to - from,
+            escape(hover)
+        );
+    }
+
     /// A line through values.
     pub fn line(&mut self, class: &str, points: impl IntoIterator<Item = (f64, f64)>) {
         let mut path = String::new();

@@ -83,6 +83,11 @@ impl<'a> View<'a> {
         })
     }
 
+    /// All pooled rows.
+    pub fn pooled_rows(&self) -> impl Iterator<Item = &MetricRow> {
+        self.pooled.iter()
+    }
+
     /// The value of that row.
     pub fn value(&self, arm: &str, panel: (&str, u32), op: &str, metric: &str, stat: &str) -> Option<f64> {
         self.pooled(arm, panel, op, metric, stat)?.value

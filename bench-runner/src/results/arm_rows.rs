@@ -6,10 +6,13 @@
 use hdrhistogram::Histogram;
 
 use super::{MetricRow, RunHistograms, RunRow, SecondRow, merged};
-use crate::measure::{ArmOutcome, ArmTask, OperationFigures};
+use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OperationFigures};
 use crate::stats;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Bytes that the device wrote for each byte of the application.
+pub(crate) const WRITE_AMPLIFICATION: &str = "write_amplification";
 
 /// The percentiles that every latency is given at, with their names in `stat`.
 pub(super) const PERCENTILES: [(&str, f64); 3] = [("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999)];
@@ -138,7 +141,71 @@ impl ArmRun<'_> {
                 self.add_operation(&mut rows, run, op, &totals);
             }
         }
+        self.add_writing(&mut rows, run, outcome);
         rows
+    }
+
+    /// What the device wrote, how the log wrote, and both beside the bare device in its place.
+    fn add_writing(&self, rows: &mut Vec<MetricRow>, run: u64, outcome: &ArmOutcome) {
+        let mut add = |metric: &str, stat: &str, unit: &str, value: Option<f64>| {
+            let row = self.metric_row(run, "write", outcome.write.operations);
+            let (metric, stat, unit) = (metric.to_string(), stat.to_string(), unit.to_string());
+            rows.push(MetricRow { metric, stat, unit, value, ..row });
+        };
+        if let Some(written) = &outcome.written {
+            let share = |bytes: u64| Some(bytes as f64 / written.application_bytes.max(1) as f64);
+            let total = written.by_cause.iter().map(|(_, bytes)| bytes).sum();
+            add(WRITE_AMPLIFICATION, "total", "1", share(total));
+            for (cause, bytes) in &written.by_cause {
+                add(WRITE_AMPLIFICATION, cause, "1", share(*bytes));
+            }
+        }
+        let Some(log) = &outcome.log else { return };
+        let entries = log.mean(log.entries);
+        add("batch_entries", "mean", "1/batch", entries);
+        add("batch_bytes", "mean", "bytes/batch", log.mean(log.bytes));
+        add("batches_in_flight", "mean", "1", log.mean(log.in_flight));
+        for rate in &outcome.bare {
+            add(rate.kind.metric(), "mean", "1/s", Some(rate.per_second));
+        }
+        let sequential = |rate: &&BareRate| rate.kind == BareKind::Sequential;
+        let (sequential, persists): (Vec<&BareRate>, Vec<&BareRate>) =
+            outcome.bare.iter().partition(sequential);
+        let iops = outcome.write.operations as f64 * NANOSECONDS_PER_SECOND as f64
+            / outcome.elapsed_ns.max(1) as f64;
+        let of_bound = |per_second: f64| Some(iops / (entries? * per_second));
+        if let Some(rate) = sequential.first() {
+            add("iops_of_sequential", "median", "1", of_bound(rate.per_second));
+        }
+        if let Some(rate) = persists.iter().map(|rate| rate.per_second).reduce(f64::max) {
+            add("iops_of_persist", "median", "1", of_bound(rate));
+        }
+        if let Some(bare_ns) = persists.iter().map(|rate| rate.p50_ns).min() {
+            let own_ns = stats::percentile(&outcome.write.latency_ns, 0.5);
+            let ratio = own_ns.map(|own_ns| own_ns as f64 / bare_ns.max(1) as f64);
+            add("latency_p50_of_persist", "median", "1", ratio);
+        }
+    }
+
+    /// A row of this run with everything but its metric.
+    fn metric_row(&self, run: u64, op: &str, operations: u64) -> MetricRow {
+        MetricRow {
+            run: Some(run),
+            block: Some(self.block),
+            arm: self.arm.to_string(),
+            backend: self.arm.to_string(),
+            workload: self.task.workload.name().to_string(),
+            op: op.to_string(),
+            bs_bytes: Some(u64::from(self.task.workload.operation_bytes)),
+            queue_depth: Some(self.task.queue_depth),
+            phase: "measure".to_string(),
+            n: operations,
+            steady: self.steady(),
+            valid: self.valid(),
+            invalid_reason: self.invalid_reason(),
+            seed: self.task.seed,
+            ..MetricRow::default()
+        }
     }
 
     /// Reads and writes together. A flush is a step of a durable write, not an operation a caller counts.
@@ -155,27 +222,9 @@ impl ArmRun<'_> {
 
     fn add_operation(&self, rows: &mut Vec<MetricRow>, run: u64, op: &str, totals: &Totals) {
         let mut add = |metric: &str, stat: &str, unit: &str, value: Option<f64>| {
-            rows.push(MetricRow {
-                run: Some(run),
-                block: Some(self.block),
-                arm: self.arm.to_string(),
-                backend: self.arm.to_string(),
-                workload: self.task.workload.name().to_string(),
-                op: op.to_string(),
-                bs_bytes: Some(u64::from(self.task.workload.operation_bytes)),
-                queue_depth: Some(self.task.queue_depth),
-                phase: "measure".to_string(),
-                metric: metric.to_string(),
-                stat: stat.to_string(),
-                value,
-                unit: unit.to_string(),
-                n: totals.operations,
-                steady: self.steady(),
-                valid: self.valid(),
-                invalid_reason: self.invalid_reason(),
-                seed: self.task.seed,
-                ..MetricRow::default()
-            });
+            let row = self.metric_row(run, op, totals.operations);
+            let (metric, stat, unit) = (metric.to_string(), stat.to_string(), unit.to_string());
+            rows.push(MetricRow { metric, stat, unit, value, ..row });
         };
         add("iops", "mean", "1/s", totals.per_second(Some(totals.operations)));
         add("bandwidth", "mean", "bytes/s", totals.per_second(totals.bytes));

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::{
     ArmRun, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, MANIFEST_FILE, METRICS_FILE, Manifest,
-    MetricRow, RUNS_FILE, ResultsError, RunData, RunRow, SecondRow, TIMESERIES_FILE, histogram_log,
-    pooled_rows, rfc3339,
+    MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow, SecondRow,
+    TIMESERIES_FILE, histogram_log, pooled_rows, rfc3339,
 };
 
 /// A run folder being written.
@@ -27,6 +27,8 @@ pub struct RunFolder {
     metrics: Table,
     timeseries: Table,
     events: Table,
+    /// Made with its first row.
+    recovery: Option<Table>,
 }
 
 impl RunFolder {
@@ -58,6 +60,7 @@ impl RunFolder {
             metrics: Table::create::<MetricRow>(path.join(METRICS_FILE))?,
             timeseries: Table::create::<SecondRow>(path.join(TIMESERIES_FILE))?,
             events: Table::create::<EventRow>(path.join(EVENTS_FILE))?,
+            recovery: None,
         };
         folder.manifest.save(&path.join(MANIFEST_FILE))?;
         Ok(folder)
@@ -124,6 +127,16 @@ impl RunFolder {
     /// Adds a row of `metrics.csv` that belongs to no arm, such as [`MetricRow::runner_cost`].
     pub fn append_metric(&mut self, row: &MetricRow) -> Result<(), ResultsError> {
         self.metrics.append(std::slice::from_ref(row))
+    }
+
+    /// Adds one recovery.
+    pub fn append_recovery(&mut self, row: &RecoveryRow) -> Result<(), ResultsError> {
+        let path = self.path.join(RECOVERY_FILE);
+        let table = match &mut self.recovery {
+            Some(table) => table,
+            none => none.insert(Table::create::<RecoveryRow>(path)?),
+        };
+        table.append(std::slice::from_ref(row))
     }
 
     /// Adds an event that happens now. `event` is one word of lower case and underscores.

@@ -18,13 +18,14 @@ mod rows;
 mod utc;
 
 pub use arm_rows::ArmRun;
+pub(crate) use arm_rows::WRITE_AMPLIFICATION;
 pub use error::ResultsError;
 pub use folder::{Ending, RunFolder};
 pub use histogram_log::{RunHistograms, merged};
 pub use manifest::{DeviceFacts, Dropped, EnvironmentFacts, FORMAT_VERSION, Manifest, Plan};
 pub use pool::pooled_rows;
 pub use read::RunData;
-pub use rows::{EventRow, MetricRow, RunRow, SecondRow};
+pub use rows::{EventRow, MetricRow, RecoveryRow, RunRow, SecondRow};
 pub use utc::rfc3339;
 
 /// What was run, on what, and whether it ended.
@@ -37,6 +38,8 @@ pub const METRICS_FILE: &str = "metrics.csv";
 pub const TIMESERIES_FILE: &str = "timeseries.csv";
 /// One row an event.
 pub const EVENTS_FILE: &str = "events.csv";
+/// One row a recovery; only where recoveries were measured.
+pub const RECOVERY_FILE: &str = "recovery.csv";
 /// Folder of the histograms, one file a run.
 pub const HISTOGRAM_FOLDER: &str = "hist";
 /// The report, made from all of the above.

@@ -133,7 +133,12 @@ impl Cell<'_> {
                     .filter_map(|other| other.value)
                     .collect();
                 let mut pooled = self.row(op, &row.metric, &row.stat, &row.unit, seed);
-                fill(&mut pooled, stats::block_mean(&values, seed));
+                // A share of a bound was taken within each block, like a ratio of two arms.
+                if row.stat == "median" {
+                    fill_ratio(&mut pooled, stats::paired_ratio(&values, &vec![1.0; values.len()], seed));
+                } else {
+                    fill(&mut pooled, stats::block_mean(&values, seed));
+                }
                 rows.push(pooled);
             }
             let blocks: Vec<Histogram<u64>> =
@@ -190,10 +195,8 @@ impl Cell<'_> {
                 row.invalid_reason =
                     if row.valid { String::new() } else { "no valid block of the reference".to_string() };
             }
-            let ratio = stats::paired_ratio(&a, &b, seed);
             row.n = a.len() as u64;
-            row.value = ratio.map(|ratio| ratio.median);
-            (row.ci_low, row.ci_high) = interval(ratio.map(|ratio| (ratio.ci_low, ratio.ci_high)));
+            fill_ratio(&mut row, stats::paired_ratio(&a, &b, seed));
             rows.push(row);
         }
     }
@@ -204,6 +207,12 @@ fn fill(row: &mut MetricRow, estimate: Option<stats::Estimate>) {
     row.value = Some(estimate.value);
     row.n = estimate.n as u64;
     (row.ci_low, row.ci_high) = interval(Some((estimate.ci_low, estimate.ci_high)));
+}
+
+fn fill_ratio(row: &mut MetricRow, ratio: Option<stats::Ratio>) {
+    row.n = ratio.as_ref().map_or(row.n, |ratio| ratio.n as u64);
+    row.value = ratio.as_ref().map(|ratio| ratio.median);
+    (row.ci_low, row.ci_high) = interval(ratio.map(|ratio| (ratio.ci_low, ratio.ci_high)));
 }
 
 /// Both ends, or neither where the interval is unbounded (one block).

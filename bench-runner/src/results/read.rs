@@ -6,8 +6,8 @@ use std::path::{Component, Path};
 use serde::de::DeserializeOwned;
 
 use super::{
-    EVENTS_FILE, EventRow, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RUNS_FILE, ResultsError,
-    RunHistograms, RunRow, SecondRow, TIMESERIES_FILE, histogram_log,
+    EVENTS_FILE, EventRow, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE,
+    RecoveryRow, ResultsError, RunHistograms, RunRow, SecondRow, TIMESERIES_FILE, histogram_log,
 };
 
 /// A run folder in memory.
@@ -23,6 +23,8 @@ pub struct RunData {
     pub seconds: Vec<SecondRow>,
     /// One row an event.
     pub events: Vec<EventRow>,
+    /// One row a recovery.
+    pub recovery: Vec<RecoveryRow>,
     /// The histograms by number of the run.
     pub histograms: BTreeMap<u64, RunHistograms>,
 }
@@ -38,6 +40,11 @@ impl RunData {
         let mut metrics: Vec<MetricRow> = read_table(&folder.join(METRICS_FILE))?;
         let mut seconds: Vec<SecondRow> = read_table(&folder.join(TIMESERIES_FILE))?;
         let events = read_table(&folder.join(EVENTS_FILE))?;
+        let recovery = match read_table(&folder.join(RECOVERY_FILE)) {
+            // Most runs measure none.
+            Err(ResultsError::Missing { .. }) => Vec::new(),
+            read => read?,
+        };
         let mut histograms = BTreeMap::new();
         for run in runs.iter().filter(|run| !run.hist_file.is_empty()) {
             let relative = Path::new(&run.hist_file);
@@ -52,7 +59,7 @@ impl RunData {
         let listed: HashSet<u64> = runs.iter().map(|run| run.run).collect();
         metrics.retain(|row| row.run.is_none_or(|run| listed.contains(&run)));
         seconds.retain(|row| listed.contains(&row.run));
-        Ok(RunData { manifest, runs, metrics, seconds, events, histograms })
+        Ok(RunData { manifest, runs, metrics, seconds, events, recovery, histograms })
     }
 }
 

@@ -159,6 +159,53 @@ pub struct SecondRow {
     pub latency_max_ns: Option<u64>,
 }
 
+/// `recovery.csv`: one recovery after a kill.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecoveryRow {
+    /// Number of the row, from 1.
+    pub run: u64,
+    /// `sigkill` of a process that kept its unflushed writes in memory, or `simulated`.
+    pub cut: String,
+    /// Size of the device.
+    pub device_bytes: u64,
+    /// Size of the volume.
+    pub volume_bytes: u64,
+    /// Bytes of log between checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Writers before the kill.
+    pub queue_depth: u32,
+    /// Log since the last checkpoint at which the kill was asked for, in percent of the interval.
+    pub tail_percent: u32,
+    /// Batches of log that opening read.
+    pub tail_batches: Option<u64>,
+    /// Entries in them.
+    pub tail_entries: Option<u64>,
+    /// Their bytes.
+    pub tail_bytes: Option<u64>,
+    /// When the superblock had been read, since the open began.
+    pub detected_ns: Option<u64>,
+    /// When the volume was open.
+    pub opened_ns: Option<u64>,
+    /// When a first block had been read.
+    pub first_read_ns: Option<u64>,
+    /// When everything that the log held was in the index on the device.
+    pub applied_ns: Option<u64>,
+    /// Of opening: loading the metadata.
+    pub load_ns: Option<u64>,
+    /// Of opening: reading the log.
+    pub replay_ns: Option<u64>,
+    /// Blocks of which a write had been acknowledged as durable.
+    pub acknowledged: u64,
+    /// Of these, blocks that hold something older or broken.
+    pub lost: Option<u64>,
+    /// Whether the recovery counts.
+    pub valid: bool,
+    /// Why it does not.
+    pub invalid_reason: String,
+    /// Seed of addresses and content.
+    pub seed: u64,
+}
+
 /// `events.csv`: something that happened.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EventRow {

@@ -28,7 +28,7 @@ pub struct Create {
     /// Says that the contents of exactly this device may be lost; needed for whatever exists
     #[arg(long, value_name = "SERIAL:BYTES")]
     destroy: Option<String>,
-    /// How the volume is kept: direct
+    /// How the volume is kept: direct, log
     #[arg(long, value_name = "NAME")]
     backend: String,
     /// Size of the volume; the largest that fits if not given
@@ -43,6 +43,19 @@ pub struct Create {
     /// Unit of tracking: a power of two from the block to 1G
     #[arg(long, value_name = "BYTES", value_parser = size::parse_u32)]
     region_bytes: Option<u32>,
+    /// Unit in which a log takes space: a power of two, at least 8 blocks; by the device's size if not given
+    #[arg(long, value_name = "BYTES", value_parser = size::parse_u32)]
+    segment: Option<u32>,
+    /// Bytes of log between checkpoints: opening after a crash reads up to twice as many (default: 64M, on a
+    /// device below 2G a 32nd part of it)
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    checkpoint: Option<u64>,
+    /// Overwritten blocks that a log keeps at most, so that moments of the past can be read (default: none)
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    retention: Option<u64>,
+    /// How long it keeps them at most, in seconds or with the suffix s, m, h or d (default: as long as they fit)
+    #[arg(long, value_name = "TIME", value_parser = size::parse_seconds, requires = "retention")]
+    retention_age: Option<u64>,
     /// Leave on the device whatever it holds instead of making the volume read as zero
     #[arg(long)]
     keep_contents: bool,
@@ -86,6 +99,11 @@ impl Create {
 
     fn options(&self) -> Result<CreateOptions, Error> {
         let mut options = CreateOptions::new(Backend::from_name(&self.backend)?);
+        self.check_backend(options.backend)?;
+        options.segment_bytes = self.segment;
+        options.checkpoint_bytes = self.checkpoint;
+        options.retention_bytes = self.retention.unwrap_or(0);
+        options.retention_age_s = self.retention_age.unwrap_or(0);
         options.size_bytes = self.size;
         options.block_bytes = self.block_bytes;
         options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);
@@ -94,6 +112,28 @@ impl Create {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         options.created_unix_s = now.map(|since| since.as_secs()).unwrap_or(0);
         Ok(options)
+    }
+
+    /// Refuses an option that the backend would ignore.
+    fn check_backend(&self, backend: Backend) -> Result<(), Error> {
+        let of_a_log = [
+            ("--segment", self.segment.map(u64::from)),
+            ("--checkpoint", self.checkpoint),
+            ("--retention", self.retention),
+            ("--retention-age", self.retention_age),
+        ];
+        let wrong =
+            |name, value, rule| Err(Error::new("create", Reason::InvalidSetting { name, value, rule }));
+        match of_a_log.into_iter().find_map(|(name, value)| Some((name, value?))) {
+            Some((name, value)) if backend != Backend::Log => {
+                wrong(name, value.to_string(), "it is for --backend log alone")
+            }
+            _ if self.keep_contents && backend == Backend::Log => {
+                let rule = "a log finds its blocks by what it has written itself; use --backend direct";
+                wrong("--keep-contents", "true".to_string(), rule)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the file if that was asked for and there is none, and says what may be destroyed: a file that was

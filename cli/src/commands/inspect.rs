@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use icecore::device::{Caching, Device};
+use icecore::error::Kind;
 use icecore::runtime::IoPath;
-use icecore::volume::{Volume, VolumeInfo, format_id};
+use icecore::store::log::LogStatus;
+use icecore::volume::{OpenMode, Volume, VolumeInfo, format_id};
 use serde_json::{Value, json};
 
-use crate::failure::Outcome;
+use crate::exit::Code;
+use crate::failure::{Failure, Outcome};
 use crate::output::Done;
 use crate::session::{IoOptions, caching_name};
 
@@ -53,7 +56,7 @@ impl std::fmt::Display for IoPaths {
 /// A volume as an object.
 pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
     let (io_path, caching) = paths.names();
-    json!({
+    let mut object = json!({
         "id": format_id(&info.id),
         "format_version": info.format_version,
         "features": info.features,
@@ -72,11 +75,42 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         "device": paths.device,
         "io_path": io_path,
         "caching": caching,
-    })
+    });
+    if let Some(log) = info.log {
+        object["log"] = json!({
+            "segment_bytes": log.segment_bytes,
+            "checkpoint_bytes": log.checkpoint_bytes,
+            "retention_bytes": log.retention_bytes,
+            "retention_age_s": log.retention_age_s,
+        });
+    }
+    object
+}
+
+/// What only reading its metadata and its log tells of a volume; added to its object.
+fn add_status(object: &mut Value, log: &LogStatus) {
+    object["sequence"] = log.sequence.into();
+    let recovery = &log.recovery;
+    let status = json!({
+        "earliest_sequence": log.earliest_moment,
+        "segments": log.segments,
+        "free_segments": log.free_segments,
+        "live_blocks": log.live_blocks,
+        "past_bytes": log.past_bytes,
+        "index_runs": log.runs,
+        "tail_batches": recovery.batches,
+        "tail_entries": recovery.entries,
+        "tail_bytes": recovery.bytes,
+        "damaged_after": recovery.damaged_after,
+    });
+    if let (Some(object), Value::Object(status)) = (object["log"].as_object_mut(), status) {
+        object.extend(status);
+    }
 }
 
 impl Inspect {
-    /// Reads both superblock copies and tells what they say.
+    /// Reads both superblock copies, and metadata and tail of a log, and tells what they say. What a damage leaves
+    /// to be told is told, with the exit code of a damage.
     ///
     /// # Errors
     /// As [`Volume::inspect`].
@@ -84,8 +118,29 @@ impl Inspect {
         let runtime = io.runtime()?;
         let device = io.look_at(&runtime, &self.path)?;
         let info = runtime.block_on(Volume::inspect(&device))?;
-        let object = describe(&info, &IoPaths::of(&device));
-        Ok(Done { text: table(&object), object, remark: String::new() })
+        let mut object = describe(&info, &IoPaths::of(&device));
+        let mut damage = None;
+        if info.log.is_some() {
+            match runtime.block_on(Volume::open(device, OpenMode::ReadOnly)) {
+                Ok(volume) => {
+                    let log = volume.status().log;
+                    let good = log.as_ref().and_then(|log| log.recovery.damaged_after);
+                    damage = good.map(|good| format!("its log is damaged behind sequence {good}"));
+                    log.iter().for_each(|log| add_status(&mut object, log));
+                }
+                Err(error) if error.kind() == Kind::Corrupt => damage = Some(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let text = table(&object);
+        match damage {
+            None => Ok(Done { text, object, remark: String::new() }),
+            Some(damage) => {
+                object["damage"] = damage.as_str().into();
+                let remark = format!("{damage} (a volume that another program has open can look so)");
+                Err(Failure::Found(Done { text, object, remark }, Code::Found))
+            }
+        }
     }
 }
 
@@ -93,8 +148,14 @@ fn table(object: &Value) -> String {
     let mut text = String::new();
     for (name, value) in object.as_object().into_iter().flatten() {
         let value = match value {
+            Value::Object(_) => {
+                text.push_str(&table(value));
+                continue;
+            }
             Value::String(value) => value.clone(),
             Value::Array(values) if values.is_empty() => "none".to_string(),
+            Value::Array(values) => values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+            Value::Null => "none".to_string(),
             other => other.to_string(),
         };
         // Writing to a string does not fail.

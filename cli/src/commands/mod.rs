@@ -3,7 +3,9 @@
 mod create;
 mod inspect;
 mod read;
+mod recover;
 mod simulate;
+mod versions;
 mod write;
 
 use clap::Subcommand;
@@ -23,6 +25,10 @@ pub enum Command {
     Write(write::Write),
     /// Copy bytes of a volume to standard output; writes nothing to the volume
     Read(read::Read),
+    /// List the versions of a block that can still be read; writes nothing
+    Versions(versions::Versions),
+    /// Say what a damaged log has lost and, where that is accepted, make the volume writable again
+    Recover(recover::Recover),
     /// Run seeds of the simulator: the engine on a faulty disk, judged by a model
     Simulate(simulate::Simulate),
 }
@@ -35,6 +41,8 @@ impl Command {
             Self::Inspect(inspect) => inspect.json,
             Self::Write(write) => write.json,
             Self::Read(_) => false,
+            Self::Versions(versions) => versions.json,
+            Self::Recover(recover) => recover.json,
             Self::Simulate(simulate) => simulate.json,
         }
     }
@@ -49,6 +57,8 @@ impl Command {
             Self::Inspect(inspect) => inspect.run(io),
             Self::Write(write) => write.run(io),
             Self::Read(read) => read.run(io),
+            Self::Versions(versions) => versions.run(io),
+            Self::Recover(recover) => recover.run(io),
             Self::Simulate(simulate) => simulate.run(),
         }
     }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use icecore::error::{Error, Reason};
-use icecore::units::ByteOffset;
+use icecore::runtime::Context;
+use icecore::store::log::{Image, ImageOptions};
+use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{OpenMode, Volume};
 use serde_json::Value;
 
@@ -29,6 +31,36 @@ pub struct Read {
     /// Bytes to read
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     length: u64,
+    /// Read it as it was after this sequence of its log
+    #[arg(long, value_name = "N", conflicts_with = "at")]
+    sequence: Option<u64>,
+    /// Read the named snapshot
+    #[arg(long, value_name = "SNAPSHOT")]
+    at: Option<String>,
+}
+
+/// What is read.
+enum Source {
+    Now(Volume),
+    Past(Image, u64),
+}
+
+impl Source {
+    /// Fills `piece` from byte `at`; a piece crosses no multiple of [`PIECE_BYTES`].
+    async fn read(&self, at: u64, piece: &mut [u8], context: &Context) -> Result<(), Error> {
+        let (image, block_bytes) = match self {
+            Self::Now(volume) => return volume.read_bytes(ByteOffset(at), piece).await,
+            Self::Past(image, block_bytes) => (image, *block_bytes),
+        };
+        let start = at - at % block_bytes;
+        let end = (at + piece.len() as u64).next_multiple_of(block_bytes);
+        let buf = context.buffers().get((end - start) as usize)?;
+        let (result, buf) = image.read(ByteOffset(start), buf).await;
+        result?;
+        let head = (at - start) as usize;
+        piece.copy_from_slice(&buf[head..head + piece.len()]);
+        Ok(())
+    }
 }
 
 impl Read {
@@ -42,18 +74,38 @@ impl Read {
         let paths = IoPaths::of(&device);
         runtime.block_on(async {
             let volume = Volume::open(device, OpenMode::ReadOnly).await?;
-            self.copy_from(&volume, &self.path).await
+            self.copy_from(volume, &self.path).await
         })?;
         let remark = format!("read {} bytes at byte {} ({paths})", self.length, self.offset);
         Ok(Done { object: Value::Null, text: String::new(), remark })
     }
 
-    async fn copy_from(&self, volume: &Volume, path: &Path) -> Outcome<()> {
+    async fn copy_from(&self, volume: Volume, path: &Path) -> Outcome<()> {
         let (offset, length, size_bytes) = (self.offset, self.length, volume.size_bytes());
+        if let Some(name) = &self.at {
+            let why =
+                format!("{}: there is no snapshot {name}: this volume has no named ones yet", path.display());
+            return Err(Failure::Usage(why));
+        }
         if offset.checked_add(length).is_none_or(|end| end > size_bytes) {
             let reason = Reason::OutOfRange { offset, length, size_bytes };
             return Err(Error::new("read", reason).on(path.display().to_string()).into());
         }
+        let status = volume.status();
+        if let Some(good) = status.log.and_then(|log| log.recovery.damaged_after) {
+            eprintln!(
+                "icecore: {}: its log is damaged; this is how it was at sequence {good}",
+                path.display()
+            );
+        }
+        let context = volume.context().clone();
+        let source = match self.sequence {
+            None => Source::Now(volume),
+            Some(sequence) => {
+                let options = ImageOptions { sequence: Some(Seq(sequence)), ..ImageOptions::default() };
+                Source::Past(volume.image(options).await?, u64::from(status.info.block_bytes))
+            }
+        };
         let mut stdout = std::io::stdout().lock();
         let mut piece = Vec::new();
         let mut done = 0;
@@ -61,7 +113,7 @@ impl Read {
             let at = offset + done;
             let want = (PIECE_BYTES - at % PIECE_BYTES).min(length - done);
             piece.resize(want as usize, 0);
-            volume.read_bytes(ByteOffset(at), &mut piece).await?;
+            source.read(at, &mut piece, &context).await?;
             stdout.write_all(&piece).map_err(Failure::of_output)?;
             done += want;
         }

@@ -105,6 +105,19 @@ impl Volume {
         Ok(VolumeInfo::of(&record, options.backend))
     }
 
+    /// The bytes that a volume of these options has on a device of that size, and where its data area begins.
+    ///
+    /// # Errors
+    /// `InvalidSetting`, `DeviceTooSmall`.
+    pub fn capacity(
+        device_bytes: u64,
+        logical_block_bytes: u32,
+        options: &CreateOptions,
+    ) -> Result<(u64, ByteOffset)> {
+        let shape = shape(device_bytes, logical_block_bytes, options)?;
+        Ok((shape.volume_bytes, ByteOffset(shape.layout.data.offset.get())))
+    }
+
     /// Somebody else's signature on a device. One that carries an icecore volume has none: it is ours to make
     /// anew, and its data may look like anything. Writes nothing.
     ///
@@ -128,8 +141,16 @@ impl Volume {
     }
 }
 
-fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
-    let logical = device.geometry().logical_block_bytes;
+/// What a volume of these options is on a device.
+struct Shape {
+    layout: Layout,
+    volume_bytes: u64,
+    block_bytes: u32,
+    segment_bytes: u32,
+    checkpoint_bytes: u64,
+}
+
+fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Shape> {
     let region_bytes = options.region_bytes;
     let block_bytes = options.block_bytes.unwrap_or(region_bytes.min(4096).max(logical));
     let wrong = |name, value: u64, rule| {
@@ -155,7 +176,6 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
             Reason::InvalidSetting { name: "thin", value: "yes".to_string(), rule },
         ));
     }
-    let device_bytes = device.geometry().size_bytes;
     let region = u64::from(region_bytes);
     let checkpoint_bytes = options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES.min(device_bytes / 32));
     let (layout, volume_bytes, segment_bytes) = match options.backend {
@@ -171,6 +191,10 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
                 let rule = "a power of two from 8 to 65536 blocks is needed";
                 return wrong("segment size", segment_bytes.into(), rule);
             }
+            if checkpoint_bytes > device_bytes {
+                let rule = "at most the device's size is possible";
+                return wrong("checkpoint interval", checkpoint_bytes, rule);
+            }
             let (block, segment) = (u64::from(block_bytes), u64::from(segment_bytes));
             let leases = log::leases(checkpoint_bytes, segment);
             let fill = match (options.backend, options.thin) {
@@ -183,6 +207,14 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
             (layout, volume_bytes, segment_bytes)
         }
     };
+    Ok(Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes })
+}
+
+fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
+    let geometry = device.geometry();
+    let device_bytes = geometry.size_bytes;
+    let shape = shape(device_bytes, geometry.logical_block_bytes, options)?;
+    let Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes } = shape;
     let device_id = random_id(device);
     let mut record = Superblock::empty();
     record.generation = 1.into();
@@ -201,7 +233,7 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
         record.retention_age_s = options.retention_age_s.into();
     }
     record.block_bytes = block_bytes.into();
-    record.region_bytes = region_bytes.into();
+    record.region_bytes = options.region_bytes.into();
     record.epoch = 1.into();
     record.created_unix_s = options.created_unix_s.into();
     record.roots = layout.roots;

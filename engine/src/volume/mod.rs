@@ -28,7 +28,7 @@ pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Device, Tally};
 use crate::error::Result;
-use crate::format::superblock::{STATE_CLOSED, Superblock};
+use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -82,6 +82,8 @@ pub struct VolumeInfo {
     pub features: Vec<&'static str>,
     /// The way it is kept.
     pub backend: Backend,
+    /// How its log is kept, where there is one.
+    pub log: Option<LogSettings>,
     /// Its size.
     pub size_bytes: u64,
     /// Unit of I/O and checksum.
@@ -98,6 +100,19 @@ pub struct VolumeInfo {
     pub closed: bool,
     /// Counts rewrites of the superblock.
     pub generation: u64,
+}
+
+/// How a log is kept, as chosen when the volume was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Unit in which the log takes space.
+    pub segment_bytes: u32,
+    /// Bytes of log between checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Bytes of superseded blocks kept at most; 0 keeps none.
+    pub retention_bytes: u64,
+    /// Seconds for which they are kept at most; 0 does not limit it.
+    pub retention_age_s: u64,
 }
 
 /// What an open volume is doing and how.
@@ -121,12 +136,20 @@ pub struct VolumeStatus {
 
 impl VolumeInfo {
     fn of(superblock: &Superblock, backend: Backend) -> Self {
+        let has_log = superblock.features_incompatible.get() & FEATURE_LOG != 0;
+        let log = LogSettings {
+            segment_bytes: superblock.segment_bytes.get(),
+            checkpoint_bytes: superblock.checkpoint_bytes.get(),
+            retention_bytes: superblock.retention_bytes.get(),
+            retention_age_s: superblock.retention_age_s.get(),
+        };
         Self {
             id: superblock.volume_id,
             pool_id: superblock.pool_id,
             format_version: superblock.version.get(),
-            features: Vec::new(),
+            features: if has_log { vec!["log"] } else { Vec::new() },
             backend,
+            log: has_log.then_some(log),
             size_bytes: superblock.volume_bytes.get(),
             block_bytes: superblock.block_bytes.get(),
             region_bytes: superblock.region_bytes.get(),

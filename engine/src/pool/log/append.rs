@@ -135,8 +135,10 @@ pub struct LogFigures {
     pub batches: u64,
     /// Entries in them.
     pub entries: u64,
-    /// Their payload, in bytes.
-    pub payload_bytes: u64,
+    /// Their bytes, headers included.
+    pub bytes: u64,
+    /// Batches under way when each of them began, itself included, added up.
+    pub in_flight: u64,
 }
 
 /// What distinguishes this opening's log.
@@ -500,7 +502,8 @@ impl Log {
         let mut figures = self.figures.get();
         figures.batches += 1;
         figures.entries += entries as u64;
-        figures.payload_bytes += (payload * block_bytes) as u64;
+        figures.bytes += bytes;
+        figures.in_flight += state.flights.len() as u64;
         self.figures.set(figures);
         Some(prepared)
     }

@@ -54,6 +54,8 @@ pub struct Recovered {
     pub verdict: Verdict,
     /// Whole batches of the same opening lie behind the end.
     pub has_later: bool,
+    /// The last sequence that anything found says is durable.
+    pub promised_through: u64,
     /// Address and bytes of the batches that nothing says are durable.
     pub in_doubt: Vec<(u64, u64)>,
 }
@@ -123,7 +125,9 @@ pub async fn recover(device: &Device, geometry: Geometry, contents: &Rc<Contents
     let verdict = judge(tail.sequence, watermark, later);
     let in_doubt = taken.iter().filter(|(last, ..)| *last > durable_through);
     let in_doubt = in_doubt.map(|(_, address, bytes)| (*address, *bytes)).collect();
-    Ok(Recovered { tail, batches, entries, bytes, verdict, has_later: later.is_some(), in_doubt })
+    let promised_through = durable_through.max(later.unwrap_or(0));
+    let has_later = later.is_some();
+    Ok(Recovered { tail, batches, entries, bytes, verdict, promised_through, has_later, in_doubt })
 }
 
 /// Writes again, in their places, the batches that nothing says are durable. After a flush that failed they can

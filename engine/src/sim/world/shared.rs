@@ -12,7 +12,7 @@ use super::HANG_NS;
 use super::faults::{Faults, is_lie};
 use crate::buf::Buf;
 use crate::device::simulated::{Fault, SimulatedDisk};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Reason};
 use crate::runtime::Context;
 use crate::units::{ByteOffset, SECTOR_BYTES};
 use crate::volume::{Durability, Volume};
@@ -194,7 +194,8 @@ impl Shared {
         let result = volume.apply(None).await;
         self.absorb();
         if let Err(error) = result
-            && error.kind() != Kind::Unsupported
+            // An image of an older moment may be open.
+            && !matches!(error.reason(), Reason::ApplyStalled { .. })
         {
             self.model.borrow_mut().fail_flush();
             self.poisoned.set(true);

@@ -88,6 +88,8 @@ pub(super) struct Linear {
     wanted: Cell<u64>,
     stalled: Cell<Option<&'static str>>,
     changed: Signal,
+    /// The window that is known to be durable.
+    told: Cell<u64>,
     /// A step is under way.
     applying: Cell<bool>,
     /// Extents that it writes to.
@@ -128,6 +130,7 @@ impl Linear {
             wanted: Cell::new(0),
             stalled: Cell::new(None),
             changed: Signal::default(),
+            told: Cell::new(0),
             applying: Cell::new(false),
             busy: RefCell::default(),
             emptied: RefCell::default(),
@@ -540,8 +543,7 @@ impl Core {
             return Ok(Some("an image of an older moment is open; close it"));
         }
         self.contents.retire(given_up);
-        let state_window = self.contents.journal().state().window;
-        let tell_window = self.contents.keeps_past() && state_window < given_up;
+        let tell_window = self.contents.keeps_past() && linear.told.get() < given_up;
         if missing.is_empty() && !tell_window {
             return Ok(None);
         }
@@ -563,6 +565,7 @@ impl Core {
                 changes
             })
             .await?;
+        linear.told.set(linear.told.get().max(given_up));
         Ok(short.then_some("the pool has no free segment for the volume; discard what is not needed"))
     }
 

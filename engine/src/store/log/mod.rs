@@ -104,6 +104,12 @@ pub struct LogStatus {
     pub entries: u64,
     /// How far it is applied, where there is a linear volume.
     pub apply: Option<ApplyStatus>,
+    /// Bytes of these batches, headers included.
+    pub batch_bytes: u64,
+    /// Batches under way when each of them began, itself included, added up: over `batches` it is their mean.
+    pub batches_in_flight: u64,
+    /// Bytes of log since the last checkpoint: what opening would have to read now.
+    pub backlog_bytes: u64,
     /// What opening found and did.
     pub recovery: RecoveryReport,
 }
@@ -139,6 +145,9 @@ impl LogStore {
             batches: figures.batches,
             entries: figures.entries,
             apply: self.apply_status(),
+            batch_bytes: figures.bytes,
+            batches_in_flight: figures.in_flight,
+            backlog_bytes: core.log.as_ref().map_or(core.report.bytes, |log| log.backlog_bytes()),
             recovery: core.report,
         }
     }

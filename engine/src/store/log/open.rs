@@ -40,6 +40,9 @@ pub struct RecoveryReport {
     pub has_later: bool,
     /// The last good sequence, where the log is damaged behind it.
     pub damaged_after: Option<u64>,
+    /// The last sequence that anything found says was durable. Behind a damage, at least everything from the last
+    /// good sequence to this one is lost.
+    pub promised_through: u64,
     /// Nanoseconds that loading the metadata took.
     pub load_ns: u64,
     /// Nanoseconds that reading the log took.
@@ -162,6 +165,7 @@ impl LogStore {
             in_doubt: recovered.in_doubt.len() as u64,
             has_later: recovered.has_later,
             damaged_after: damaged.then_some(sequence),
+            promised_through: recovered.promised_through,
             load_ns: loaded - began,
             replay_ns: clock.now().0 - loaded,
         };
