@@ -1,5 +1,6 @@
 //! The commands, one module each: arguments, and a `run` that gives the result.
 
+mod check;
 mod create;
 mod inspect;
 mod read;
@@ -19,6 +20,8 @@ pub enum Command {
     Create(create::Create),
     /// Show what the volume on a device is; writes nothing
     Inspect(inspect::Inspect),
+    /// Check everything on a volume that nobody has open; writes nothing
+    Check(check::Check),
     /// Write standard input to a volume; durable when it returns
     Write(write::Write),
     /// Copy bytes of a volume to standard output; writes nothing to the volume
@@ -33,6 +36,7 @@ impl Command {
         match self {
             Self::Create(create) => create.json,
             Self::Inspect(inspect) => inspect.json,
+            Self::Check(check) => check.json,
             Self::Write(write) => write.json,
             Self::Read(_) => false,
             Self::Simulate(simulate) => simulate.json,
@@ -47,6 +51,7 @@ impl Command {
         match self {
             Self::Create(create) => create.run(io),
             Self::Inspect(inspect) => inspect.run(io),
+            Self::Check(check) => check.run(io),
             Self::Write(write) => write.run(io),
             Self::Read(read) => read.run(io),
             Self::Simulate(simulate) => simulate.run(),
