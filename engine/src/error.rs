@@ -268,6 +268,12 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
+    /// The offline check does not know this backend.
+    #[error("the offline check does not cover the {backend} backend yet; reading it checks every block")]
+    NotChecked {
+        /// Its name.
+        backend: &'static str,
+    },
     /// The base is pinned.
     #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
     Pinned {
@@ -414,6 +420,7 @@ impl Reason {
             | Reason::NoIoUring { .. }
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
+            | Reason::NotChecked { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,

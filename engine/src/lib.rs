@@ -8,7 +8,7 @@
 //!
 //! The same code runs in the simulator (feature `sim`): virtual time, a disk that fails, lies and loses power,
 //! and a model that judges every byte. Modules may import only those above them: `units`, `error`, `buf`;
-//! `format`; `runtime`; `device`; `pool`; `store`; `volume`; `sim`.
+//! `format`; `runtime`; `device`; `pool`; `store`; `check`; `volume`; `sim`.
 //!
 //! The repository's README has a whole program in twenty lines.
 
@@ -18,6 +18,7 @@
 #![cfg_attr(not(any(test, feature = "sim")), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod buf;
+pub mod check;
 pub mod device;
 pub mod error;
 pub mod format;

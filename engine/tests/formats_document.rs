@@ -152,7 +152,7 @@ fn the_tables_say_what_the_compiler_lays_out() {
     let fields = layout!(Row: virtual_segment physical first_block slots identity continued written);
     assert_laid_out("Row", size_of::<Row>(), fields);
     assert_laid_out("Dead", size_of::<Dead>(), layout!(Dead: virtual_segment slots));
-    let fields = layout!(Run: run first_sequence order entries deaths);
+    let fields = layout!(Run: run first_sequence last_sequence order entries deaths);
     assert_laid_out("Run", size_of::<Run>(), fields);
     let fields = layout!(BatchHeader: magic version checksum address nonce batch first_sequence durable_through
         epoch time_unix_ns previous header_bytes payload_blocks entries block_bytes reserved);

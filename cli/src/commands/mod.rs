@@ -1,5 +1,6 @@
 //! The commands, one module each: arguments, and a `run` that gives the result.
 
+mod check;
 mod create;
 mod inspect;
 mod read;
@@ -21,6 +22,8 @@ pub enum Command {
     Create(create::Create),
     /// Show what the volume on a device is; writes nothing
     Inspect(inspect::Inspect),
+    /// Check everything on a volume that nobody has open; writes nothing
+    Check(check::Check),
     /// Write standard input to a volume; durable when it returns
     Write(write::Write),
     /// Copy bytes of a volume to standard output; writes nothing to the volume
@@ -39,6 +42,7 @@ impl Command {
         match self {
             Self::Create(create) => create.json,
             Self::Inspect(inspect) => inspect.json,
+            Self::Check(check) => check.json,
             Self::Write(write) => write.json,
             Self::Read(_) => false,
             Self::Versions(versions) => versions.json,
@@ -55,6 +59,7 @@ impl Command {
         match self {
             Self::Create(create) => create.run(io),
             Self::Inspect(inspect) => inspect.run(io),
+            Self::Check(check) => check.run(io),
             Self::Write(write) => write.run(io),
             Self::Read(read) => read.run(io),
             Self::Versions(versions) => versions.run(io),

@@ -151,16 +151,18 @@ pub struct Dead {
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 8 | `run`: its number, used once |
-/// | 8 | 8 | `first_sequence`: the smallest of its entries; all bits set without entries |
-/// | 16 | 8 | `order`: runs are newer the higher it is; a merged one has that of the newest run in it |
-/// | 24 | 8 | `entries` |
-/// | 32 | 8 | `deaths` |
+/// | 8 | 8 | `first_sequence`: of the log that it covers |
+/// | 16 | 8 | `last_sequence`: one less where it covers none |
+/// | 24 | 8 | `order`: runs are newer the higher it is; a merged one has that of the newest run in it |
+/// | 32 | 8 | `entries` |
+/// | 40 | 8 | `deaths` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the table above describes every field")]
 pub struct Run {
     pub run: U64,
     pub first_sequence: U64,
+    pub last_sequence: U64,
     pub order: U64,
     pub entries: U64,
     pub deaths: U64,
@@ -194,7 +196,7 @@ const _: () = {
     assert!(size_of::<Applied>() == 40);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
-    assert!(size_of::<Row>() == 32 && size_of::<Dead>() == 8 && size_of::<Run>() == 40);
+    assert!(size_of::<Row>() == 32 && size_of::<Dead>() == 8 && size_of::<Run>() == 48);
 };
 
 /// A change, decoded.
@@ -421,6 +423,7 @@ mod tests {
         let run = Run {
             run: 4.into(),
             first_sequence: 1.into(),
+            last_sequence: 50.into(),
             order: 4.into(),
             entries: 20.into(),
             deaths: 2.into(),

@@ -280,6 +280,8 @@ impl Contents {
             return;
         }
         self.window.set(sequence);
+        // An image is written of the rows as they are in memory: the window that let their slots die goes with it.
+        self.journal.state_mut().window = sequence;
         loop {
             let Some(first) = self.pending.borrow().front().copied() else { return };
             if first.death.get() > sequence {

@@ -297,7 +297,8 @@ impl Metadata {
                 self.runs.remove(at);
             }
             Change::Watermark(sequence) => self.watermark = *sequence,
-            Change::Window(sequence) => self.window = *sequence,
+            // A merge names the window of its beginning; a checkpoint may have passed it meanwhile.
+            Change::Window(sequence) => self.window = self.window.max(*sequence),
             Change::Applied(applied) => self.applied = *applied,
             Change::Accepted(sequence) => self.accepted = *sequence,
         }

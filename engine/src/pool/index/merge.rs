@@ -134,5 +134,7 @@ pub async fn merge(
         return Ok(None);
     }
     let order = runs.iter().map(|run| run.order()).max().unwrap_or(number);
-    Ok(Some(Rc::new(writer.finish(&deaths, order).await?)))
+    let first = runs.first().map_or(0, |run| run.first_sequence());
+    let last = runs.last().map_or(0, |run| run.last_sequence());
+    Ok(Some(Rc::new(writer.finish(&deaths, (first, last), order).await?)))
 }

@@ -211,7 +211,7 @@ impl Index {
     ///
     /// # Errors
     /// `MetadataFull` where the index area has no room, and what the device says.
-    pub async fn write_frozen(&self, number: u64) -> Result<Option<Rc<Run>>> {
+    pub async fn write_frozen(&self, number: u64, sequences: (u64, u64)) -> Result<Option<Rc<Run>>> {
         let (mut entries, mut deaths) = {
             let frozen = self.frozen.borrow();
             (frozen.entries.clone(), frozen.deaths.clone())
@@ -229,7 +229,7 @@ impl Index {
         for entry in &entries {
             writer.push(entry).await?;
         }
-        Ok(Some(Rc::new(writer.finish(&deaths, number).await?)))
+        Ok(Some(Rc::new(writer.finish(&deaths, sequences, number).await?)))
     }
 
     /// Ends a checkpoint whose run is durable and named by the journal.

@@ -207,9 +207,14 @@ impl Run {
         &self.info
     }
 
-    /// The smallest sequence of its entries.
+    /// The first sequence of the log that it covers.
     pub fn first_sequence(&self) -> u64 {
         self.info.run.first_sequence.get()
+    }
+
+    /// The last one; one less where it covers none.
+    pub fn last_sequence(&self) -> u64 {
+        self.info.run.last_sequence.get()
     }
 
     /// Runs are newer the higher it is.
@@ -358,7 +363,6 @@ pub struct RunWriter {
     waiting: Vec<IndexEntry>,
     fences: Vec<IndexFence>,
     entries: u64,
-    first_sequence: u64,
     finished: bool,
 }
 
@@ -385,7 +389,6 @@ impl RunWriter {
             waiting: Vec::with_capacity(IndexEntry::PER_PAGE),
             fences: Vec::new(),
             entries: 0,
-            first_sequence: u64::MAX,
             finished: false,
         }
     }
@@ -405,7 +408,6 @@ impl RunWriter {
         }
         self.waiting.push(*entry);
         self.entries += 1;
-        self.first_sequence = self.first_sequence.min(entry.sequence.get());
         if self.waiting.len() == IndexEntry::PER_PAGE {
             self.write_entries().await?;
         }
@@ -459,7 +461,7 @@ impl RunWriter {
     ///
     /// # Errors
     /// As [`RunWriter::push`].
-    pub async fn finish(mut self, deaths: &[IndexDeath], order: u64) -> Result<Run> {
+    pub async fn finish(mut self, deaths: &[IndexDeath], sequences: (u64, u64), order: u64) -> Result<Run> {
         if !self.waiting.is_empty() {
             self.write_entries().await?;
         }
@@ -481,7 +483,8 @@ impl RunWriter {
         self.finished = true;
         let run = journal::Run {
             run: self.number.into(),
-            first_sequence: self.first_sequence.into(),
+            first_sequence: sequences.0.into(),
+            last_sequence: sequences.1.into(),
             order: order.into(),
             entries: self.entries.into(),
             deaths: (deaths.len() as u64).into(),

@@ -217,6 +217,7 @@ impl Core {
         let checkpoint = log.checkpoint();
         index.freeze();
         let applied = self.linear.as_ref().map(Linear::cursor);
+        let first_sequence = self.contents.journal().state().checkpoint.sequence.get() + 1;
         #[cfg(feature = "mutations")]
         let checkpoint = if crate::mutation::is_on(crate::mutation::Mutation::TrimBeforeApply) {
             self.contents.journal().commit(|_| vec![Change::Checkpoint(checkpoint)]).await?;
@@ -224,7 +225,8 @@ impl Core {
         } else {
             checkpoint
         };
-        let run = index.write_frozen(self.take_run_number()).await?;
+        let sequences = (first_sequence, checkpoint.sequence.get());
+        let run = index.write_frozen(self.take_run_number(), sequences).await?;
         let ahead = log.leases_ahead();
         let mut held = Vec::new();
         self.contents

@@ -1,0 +1,102 @@
+//! `icecore check`: compares everything that a volume's records and blocks say of each other.
+//!
+//! Offline: a volume that somebody has open is refused. Nothing is written. Damage ends with code 1 and the list.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use icecore::check::{Finding, Progress, Report, check};
+use serde_json::{Value, json};
+
+use super::inspect::IoPaths;
+use crate::exit::Code;
+use crate::failure::{Failure, Outcome};
+use crate::output::Done;
+use crate::session::IoOptions;
+
+/// How often progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Arguments of `icecore check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The block device or file that holds the volume; nobody may have it open
+    path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Check {
+    /// Checks the volume; damage is a result of its own.
+    ///
+    /// # Errors
+    /// As [`check`]; damage that was found.
+    pub fn run(self, io: IoOptions) -> Outcome<Done> {
+        let runtime = io.runtime()?;
+        let device = io.take(&runtime, &self.path)?;
+        let paths = IoPaths::of(&device);
+        let shown = std::io::stderr().is_terminal();
+        let mut last = Instant::now();
+        let mut progress = |progress: Progress| {
+            if shown && (last.elapsed() >= PROGRESS_INTERVAL) {
+                last = Instant::now();
+                eprint!("\r{} of {} blocks ", progress.done, progress.total);
+            }
+        };
+        let report = runtime.block_on(check(&device, &mut progress))?;
+        if shown {
+            eprint!("\r");
+        }
+        let (io_path, caching) = paths.names();
+        let done = Done {
+            object: json!({
+                "clean": report.damage == 0,
+                "damage": report.damage,
+                "warnings": report.warnings,
+                "sequence": report.sequence,
+                "index_entries": report.entries,
+                "blocks": report.blocks,
+                "findings": report.findings.iter().map(describe).collect::<Vec<Value>>(),
+                "device": self.path.display().to_string(),
+                "io_path": io_path,
+                "caching": caching,
+            }),
+            text: table(&report),
+            remark: format!("checked {} blocks of {} ({paths})", report.blocks, self.path.display()),
+        };
+        if report.damage > 0 { Err(Failure::Found(done, Code::Found)) } else { Ok(done) }
+    }
+}
+
+fn describe(finding: &Finding) -> Value {
+    json!({
+        "code": finding.code.name(),
+        "severity": finding.code.severity().name(),
+        "address": finding.place.address,
+        "sequence": finding.place.sequence,
+        "block": finding.place.block,
+        "text": finding.text,
+        "remedy": finding.code.remedy(),
+    })
+}
+
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    for finding in &report.findings {
+        let _written = writeln!(text, "{finding}");
+    }
+    let told = report.findings.len() as u64;
+    let all = report.damage + report.warnings;
+    if all > told {
+        let _written = writeln!(text, "and {} more", all - told);
+    }
+    let verdict = if report.damage == 0 { "clean" } else { "damaged" };
+    let _written =
+        writeln!(text, "{verdict}: {} findings of damage, {} warnings", report.damage, report.warnings);
+    text
+}

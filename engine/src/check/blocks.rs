@@ -1,0 +1,332 @@
+//! Every block that lives, against the index entry that names it and the batch that wrote it.
+//!
+//! Rows are taken in groups of at most [`SLOTS_MAX`] slots. For each group the index is read once, in the order of
+//! blocks and sequences, so that it is known which version superseded which; then the group's segments are read in
+//! their order on the device.
+
+use std::collections::BTreeMap;
+
+use super::index::{Merged, deaths};
+use super::log::{Tail, Window, contradiction};
+use super::state::{RowState, State, count};
+use super::superblock::Shape;
+use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
+use crate::error::Result;
+use crate::format::batch::{self, Batch, Decoded, KIND_DATA};
+use crate::format::crc32c;
+use crate::format::index_page::ZERO;
+
+/// What the index says of a slot. A sequence of 0: nothing.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    lba: u64,
+    sequence: u64,
+    /// The sequence that superseded it.
+    death: u64,
+    checksum: u32,
+    /// A run has its death.
+    has_death: bool,
+}
+
+/// The slots of some rows.
+struct Group {
+    /// Where each row's slots begin.
+    rows: BTreeMap<u32, usize>,
+    slots: Vec<Slot>,
+    /// The first of them: what no row holds is told once.
+    is_first: bool,
+}
+
+impl Group {
+    fn slot(&mut self, number: u32, slot: u32) -> Option<&mut Slot> {
+        let start = self.rows.get(&number)?;
+        self.slots.get_mut(start + slot as usize)
+    }
+}
+
+/// Checks all blocks.
+pub(super) async fn check(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    state: &State,
+    tail: &Tail,
+) -> Result<()> {
+    let total = state.rows.values().map(|row| u64::from(count(&row.live))).sum();
+    let mut done = 0;
+    (checker.progress)(Progress { done, total });
+    let numbers: Vec<u32> = state.rows.keys().copied().collect();
+    let room = shape.segment_blocks as usize;
+    for (at, chunk) in numbers.chunks((SLOTS_MAX / room).max(1)).enumerate() {
+        let rows = chunk.iter().zip((0..).step_by(room)).map(|(number, start)| (*number, start)).collect();
+        let slots = vec![Slot::default(); chunk.len() * room];
+        let mut group = Group { rows, slots, is_first: at == 0 };
+        fill(checker, shape, state, tail, &mut group).await?;
+        check_deaths(checker, shape, state, &mut group).await?;
+        let mut in_order: Vec<(u32, u32, u32)> = chunk
+            .iter()
+            .filter_map(|number| state.rows.get(number).map(|row| (row.physical, row.first_block, *number)))
+            .collect();
+        in_order.sort_unstable();
+        for (_, _, number) in in_order {
+            let (Some(row), Some(start)) = (state.rows.get(&number), group.rows.get(&number)) else {
+                continue;
+            };
+            let slots = &group.slots[*start..][..room];
+            let mut rows = Row { number, row, slots, covered: 0, missing: 0 };
+            rows.check(checker, shape, tail).await?;
+            done += u64::from(count(&row.live));
+            (checker.progress)(Progress { done, total });
+        }
+    }
+    Ok(())
+}
+
+/// Notes what the index says of the group's slots.
+async fn fill(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    state: &State,
+    tail: &Tail,
+    group: &mut Group,
+) -> Result<()> {
+    let mut merged = Merged::open(checker, shape, state).await?;
+    let mut next = merged.next(checker, shape).await?;
+    while let Some(entry) = next {
+        next = merged.next(checker, shape).await?;
+        if entry.virtual_segment.get() == ZERO {
+            continue;
+        }
+        let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
+        let place = Place::default().sequence(sequence).block(lba);
+        let superseded = next.filter(|next| next.lba == entry.lba).map(|next| next.sequence.get());
+        let death = superseded.or_else(|| tail.first_change(lba)).unwrap_or(u64::MAX);
+        let (number, slot) = (entry.virtual_segment.get(), entry.slot.get());
+        let wanted = death > state.window;
+        let Some(row) = state.rows.get(&number) else {
+            if wanted && group.is_first {
+                checker.found(
+                    Code::DeadBlock,
+                    place,
+                    format!("virtual segment {number} has no row any more"),
+                );
+            }
+            continue;
+        };
+        let Some(known) = group.slot(number, slot) else { continue };
+        if known.sequence != 0 {
+            let text = format!("slot {slot} of virtual segment {number} is block {} too", known.lba);
+            checker.found(Code::Index, place, text);
+            continue;
+        }
+        *known = Slot { lba, sequence, death, checksum: entry.checksum.get(), has_death: false };
+        if wanted && !bit(&row.live, slot) {
+            let text = format!("slot {slot} of virtual segment {number} is dead, and a moment needs it");
+            checker.found(Code::DeadBlock, place, text);
+        }
+    }
+    Ok(())
+}
+
+/// Deaths that are still to come out of the window say what the entries say.
+async fn check_deaths(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    state: &State,
+    group: &mut Group,
+) -> Result<()> {
+    for run in &state.runs {
+        let mut deaths = deaths(run);
+        while let Some(death) = deaths.next(checker, shape).await? {
+            let (number, slot) = (death.virtual_segment.get(), death.slot.get());
+            let sequence = death.death.get();
+            if sequence <= state.window {
+                continue;
+            }
+            let agrees = match group.slot(number, slot) {
+                Some(known) => {
+                    let is_new = !std::mem::replace(&mut known.has_death, true);
+                    is_new && (known.sequence, known.death) == (death.birth.get(), sequence)
+                }
+                None => !group.is_first || state.rows.contains_key(&number),
+            };
+            if !agrees {
+                let text = format!(
+                    "run {}: the death of slot {slot} of virtual segment {number} is not that of its entry",
+                    run.run.run
+                );
+                checker.found(Code::Index, Place::default().sequence(sequence), text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One row and what the index says of its slots.
+struct Row<'a> {
+    number: u32,
+    row: &'a RowState,
+    slots: &'a [Slot],
+    /// Slots before this one have been looked at.
+    covered: u32,
+    /// Named slots that no batch wrote.
+    missing: u32,
+}
+
+impl Row<'_> {
+    async fn check(&mut self, checker: &mut Checker<'_>, shape: &Shape, tail: &Tail) -> Result<()> {
+        let mut window = Window::new();
+        let end = if tail.end.virtual_segment == self.number { tail.end.block } else { shape.segment_blocks };
+        match &self.row.present {
+            None if self.slots.iter().any(|slot| slot.sequence != 0) => {
+                self.walk(checker, shape, &mut window, end).await?;
+            }
+            None => {}
+            Some(present) => {
+                let slots = (0..shape.segment_blocks).filter(|slot| bit(present, *slot));
+                for (block, slot) in (self.row.first_block..).zip(slots) {
+                    let (physical, at) = match self.row.continued {
+                        Some(continued) if block >= shape.segment_blocks => {
+                            (continued, block - shape.segment_blocks)
+                        }
+                        _ => (self.row.physical, block),
+                    };
+                    self.check_block(checker, shape, &mut window, slot, (physical, at)).await?;
+                }
+            }
+        }
+        self.tell_leaks(checker, shape, tail);
+        Ok(())
+    }
+
+    /// Follows the batches of a segment as the log wrote it: what they wrote is what the index says.
+    async fn walk(
+        &mut self,
+        checker: &mut Checker<'_>,
+        shape: &Shape,
+        window: &mut Window,
+        end: u32,
+    ) -> Result<()> {
+        let physical = self.row.physical;
+        let mut before: Option<Box<Batch>> = None;
+        let mut block = 0;
+        while block < end {
+            let address = shape.address(physical, block);
+            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { break };
+            let Decoded::Valid(found) = batch::decode(bytes, address, shape.block_bytes) else { break };
+            if contradiction(&found, shape).is_some() {
+                break;
+            }
+            if let Some(before) = &before {
+                let (one, next) = (&before.header, &found.header);
+                if next.batch.get() != one.batch.get() + 1 {
+                    break;
+                }
+                if next.previous != one.checksum {
+                    // Another opening may have written anew what this one follows.
+                    if next.nonce == one.nonce {
+                        let text = "a batch does not follow the one before it";
+                        checker.found(
+                            Code::Log,
+                            Place::at(address).sequence(next.first_sequence.get()),
+                            text,
+                        );
+                    }
+                    break;
+                }
+            }
+            let blocks = (found.header.total_bytes() / u64::from(shape.block_bytes)) as u32;
+            if block + blocks > end {
+                break;
+            }
+            let first = block + found.header.header_bytes.get() / shape.block_bytes;
+            self.compare(checker, shape, &found, block, first);
+            for slot in first..block + blocks {
+                self.check_block(checker, shape, window, slot, (physical, slot)).await?;
+            }
+            block += blocks;
+            self.covered = block;
+            before = Some(found);
+        }
+        for slot in self.covered..shape.segment_blocks {
+            if self.slots[slot as usize].sequence != 0 && bit(&self.row.live, slot) {
+                self.missing += 1;
+                self.check_block(checker, shape, window, slot, (physical, slot)).await?;
+            }
+        }
+        if self.missing > 0 {
+            let text = format!("the batch that wrote {} blocks of this segment cannot be read", self.missing);
+            checker.found(Code::OldBatch, Place::at(shape.address(physical, self.covered)), text);
+        }
+        Ok(())
+    }
+
+    /// A batch wrote what the index says its slots are, and nothing else is named in it.
+    fn compare(&self, checker: &mut Checker<'_>, shape: &Shape, batch: &Batch, block: u32, first: u32) {
+        let mut wrong = |slot: u32, known: &Slot| {
+            let place = Place::at(shape.address(self.row.physical, slot));
+            let text = "the index and the batch that wrote this block contradict each other";
+            checker.found(Code::Index, place.sequence(known.sequence).block(known.lba), text);
+        };
+        for slot in block..first {
+            let known = &self.slots[slot as usize];
+            if known.sequence != 0 || bit(&self.row.live, slot) {
+                wrong(slot, known);
+            }
+        }
+        let data = (batch.header.first_sequence.get()..)
+            .zip(&batch.entries)
+            .filter(|(_, entry)| entry.kind.get() == KIND_DATA)
+            .flat_map(|(sequence, entry)| {
+                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.lba.get() + at))
+            });
+        for ((slot, (sequence, lba)), checksum) in (first..).zip(data).zip(&batch.checksums) {
+            let known = &self.slots[slot as usize];
+            if known.sequence != 0
+                && (known.sequence, known.lba, known.checksum) != (sequence, lba, *checksum)
+            {
+                wrong(slot, known);
+            }
+        }
+    }
+
+    async fn check_block(
+        &self,
+        checker: &mut Checker<'_>,
+        shape: &Shape,
+        window: &mut Window,
+        slot: u32,
+        place: (u32, u32),
+    ) -> Result<()> {
+        let known = &self.slots[slot as usize];
+        if known.sequence == 0 || !bit(&self.row.live, slot) {
+            return Ok(());
+        }
+        let Some(bytes) = window.bytes(checker, shape, place.0, place.1).await? else { return Ok(()) };
+        let whole = crc32c(&[&bytes[..shape.block_bytes as usize]]) == known.checksum;
+        checker.report.blocks += 1;
+        if !whole {
+            let at = Place::at(shape.address(place.0, place.1)).sequence(known.sequence).block(known.lba);
+            checker.found(Code::Block, at, "its checksum is not that of its index entry");
+        }
+        Ok(())
+    }
+
+    fn tell_leaks(&self, checker: &mut Checker<'_>, shape: &Shape, tail: &Tail) {
+        let of_tail = tail.named.get(&self.number);
+        let leaked = (0..shape.segment_blocks).filter(|slot| {
+            bit(&self.row.live, *slot)
+                && self.slots[*slot as usize].sequence == 0
+                && !of_tail.is_some_and(|named| named.contains(slot))
+        });
+        let leaked = leaked.count();
+        if leaked > 0 {
+            let text =
+                format!("{leaked} blocks of virtual segment {} live, and nothing names them", self.number);
+            checker.found(
+                Code::Leak,
+                Place::at(shape.address(self.row.physical, self.row.first_block)),
+                text,
+            );
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The runs of the index: that their pages are theirs, whole, in order and complete; and reading them in order.
+
+use zerocopy::FromBytes;
+
+use super::state::{RunState, State};
+use super::superblock::Shape;
+use super::{Checker, Code, Place, is_sealed, is_zero};
+use crate::error::Result;
+use crate::format::index_page::{
+    IndexDeath, IndexEntry, IndexFence, Item, MAGIC, PAGE_BYTES, PageHeader, VERSION, ZERO,
+};
+use crate::format::journal::Run;
+
+/// Pages read at a time.
+const READ_PAGES: u32 = 16;
+const HEADER_BYTES: usize = size_of::<PageHeader>();
+
+type Key = (u64, u64);
+
+/// How many pages a run has of each kind.
+#[derive(Clone, Copy)]
+struct Counts {
+    entries: u32,
+    deaths: u32,
+    fences: u32,
+}
+
+fn pages_of<T: Item>(items: u64) -> Option<u32> {
+    u32::try_from(items.div_ceil(T::PER_PAGE as u64)).ok()
+}
+
+fn counts(run: &Run) -> Option<Counts> {
+    let entries = pages_of::<IndexEntry>(run.entries.get())?;
+    let deaths = pages_of::<IndexDeath>(run.deaths.get())?;
+    Some(Counts { entries, deaths, fences: pages_of::<IndexFence>(entries.into())? })
+}
+
+/// Checks all runs. Whether what they say can be believed.
+pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &State) -> Result<bool> {
+    let before = checker.report.damage;
+    check_extents(checker, shape, state);
+    if checker.report.damage != before {
+        return Ok(false);
+    }
+    for run in &state.runs {
+        check_run(checker, shape, state, run).await?;
+    }
+    Ok(checker.report.damage == before)
+}
+
+/// Whether a run has just the pages that it needs, all in the index area.
+pub(super) fn fits(shape: &Shape, run: &Run, extents: &[(u32, u32)]) -> bool {
+    let needed = counts(run)
+        .map(|counts| u64::from(counts.entries) + u64::from(counts.deaths) + u64::from(counts.fences));
+    let pages: u64 = extents.iter().map(|(_, pages)| u64::from(*pages)).sum();
+    let inside = extents.iter().all(|(first, pages)| {
+        *pages > 0 && u64::from(*first) + u64::from(*pages) <= u64::from(shape.index_pages)
+    });
+    needed == Some(pages) && pages > 0 && inside
+}
+
+/// Every page belongs to one run.
+fn check_extents(checker: &mut Checker<'_>, shape: &Shape, state: &State) {
+    let mut taken: Vec<(u32, u32, u64)> = Vec::new();
+    for known in &state.runs {
+        let number = known.run.run.get();
+        taken.extend(known.extents.iter().map(|(first, pages)| (*first, *pages, number)));
+    }
+    taken.sort_unstable();
+    for pair in taken.windows(2) {
+        let ((first, pages, one), (next, _, other)) = (pair[0], pair[1]);
+        if u64::from(first) + u64::from(pages) > u64::from(next) {
+            let address = shape.index_offset + u64::from(next) * PAGE_BYTES as u64;
+            checker.found(Code::Index, Place::at(address), format!("runs {one} and {other} share a page"));
+        }
+    }
+}
+
+/// The items of pages of a run, a few pages at a time.
+pub(super) struct Pages<T> {
+    number: u64,
+    extents: Vec<(u32, u32)>,
+    page: u32,
+    end: u32,
+    /// Items of the pages from `page` on, and how many there are.
+    left: u64,
+    items: std::vec::IntoIter<T>,
+    /// A page was not what belongs there; nothing follows.
+    pub broken: bool,
+}
+
+impl<T: Item> Pages<T> {
+    fn new(run: &RunState, first: u32, pages: u32, items: u64) -> Self {
+        Self {
+            number: run.run.run.get(),
+            extents: run.extents.clone(),
+            page: first,
+            end: first + pages,
+            left: items,
+            items: Vec::new().into_iter(),
+            broken: false,
+        }
+    }
+
+    /// Where a page lies, and how many follow it there.
+    fn place(&self, mut page: u32) -> Option<(u32, u32)> {
+        for (first, pages) in &self.extents {
+            if page < *pages {
+                return Some((first + page, pages - page));
+            }
+            page -= pages;
+        }
+        None
+    }
+
+    /// The address of the page that the next read begins with.
+    pub fn address(&self, shape: &Shape) -> u64 {
+        let place = self.place(self.page).map_or(0, |(place, _)| place);
+        shape.index_offset + u64::from(place) * PAGE_BYTES as u64
+    }
+
+    pub async fn next(&mut self, checker: &mut Checker<'_>, shape: &Shape) -> Result<Option<T>> {
+        if let Some(item) = self.items.next() {
+            return Ok(Some(item));
+        }
+        if self.page == self.end || self.broken {
+            return Ok(None);
+        }
+        let Some((_, row)) = self.place(self.page) else { return Ok(None) };
+        let pages = row.min(self.end - self.page).min(READ_PAGES);
+        let address = self.address(shape);
+        let Some(bytes) = checker.read(address, u64::from(pages) * PAGE_BYTES as u64).await? else {
+            self.broken = true;
+            return Ok(None);
+        };
+        let mut items = Vec::new();
+        for (at, page) in (0..u64::from(pages)).zip(bytes.chunks_exact(PAGE_BYTES)) {
+            let address = address + at * PAGE_BYTES as u64;
+            let count = self.left.min(T::PER_PAGE as u64);
+            match decode::<T>(page, self.number, self.page, address, count) {
+                Some(found) => items.extend_from_slice(found),
+                None => {
+                    self.broken = true;
+                    let text = format!("it is not page {} of run {}", self.page, self.number);
+                    checker.found(Code::IndexPage, Place::at(address), text);
+                    break;
+                }
+            }
+            self.left -= count;
+            self.page += 1;
+        }
+        self.items = items.into_iter();
+        Ok(self.items.next())
+    }
+}
+
+fn decode<T: Item>(page: &[u8], run: u64, number: u32, address: u64, count: u64) -> Option<&[T]> {
+    let (header, body) = PageHeader::read_from_prefix(page).ok()?;
+    let body_start = &page[HEADER_BYTES..];
+    let used = count as usize * size_of::<T>();
+    let belongs = is_sealed(page)
+        && header.magic == MAGIC
+        && header.version.get() == VERSION
+        && header.address.get() == address
+        && header.run.get() == run
+        && header.page.get() == number
+        && header.kind.get() == T::KIND
+        && u64::from(header.count.get()) == count
+        && is_zero(&header.reserved)
+        && is_zero(body.get(used..)?);
+    if belongs { <[T]>::ref_from_bytes(&body_start[..used]).ok() } else { None }
+}
+
+/// The entries of a run, in order.
+pub(super) fn entries(run: &RunState) -> Pages<IndexEntry> {
+    let pages = counts(&run.run).map_or(0, |counts| counts.entries);
+    Pages::new(run, 0, pages, run.run.entries.get())
+}
+
+/// The deaths of a run, in order.
+pub(super) fn deaths(run: &RunState) -> Pages<IndexDeath> {
+    let (first, pages) = counts(&run.run).map_or((0, 0), |counts| (counts.entries, counts.deaths));
+    Pages::new(run, first, pages, run.run.deaths.get())
+}
+
+fn fences(run: &RunState) -> Pages<IndexFence> {
+    let (first, pages, items) = counts(&run.run)
+        .map_or((0, 0, 0), |counts| (counts.entries + counts.deaths, counts.fences, counts.entries));
+    Pages::new(run, first, pages, items.into())
+}
+
+async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, known: &RunState) -> Result<()> {
+    let sequences = known.run.first_sequence.get()..=known.run.last_sequence.get();
+    let last_virtual = state.leases.back().map_or(0, |lease| lease.virtual_segment.get());
+    let number = known.run.run.get();
+    let wrong = |checker: &mut Checker<'_>, address, sequence, block, text: &str| {
+        let place = Place { address: Some(address), sequence: Some(sequence), block };
+        checker.found(Code::Index, place, format!("run {number}: {text}"));
+    };
+    let (mut pages, mut fences) = (entries(known), fences(known));
+    let mut before: Option<Key> = None;
+    let mut at: u64 = 0;
+    loop {
+        let address = pages.address(shape);
+        let Some(entry) = pages.next(checker, shape).await? else { break };
+        checker.report.entries += 1;
+        let key = (entry.lba.get(), entry.sequence.get());
+        let zero = entry.virtual_segment.get() == ZERO;
+        let sound = entry.branch.get() == 0
+            && key.0 < shape.volume_blocks
+            && sequences.contains(&key.1)
+            && if zero {
+                entry.slot.get() == 0 && entry.checksum.get() == 0
+            } else {
+                entry.virtual_segment.get() <= last_virtual && entry.slot.get() < shape.segment_blocks
+            };
+        if !sound {
+            wrong(checker, address, key.1, Some(key.0), "an entry is none");
+        }
+        if before.is_some_and(|before| before >= key) {
+            wrong(checker, address, key.1, Some(key.0), "its entries are not in order");
+        }
+        before = Some(key);
+        if at.is_multiple_of(IndexEntry::PER_PAGE as u64) {
+            let fence_address = fences.address(shape);
+            match fences.next(checker, shape).await? {
+                Some(fence) if (fence.lba.get(), fence.sequence.get()) == key => {}
+                _ => wrong(
+                    checker,
+                    fence_address,
+                    key.1,
+                    Some(key.0),
+                    "a fence is not the first key of its page",
+                ),
+            }
+        }
+        at += 1;
+    }
+    let mut deaths = deaths(known);
+    let mut before = 0;
+    loop {
+        let address = deaths.address(shape);
+        let Some(death) = deaths.next(checker, shape).await? else { break };
+        let (birth, sequence) = (death.birth.get(), death.death.get());
+        let sound = birth >= 1
+            && birth < sequence
+            && sequences.contains(&sequence)
+            && death.virtual_segment.get() <= last_virtual
+            && death.slot.get() < shape.segment_blocks;
+        if !sound || sequence < before {
+            wrong(checker, address, sequence, None, "a death is none, or not in order");
+        }
+        before = sequence;
+    }
+    Ok(())
+}
+
+/// The entries of all runs by block and sequence.
+pub(super) struct Merged {
+    readers: Vec<(Pages<IndexEntry>, Option<IndexEntry>)>,
+}
+
+impl Merged {
+    pub async fn open(checker: &mut Checker<'_>, shape: &Shape, state: &State) -> Result<Self> {
+        let mut readers = Vec::with_capacity(state.runs.len());
+        for run in &state.runs {
+            let mut pages = entries(run);
+            let head = pages.next(checker, shape).await?;
+            readers.push((pages, head));
+        }
+        Ok(Self { readers })
+    }
+
+    pub async fn next(&mut self, checker: &mut Checker<'_>, shape: &Shape) -> Result<Option<IndexEntry>> {
+        let heads = self.readers.iter_mut().filter(|(_, head)| head.is_some());
+        let key = |head: &Option<IndexEntry>| head.map(|entry| (entry.lba.get(), entry.sequence.get()));
+        let Some((pages, head)) = heads.min_by_key(|(_, head)| key(head)) else { return Ok(None) };
+        let found = *head;
+        *head = pages.next(checker, shape).await?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,361 @@
+//! The log behind its checkpoint: batch after batch, where it ends, and whether more was promised.
+//!
+//! A power cut leaves a batch that is not whole, and perhaps whole ones behind it that nobody was promised. A
+//! batch at the end that is sealed and differs from the next one in one field alone, or whose lengths cannot be,
+//! was never left by a cut; what lay there before differs in more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use zerocopy::FromBytes;
+
+use super::state::{NUMBER_MAX, State};
+use super::superblock::Shape;
+use super::{Checker, Code, Place, is_sealed, is_zero};
+use crate::buf::Buf;
+use crate::error::Result;
+use crate::format::batch::{
+    Batch, BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ZERO, MAGIC, VERSION,
+    decode, header_bytes,
+};
+use crate::format::crc32c;
+use crate::format::journal::Opening;
+
+/// Bytes of a batch at most.
+pub(super) const BATCH_BYTES_MAX: u64 = 1 << 20;
+/// Bytes read at a time.
+const WINDOW_BYTES: u64 = 2 << 20;
+
+/// How far the log has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub address: u64,
+    pub virtual_segment: u32,
+    pub block: u32,
+    pub batch: u64,
+    pub sequence: u64,
+    pub time_unix_ns: u64,
+    pub previous: u32,
+}
+
+/// What lies behind the checkpoint.
+pub(super) struct Tail {
+    pub end: End,
+    /// Slots that its entries name, by virtual segment.
+    pub named: BTreeMap<u32, BTreeSet<u32>>,
+    /// By first block: the end of the range, and the first sequence that gave it new content.
+    ranges: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Tail {
+    /// The first sequence behind the checkpoint that gave a block new content.
+    pub fn first_change(&self, lba: u64) -> Option<u64> {
+        let (_, (end, sequence)) = self.ranges.range(..=lba).next_back()?;
+        (lba < *end).then_some(*sequence)
+    }
+
+    /// Notes a range, but for what an earlier entry has changed.
+    fn note(&mut self, lba: u64, blocks: u64, sequence: u64) {
+        let (mut at, end) = (lba, lba + blocks);
+        while at < end {
+            let before = self.ranges.range(..=at).next_back().map(|(_, (end, _))| *end);
+            if let Some(covered) = before.filter(|covered| *covered > at) {
+                at = covered;
+                continue;
+            }
+            let next = self.ranges.range(at..).next().map_or(end, |(start, _)| *start).min(end);
+            self.ranges.insert(at, (next, sequence));
+            at = next;
+        }
+    }
+}
+
+/// A piece of a segment in memory.
+pub(super) struct Window {
+    physical: u32,
+    first_block: u32,
+    buf: Option<Buf>,
+}
+
+impl Window {
+    pub fn new() -> Self {
+        Self { physical: 0, first_block: 0, buf: None }
+    }
+
+    /// The bytes of a segment from this block on: at least the largest batch, if the segment goes on so far;
+    /// `None` where they cannot be read.
+    pub async fn bytes(
+        &mut self,
+        checker: &mut Checker<'_>,
+        shape: &Shape,
+        physical: u32,
+        block: u32,
+    ) -> Result<Option<&[u8]>> {
+        let block_bytes = u64::from(shape.block_bytes);
+        let left = u64::from(shape.segment_blocks - block) * block_bytes;
+        let skip = u64::from(block.saturating_sub(self.first_block)) * block_bytes;
+        let held = self.buf.as_ref().map_or(0, |buf| buf.len() as u64);
+        let within = self.physical == physical && block >= self.first_block;
+        if !within || skip + left.min(BATCH_BYTES_MAX) > held {
+            self.buf = checker.read(shape.address(physical, block), left.min(WINDOW_BYTES)).await?;
+            (self.physical, self.first_block) = (physical, block);
+        }
+        let skip = u64::from(block - self.first_block) * block_bytes;
+        Ok(self.buf.as_ref().map(|buf| &buf[skip as usize..]))
+    }
+}
+
+/// What is wrong with the entries of a batch that is sealed, if anything.
+pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str> {
+    let mut payload = 0;
+    for entry in &batch.entries {
+        let (lba, blocks) = (entry.lba.get(), entry.blocks.get());
+        let inside = lba.checked_add(blocks.into()).is_some_and(|end| end <= shape.volume_blocks);
+        if blocks == 0 || !inside {
+            return Some("an entry lies outside of the volume");
+        }
+        if entry.branch.get() != 0 || entry.tag.get() != 0 {
+            return Some("an entry has a branch or a tag, and this version has none");
+        }
+        match entry.kind.get() {
+            KIND_DATA if entry.payload.get() == payload => payload += blocks,
+            KIND_ZERO | KIND_DISCARD if entry.payload.get() == payload || entry.payload.get() == 0 => {}
+            KIND_DATA | KIND_ZERO | KIND_DISCARD => return Some("an entry has not the payload that follows"),
+            _ => return Some("an entry is of a kind that this version writes none of"),
+        }
+    }
+    let header = &batch.header;
+    if header.batch.get().max(header.first_sequence.get()) >= NUMBER_MAX {
+        return Some("its numbers cannot be");
+    }
+    let used =
+        size_of::<BatchHeader>() + size_of::<BatchEntry>() * batch.entries.len() + 4 * batch.checksums.len();
+    if payload != header.payload_blocks.get() || batch.entries.is_empty() {
+        return Some("its payload is not that of its entries");
+    }
+    if !is_zero(&header.reserved)
+        || header.total_bytes() > BATCH_BYTES_MAX
+        || used as u64 > u64::from(header.header_bytes.get())
+    {
+        return Some("bytes that no field names are not zero");
+    }
+    (header.epoch.get() != shape.epoch).then_some("it is of another epoch than the volume")
+}
+
+/// Where the log ends. `None` where the checkpoint cannot be believed.
+pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &State) -> Result<Option<Tail>> {
+    let (Some(first), Some(block)) = (state.leases.front(), state.checkpoint_block()) else {
+        return Ok(None);
+    };
+    let checkpoint = &state.checkpoint;
+    let mut end = End {
+        address: checkpoint.address.get(),
+        virtual_segment: first.virtual_segment.get(),
+        block,
+        batch: checkpoint.batch.get(),
+        sequence: checkpoint.sequence.get(),
+        time_unix_ns: checkpoint.time_unix_ns.get(),
+        previous: checkpoint.previous.get(),
+    };
+    let mut window = Window::new();
+    if !follows_its_batch(checker, shape, &mut window, first.physical.get(), &end).await? {
+        let text = "no batch before the checkpoint ends there with what it says";
+        checker.found(Code::Log, Place::at(end.address).sequence(end.sequence), text);
+        return Ok(None);
+    }
+    let mut tail = Tail { end, named: BTreeMap::new(), ranges: BTreeMap::new() };
+    let mut promised = 0;
+    let mut at = 0;
+    'batches: loop {
+        for (lease, block) in [(at, end.block), (at + 1, 0)] {
+            let Some(next) = state.leases.get(lease).filter(|_| block < shape.segment_blocks) else {
+                continue;
+            };
+            let (physical, number) = (next.physical.get(), next.virtual_segment.get());
+            let address = shape.address(physical, block);
+            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { continue };
+            let batch = match judge(bytes, address, shape, state, &end) {
+                Judged::Next(batch) => batch,
+                Judged::Other => continue,
+                Judged::Wrong(text) => {
+                    checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
+                    continue;
+                }
+            };
+            let header = &batch.header;
+            let is_own =
+                |opening: &Opening| (opening.first_batch, opening.nonce) == (header.batch, header.nonce);
+            let is_first = state.openings.iter().any(is_own);
+            let durable = header.durable_through.get();
+            if durable > end.sequence || durable < promised || (is_first && durable != end.sequence) {
+                let text = format!("it says that {durable} is durable, after {promised} was");
+                checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
+            }
+            if header.time_unix_ns.get() < end.time_unix_ns {
+                let text = "it was written before the batch that it follows";
+                checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
+            }
+            promised = promised.max(durable);
+            let blocks = (header.total_bytes() / u64::from(shape.block_bytes)) as u32;
+            take_in(&mut tail, &batch, number, block, shape);
+            end = End {
+                address: address + header.total_bytes(),
+                virtual_segment: number,
+                block: block + blocks,
+                batch: end.batch + 1,
+                sequence: end.sequence + batch.entries.len() as u64,
+                time_unix_ns: header.time_unix_ns.get(),
+                previous: header.checksum.get(),
+            };
+            at = lease;
+            continue 'batches;
+        }
+        break;
+    }
+    let newest = state.openings.last().map_or(0, |opening| opening.first_batch.get());
+    if newest > end.batch {
+        let text = format!("the log ends with batch {}, and an opening began with {newest}", end.batch);
+        checker.found(Code::Log, Place::at(end.address).sequence(end.sequence), text);
+    }
+    if let Some((address, through)) = later_promise(checker, shape, state, &mut window, at, &end).await?
+        && through > end.sequence
+    {
+        let text = format!(
+            "the log ends at sequence {}, and a later batch says {through} was durable",
+            end.sequence
+        );
+        checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
+    }
+    tail.end = end;
+    Ok(Some(tail))
+}
+
+fn take_in(tail: &mut Tail, batch: &Batch, number: u32, block: u32, shape: &Shape) {
+    let mut slot = block + batch.header.header_bytes.get() / shape.block_bytes;
+    for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
+        tail.note(entry.lba.get(), entry.blocks.get().into(), sequence);
+        if entry.kind.get() == KIND_DATA {
+            tail.named.entry(number).or_default().extend(slot..slot + entry.blocks.get());
+            slot += entry.blocks.get();
+        }
+    }
+}
+
+enum Judged {
+    Next(Box<Batch>),
+    Other,
+    Wrong(&'static str),
+}
+
+fn judge(bytes: &[u8], address: u64, shape: &Shape, state: &State, end: &End) -> Judged {
+    let Ok((header, _)) = BatchHeader::read_from_prefix(bytes) else { return Judged::Other };
+    // What lay at the log's very first place may be the first batch of another pool.
+    let is_own = [
+        header.magic == MAGIC,
+        header.address.get() == address,
+        state.nonce_of(end.batch) == Some(header.nonce),
+        header.batch.get() == end.batch,
+        header.first_sequence.get() == end.sequence + 1,
+        header.previous.get() == end.previous,
+    ];
+    let wrong = is_own.iter().filter(|holds| !**holds).count();
+    if wrong > 1 || (!is_own[2] && end.batch == 0) {
+        return Judged::Other;
+    }
+    // The fixed part lies in one sector, so that no cut tears it.
+    let (entries, blocks) = (header.entries.get() as usize, header.payload_blocks.get() as usize);
+    let possible = header.version.get() == VERSION
+        && header.block_bytes.get() == shape.block_bytes
+        && entries <= ENTRIES_MAX as usize
+        && header.total_bytes() <= BATCH_BYTES_MAX.min(bytes.len() as u64)
+        && header_bytes(entries, blocks, shape.block_bytes as usize) == header.header_bytes.get() as usize;
+    if !possible {
+        return if wrong == 0 {
+            Judged::Wrong("its lengths or its version cannot be")
+        } else {
+            Judged::Other
+        };
+    }
+    let sealed = &bytes[..header.header_bytes.get() as usize];
+    if !is_sealed(sealed) {
+        return Judged::Other;
+    }
+    if wrong == 1 {
+        return Judged::Wrong("it is sealed, and one field is not what follows");
+    }
+    let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else {
+        return Judged::Wrong("it is sealed, and its entries are none");
+    };
+    if let Some(text) = contradiction(&batch, shape) {
+        return Judged::Wrong(text);
+    }
+    let used = size_of::<BatchHeader>() + size_of::<BatchEntry>() * entries + 4 * blocks;
+    if !is_zero(&sealed[used..]) {
+        return Judged::Wrong("bytes that no field names are not zero");
+    }
+    let payload = bytes[sealed.len()..].chunks_exact(shape.block_bytes as usize);
+    let whole = payload.zip(&batch.checksums).all(|(block, sum)| crc32c(&[block]) == *sum);
+    if whole { Judged::Next(batch) } else { Judged::Other }
+}
+
+/// Whether the batch before the checkpoint, whose segment is still leased, ends there and is what the checkpoint
+/// says of it.
+async fn follows_its_batch(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    window: &mut Window,
+    physical: u32,
+    end: &End,
+) -> Result<bool> {
+    if end.batch == 0 {
+        return Ok(end.block == 0 && (end.sequence, end.time_unix_ns, end.previous) == (0, 0, 0));
+    }
+    let mut block = 0;
+    while block < end.block {
+        let address = shape.address(physical, block);
+        let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { return Ok(false) };
+        let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { return Ok(false) };
+        let header = &batch.header;
+        block += (header.total_bytes() / u64::from(shape.block_bytes)).max(1) as u32;
+        if block == end.block {
+            return Ok(header.batch.get().checked_add(1) == Some(end.batch)
+                && header.first_sequence.get().checked_add(batch.entries.len() as u64)
+                    == end.sequence.checked_add(1)
+                && header.time_unix_ns.get() == end.time_unix_ns
+                && header.checksum.get() == end.previous);
+        }
+    }
+    Ok(false)
+}
+
+/// The greatest `durable_through` of a later batch of the same opening behind the end, and where it lies.
+async fn later_promise(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    state: &State,
+    window: &mut Window,
+    at: usize,
+    end: &End,
+) -> Result<Option<(u64, u64)>> {
+    let mut promise: Option<(u64, u64)> = None;
+    for (lease, next) in state.leases.iter().enumerate().skip(at) {
+        let physical = next.physical.get();
+        let first = if lease == at { end.block } else { 0 };
+        for block in first..shape.segment_blocks {
+            let address = shape.address(physical, block);
+            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { break };
+            // The whole of it is decoded only where it begins like one.
+            if !bytes.starts_with(&MAGIC) {
+                continue;
+            }
+            let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { continue };
+            let (number, through) = (batch.header.batch.get(), batch.header.durable_through.get());
+            if number > end.batch
+                && state.nonce_of(number) == Some(batch.header.nonce)
+                && promise.is_none_or(|(_, best)| best < through)
+            {
+                promise = Some((address, through));
+            }
+        }
+    }
+    Ok(promise)
+}

@@ -1,0 +1,377 @@
+//! The state that an image and records make: openings, leases, the checkpoint, rows, runs and marks.
+//!
+//! Each change is held against the state before it. What contradicts it is told as a text; the state is then of
+//! no use any more.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::index;
+use super::superblock::Shape;
+use crate::format::journal::{Change, Checkpoint, Lease, Opening, Row, Run};
+
+/// Runs of a pool at most: merging keeps a handful of each size.
+const RUNS_MAX: usize = 1024;
+/// No sequence and no number of a batch comes so far; what says so is damaged, and could not be counted on from.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
+/// Why a change of a linear volume does not fit.
+const NOT_LINEAR: &str = "it speaks of a linear volume, and there is none";
+
+/// What contradicts the state.
+pub(super) type Judged<T = ()> = Result<T, String>;
+
+/// A row, as the device has it.
+#[derive(Clone, Debug)]
+pub(super) struct RowState {
+    pub physical: u32,
+    pub continued: Option<u32>,
+    pub first_block: u32,
+    pub live: Vec<u64>,
+    /// In a moved row.
+    pub present: Option<Vec<u64>>,
+}
+
+pub(super) fn count(words: &[u64]) -> u32 {
+    words.iter().map(|word| word.count_ones()).sum()
+}
+
+fn is_subset(part: &[u64], whole: &[u64]) -> bool {
+    part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
+}
+
+impl RowState {
+    pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
+        [self.physical].into_iter().chain(self.continued)
+    }
+}
+
+/// A run, as the journal names it.
+#[derive(Clone, Debug)]
+pub(super) struct RunState {
+    pub run: Run,
+    pub extents: Vec<(u32, u32)>,
+}
+
+/// Everything that the journal keeps.
+#[derive(Debug)]
+pub(super) struct State {
+    segments: u32,
+    segment_blocks: u32,
+    shape: Shape,
+    pub openings: Vec<Opening>,
+    pub leases: VecDeque<Lease>,
+    pub checkpoint: Checkpoint,
+    pub rows: BTreeMap<u32, RowState>,
+    pub runs: Vec<RunState>,
+    pub watermark: u64,
+    pub window: u64,
+    /// Rows that lie in each segment.
+    users: Vec<u32>,
+}
+
+fn require(holds: bool, text: &str) -> Judged {
+    if holds { Ok(()) } else { Err(text.to_string()) }
+}
+
+/// The place of a change in an image's order.
+fn rank(change: &Change) -> Option<u32> {
+    Some(match change {
+        Change::Opening(_) => 0,
+        Change::Checkpoint(_) => 1,
+        Change::Lease(_) => 2,
+        Change::Row(..) => 3,
+        Change::Run(..) => 4,
+        Change::Watermark(_) => 5,
+        Change::Window(_) => 6,
+        Change::Applied(_) => 7,
+        Change::Accepted(_) => 8,
+        Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => return None,
+    })
+}
+
+impl State {
+    /// The state of an image.
+    pub fn from_image(shape: &Shape, changes: &[Change]) -> Judged<Self> {
+        let mut state = Self {
+            segments: shape.segments,
+            segment_blocks: shape.segment_blocks,
+            shape: shape.clone(),
+            openings: Vec::new(),
+            leases: VecDeque::new(),
+            checkpoint: Checkpoint::default(),
+            rows: BTreeMap::new(),
+            runs: Vec::new(),
+            watermark: 0,
+            window: 0,
+            users: vec![0; shape.segments as usize],
+        };
+        let ranks: Option<Vec<u32>> = changes.iter().map(rank).collect();
+        let ranks = ranks.ok_or("it removes what nothing has made")?;
+        require(ranks.is_sorted(), "its changes are not in their order")?;
+        for (rank, name) in [(1, "checkpoint"), (5, "watermark"), (6, "window")] {
+            let found = ranks.iter().filter(|one| **one == rank).count();
+            require(found == 1, &format!("it has {found} changes that are a {name}"))?;
+        }
+        for change in changes {
+            match change {
+                Change::Opening(opening) => state.openings.push(*opening),
+                Change::Checkpoint(checkpoint) => {
+                    require(checkpoint.released.get() == 0, "an image's checkpoint releases leases")?;
+                    state.checkpoint = *checkpoint;
+                }
+                Change::Lease(lease) => state.lease(lease)?,
+                Change::Row(row, live, present) => state.image_row(row, live, present)?,
+                Change::Run(run, extents) => state.run(run, extents)?,
+                Change::Watermark(sequence) => state.watermark = *sequence,
+                Change::Window(sequence) => state.window = *sequence,
+                Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => {}
+                Change::Applied(_) | Change::Accepted(_) => return Err(NOT_LINEAR.to_string()),
+            }
+        }
+        let batch = state.checkpoint.batch.get();
+        let in_order = state.openings.first().is_some_and(|first| first.first_batch.get() <= batch)
+            && state.openings.iter().skip(1).all(|later| later.first_batch.get() >= batch);
+        require(in_order, "its openings do not fit its checkpoint")?;
+        state.checkpoint_lies_in_its_lease()?;
+        let rows = state.leases.iter().all(|lease| state.rows.contains_key(&lease.virtual_segment.get()));
+        require(rows, "a leased segment has no row")?;
+        Ok(state)
+    }
+
+    /// Takes in a record: its changes together.
+    pub fn apply_record(&mut self, changes: &[Change]) -> Judged {
+        let opens = matches!(changes.first(), Some(Change::Opening(_)));
+        let has_window = matches!(changes.first(), Some(Change::Window(_)));
+        let before = self.checkpoint;
+        let has_checkpoint = changes.iter().any(|change| matches!(change, Change::Checkpoint(_)));
+        let leased: BTreeSet<u32> = self.leases.iter().map(|lease| lease.virtual_segment.get()).collect();
+        let mut removed: Vec<Run> = Vec::new();
+        for (at, change) in changes.iter().enumerate() {
+            let free = matches!(
+                change,
+                Change::Opening(_) | Change::Lease(_) | Change::Watermark(_) | Change::Window(_)
+            );
+            require(free || has_window, "slots, rows and runs change without a window")?;
+            match change {
+                Change::Applied(_) | Change::Accepted(_) => return Err(NOT_LINEAR.to_string()),
+                Change::Opening(opening) => {
+                    require(at == 0, "it opens in the middle")?;
+                    require(opening.first_batch >= self.checkpoint.batch, "it opens before the checkpoint")?;
+                    // Only who gives up what is damaged goes back, and says how far the log is good.
+                    let gives_up = matches!(changes.get(1), Some(Change::Watermark(_)));
+                    let last = self.openings.last().map_or(0, |last| last.first_batch.get());
+                    require(gives_up || opening.first_batch.get() >= last, "it opens before the last one")?;
+                    self.openings.push(*opening);
+                }
+                Change::Lease(lease) => self.lease(lease)?,
+                Change::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
+                Change::Row(row, live, present) => {
+                    self.changed_row(row, live, present, &leased)?;
+                }
+                Change::RowRemoved(number) => {
+                    let row = self.rows.remove(number).ok_or("it removes a row that is not there")?;
+                    row.segments().for_each(|physical| self.users[physical as usize] -= 1);
+                }
+                Change::Dead(number, slots) => self.dead(*number, slots)?,
+                Change::Run(run, extents) => {
+                    let (first, last) = match (&removed[..], has_checkpoint) {
+                        ([], true) => (before.sequence.get() + 1, None),
+                        ([first, .., last], false) => (first.first_sequence.get(), Some(last)),
+                        _ => return Err("it names a run for no reason".to_string()),
+                    };
+                    let last = last.map(|last| last.last_sequence.get());
+                    let fits = run.first_sequence.get() == first
+                        && last.is_none_or(|last| run.last_sequence.get() == last);
+                    require(fits, "its run does not cover what it was made of")?;
+                    self.run(run, extents)?;
+                }
+                Change::RunRemoved(number) => {
+                    let at = self.runs.iter().position(|known| known.run.run.get() == *number);
+                    removed.push(self.runs.remove(at.ok_or("it removes a run that is not there")?).run);
+                    removed.sort_by_key(|run| run.last_sequence.get());
+                }
+                Change::Watermark(sequence) => {
+                    let alone = changes.len() == 1 || (opens && at == 1);
+                    require(alone, "its watermark stands among other changes")?;
+                    require(opens || *sequence >= self.watermark, "its watermark goes back")?;
+                    self.watermark = *sequence;
+                }
+                Change::Window(sequence) => {
+                    require(at == 0, "its window stands in the middle")?;
+                    // It says what cannot be opened any more, and a lower one takes nothing back: a merge that began
+                    // before a checkpoint names the window of its beginning.
+                    self.window = self.window.max(*sequence);
+                }
+            }
+        }
+        if has_checkpoint {
+            let last = self.checkpoint.sequence.get();
+            let own = self.runs.iter().find(|known| known.run.first_sequence.get() > before.sequence.get());
+            require(own.is_none_or(|own| own.run.last_sequence.get() == last), "its run does not end at it")?;
+        }
+        Ok(())
+    }
+
+    fn lease(&mut self, lease: &Lease) -> Judged {
+        let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
+        require(physical < self.segments, "a leased segment is none")?;
+        require(number != u32::MAX, "a leased segment has no number")?;
+        if let Some(last) = self.leases.back() {
+            let follows = last.virtual_segment.get().checked_add(1) == Some(number);
+            require(follows, "the numbers of leased segments do not follow each other")?;
+        }
+        require(self.users[physical as usize] == 0, "a segment is leased that is in use")?;
+        self.users[physical as usize] = 1;
+        let live = vec![0; (self.segment_blocks as usize).div_ceil(64)];
+        let row = RowState { physical, continued: None, first_block: 0, live, present: None };
+        self.leases.push_back(*lease);
+        require(self.rows.insert(number, row).is_none(), "a segment's number is used twice")
+    }
+
+    fn checkpoint(&mut self, next: &Checkpoint) -> Judged {
+        let released = next.released.get() as usize;
+        require(released < self.leases.len(), "a checkpoint releases every lease")?;
+        let now = &self.checkpoint;
+        let same = Checkpoint { released: now.released, ..*next } == *now;
+        let later =
+            next.batch > now.batch && next.sequence >= now.sequence && next.time_unix_ns >= now.time_unix_ns;
+        require(same || later, "a checkpoint goes back")?;
+        self.leases.drain(..released);
+        self.checkpoint = Checkpoint { released: 0.into(), ..*next };
+        let current = self.openings.iter().rposition(|opening| opening.first_batch <= next.batch);
+        self.openings.drain(..current.ok_or("nobody has written what a checkpoint covers")?);
+        self.checkpoint_lies_in_its_lease()
+    }
+
+    /// The checkpoint as a block of the first leased segment.
+    pub fn checkpoint_block(&self) -> Option<u32> {
+        let start = self.shape.address(self.leases.front()?.physical.get(), 0);
+        let from = self.checkpoint.address.get().checked_sub(start)?;
+        let fits = from <= self.shape.segment_bytes() && from.is_multiple_of(self.shape.block_bytes.into());
+        fits.then(|| (from / u64::from(self.shape.block_bytes)) as u32)
+    }
+
+    fn checkpoint_lies_in_its_lease(&self) -> Judged {
+        let possible = self.checkpoint.batch.get().max(self.checkpoint.sequence.get()) < NUMBER_MAX;
+        require(possible, "the checkpoint's numbers cannot be")?;
+        require(self.checkpoint_block().is_some(), "the checkpoint lies outside of the first leased segment")
+    }
+
+    fn row(&self, row: &Row, live: &[u64], present: &[u64]) -> Judged<RowState> {
+        let room = self.segment_blocks;
+        require(row.slots.get() == room, "a row has not as many slots as a segment has blocks")?;
+        let continued = Some(row.continued.get()).filter(|continued| *continued != u32::MAX);
+        let made = RowState {
+            physical: row.physical.get(),
+            continued,
+            first_block: row.first_block.get(),
+            live: live.to_vec(),
+            present: (row.identity.get() == 0).then(|| present.to_vec()),
+        };
+        require(made.segments().all(|physical| physical < self.segments), "a row lies in no segment")?;
+        require(continued != Some(made.physical), "a row goes on where it begins")?;
+        let stray = |words: &[u64]| {
+            words.last().is_some_and(|last| !room.is_multiple_of(64) && last >> (room % 64) != 0)
+        };
+        require(!stray(live) && !stray(present), "a row has slots beyond its last")?;
+        let used = match &made.present {
+            None => {
+                require(row.identity.get() == 1, "a row is neither as written nor moved")?;
+                require(made.first_block == 0, "a row as the log wrote it begins in the middle")?;
+                room
+            }
+            Some(present) => {
+                require(is_subset(live, present), "a slot lives that is not there")?;
+                count(present)
+            }
+        };
+        require(used > 0, "a moved row holds nothing")?;
+        require(made.first_block < room, "a row begins behind its segment")?;
+        let end = u64::from(made.first_block) + u64::from(used);
+        require(end <= 2 * u64::from(room), "a row does not fit its segments")?;
+        require((end > room.into()) == continued.is_some(), "a row goes on, or should, and does not fit")?;
+        let written = row.written.get() <= self.checkpoint.sequence.get();
+        require(written, "a row was written later than the checkpoint")?;
+        Ok(made)
+    }
+
+    fn is_of_lease(&self, number: u32, row: &RowState) -> bool {
+        let lease = self.leases.iter().find(|lease| lease.virtual_segment.get() == number);
+        lease.is_none_or(|lease| lease.physical.get() == row.physical && row.present.is_none())
+    }
+
+    fn put(&mut self, number: u32, row: RowState) {
+        row.segments().for_each(|physical| self.users[physical as usize] += 1);
+        if let Some(before) = self.rows.insert(number, row) {
+            before.segments().for_each(|physical| self.users[physical as usize] -= 1);
+        }
+    }
+
+    fn image_row(&mut self, row: &Row, live: &[u64], present: &[u64]) -> Judged {
+        let number = row.virtual_segment.get();
+        let made = self.row(row, live, present)?;
+        let last = self.leases.back().ok_or("nothing is leased")?.virtual_segment.get();
+        require(number <= last, "a row has a number that was never leased")?;
+        let first = self.leases[0].virtual_segment.get();
+        let is_new = number < first && !self.rows.contains_key(&number);
+        require(is_new || number >= first, "a segment has two rows")?;
+        require(self.is_of_lease(number, &made), "a leased segment's row lies elsewhere")?;
+        self.put(number, made);
+        Ok(())
+    }
+
+    fn changed_row(&mut self, row: &Row, live: &[u64], present: &[u64], leased: &BTreeSet<u32>) -> Judged {
+        let number = row.virtual_segment.get();
+        let made = self.row(row, live, present)?;
+        let before = self.rows.get(&number).ok_or("it changes a row that is not there")?;
+        let is_leased = leased.contains(&number);
+        require(is_leased || is_subset(live, &before.live), "a dead slot lives again")?;
+        let stays = made.physical == before.physical && made.first_block == before.first_block;
+        if stays {
+            require(
+                made.present == before.present && made.continued == before.continued,
+                "a row changes in its place",
+            )?;
+        } else {
+            let present = made.present.as_ref().ok_or("a row as written has moved")?;
+            // What died while it was copied may have been told before the move.
+            let was_there = before.present.as_ref().is_none_or(|before| is_subset(present, before));
+            require(!is_leased && was_there, "a moved row holds what was not there")?;
+        }
+        self.put(number, made);
+        Ok(())
+    }
+
+    fn dead(&mut self, number: u32, slots: &[u16]) -> Judged {
+        let row = self.rows.get_mut(&number).ok_or("slots die in a row that is not there")?;
+        let mut seen = BTreeSet::new();
+        for slot in slots {
+            let slot = u32::from(*slot);
+            // It may have died before the row moved, and not be there any more.
+            require(slot < self.segment_blocks && seen.insert(slot), "a slot dies that is none, or twice")?;
+            row.live[slot as usize / 64] &= !(1 << (slot % 64));
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, run: &Run, extents: &[(u32, u32)]) -> Judged {
+        let (first, last) = (run.first_sequence.get(), run.last_sequence.get());
+        require(first >= 1 && first <= last, "a run covers no sequences")?;
+        require(index::fits(&self.shape, run, extents), "a run has not the pages that it needs, or others")?;
+        let apart = |known: &RunState| {
+            known.run.run != run.run
+                && (known.run.last_sequence.get() < first || last < known.run.first_sequence.get())
+        };
+        require(self.runs.iter().all(apart), "two runs have one number, or cover the same sequences")?;
+        require(self.runs.len() < RUNS_MAX, "there are more runs than merging leaves")?;
+        let rank = self.runs.partition_point(|known| known.run.last_sequence.get() < first);
+        self.runs.insert(rank, RunState { run: *run, extents: extents.to_vec() });
+        Ok(())
+    }
+
+    /// The nonce of the opening that a batch of this number is of.
+    pub fn nonce_of(&self, batch: u64) -> Option<[u8; 16]> {
+        let opening = self.openings.iter().rev().find(|opening| opening.first_batch.get() <= batch);
+        opening.map(|opening| opening.nonce)
+    }
+}

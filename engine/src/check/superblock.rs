@@ -1,0 +1,344 @@
+//! The two superblock copies and the areas that they name.
+//!
+//! A copy that a power cut tore has a wrong checksum, and the other one is whole: that is a warning. A copy that
+//! is sealed and yet wrong was never left by a cut.
+
+use zerocopy::IntoBytes;
+
+use super::{Checker, Code, Place, is_sealed, is_zero};
+use crate::error::{Error, Reason, Result};
+use crate::format::superblock::{
+    COPY_OFFSETS, FEATURE_LOG, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED,
+    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION,
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// Everything below belongs to superblocks and roots.
+const HEAD_BYTES: u64 = MIB;
+const ROOTS_OFFSET: u64 = 64 * KIB;
+const ROOTS_BYTES: u64 = 128 * KIB;
+const BACKEND_DIRECT: u32 = 1;
+const BACKEND_LOG: u32 = 2;
+/// Reading verifies its blocks; its records are not covered here.
+const BACKEND_LINEAR: u32 = 3;
+const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
+const REGION_BYTES_MAX: u32 = 1 << 30;
+const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
+/// The alignment of the parts of a log pool.
+const LOG_ALIGNMENT: u64 = 64 * KIB;
+
+/// What a whole superblock says.
+pub(super) struct Found {
+    /// Where things lie, if there is a log.
+    pub log: Option<Shape>,
+}
+
+/// Where the parts of a log pool lie, and its units.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub pool_id: [u8; 16],
+    pub epoch: u64,
+    pub closed: bool,
+    pub volume_blocks: u64,
+    pub block_bytes: u32,
+    pub segment_blocks: u32,
+    pub segments: u32,
+    pub data_offset: u64,
+    pub metadata_offset: u64,
+    pub image_bytes: u64,
+    pub index_offset: u64,
+    pub index_pages: u32,
+}
+
+impl Shape {
+    pub fn segment_bytes(&self) -> u64 {
+        u64::from(self.segment_blocks) * u64::from(self.block_bytes)
+    }
+
+    /// The device address of a block of a segment.
+    pub fn address(&self, physical: u32, block: u32) -> u64 {
+        self.data_offset
+            + u64::from(physical) * self.segment_bytes()
+            + u64::from(block) * u64::from(self.block_bytes)
+    }
+
+    /// Where root `place` lies.
+    pub fn root(&self, place: usize) -> u64 {
+        ROOTS_OFFSET + place as u64 * ROOTS_BYTES / 2
+    }
+
+    /// First byte of the image of a generation.
+    pub fn image(&self, generation: u64) -> u64 {
+        self.metadata_offset + generation % 2 * self.image_bytes
+    }
+
+    /// First byte of the journal of a generation; it has room for twice an image.
+    pub fn journal(&self, generation: u64) -> u64 {
+        self.metadata_offset + 2 * self.image_bytes + generation % 2 * self.journal_bytes()
+    }
+
+    pub fn journal_bytes(&self) -> u64 {
+        2 * self.image_bytes
+    }
+}
+
+enum Copy {
+    /// No magic, no checksum.
+    Absent,
+    /// Torn, or with a finding of its own.
+    Broken,
+    Newer(u32),
+    Whole(Box<Superblock>),
+}
+
+/// Checks both copies. `None` where none can be believed.
+pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
+    let device = checker.device;
+    let refuse = |reason| Err(Error::new("check", reason).on(device.name()));
+    let copies = [read_copy(checker, 0).await?, read_copy(checker, 1).await?];
+    let record = match &copies {
+        [Copy::Whole(first), Copy::Whole(second)] => {
+            compare(checker, first, second);
+            if first.generation >= second.generation { first } else { second }
+        }
+        [Copy::Whole(whole), other] | [other, Copy::Whole(whole)] => {
+            let place = Place::at(COPY_OFFSETS[usize::from(matches!(&copies[0], Copy::Whole(_)))]);
+            if let Copy::Newer(version) = other {
+                let text = format!("this copy has version {version}, the other one {VERSION}");
+                checker.found(Code::Superblock, place, text);
+            } else {
+                checker.found(Code::SuperblockCopy, place, "this copy is not whole; the other one is");
+            }
+            whole
+        }
+        [Copy::Newer(found), _] | [_, Copy::Newer(found)] => {
+            return refuse(Reason::UnknownVersion { found: *found, known: VERSION });
+        }
+        [Copy::Absent, Copy::Absent] => return refuse(Reason::NoSuperblock),
+        _ => {
+            checker.found(Code::Superblock, Place::at(COPY_OFFSETS[0]), "no copy is whole");
+            return Ok(None);
+        }
+    };
+    let unknown = (record.features_incompatible.get() & !KNOWN_INCOMPATIBLE)
+        | (record.features_read_only.get() & !KNOWN_READ_ONLY);
+    if unknown != 0 {
+        return refuse(Reason::UnknownFeatures { unknown });
+    }
+    if record.backend.get() == BACKEND_LINEAR {
+        return refuse(Reason::NotChecked { backend: "linear" });
+    }
+    if !(BACKEND_DIRECT..=BACKEND_LOG).contains(&record.backend.get()) {
+        return refuse(Reason::UnknownBackend { found: record.backend.get() });
+    }
+    let is_log = record.backend.get() == BACKEND_LOG;
+    let before = checker.report.damage;
+    check_fields(checker, record);
+    check_areas(checker, record, is_log);
+    let sound = checker.report.damage == before;
+    Ok(sound.then(|| Found { log: is_log.then(|| shape(record)) }))
+}
+
+async fn read_copy(checker: &mut Checker<'_>, copy: usize) -> Result<Copy> {
+    let offset = COPY_OFFSETS[copy];
+    if offset + SUPERBLOCK_BYTES as u64 > checker.device.geometry().size_bytes {
+        return Ok(Copy::Absent);
+    }
+    let Some(buf) = checker.read(offset, SUPERBLOCK_BYTES as u64).await? else { return Ok(Copy::Broken) };
+    let Some(bytes) = buf.first_chunk::<SUPERBLOCK_BYTES>() else { unreachable!("the buffer has that size") };
+    let record: Superblock = zerocopy::transmute!(*bytes);
+    if !is_sealed(bytes) {
+        return Ok(if record.magic == MAGIC { Copy::Broken } else { Copy::Absent });
+    }
+    if record.magic != MAGIC || record.address.get() != offset {
+        checker.found(Code::Superblock, Place::at(offset), "it is sealed, and does not belong here");
+        return Ok(Copy::Broken);
+    }
+    if record.version.get() != VERSION {
+        return Ok(Copy::Newer(record.version.get()));
+    }
+    Ok(Copy::Whole(Box::new(record)))
+}
+
+/// Two whole copies are the same; after a power cut between the two writes, one is a rewrite ahead.
+fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
+    let plain = |record: &Superblock, with_state: bool| {
+        let mut plain = *record;
+        plain.address = 0.into();
+        plain.checksum = 0.into();
+        if !with_state {
+            plain.state = 0.into();
+            plain.generation = 0.into();
+            plain.generation_tail = 0.into();
+        }
+        plain
+    };
+    let tail_agrees = |record: &Superblock| record.generation == record.generation_tail;
+    let (first_tail, second_tail) = (tail_agrees(first), tail_agrees(second));
+    let apart = first.generation.get().abs_diff(second.generation.get());
+    let (first, second) = (plain(first, apart == 0), plain(second, apart == 0));
+    let differs = first.as_bytes().iter().zip(second.as_bytes()).position(|(one, other)| one != other);
+    if [first_tail, second_tail].contains(&false) {
+        checker.found(Code::Superblock, Place::at(0), "the two generations of a copy differ");
+    } else if apart > 1 {
+        checker.found(Code::Superblock, Place::at(0), format!("its copies are {apart} rewrites apart"));
+    } else if let Some(at) = differs {
+        let text = format!("its copies differ at byte {at}");
+        checker.found(Code::Superblock, Place::at(at as u64), text);
+    }
+}
+
+fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
+    let (block_bytes, region_bytes) = (record.block_bytes.get(), record.region_bytes.get());
+    let volume_bytes = record.volume_bytes.get();
+    let reserved =
+        [&record.reserved_0[..], &record.reserved_1, &record.reserved_2, record.volume_flags.as_bytes()];
+    let role = |at: usize| record.roles[at].role.get();
+    let is_own = |at: usize| role(at) == ROLE_VOLUME && record.roles[at].device_id == record.device_id;
+    let volumes = (0..record.roles.len()).filter(|at| role(*at) == ROLE_VOLUME).count();
+    let is_clean = |at: usize| {
+        let entry = &record.roles[at];
+        entry.flags.get() == 0
+            && is_zero(&entry.reserved)
+            && (role(at) == ROLE_VOLUME || is_zero(entry.as_bytes()))
+    };
+    let is_log = record.backend.get() == BACKEND_LOG;
+    let log_fields =
+        record.checkpoint_bytes.get() | record.retention_bytes.get() | record.retention_age_s.get();
+    let rules = [
+        (record.generation == record.generation_tail, "its two generations differ"),
+        (record.generation.get() >= 1, "its generation is 0"),
+        (matches!(record.state.get(), STATE_OPEN | STATE_CLOSED), "its state is neither open nor closed"),
+        (
+            block_bytes.is_power_of_two()
+                && BLOCK_BYTES.contains(&block_bytes)
+                && block_bytes >= checker.device.geometry().logical_block_bytes,
+            "its block size is none",
+        ),
+        (
+            region_bytes.is_power_of_two() && (block_bytes..=REGION_BYTES_MAX).contains(&region_bytes),
+            "its region size is none",
+        ),
+        (
+            volume_bytes > 0 && volume_bytes.is_multiple_of(u64::from(region_bytes.max(1))),
+            "its size is no whole number of regions",
+        ),
+        (record.epoch.get() >= 1, "its epoch is 0"),
+        (reserved.iter().all(|bytes| is_zero(bytes)), "bytes that no field names are not zero"),
+        (
+            volumes == 1 && (0..record.roles.len()).any(is_own),
+            "its role table does not name this device as the volume's",
+        ),
+        ((0..record.roles.len()).all(is_clean), "its role table has an entry that is none"),
+        (
+            (record.features_incompatible.get() & FEATURE_LOG != 0) == is_log,
+            "its features and its backend contradict each other",
+        ),
+        (
+            is_log || (log_fields == 0 && record.segment_bytes.get() == 0),
+            "it has no log, and settings of one",
+        ),
+    ];
+    for (holds, text) in rules {
+        if !holds {
+            checker.found(Code::Superblock, Place::at(record.address.get()), text);
+        }
+    }
+}
+
+fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
+    let found_bytes = checker.device.geometry().size_bytes;
+    let (metadata, checksums, data) = (record.metadata, record.checksums, record.data);
+    let volume_bytes = record.volume_bytes.get();
+    let alignment = if is_log { LOG_ALIGNMENT } else { MIB };
+    let in_order = record.roots.offset.get() == ROOTS_OFFSET
+        && record.roots.bytes.get() == ROOTS_BYTES
+        && metadata.offset.get() == HEAD_BYTES
+        && metadata.bytes.get().is_multiple_of(alignment)
+        && metadata.bytes.get() >= MIB
+        && checksums.offset.get() == metadata.end()
+        && checksums.bytes.get().is_multiple_of(alignment)
+        && data.offset.get() == checksums.end();
+    let mut rules = vec![
+        (in_order, "its areas do not follow each other".to_string()),
+        (
+            data.end() <= record.device_bytes.get() && data.end() <= found_bytes,
+            format!("its data ends at {}, the device at {found_bytes}", data.end()),
+        ),
+        (
+            record.device_bytes.get() <= found_bytes,
+            format!("the device had {} bytes and has {found_bytes}", record.device_bytes),
+        ),
+        (record.device_bytes.get().is_multiple_of(512), "no device has its size".to_string()),
+    ];
+    if is_log {
+        let (block_bytes, segment_bytes) = (record.block_bytes.get(), record.segment_bytes.get());
+        let blocks = segment_bytes.checked_div(block_bytes).unwrap_or(0);
+        let is_segment = segment_bytes.is_power_of_two() && SEGMENT_BLOCKS.contains(&blocks);
+        let segments = data.bytes.get() / u64::from(segment_bytes.max(1));
+        rules.push((is_segment, "its segment size is none".to_string()));
+        rules.push((
+            data.bytes.get().is_multiple_of(u64::from(segment_bytes.max(1)))
+                && (1..1 << 32).contains(&segments)
+                && volume_bytes <= data.bytes.get()
+                && checksums.bytes.get() == 0,
+            "its data area is no whole number of segments for the volume".to_string(),
+        ));
+        let needed_bytes = is_segment.then(|| metadata_bytes(segments, blocks.into())).flatten();
+        rules.push((
+            needed_bytes == Some(metadata.bytes.get()),
+            "its metadata area is not what its segments need".to_string(),
+        ));
+    } else {
+        let pages = volume_bytes.div_ceil(4096).div_ceil(504);
+        let checksum_bytes = pages.saturating_mul(4096).checked_next_multiple_of(MIB);
+        rules.push((
+            data.bytes.get() == volume_bytes && Some(checksums.bytes.get()) == checksum_bytes,
+            "its areas do not fit its size".to_string(),
+        ));
+    }
+    for (holds, text) in rules {
+        if !holds {
+            checker.found(Code::Superblock, Place::at(record.address.get()), text);
+        }
+    }
+}
+
+/// Room of a metadata image: 64 bytes and two bitmaps for every segment, and 64 KiB.
+fn image_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
+    let row_bytes = 64 + 2 * segment_blocks.div_ceil(64) * 8;
+    segments.checked_mul(row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
+}
+
+/// Two images, two journals of two images each, and three entries of 32 bytes for each block.
+fn metadata_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
+    let index = segments.checked_mul(segment_blocks)?.checked_mul(3 * 32)?.max(MIB);
+    let images = image_bytes(segments, segment_blocks)?.checked_mul(6)?;
+    images.checked_add(index)?.checked_next_multiple_of(LOG_ALIGNMENT)
+}
+
+/// Of a superblock that was found to be sound.
+fn shape(record: &Superblock) -> Shape {
+    let (block_bytes, segment_bytes) = (record.block_bytes.get(), record.segment_bytes.get());
+    let segment_blocks = segment_bytes / block_bytes;
+    let segments = record.data.bytes.get() / u64::from(segment_bytes);
+    let Some(image_bytes) = image_bytes(segments, segment_blocks.into()) else {
+        unreachable!("the metadata area has been found to hold six of them")
+    };
+    let index_offset = record.metadata.offset.get() + 6 * image_bytes;
+    Shape {
+        pool_id: record.pool_id,
+        epoch: record.epoch.get(),
+        closed: record.state.get() == STATE_CLOSED,
+        volume_blocks: record.volume_bytes.get() / u64::from(block_bytes),
+        block_bytes,
+        segment_blocks,
+        segments: segments as u32,
+        data_offset: record.data.offset.get(),
+        metadata_offset: record.metadata.offset.get(),
+        image_bytes,
+        index_offset,
+        index_pages: ((record.metadata.end() - index_offset) / 4096).min(u64::from(u32::MAX)) as u32,
+    }
+}

@@ -1,0 +1,143 @@
+//! Volumes that hold every kind of record, left as a power cut leaves them.
+
+use icecore::device::Device;
+use icecore::device::simulated::SimulatedDisk;
+use icecore::runtime::{Context, Random, Runtime};
+use icecore::store::Backend;
+use icecore::units::ByteOffset;
+use icecore::volume::{CreateOptions, Durability, OpenMode, Volume};
+
+pub const BLOCK: u64 = 4096;
+
+/// A volume on its disk.
+pub struct Made {
+    pub name: &'static str,
+    pub runtime: Runtime,
+    pub disk: SimulatedDisk,
+    pub device_bytes: u64,
+}
+
+/// Opens the disk once what an earlier opener left in flight has ended.
+async fn open(disk: &SimulatedDisk, context: &Context) -> Device {
+    loop {
+        match disk.open(context) {
+            Ok(device) => return device,
+            Err(_busy) => context.sleep(100_000).await,
+        }
+    }
+}
+
+async fn write(volume: &Volume, random: &mut Random, first: u64, blocks: u64, durability: Durability) {
+    let mut buf = volume.context().buffers().get((blocks * BLOCK) as usize).unwrap();
+    for block in buf.chunks_mut(BLOCK as usize) {
+        block.fill(random.below(256) as u8);
+        block[..8].copy_from_slice(&random.next_u64().to_le_bytes());
+    }
+    volume.write(ByteOffset(first * BLOCK), buf, durability).await.0.unwrap();
+}
+
+async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
+    let blocks = volume.size_bytes() / BLOCK;
+    for round in 0..rounds {
+        let (first, count) = (random.below(blocks - 2), 1 + random.below(2));
+        let durability = if round % 8 == 0 { Durability::Durable } else { Durability::OnFlush };
+        write(volume, random, first, count, durability).await;
+        if round % 13 == 0 {
+            volume.write_zeroes(ByteOffset(random.below(blocks - 2) * BLOCK), 2 * BLOCK).await.unwrap();
+        }
+    }
+}
+
+fn made(
+    name: &'static str,
+    device_bytes: u64,
+    options: CreateOptions,
+    openings: &[u64],
+    ahead: u64,
+    marked: bool,
+) -> Made {
+    let (runtime, calendar) = Runtime::simulated(7).unwrap();
+    let disk = SimulatedDisk::new(&calendar, 7, name, device_bytes, 4096);
+    let context = runtime.context().clone();
+    let mut random = Random::from_seed(7);
+    runtime.block_on(async {
+        Volume::create(&open(&disk, &context).await, options).await.unwrap();
+        for rounds in openings {
+            let volume = Volume::open(open(&disk, &context).await, OpenMode::ReadWrite).await.unwrap();
+            work(&volume, &mut random, *rounds).await;
+            if options.backend == Backend::Log {
+                // The idle mark.
+                volume.flush().await.unwrap();
+                context.sleep(3_000_000_000).await;
+                volume.close().await.unwrap();
+            }
+        }
+        let volume = Volume::open(open(&disk, &context).await, OpenMode::ReadWrite).await.unwrap();
+        for number in 0..ahead {
+            write(&volume, &mut random, number * 3, 1 + number % 2, Durability::Durable).await;
+            context.sleep(1_000_000).await;
+        }
+        // A last batch of several entries: data, zeroes, and data of two blocks.
+        if options.backend == Backend::Log {
+            let tasks = [0, 1, 2, 3].map(|which| {
+                let volume = volume.clone();
+                context.spawn(async move {
+                    let mut random = Random::from_seed(which);
+                    match which {
+                        2 => volume.write_zeroes(ByteOffset(20 * BLOCK), 3 * BLOCK).await.unwrap(),
+                        _ => {
+                            write(&volume, &mut random, 30 + 4 * which, 1 + which % 3, Durability::Durable)
+                                .await
+                        }
+                    }
+                })
+            });
+            for task in tasks {
+                task.await;
+            }
+            if marked {
+                // The idle mark is the journal's last record then, and the last batch is promised.
+                context.sleep(3_000_000_000).await;
+            }
+            drop(volume);
+            disk.cut_power();
+        } else {
+            volume.close().await.unwrap();
+        }
+    });
+    drop(runtime.block_on(open(&disk, &context)));
+    Made { name, runtime, disk, device_bytes }
+}
+
+fn log() -> CreateOptions {
+    CreateOptions {
+        size_bytes: Some(64 * BLOCK),
+        region_bytes: BLOCK as u32,
+        segment_bytes: Some(64 << 10),
+        checkpoint_bytes: Some(128 << 10),
+        ..CreateOptions::new(Backend::Log)
+    }
+}
+
+/// Every version that was ever written is kept: nothing has been emptied.
+pub fn kept() -> Made {
+    let options = CreateOptions { retention_bytes: 32 << 20, ..log() };
+    made("kept", 6 << 20, options, &[40, 130], 4, false)
+}
+
+/// Little is kept, and segments have been emptied many times.
+pub fn emptied() -> Made {
+    let options = CreateOptions { size_bytes: Some(120 * BLOCK), retention_bytes: 24 * BLOCK, ..log() };
+    made("emptied", (4 << 20) + (320 << 10), options, &[500, 700, 260], 5, true)
+}
+
+/// Every block in its place.
+pub fn direct() -> Made {
+    let options = CreateOptions {
+        size_bytes: Some(64 * BLOCK),
+        region_bytes: 16 << 10,
+        block_bytes: Some(4096),
+        ..CreateOptions::new(Backend::Direct)
+    };
+    made("direct", 6 << 20, options, &[20], 2, false)
+}
