@@ -365,6 +365,11 @@ impl State {
         require(self.runs.iter().all(apart), "two runs have one number, or cover the same sequences")?;
         require(self.runs.len() < RUNS_MAX, "there are more runs than merging leaves")?;
         let rank = self.runs.partition_point(|known| known.run.last_sequence.get() < first);
+        let order = run.order.get();
+        let fits = order <= run.run.get()
+            && self.runs[..rank].last().is_none_or(|before| before.run.order.get() < order)
+            && self.runs.get(rank).is_none_or(|after| order < after.run.order.get());
+        require(fits, "a run's order does not fit what it covers")?;
         self.runs.insert(rank, RunState { run: *run, extents: extents.to_vec() });
         Ok(())
     }

@@ -199,6 +199,7 @@ impl Final {
                 Change::RunRemoved(run) => drop(state.runs.remove(run)),
                 Change::Watermark(_) => state.watermark = *at,
                 Change::Window(sequence) => state.window = (state.window.0.max(*sequence), *at),
+                Change::Applied(_) | Change::Accepted(_) => panic!("these volumes have no linear part"),
             }
         }
         state
@@ -238,6 +239,7 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             Change::RowRemoved(_) => "row removed".into(),
             Change::RunRemoved(_) => "run removed".into(),
             Change::Dead(..) => "Dead".into(),
+            Change::Applied(_) | Change::Accepted(_) => panic!("these volumes have no linear part"),
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -267,13 +269,14 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             Change::Run(_, extents) => {
                 listing.add(name.clone(), "Run", body, seal);
                 for extent in 0..extents.len() {
-                    listing.one(&name, "first page", body + 40 + 8 * extent as u64, 4, seal);
-                    listing.one(&name, "pages", body + 44 + 8 * extent as u64, 4, seal);
+                    listing.one(&name, "first page", body + 48 + 8 * extent as u64, 4, seal);
+                    listing.one(&name, "pages", body + 52 + 8 * extent as u64, 4, seal);
                 }
             }
             Change::RowRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::RunRemoved(_) => listing.one(&name, "number", body, 8, seal),
             Change::Watermark(_) | Change::Window(_) => listing.one(&name, "sequence", body, 8, seal),
+            Change::Applied(_) | Change::Accepted(_) => {}
         }
     }
 }
