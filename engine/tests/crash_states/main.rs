@@ -7,7 +7,8 @@
 //! that prefix. Some are recovered again after a crash at each request of recovery, some go on and crash again,
 //! and of some every past moment is opened.
 //!
-//! The ordinary run takes a sample of the triples; `ICECORE_CRASH_EVERY=1` takes all, another number n each n-th.
+//! The ordinary run takes a sample of the triples; `ICECORE_CRASH_EVERY=1` takes all, and each eighth in the settings
+//! in which only the metadata is another; another number n takes each n-th.
 
 mod oracle;
 mod rig;
@@ -31,7 +32,7 @@ const SUBSET_OF: usize = 6;
 /// A write of so many sectors is torn in every way; of a longer one, each beginning, each end, and each hole.
 const TORN_IN_EVERY_WAY: usize = 5;
 /// Each so-many-th crash state is recovered with a crash at each request; each other so-many-th goes on.
-const CRASH_AGAIN_EVERY: u64 = 64;
+const CRASH_AGAIN_EVERY: u64 = 256;
 const GO_ON_EVERY: u64 = 8;
 /// So many times more triples are played for damage, which has few states each.
 const DAMAGE_SHARE: usize = 40;
@@ -374,11 +375,13 @@ fn damage_all(bases: &Bases, setting: Setting, ops: [Op; 3], coverage: &Coverage
     });
 }
 
-/// Every so-many-th triple in each of these settings; each begins elsewhere, so that each has another sample.
+/// Every so-many-th triple in each of these settings, fewer where only the metadata differs. Each begins elsewhere,
+/// so that each has another sample.
 fn sample(settings: &[Setting], every: usize) -> impl Iterator<Item = (Setting, [Op; 3])> {
     let parts = settings.len();
-    let of = move |(number, setting)| {
-        triples().skip(number * every / parts).step_by(every).map(move |ops| (setting, ops))
+    let of = move |(number, setting): (usize, Setting)| {
+        let step = if every == 1 { setting.share() } else { every };
+        triples().skip(number * step / parts).step_by(step).map(move |ops| (setting, ops))
     };
     settings.iter().copied().enumerate().flat_map(of)
 }

@@ -63,6 +63,11 @@ impl Setting {
         Setting::Marked,
     ];
 
+    /// When all triples are played, each so-many-th is played here.
+    pub fn share(self) -> usize {
+        if matches!(self, Setting::Plain | Setting::InDoubt) { 1 } else { 8 }
+    }
+
     fn prelude(self) -> Vec<Op> {
         match self {
             Setting::Plain | Setting::RecoveryOverflows => vec![],
