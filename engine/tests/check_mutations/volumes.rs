@@ -122,7 +122,7 @@ fn log() -> CreateOptions {
 /// Every version that was ever written is kept: nothing has been emptied.
 pub fn kept() -> Made {
     let options = CreateOptions { retention_bytes: 32 << 20, ..log() };
-    made("kept", 6 << 20, options, &[40, 130], 4, false)
+    made("kept", (6 << 20) + 4096, options, &[40, 130], 4, false)
 }
 
 /// Little is kept, and segments have been emptied many times.
