@@ -35,6 +35,10 @@ const WRITES: usize = 8;
 /// How long applying waits before it tries again what could not be done.
 const STALL_NS: u64 = 50_000_000;
 
+/// Why damage keeps entries from being applied.
+const DAMAGED: &str =
+    "its log is damaged behind what has been applied; restore it from a replica or a backup";
+
 /// Which entries are written to the volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ApplyMode {
@@ -194,6 +198,10 @@ impl LogStore {
             }
             if let Some(why) = linear.stalled.get() {
                 linear.wanted.set(0);
+                if why == DAMAGED {
+                    let good_through = linear.cursor.get().sequence.get();
+                    return Err(Error::new("apply", Reason::LogDamaged { good_through }).on(name));
+                }
                 return Err(Error::new("apply", Reason::ApplyStalled { why }).on(name));
             }
             linear.changed.wait().await;
@@ -269,6 +277,10 @@ impl Core {
                 linear.applying.set(false);
                 match applied {
                     Ok(why) => stalled = why,
+                    // What the index took in can be read or not, block by block; it goes no further home.
+                    Err(error) if matches!(error.reason(), Reason::LogDamaged { .. }) => {
+                        stalled = Some(DAMAGED)
+                    }
                     Err(error) => {
                         if !self.step(async { Err(error) }).await {
                             break;
