@@ -195,7 +195,7 @@ fn a_mounted_partition_refuses_its_whole_but_not_its_sibling() {
     let size = 32768 * 512;
     let identity = Identity::of(&second).unwrap();
     assert_eq!(identity.destroy_argument(), format!("{}-p2:{size}", device.name));
-    let fd = sys::open(&second, Access::ReadOnly, Caching::Direct).unwrap();
+    let fd = sys::open(&second, Access::ReadOnly, Caching::Direct).unwrap().fd;
     assert_eq!(Geometry::read(fd.as_fd()).unwrap().size_bytes, size);
 }
 
@@ -271,7 +271,7 @@ fn the_second_exclusive_opener_is_refused() {
 fn geometry_and_identity_are_the_devices_own() {
     for sector_bytes in [512, 4096] {
         let Some((_folder, image, device)) = loop_device(sector_bytes) else { return };
-        let fd = sys::open(&device.path, Access::Exclusive, Caching::Direct).unwrap();
+        let fd = sys::open(&device.path, Access::Exclusive, Caching::Direct).unwrap().fd;
         let geometry = Geometry::read(fd.as_fd()).unwrap();
         assert_eq!((geometry.size_bytes, geometry.logical_block_bytes), (64 * MIB, sector_bytes));
         assert!(geometry.physical_block_bytes >= sector_bytes);

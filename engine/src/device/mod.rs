@@ -85,9 +85,6 @@ impl Io {
     }
 }
 
-/// How often a busy file is looked at again before it is somebody else's.
-const SETTLING_TRIES: u32 = 10;
-
 impl Device {
     /// Opens a block device or file.
     ///
@@ -95,21 +92,10 @@ impl Device {
     /// `AlreadyOpen` where `access` is exclusive and somebody has it, `NoDirectIo` where the file system has
     /// none and `caching` asks for it, `NotFound`, `NotABlockDevice`, `PermissionDenied`.
     pub fn open(context: &Context, path: &Path, access: Access, caching: Caching) -> Result<Self> {
-        let mut opened = sys::open(path, access, caching);
-        for _ in 0..SETTLING_TRIES {
-            // It may be this runtime that has it: the kernel's worker of the last flush gives the file back only
-            // when it has ended and the ring is entered once more.
-            if !matches!(&opened, Err(error) if *error.reason() == Reason::AlreadyOpen) {
-                break;
-            }
-            context.settle();
-            std::thread::yield_now();
-            opened = sys::open(path, access, caching);
-        }
-        let fd = opened?;
+        let sys::Opened { fd, claim } = sys::open(path, access, caching)?;
         let name = path.display().to_string();
         let geometry = Geometry::read(fd.as_fd()).map_err(|error| error.on(name.clone()))?;
-        let target = Target::File(context.adopt_file(fd));
+        let target = Target::File(context.adopt_file(fd, claim));
         Ok(Self::assemble(context, name, geometry, caching, Backing::Target(target)))
     }
 

@@ -13,7 +13,7 @@ use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Reason, Result};
@@ -87,54 +87,82 @@ pub fn node(metadata: &Metadata) -> Result<Node> {
     Err(Error::new("open", Reason::NotABlockDevice { found }))
 }
 
+/// An open device or file.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where requests go.
+    pub fd: OwnedFd,
+    /// What keeps others out, until it is closed; with [`Access::Exclusive`] only.
+    pub claim: Option<OwnedFd>,
+}
+
 /// Opens the block device or regular file at `path` (`O_CLOEXEC`, and `O_DIRECT` unless the caller asked for
 /// the page cache).
 ///
-/// [`Access::Exclusive`] opens a block device `O_EXCL`, which the kernel refuses while the device, one
-/// of its partitions or the whole it is part of is mounted, used as swap, claimed by another device or
-/// opened exclusively by somebody; a regular file, for which `O_EXCL` means nothing, is locked with
-/// `flock`. Both last until the descriptor and its duplicates are closed.
+/// [`Access::Exclusive`] opens it a second time to keep others out: a block device `O_EXCL`, which the kernel
+/// refuses while the device, one of its partitions or the whole it is part of is mounted, used as swap,
+/// claimed by another device or opened exclusively by somebody; a regular file, for which `O_EXCL` means
+/// nothing, is locked with `flock`. A descriptor of its own, because the kernel's ring may go on holding the other
+/// one after it was closed.
 ///
 /// # Errors
 /// [`Reason::AlreadyOpen`], [`Reason::NoDirectIo`] naming the file system, [`Reason::NotFound`],
 /// [`Reason::NotABlockDevice`], [`Reason::PermissionDenied`], and whatever else the system says.
-pub fn open(path: &Path, access: Access, caching: Caching) -> Result<OwnedFd> {
-    open_node(path, access, caching).map_err(|error| error.on(path.display().to_string()))
+pub fn open(path: &Path, access: Access, caching: Caching) -> Result<Opened> {
+    open_nodes(path, access, caching).map_err(|error| error.on(path.display().to_string()))
 }
 
-fn open_node(path: &Path, access: Access, caching: Caching) -> Result<OwnedFd> {
-    let system = |error: std::io::Error| Error::from_io("open", &error);
+fn open_nodes(path: &Path, access: Access, caching: Caching) -> Result<Opened> {
     // Looked at before it is opened: opening a pipe waits, opening a character device may act.
-    let expected = node(&std::fs::metadata(path).map_err(system)?)?;
-    let exclusive = access == Access::Exclusive;
+    let looked_at = std::fs::metadata(path).map_err(system)?;
+    let kind = node(&looked_at)?;
+    // The path is used more than once: what is opened must be what was looked at.
+    let same = |file: File| {
+        let found = file.metadata().map_err(system)?;
+        let place = |of: &Metadata| (of.dev(), of.ino(), of.rdev(), of.mode() & libc::S_IFMT);
+        if place(&found) == place(&looked_at) {
+            Ok(file)
+        } else {
+            Err(Error::new("open", Reason::DeviceGone))
+        }
+    };
+    let claim = match access {
+        Access::ReadOnly => None,
+        Access::Exclusive => {
+            let flags = if kind == Node::BlockDevice { libc::O_EXCL } else { 0 };
+            let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+            let file = same(file.map_err(system)?)?;
+            if kind == Node::File {
+                lock(&file)?;
+            }
+            Some(OwnedFd::from(file))
+        }
+    };
     let direct = caching == Caching::Direct;
-    let mut flags = if direct { libc::O_DIRECT } else { 0 };
-    if exclusive && expected == Node::BlockDevice {
-        flags |= libc::O_EXCL;
-    }
+    let flags = if direct { libc::O_DIRECT } else { 0 };
     // The standard library adds O_CLOEXEC to every descriptor it opens.
-    let opened = OpenOptions::new().read(true).write(exclusive).custom_flags(flags).open(path);
+    let opened = OpenOptions::new().read(true).write(claim.is_some()).custom_flags(flags).open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => Error::new("open", Reason::AlreadyOpen),
-        Some(libc::EINVAL) if direct && expected == Node::File => no_direct_io(path),
+        Some(libc::EINVAL) if direct && kind == Node::File => no_direct_io(path),
         _ => system(error),
     })?;
-    // The path was looked at and opened in two steps: what was opened must be what was looked at.
-    if node(&file.metadata().map_err(system)?)? != expected {
-        return Err(Error::new("open", Reason::DeviceGone));
+    let fd = OwnedFd::from(same(file)?);
+    // Such a file opens, and then fails or silently buffers every request.
+    if kind == Node::File
+        && direct
+        && direct_io(borrow(&fd))?.is_some_and(|direct| direct.offset_alignment_bytes == 0)
+    {
+        return Err(no_direct_io(path));
     }
-    if expected == Node::File {
-        if exclusive {
-            lock(&file)?;
-        }
-        let fd = OwnedFd::from(file);
-        // Such a file opens, and then fails or silently buffers every request.
-        if direct && direct_io(borrow(&fd))?.is_some_and(|direct| direct.offset_alignment_bytes == 0) {
-            return Err(no_direct_io(path));
-        }
-        return Ok(fd);
+    Ok(Opened { fd, claim })
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
+fn system(error: std::io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => Error::new("open", Reason::AlreadyOpen),
+        _ => Error::from_io("open", &error),
     }
-    Ok(file.into())
 }
 
 fn borrow(fd: &OwnedFd) -> BorrowedFd<'_> {
@@ -360,7 +388,7 @@ mod tests {
         open(&path, Access::ReadOnly, Caching::Direct).unwrap();
         drop(first);
         let again = open(&path, Access::Exclusive, Caching::Direct).unwrap();
-        if let Some(direct) = direct_io(again.as_fd()).unwrap() {
+        if let Some(direct) = direct_io(again.fd.as_fd()).unwrap() {
             assert!(direct.offset_alignment_bytes.is_power_of_two());
             assert!(direct.memory_alignment_bytes.is_power_of_two());
         }

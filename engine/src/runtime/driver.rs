@@ -40,10 +40,6 @@ pub(super) trait Driver {
     /// Forget a registered file.
     fn unregister_file(&mut self, index: u32);
 
-    /// Do what the system has put off until the driver is next entered: a file that was closed a moment ago may
-    /// still be held by an operation that has completed.
-    fn settle(&mut self) {}
-
     /// What this driver is and what the system granted it.
     fn io_path(&self) -> IoPath;
 }

@@ -471,15 +471,12 @@ impl Context {
         }
     }
 
-    /// Takes over an open file or device and registers it with the ring where there is room.
-    pub(crate) fn adopt_file(&self, fd: OwnedFd) -> Rc<File> {
+    /// Takes over an open file or device, with what keeps others out of it, and registers it with the ring where
+    /// there is room.
+    pub(crate) fn adopt_file(&self, fd: OwnedFd, claim: Option<OwnedFd>) -> Rc<File> {
+        let claim = claim.map(|claim| self.adopt_file(claim, None));
         let registered = self.0.driver.borrow_mut().register_file(fd.as_raw_fd());
-        Rc::new(File { fd, registered, core: Rc::downgrade(&self.0) })
-    }
-
-    /// Does what the system has put off, among it giving up files that were closed.
-    pub(crate) fn settle(&self) {
-        self.0.driver.borrow_mut().settle();
+        Rc::new(File { fd, _claim: claim, registered, core: Rc::downgrade(&self.0) })
     }
 
     /// Whether no completion order is drawn and no time is virtual: the outside world is real.

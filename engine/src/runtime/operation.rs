@@ -83,6 +83,10 @@ pub enum Target {
 #[derive(Debug)]
 pub struct File {
     pub(super) fd: OwnedFd,
+    /// What keeps others out. No operation names it, so that it is free when this file ends, though the kernel may
+    /// hold `fd` a moment longer for an operation that has completed. Registered, so that after a kill it is held
+    /// until what the process left in flight has ended.
+    pub(super) _claim: Option<Rc<File>>,
     /// Index in the ring's table of registered files.
     pub(super) registered: Option<u32>,
     pub(super) core: Weak<Core>,

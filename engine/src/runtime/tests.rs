@@ -43,7 +43,7 @@ fn read<'a>(context: &'a Context, target: &Target, length: usize) -> Operate<'a>
 
 fn pipe(context: &Context) -> (Target, std::io::PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();
-    (Target::File(context.adopt_file(OwnedFd::from(reader))), writer)
+    (Target::File(context.adopt_file(OwnedFd::from(reader), None)), writer)
 }
 
 #[test]

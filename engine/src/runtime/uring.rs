@@ -29,8 +29,8 @@ const SUBMISSIONS: u32 = 256;
 /// Entries that are handed over without waiting for the turn's end, so that the device begins with the first
 /// ones while the rest is still being prepared.
 const SUBMISSION_BATCH: usize = 8;
-/// Files that can be registered at a time; further ones are used unregistered.
-const REGISTERED_FILES: u32 = 64;
+/// Files that can be registered at a time, two for a device; further ones are used unregistered.
+const REGISTERED_FILES: u32 = 128;
 /// A runtime of an ordinary user registers at most this part of what the user may lock.
 const MEMLOCK_SHARE: usize = 16;
 /// `user_data` of the poll that hears other threads.
@@ -294,13 +294,6 @@ impl Driver for UringDriver {
         // Entries that name this index have completed: each of them held the file.
         let _ring_gone = self.ring.submitter().register_files_update(index, &[-1]);
         self.free_files.push(index);
-    }
-
-    fn settle(&mut self) {
-        const GET_EVENTS: u32 = 1;
-        // SAFETY: no argument is passed and nothing is submitted.
-        let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) };
-        check_entered(entered);
     }
 
     fn io_path(&self) -> IoPath {
