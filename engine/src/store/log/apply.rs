@@ -23,7 +23,7 @@ use crate::pool::index::current::Version;
 use crate::pool::log::append::Log;
 use crate::pool::log::window::Window;
 use crate::pool::metadata::{ALL_ACCEPTED, HOME_FIRST, SegmentRow};
-use crate::runtime::{Signal, join_all};
+use crate::runtime::{Context, Signal, join_all};
 use crate::units::{ByteOffset, Seq};
 
 /// Payload of a step: what is in memory at a time.
@@ -126,14 +126,14 @@ struct Step {
 }
 
 impl Linear {
-    pub fn new(options: ApplyOptions, extents: u32, thin: bool, cursor: Applied) -> Self {
+    pub fn new(context: &Context, options: ApplyOptions, extents: u32, thin: bool, cursor: Applied) -> Self {
         Self {
             options,
             promised: if thin { 0 } else { extents },
             cursor: Cell::new(cursor),
             wanted: Cell::new(0),
             stalled: Cell::new(None),
-            changed: Signal::default(),
+            changed: Signal::new(context),
             told: Cell::new(0),
             applying: Cell::new(false),
             busy: RefCell::default(),

@@ -31,7 +31,7 @@ use crate::device::Device;
 use crate::pool::contents::Contents;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::Log;
-use crate::runtime::{FailureFlag, Signal, Task};
+use crate::runtime::{FailureFlag, RangeLock, Signal, Task};
 use apply::Linear;
 
 /// An open log store. Its background tasks end when it is dropped.
@@ -64,6 +64,8 @@ struct Core {
     /// Checkpoints asked for, begun and ended.
     checkpoints: Cell<Checkpoints>,
     checkpoint_ended: Signal,
+    /// Held while runs are added and while names in all of them change.
+    run_turn: RangeLock,
     report: RecoveryReport,
     /// The last sequence, where it was opened for reading.
     sequence: u64,

@@ -22,7 +22,7 @@ use crate::pool::log::Geometry;
 use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
 use crate::pool::metadata::Metadata;
-use crate::runtime::{FailureFlag, Signal};
+use crate::runtime::{FailureFlag, RangeLock, Signal};
 use crate::store::Backend;
 
 /// What opening found and did.
@@ -173,7 +173,7 @@ impl LogStore {
         let linear = (Backend::from_number(superblock.backend.get())? == Backend::Linear).then(|| {
             let extents = superblock.volume_bytes.get().div_ceil(geometry.segment_bytes()) as u32;
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
-            Linear::new(options.apply, extents, thin, journal.state().applied)
+            Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
         let mut core = Core {
             device: device.clone(),
@@ -184,7 +184,8 @@ impl LogStore {
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
-            checkpoint_ended: Signal::default(),
+            checkpoint_ended: Signal::new(device.context()),
+            run_turn: RangeLock::default(),
             report,
             sequence,
             contents,
