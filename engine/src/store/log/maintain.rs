@@ -242,10 +242,8 @@ impl Core {
                     let first_leased =
                         state.leases.get(released).map_or(0, |lease| lease.virtual_segment.get());
                     let end = applied.virtual_segment.get().min(first_leased);
-                    let written = state.rows.range(..end).map(|(number, _)| *number);
-                    let dead = written.chain(linear.take_emptied());
-                    let dead =
-                        dead.filter(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+                    let written = state.rows.range(..end).filter(|(_, row)| row.live_slots() == 0);
+                    let dead = written.map(|(number, _)| *number).chain(linear.take_emptied(state));
                     changes.extend(dead.map(Change::RowRemoved));
                 }
                 changes.extend(run.as_ref().map(|run| {
@@ -258,6 +256,7 @@ impl Core {
             })
             .await?;
         drop(held);
+        self.linear.iter().for_each(Linear::emptied_are_gone);
         index.thaw(run);
         let mut checkpoints = self.checkpoints.get();
         checkpoints.ended += 1;

@@ -7,11 +7,12 @@
 //! Here the parts of the pool are put together: `open` recovers, `write` and `read` are the data path,
 //! `image` opens the past, `maintain` keeps checkpoints, leases, runs and free segments in order.
 //!
-//! With a linear volume behind it (`apply`), the log is where writes become durable and the past is kept, and
+//! With a linear volume behind it (`apply`, `home`), the log is where writes become durable and the past is kept, and
 //! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
 //! in the order in which it wrote them.
 
 mod apply;
+mod home;
 mod image;
 mod maintain;
 mod open;

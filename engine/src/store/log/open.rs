@@ -21,7 +21,7 @@ use crate::pool::layout;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
-use crate::pool::metadata::Metadata;
+use crate::pool::metadata::{ALL_ACCEPTED, Metadata};
 use crate::runtime::{FailureFlag, Signal};
 use crate::store::Backend;
 
@@ -197,9 +197,7 @@ impl LogStore {
         let mut tasks = core.log.as_ref().map(Log::start).unwrap_or_default();
         tasks.extend(core.start_maintenance());
         let store = Self { core, tasks };
-        if store.core.linear.as_ref().is_some_and(Linear::applies_at_open) {
-            store.apply(None).await?;
-        }
+        store.apply_at_open().await?;
         Ok(store)
     }
 }
@@ -240,6 +238,10 @@ impl Core {
                 }
                 if accepted {
                     changes.push(Change::Watermark(tail.sequence));
+                    // Its sequences are given to other changes, which nobody has accepted.
+                    if (tail.sequence..ALL_ACCEPTED).contains(&state.accepted) {
+                        changes.push(Change::Accepted(tail.sequence));
+                    }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));
                 changes
