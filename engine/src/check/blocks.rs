@@ -156,7 +156,9 @@ fn place(checker: &mut Checker<'_>, shape: &Shape, state: &State, group: &mut Gr
     let may_be_home = shape.linear && !is_home && !is_live && *wanted;
     let home = may_be_home.then(|| shape.home(entry.lba.get())).filter(|home| lives(home.0, home.1));
     if let Some(home) = home {
-        note(checker, group, home, Slot::of(entry, *death, true, true), true);
+        // It died in the log.
+        let slot = Slot { has_death: true, ..Slot::of(entry, *death, true, true) };
+        note(checker, group, home, slot, true);
     }
     let came_home = home.is_some();
     let is_there = state.rows.contains_key(&number);
@@ -232,6 +234,14 @@ async fn check_deaths(
                 );
                 checker.found(Code::Index, Place::default().sequence(sequence), text);
             }
+        }
+    }
+    let last = state.checkpoint.sequence.get();
+    let extents = group.rows.iter().filter(|(number, _)| shape.is_extent(**number));
+    for slot in extents.flat_map(|(_, start)| &group.slots[*start..][..shape.segment_blocks as usize]) {
+        if slot.wanted && slot.death <= last && !slot.has_death {
+            let place = Place::default().sequence(slot.sequence).block(slot.lba);
+            checker.found(Code::Index, place, format!("no run says that it died at {}", slot.death));
         }
     }
     Ok(())
