@@ -31,8 +31,8 @@ async fn open(disk: &SimulatedDisk, context: &Context) -> Device {
 async fn open_volume(disk: &SimulatedDisk, context: &Context) -> Volume {
     let device = open(disk, context).await;
     // A linear volume is applied when that is asked for, or the log is full.
-    let apply = ApplyOptions { automatic: false, refuse_when_full: false, ..ApplyOptions::default() };
-    let options = OpenOptions { apply, ..OpenOptions::default() };
+    let apply = ApplyOptions { automatic: false, ..ApplyOptions::default() };
+    let options = OpenOptions { apply, refuse_when_full: false, ..OpenOptions::default() };
     Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap()
 }
 

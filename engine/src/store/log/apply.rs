@@ -28,7 +28,7 @@ use crate::units::Seq;
 /// Payload of a step: what is in memory at a time.
 const STEP_BYTES: usize = 4 << 20;
 /// How long applying waits before it tries again what could not be done.
-const STALL_NS: u64 = 50_000_000;
+pub(super) const STALL_NS: u64 = 50_000_000;
 
 /// Why damage keeps entries from being applied.
 const DAMAGED: &str =
@@ -53,13 +53,11 @@ pub struct ApplyOptions {
     pub automatic: bool,
     /// Once before the volume is served, all of it.
     pub at_open: bool,
-    /// When the log is full and nothing can be applied: writes are refused, rather than wait.
-    pub refuse_when_full: bool,
 }
 
 impl Default for ApplyOptions {
     fn default() -> Self {
-        Self { mode: ApplyMode::Absorb, automatic: true, at_open: false, refuse_when_full: true }
+        Self { mode: ApplyMode::Absorb, automatic: true, at_open: false }
     }
 }
 
@@ -321,7 +319,7 @@ impl LogStore {
 }
 
 impl Core {
-    /// Applies in the background, and tells the log when it is full for good.
+    /// Applies in the background.
     pub(super) async fn keep_applied(&self) {
         let (Some(linear), Some(log)) = (&self.linear, &self.log) else { return };
         while !self.failed.is_raised() {
@@ -351,18 +349,6 @@ impl Core {
             if behind && stalled.is_none() {
                 continue;
             }
-            let short = self.is_short();
-            if short && self.has_news(linear, log) {
-                // Frees what has been applied, and makes durable what is to be applied.
-                if !self.step(self.checkpoint()).await {
-                    break;
-                }
-                continue;
-            }
-            let full = short && linear.options.refuse_when_full && self.contents.past_bytes() == 0;
-            log.set_full(
-                full.then(|| stalled.unwrap_or("the base is pinned, or applying waits to be asked")),
-            );
             if stalled.is_some() {
                 self.device.context().sleep(STALL_NS).await;
             } else {
@@ -372,10 +358,11 @@ impl Core {
         linear.changed.give();
     }
 
-    /// Whether a checkpoint would say anything new.
-    fn has_news(&self, linear: &Linear, log: &Log) -> bool {
-        let state = self.contents.journal().state();
-        state.checkpoint.sequence.get() < log.sequence() || state.applied != linear.cursor.get()
+    /// Why what the log holds cannot be applied, so that nothing comes free; `None` while it can.
+    pub(super) fn why_not_applied(&self, linear: &Linear, log: &Log) -> Option<&'static str> {
+        let behind = linear.cursor.get().sequence.get() < self.apply_target(linear, log);
+        let asked = "the base is pinned, or applying waits to be asked";
+        linear.stalled.get().or((!behind).then_some(asked))
     }
 
     /// How far to apply now: what was asked for, or what no moment that is kept lies before.
@@ -391,7 +378,13 @@ impl Core {
             true if self.contents.keeps_past() => self.contents.window(),
             true => state.checkpoint.sequence.get(),
         };
-        automatic.max(linear.wanted.get()).min(durable).min(state.accepted)
+        let accepted = state.accepted;
+        #[cfg(feature = "mutations")]
+        let accepted = match crate::mutation::is_on(crate::mutation::Mutation::UnacceptedApplied) {
+            true => ALL_ACCEPTED,
+            false => accepted,
+        };
+        automatic.max(linear.wanted.get()).min(durable).min(accepted)
     }
 
     /// One step. Why it was not done, if it was not.
@@ -399,6 +392,20 @@ impl Core {
         let (step, cursor) = self.gather(linear, target).await?;
         if let Some(why) = self.make_room(linear, &step).await? {
             return Ok(Some(why));
+        }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::CursorBeforeHome) {
+            linear.cursor.set(cursor);
+            step.actions.iter().for_each(|action| {
+                if let Action::Write(write) = action {
+                    self.bring_home(write);
+                }
+            });
+            let told = |state: &mut Metadata| {
+                let rows = self.news_of_rows(state, 0);
+                rows.into_iter().chain([Change::Applied(cursor)]).collect()
+            };
+            self.contents.journal().commit(told).await?;
         }
         match linear.options.mode {
             ApplyMode::Strict => {

@@ -70,6 +70,11 @@ impl Core {
             }
         }
         let given_up = self.contents.last_death(overwritten);
+        #[cfg(feature = "mutations")]
+        let given_up = match crate::mutation::is_on(crate::mutation::Mutation::HomeOverwritten) {
+            true => 0,
+            false => given_up,
+        };
         if self.contents.is_pinned_before(given_up) {
             return Ok(Some("an image of an older moment is open; close it"));
         }

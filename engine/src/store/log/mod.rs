@@ -59,6 +59,8 @@ struct Core {
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
     failed: FailureFlag,
+    /// When the log is full and no room can be made: writes are refused, rather than wait.
+    refuse_when_full: bool,
     /// Bytes of log between checkpoints.
     checkpoint_bytes: u64,
     next_run: Cell<u64>,

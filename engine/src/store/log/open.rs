@@ -56,11 +56,14 @@ pub struct OpenOptions {
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
+    /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
+    /// wait until there is room.
+    pub refuse_when_full: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default() }
+        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default(), refuse_when_full: true }
     }
 }
 
@@ -181,6 +184,7 @@ impl LogStore {
             log: None,
             linear,
             failed: failed.clone(),
+            refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
