@@ -268,18 +268,15 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
-    /// The offline check does not know this backend.
-    #[error("the offline check does not cover the {backend} backend yet; reading it checks every block")]
-    NotChecked {
-        /// Its name.
-        backend: &'static str,
-    },
     /// The base is pinned.
     #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
     Pinned {
         /// The last sequence that is accepted.
         accepted: u64,
     },
+    /// The base is not pinned.
+    #[error("the base is not pinned: it takes every change already; pin it first")]
+    NotPinned,
     /// The log is full and what it holds cannot be applied.
     #[error("its log is full: {why}")]
     LogFull {
@@ -392,6 +389,7 @@ impl Reason {
             | Reason::OutOfRange { .. }
             | Reason::TransferTooLong { .. }
             | Reason::InvalidSetting { .. }
+            | Reason::NotPinned
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
             Reason::AlreadyOpen => Kind::Busy,
             Reason::Mounted { .. }
@@ -420,7 +418,6 @@ impl Reason {
             | Reason::NoIoUring { .. }
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
-            | Reason::NotChecked { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,

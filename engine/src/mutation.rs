@@ -37,11 +37,19 @@ pub enum Mutation {
     PastThrownAway,
     /// The same, but only for moments that the window has passed and somebody has open.
     OpenMomentIgnored,
+    /// The cursor of a linear volume, and with it the index, says that blocks are at home before they are written.
+    CursorBeforeHome,
+    /// Segments of the log come free before the cursor that has passed them is durable.
+    FreedBeforeCursor,
+    /// A block at home is written over while a moment that can be opened sees it.
+    HomeOverwritten,
+    /// What a pinned base has not accepted is applied.
+    UnacceptedApplied,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 14] = [
+    pub const ALL: [Mutation; 18] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -56,6 +64,18 @@ impl Mutation {
         Mutation::RootBeforeContents,
         Mutation::PastThrownAway,
         Mutation::OpenMomentIgnored,
+        Mutation::CursorBeforeHome,
+        Mutation::FreedBeforeCursor,
+        Mutation::HomeOverwritten,
+        Mutation::UnacceptedApplied,
+    ];
+
+    /// Those of a linear volume.
+    pub const LINEAR: [Mutation; 4] = [
+        Mutation::CursorBeforeHome,
+        Mutation::FreedBeforeCursor,
+        Mutation::HomeOverwritten,
+        Mutation::UnacceptedApplied,
     ];
 }
 

@@ -312,7 +312,8 @@ impl Contents {
         middle.map(|through| self.retire(through)).is_some()
     }
 
-    fn kill(&self, number: u32, slot: u32) {
+    /// A slot dies: no moment needs it.
+    pub fn kill(&self, number: u32, slot: u32) {
         let lived = self.journal.state_mut().rows.get_mut(&number).is_some_and(|row| row.kill(slot));
         if lived
             && let Touched::Dead(slots) =

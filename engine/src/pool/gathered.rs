@@ -54,19 +54,20 @@ impl Gathered {
             Change::Dead(number, _) | Change::RowRemoved(number) => !self.rows.contains_key(number),
             _ => true,
         };
-        let mut changes: Vec<Change> = news.into_iter().filter(is_other).collect();
+        let other = news.into_iter().filter(is_other);
         let blocks = self.segment_blocks;
         let mut made: BTreeMap<u32, SegmentRow> = BTreeMap::new();
-        for (number, row) in self.rows.keys().filter_map(|number| Some((number, state.rows.get(number)?))) {
-            changes.push(Change::RowRemoved(*number));
+        let still = || self.rows.keys().filter_map(|number| Some((*number, state.rows.get(number)?)));
+        for (_, row) in still() {
             for slot in row.live() {
                 let Some((physical, block)) = row.place(slot, blocks) else { continue };
                 let empty = || SegmentRow::gathered(physical, blocks, blocks, row.written);
                 made.entry(self.numbers[&physical]).or_insert_with(empty).revive(block);
             }
         }
-        changes.extend(made.iter().map(|(number, row)| row.change(*number)));
-        changes
+        let made = made.iter().map(|(number, row)| row.change(*number));
+        // The new ones first: so the record itself shows what lived in the old ones.
+        other.chain(made).chain(still().map(|(number, _)| Change::RowRemoved(number))).collect()
     }
 }
 

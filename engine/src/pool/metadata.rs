@@ -20,6 +20,8 @@ pub const HOME_FIRST: u32 = 1 << 31;
 pub const GATHERED_FIRST: u32 = 1 << 30;
 /// Rows that a pool has for each of its segments at most: blocks that live long keep the rows of many segments.
 pub const ROWS_PER_SEGMENT: usize = 2;
+/// Extents of a linear volume at most: the highest number of all stands for zeroes.
+pub const EXTENTS_MAX: u64 = (u32::MAX - HOME_FIRST) as u64;
 /// Everything is accepted by the base: it is not pinned.
 pub const ALL_ACCEPTED: u64 = u64::MAX;
 
@@ -339,6 +341,10 @@ impl Metadata {
     /// As [`Metadata::apply`], for a change that this process has just made durable: slots may have come to life
     /// or died since it was written down, and a row keeps what it knows of them.
     pub fn apply_own(&mut self, change: &Change) {
+        // These slots died here first, and a block may have come home to one of them meanwhile.
+        if let Change::Dead(..) = change {
+            return;
+        }
         let known = match change {
             Change::Row(row, ..) => self.rows.get(&row.virtual_segment.get()).cloned(),
             _ => None,
@@ -447,6 +453,17 @@ mod tests {
         assert_eq!(Metadata::from_changes(8, 200, &state.changes()).unwrap(), state);
         state.apply(&Change::RowRemoved(0)).unwrap();
         assert_eq!(state.free_segments(), 7);
+    }
+
+    #[test]
+    fn what_has_come_to_life_while_its_death_was_written_down_lives() {
+        let mut state = Metadata::new(8, 200);
+        state.apply(&lease(3, 0)).unwrap();
+        state.rows.get_mut(&0).unwrap().revive(9);
+        state.apply_own(&Change::Dead(0, vec![9]));
+        assert!(state.rows[&0].is_live(9));
+        state.apply(&Change::Dead(0, vec![9])).unwrap();
+        assert!(!state.rows[&0].is_live(9), "as it is read from the device, it is dead");
     }
 
     #[test]

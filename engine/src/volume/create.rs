@@ -10,6 +10,7 @@ use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN};
 use crate::pool::layout::{Fill, Layout};
+use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
 use crate::store::{Backend, log};
@@ -204,6 +205,9 @@ fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Sha
             };
             let (layout, volume_bytes) =
                 Layout::plan_log(device_bytes, options.size_bytes, region, block, segment, leases, fill)?;
+            if options.backend == Backend::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
+                return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
+            }
             (layout, volume_bytes, segment_bytes)
         }
     };

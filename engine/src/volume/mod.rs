@@ -28,7 +28,7 @@ pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Device, Tally};
 use crate::error::Result;
-use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock};
+use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock, VOLUME_THIN};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -113,6 +113,8 @@ pub struct LogSettings {
     pub retention_bytes: u64,
     /// Seconds for which they are kept at most; 0 does not limit it.
     pub retention_age_s: u64,
+    /// A linear volume behind it takes space when a block is first applied.
+    pub thin: bool,
 }
 
 /// What an open volume is doing and how.
@@ -142,6 +144,7 @@ impl VolumeInfo {
             checkpoint_bytes: superblock.checkpoint_bytes.get(),
             retention_bytes: superblock.retention_bytes.get(),
             retention_age_s: superblock.retention_age_s.get(),
+            thin: superblock.volume_flags.get() & VOLUME_THIN != 0,
         };
         Self {
             id: superblock.volume_id,
@@ -238,7 +241,7 @@ impl Volume {
     /// Lets a pinned base take changes up to a sequence, or all from now on.
     ///
     /// # Errors
-    /// `NotLinear`, `UnknownMoment`, `Closed`, and what the device says.
+    /// `NotLinear`, `NotPinned` where a sequence is given for nothing, `UnknownMoment`, `Closed`, and what the device says.
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
         self.check_writable("accept")?;
         self.0.store.log()?.accept(through).await

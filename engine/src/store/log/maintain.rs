@@ -13,7 +13,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
-use super::apply::Linear;
+use super::apply::{Linear, STALL_NS};
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 #[cfg(feature = "mutations")]
@@ -23,6 +23,7 @@ use crate::pool::contents::Reading;
 use crate::pool::gathered::Gathered;
 use crate::pool::index::merge;
 use crate::pool::layout::RESERVED_SEGMENTS;
+use crate::pool::log::append::Log;
 use crate::pool::metadata::{Metadata, SegmentRow};
 use crate::runtime::Task;
 use crate::units::ByteOffset;
@@ -169,10 +170,10 @@ impl Core {
     }
 
     fn can_lease(&self) -> bool {
-        self.has_room() && self.contents.journal().state().rows_left() > 0
+        self.has_segments() && self.contents.journal().state().rows_left() > 0
     }
 
-    fn has_room(&self) -> bool {
+    fn has_segments(&self) -> bool {
         self.contents.free_segments(0).len() > self.reserved(&self.contents.journal().state())
     }
 
@@ -264,14 +265,18 @@ impl Core {
                 let mut changes = self.news_of_rows(state, released);
                 if let (Some(linear), Some(applied)) = (&self.linear, applied) {
                     changes.push(Change::Applied(applied));
+                    // The one before is durable so far, and what it still needs is free all the same.
+                    #[cfg(feature = "mutations")]
+                    if crate::mutation::is_on(crate::mutation::Mutation::FreedBeforeCursor) {
+                        changes.pop();
+                        changes.push(Change::Applied(state.applied));
+                    }
                     // What has not been applied is kept, dead or not: the entries lead from one to the next.
                     let first_leased =
                         state.leases.get(released).map_or(0, |lease| lease.virtual_segment.get());
                     let end = applied.virtual_segment.get().min(first_leased);
-                    let written = state.rows.range(..end).map(|(number, _)| *number);
-                    let dead = written.chain(linear.take_emptied());
-                    let dead =
-                        dead.filter(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+                    let written = state.rows.range(..end).filter(|(_, row)| row.live_slots() == 0);
+                    let dead = written.map(|(number, _)| *number).chain(linear.take_emptied(state));
                     changes.extend(dead.map(Change::RowRemoved));
                 }
                 changes.extend(run.as_ref().map(|run| {
@@ -284,6 +289,7 @@ impl Core {
             })
             .await?;
         drop(held);
+        self.linear.iter().for_each(Linear::emptied_are_gone);
         index.thaw(run);
         let mut checkpoints = self.checkpoints.get();
         checkpoints.ended += 1;
@@ -335,10 +341,16 @@ impl Core {
                 self.step(self.merge(&runs)).await
             } else if let Some(moving) = self.choose_moving() {
                 self.step(self.empty(moving)).await
-            } else if self.is_short() && self.contents.forget_some() {
+            } else if self.is_short() && (self.contents.forget_some() || self.has_news(log)) {
                 self.step(self.checkpoint()).await
             } else {
-                log.progress.wait().await;
+                log.set_full(self.why_full(log).filter(|_| self.refuse_when_full));
+                // Whoever gives up a moment, or reads a free segment, tells nobody.
+                if self.is_short() {
+                    self.device.context().sleep(STALL_NS).await;
+                } else {
+                    log.progress.wait().await;
+                }
                 true
             };
             if !done {
@@ -393,7 +405,30 @@ impl Core {
 
     /// Whether the log has no segment to go on in, and none to lease.
     pub(super) fn is_short(&self) -> bool {
-        self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.has_room()
+        self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.has_segments()
+    }
+
+    /// Whether a checkpoint would say anything new.
+    fn has_news(&self, log: &Log) -> bool {
+        let state = self.contents.journal().state();
+        let applied = self.linear.as_ref().map_or(state.applied, Linear::cursor);
+        state.checkpoint.sequence.get() < log.sequence() || state.applied != applied
+    }
+
+    /// Why no room is going to be made for the log, when nothing is left to be emptied and no past to be given up;
+    /// `None` while there is room, or somebody only reads what is free.
+    fn why_full(&self, log: &Log) -> Option<&'static str> {
+        let held_by_readers = {
+            let state = self.contents.journal().state();
+            state.free_segments() as usize > self.reserved(&state)
+        };
+        if !self.is_short() || held_by_readers {
+            return None;
+        }
+        match &self.linear {
+            Some(linear) => self.why_not_applied(linear, log),
+            None => Some("open images of the past and the volume itself fill it; close images"),
+        }
     }
 
     async fn merge(&self, runs: &[Rc<crate::pool::index::run::Run>]) -> Result<()> {

@@ -7,11 +7,12 @@
 //! Here the parts of the pool are put together: `open` recovers, `write` and `read` are the data path,
 //! `image` opens the past, `maintain` keeps checkpoints, leases, runs and free segments in order.
 //!
-//! With a linear volume behind it (`apply`), the log is where writes become durable and the past is kept, and
+//! With a linear volume behind it (`apply`, `home`), the log is where writes become durable and the past is kept, and
 //! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
 //! in the order in which it wrote them.
 
 mod apply;
+mod home;
 mod image;
 mod maintain;
 mod open;
@@ -58,6 +59,8 @@ struct Core {
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
     failed: FailureFlag,
+    /// When the log is full and no room can be made: writes are refused, rather than wait.
+    refuse_when_full: bool,
     /// Bytes of log between checkpoints.
     checkpoint_bytes: u64,
     next_run: Cell<u64>,

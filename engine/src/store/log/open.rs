@@ -21,7 +21,7 @@ use crate::pool::layout;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
-use crate::pool::metadata::Metadata;
+use crate::pool::metadata::{ALL_ACCEPTED, Metadata};
 use crate::runtime::{FailureFlag, RangeLock, Signal};
 use crate::store::Backend;
 
@@ -56,11 +56,14 @@ pub struct OpenOptions {
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
+    /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
+    /// wait until there is room.
+    pub refuse_when_full: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default() }
+        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default(), refuse_when_full: true }
     }
 }
 
@@ -181,6 +184,7 @@ impl LogStore {
             log: None,
             linear,
             failed: failed.clone(),
+            refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
@@ -198,9 +202,7 @@ impl LogStore {
         let mut tasks = core.log.as_ref().map(Log::start).unwrap_or_default();
         tasks.extend(core.start_maintenance());
         let store = Self { core, tasks };
-        if store.core.linear.as_ref().is_some_and(Linear::applies_at_open) {
-            store.apply(None).await?;
-        }
+        store.apply_at_open().await?;
         Ok(store)
     }
 }
@@ -241,6 +243,10 @@ impl Core {
                 }
                 if accepted {
                     changes.push(Change::Watermark(tail.sequence));
+                    // Its sequences are given to other changes, which nobody has accepted.
+                    if (tail.sequence..ALL_ACCEPTED).contains(&state.accepted) {
+                        changes.push(Change::Accepted(tail.sequence));
+                    }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));
                 changes
