@@ -237,8 +237,7 @@ async fn check_deaths(
         }
     }
     let last = state.checkpoint.sequence.get();
-    let extents = group.rows.iter().filter(|(number, _)| shape.is_extent(**number));
-    for slot in extents.flat_map(|(_, start)| &group.slots[*start..][..shape.segment_blocks as usize]) {
+    for slot in &group.slots {
         if slot.wanted && slot.death <= last && !slot.has_death {
             let place = Place::default().sequence(slot.sequence).block(slot.lba);
             checker.found(Code::Index, place, format!("no run says that it died at {}", slot.death));

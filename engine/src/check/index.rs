@@ -216,7 +216,7 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
                 }
                 number => {
                     sequences.contains(&key.1)
-                        && number <= last_virtual
+                        && (number <= last_virtual || shape.is_gathered(number))
                         && entry.slot.get() < shape.segment_blocks
                 }
             };
@@ -254,7 +254,7 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let sound = birth >= 1
             && birth < sequence
             && sequences.contains(&sequence)
-            && (place <= last_virtual || (is_home && birth <= applied))
+            && (place <= last_virtual || shape.is_gathered(place) || (is_home && birth <= applied))
             && death.slot.get() < shape.segment_blocks;
         if !sound || sequence < before {
             wrong(checker, address, sequence, None, "a death is none, or not in order");

@@ -51,14 +51,11 @@ impl RowState {
         let blocks = (self.first_block..).zip(self.present.as_deref().into_iter().flat_map(ones));
         let of_log = self.present.is_none().then(|| ones(&self.live)).into_iter().flatten();
         let moved = blocks.filter(|(_, slot)| super::bit(&self.live, *slot)).map(|(block, _)| block);
-        of_log
-            .chain(moved)
-            .filter_map(move |block| match self.continued {
-                Some(continued) if block >= segment_blocks => Some((continued, block - segment_blocks)),
-                _ => Some((self.physical, block)),
-            })
-            .filter(move |(segment, _)| *segment == physical)
-            .map(|(_, block)| block)
+        let place = move |block| match self.continued {
+            Some(continued) if block >= segment_blocks => (continued, block - segment_blocks),
+            _ => (self.physical, block),
+        };
+        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
     }
 
     pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
@@ -225,9 +222,11 @@ impl State {
                 }
                 Change::Dead(number, slots) => self.dead(*number, slots)?,
                 Change::Run(run, extents) => {
-                    let (first, last) = match (&removed[..], has_checkpoint) {
+                    let made_of = std::mem::take(&mut removed);
+                    let (first, last) = match (&made_of[..], has_checkpoint) {
                         ([], true) => (before.sequence.get() + 1, None),
-                        ([first, .., last], false) => (first.first_sequence.get(), Some(last)),
+                        // One alone is written anew where rows have been gathered.
+                        ([first, ..], false) => (first.first_sequence.get(), made_of.last()),
                         _ => return Err("it names a run for no reason".to_string()),
                     };
                     let last = last.map(|last| last.last_sequence.get());
@@ -346,7 +345,7 @@ impl State {
         let written = row.written.get() <= self.checkpoint.sequence.get();
         require(written, "a row was written later than the checkpoint")?;
         require(!self.shape.linear || made.present.is_none(), "a row has moved, and none does here")?;
-        let is_extent = !self.shape.is_of_log(row.virtual_segment.get());
+        let is_extent = self.shape.is_extent(row.virtual_segment.get());
         require(!is_extent || row.written.get() == 0, "the log has written an extent")?;
         Ok(made)
     }
@@ -366,14 +365,14 @@ impl State {
     fn image_row(&mut self, row: &Row, live: &[u64], present: &[u64]) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
-        if !self.shape.is_of_log(number) {
-            return self.new_extent(number, made);
-        }
         if self.shape.is_gathered(number) {
             require(made.present.is_some(), "a row that others were gathered in is as the log writes one")?;
             require(!self.rows.contains_key(&number), "a segment has two rows")?;
             self.put(number, made);
             return Ok(());
+        }
+        if !self.shape.is_of_log(number) {
+            return self.new_extent(number, made);
         }
         let last = self.leases.back().ok_or("nothing is leased")?.virtual_segment.get();
         require(number <= last, "a row has a number that was never leased")?;

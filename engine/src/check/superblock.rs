@@ -73,7 +73,7 @@ impl Shape {
 
     /// Whether a row may have this number as a segment of the log.
     pub fn is_of_log(&self, number: u32) -> bool {
-        number < HOME_FIRST
+        number < GATHERED_FIRST
     }
 
     /// The extent of a block and its slot there.

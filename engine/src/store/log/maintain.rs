@@ -22,6 +22,7 @@ use crate::format::journal::{Change, Lease};
 use crate::pool::contents::Reading;
 use crate::pool::gathered::Gathered;
 use crate::pool::index::merge;
+use crate::pool::index::run::Run;
 use crate::pool::layout::RESERVED_SEGMENTS;
 use crate::pool::log::append::Log;
 use crate::pool::metadata::{Metadata, SegmentRow};
@@ -118,6 +119,12 @@ fn choose_groups(groups: &[Group], room: u32, targets_max: u32) -> Option<(Vec<&
     let (count, targets, _) = best?;
     chosen.truncate(count);
     Some((chosen, targets))
+}
+
+/// The changes that put a merged run in the place of those that it was made of.
+fn replacement(runs: &[Rc<Run>], merged: Option<&Rc<Run>>) -> impl Iterator<Item = Change> {
+    let gone = runs.iter().map(|run| Change::RunRemoved(run.info().run.run.get()));
+    gone.chain(merged.map(|run| Change::Run(run.info().run, run.info().extents.clone())))
 }
 
 impl Core {
@@ -387,12 +394,8 @@ impl Core {
             .journal()
             .commit(|state| {
                 let mut changes = gathered.changes(state, self.news_of_rows(state, 0));
-                let gone = older.iter().chain(&newer);
-                changes.extend(gone.map(|run| Change::RunRemoved(run.info().run.run.get())));
-                changes.extend(merged.iter().chain(&merged_newer).map(|run| {
-                    let info = run.info();
-                    Change::Run(info.run, info.extents.clone())
-                }));
+                changes.extend(replacement(&older, merged.as_ref()));
+                changes.extend(replacement(&newer, merged_newer.as_ref()));
                 changes
             })
             .await?;
@@ -431,7 +434,7 @@ impl Core {
         }
     }
 
-    async fn merge(&self, runs: &[Rc<crate::pool::index::run::Run>]) -> Result<()> {
+    async fn merge(&self, runs: &[Rc<Run>]) -> Result<()> {
         let index = self.contents.index();
         let oldest = index.runs().first().is_some_and(|first| Rc::ptr_eq(first, &runs[0]));
         let wanted = self.contents.wanted();
@@ -442,11 +445,7 @@ impl Core {
             .commit(|state| {
                 // The window that was wanted above, or a later one, goes with what it has thrown away.
                 let mut changes = self.news_of_rows(state, 0);
-                changes.extend(runs.iter().map(|run| Change::RunRemoved(run.info().run.run.get())));
-                changes.extend(merged.as_ref().map(|run| {
-                    let info = run.info();
-                    Change::Run(info.run, info.extents.clone())
-                }));
+                changes.extend(replacement(runs, merged.as_ref()));
                 changes
             })
             .await?;
