@@ -74,7 +74,7 @@ pub struct Opening {
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 4 | `physical`: index of the segment in the data area |
-/// | 4 | 4 | `virtual_segment`: its number, used once |
+/// | 4 | 4 | `virtual_segment`: its number, used once, below 1,073,741,824 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the table above describes every field")]
