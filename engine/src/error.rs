@@ -145,6 +145,20 @@ pub enum Reason {
         /// Bytes there are.
         found_bytes: u64,
     },
+    /// The device is smaller than it was when its pool was laid out.
+    #[error("it has {found_bytes} bytes, its pool was laid out for {was_bytes}; a pool never shrinks")]
+    CannotShrink {
+        /// Bytes the device had.
+        was_bytes: u64,
+        /// Bytes there are.
+        found_bytes: u64,
+    },
+    /// The backend has no pool that could grow.
+    #[error("the {backend} backend keeps the size it was made with; only a pool with a log grows")]
+    CannotGrow {
+        /// Its name.
+        backend: &'static str,
+    },
     /// The device carries no icecore volume.
     #[error("no icecore superblock was found on it; create a volume first")]
     NoSuperblock,
@@ -404,9 +418,10 @@ impl Reason {
             | Reason::Pinned { .. }
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
-            Reason::DeviceTooSmall { .. } | Reason::MetadataFull { .. } | Reason::LogFull { .. } => {
-                Kind::NoSpace
-            }
+            Reason::DeviceTooSmall { .. }
+            | Reason::CannotShrink { .. }
+            | Reason::MetadataFull { .. }
+            | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } => Kind::InvalidArgument,
             Reason::Expired { .. } | Reason::ApplyStalled { .. } => Kind::Unavailable,
             Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
@@ -420,6 +435,7 @@ impl Reason {
             | Reason::NoIoUring { .. }
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
+            | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,

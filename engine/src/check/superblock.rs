@@ -45,6 +45,7 @@ pub(super) struct Shape {
     pub segment_blocks: u32,
     pub segments: u32,
     pub data_offset: u64,
+    pub roots_offset: u64,
     pub metadata_offset: u64,
     pub image_bytes: u64,
     pub index_offset: u64,
@@ -65,7 +66,7 @@ impl Shape {
 
     /// Where root `place` lies.
     pub fn root(&self, place: usize) -> u64 {
-        ROOTS_OFFSET + place as u64 * ROOTS_BYTES / 2
+        self.roots_offset + place as u64 * ROOTS_BYTES / 2
     }
 
     /// First byte of the image of a generation.
@@ -252,19 +253,28 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
     let (metadata, checksums, data) = (record.metadata, record.checksums, record.data);
     let volume_bytes = record.volume_bytes.get();
     let alignment = if is_log { LOG_ALIGNMENT } else { MIB };
-    let in_order = record.roots.offset.get() == ROOTS_OFFSET
-        && record.roots.bytes.get() == ROOTS_BYTES
+    let roots = record.roots;
+    // As it was made; or roots and metadata behind the data, where growing puts them.
+    let at_front = roots.offset.get() == ROOTS_OFFSET
         && metadata.offset.get() == HEAD_BYTES
         && metadata.bytes.get().is_multiple_of(alignment)
         && metadata.bytes.get() >= MIB
-        && checksums.offset.get() == metadata.end()
         && checksums.bytes.get().is_multiple_of(alignment)
+        && checksums.offset.get() == metadata.end();
+    let at_end = is_log
+        && roots.offset.get() >= data.end()
+        && roots.offset.get().is_multiple_of(alignment)
+        && metadata.offset.get() == roots.end()
+        && checksums.offset.get() >= HEAD_BYTES + MIB
+        && checksums.offset.get().is_multiple_of(alignment);
+    let in_order = (at_front || at_end)
+        && roots.bytes.get() == ROOTS_BYTES
         && data.offset.get() == checksums.end();
     let mut rules = vec![
         (in_order, "its areas do not follow each other".to_string()),
         (
-            data.end() <= record.device_bytes.get() && data.end() <= found_bytes,
-            format!("its data ends at {}, the device at {found_bytes}", data.end()),
+            record.end() <= record.device_bytes.get() && record.end() <= found_bytes,
+            format!("its areas end at {}, the device at {found_bytes}", record.end()),
         ),
         (
             record.device_bytes.get() <= found_bytes,
@@ -339,5 +349,6 @@ fn shape(record: &Superblock) -> Shape {
         image_bytes,
         index_offset,
         index_pages: ((record.metadata.end() - index_offset) / 4096).min(u64::from(u32::MAX)) as u32,
+        roots_offset: record.roots.offset.get(),
     }
 }

@@ -95,7 +95,7 @@ impl Area {
 /// | 80 | 8 | `features_incompatible`: unknown ones forbid opening |
 /// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear |
 /// | 92 | 4 | `state`: 1 open, 2 closed |
-/// | 96 | 8 | `device_bytes`: the device's size at creation |
+/// | 96 | 8 | `device_bytes`: the device's size when the pool was made or last grown |
 /// | 104 | 8 | `volume_bytes` |
 /// | 112 | 4 | `block_bytes`: unit of I/O and checksum |
 /// | 116 | 4 | `region_bytes`: unit of tracking |
@@ -191,6 +191,11 @@ impl Superblock {
 
     /// The bytes of the copy that belongs at `address`, sealed.
     pub fn encode(&self, address: u64) -> [u8; SUPERBLOCK_BYTES] {
+    /// The first byte behind all areas.
+    pub fn end(&self) -> u64 {
+        [self.roots, self.metadata, self.checksums, self.data].iter().map(Area::end).max().unwrap_or(0)
+    }
+
         let mut copy = *self;
         copy.address = address.into();
         copy.generation_tail = copy.generation;

@@ -12,6 +12,7 @@
 //! old or new bytes, and a later write of the range still comes after it.
 
 mod create;
+mod grow;
 mod handle;
 mod io;
 mod open;
@@ -20,6 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use create::{CreateOptions, Initialise};
+pub use grow::Grown;
 pub use handle::VolumeHandle;
 pub use open::OpenMode;
 

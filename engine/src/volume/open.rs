@@ -50,10 +50,7 @@ impl Volume {
         check(&record, &device).map_err(|error| error.on(device.name()))?;
         let failed = FailureFlag::default();
         if mode != OpenMode::ReadOnly {
-            let unknown = record.features_read_only.get() & !KNOWN_READ_ONLY;
-            if unknown != 0 {
-                return Err(Error::new("open", Reason::UnknownFeatures { unknown }).on(device.name()));
-            }
+            refuse_unknown_features(&record).map_err(|error| error.on(device.name()))?;
             // The whole copy is made safe before it is written over.
             if let Some(copy) = repair {
                 superblock::write_copy(&device, &record, copy, &failed).await?;
@@ -118,8 +115,16 @@ impl Volume {
     }
 }
 
+/// Refuses to write what uses features that forbid it to this build.
+pub(super) fn refuse_unknown_features(record: &Superblock) -> Result<()> {
+    match record.features_read_only.get() & !KNOWN_READ_ONLY {
+        0 => Ok(()),
+        unknown => Err(Error::new("open", Reason::UnknownFeatures { unknown })),
+    }
+}
+
 /// Refuses a record whose parts contradict each other or the device, although its checksum is right.
-fn check(record: &Superblock, device: &Device) -> Result<()> {
+pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
     let block_bytes = record.block_bytes.get();
     let region_bytes = record.region_bytes.get();
     let logical = device.geometry().logical_block_bytes;
@@ -138,7 +143,7 @@ fn check(record: &Superblock, device: &Device) -> Result<()> {
         && (volume_bytes <= record.data.bytes.get() || record.volume_flags.get() & VOLUME_THIN != 0)
         && record.data.offset.get() >= HEAD_BYTES
         && record.data.offset.get().is_multiple_of(block_bytes.into())
-        && record.data.end() <= record.device_bytes.get()
+        && record.end() <= record.device_bytes.get()
         && record.generation == record.generation_tail
         && record.generation.get() < GENERATION_MAX
         && record

@@ -39,6 +39,10 @@ const STALL_NS: u64 = 50_000_000;
 const DAMAGED: &str =
     "its log is damaged behind what has been applied; restore it from a replica or a backup";
 
+/// Why entries cannot be applied for want of space.
+const NO_SEGMENT: &str =
+    "the pool has no free segment for the volume; discard what is not needed, or grow it";
+
 /// Which entries are written to the volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ApplyMode {
@@ -123,6 +127,16 @@ struct Step {
     bytes: usize,
     /// The pages of what is written stay in memory.
     pinned: Vec<Pinned>,
+}
+
+/// Whether there is room at home for a step.
+enum Room {
+    Taken,
+    /// Not for the entry of this sequence, nor what follows it; and why.
+    Missing {
+        from: u64,
+        why: &'static str,
+    },
 }
 
 impl Linear {
@@ -334,11 +348,17 @@ impl Core {
     }
 
     /// One step. Why it was not done, if it was not.
-    async fn apply_some(&self, linear: &Linear, log: &Log, target: u64) -> Result<Option<&'static str>> {
-        let (step, cursor) = self.gather(linear, target).await?;
-        if let Some(why) = self.make_room(linear, &step).await? {
-            return Ok(Some(why));
-        }
+    async fn apply_some(&self, linear: &Linear, log: &Log, mut target: u64) -> Result<Option<&'static str>> {
+        let applied = linear.cursor.get().sequence.get();
+        let (step, cursor) = loop {
+            let gathered = self.gather(linear, target).await?;
+            match self.make_room(linear, &gathered.0).await? {
+                Room::Taken => break gathered,
+                // What comes before it is applied all the same.
+                Room::Missing { from, .. } if from > applied + 1 => target = from - 1,
+                Room::Missing { why, .. } => return Ok(Some(why)),
+            }
+        };
         match linear.options.mode {
             ApplyMode::Strict => {
                 for action in &step.actions {
@@ -519,8 +539,10 @@ impl Core {
     }
 
     /// Takes space for the extents of a step, and gives up the moments that see what it overwrites; both are
-    /// durable afterwards. Why it cannot be done, if it cannot.
-    async fn make_room(&self, linear: &Linear, step: &Step) -> Result<Option<&'static str>> {
+    /// durable afterwards.
+    async fn make_room(&self, linear: &Linear, step: &Step) -> Result<Room> {
+        let applied = linear.cursor.get().sequence.get();
+        let free = self.contents.free_segments(0).len();
         let mut missing = BTreeSet::new();
         // What is overwritten and a moment may see.
         let mut overwritten: BTreeMap<(u32, u32), u64> = BTreeMap::new();
@@ -543,6 +565,9 @@ impl Core {
                         }
                         None if writes => {
                             missing.insert(number);
+                            if missing.len() > free {
+                                return Ok(Room::Missing { from: sequence, why: NO_SEGMENT });
+                            }
                         }
                         None => continue,
                     }
@@ -552,12 +577,13 @@ impl Core {
         }
         let given_up = self.contents.last_death(overwritten);
         if self.contents.is_pinned_before(given_up) {
-            return Ok(Some("an image of an older moment is open; close it"));
+            let why = "an image of an older moment is open; close it";
+            return Ok(Room::Missing { from: applied, why });
         }
         self.contents.retire(given_up);
         let tell_window = self.contents.keeps_past() && linear.told.get() < given_up;
         if missing.is_empty() && !tell_window {
-            return Ok(None);
+            return Ok(Room::Taken);
         }
         let mut held: Vec<Reading<'_>> = Vec::new();
         let mut short = false;
@@ -578,7 +604,8 @@ impl Core {
             })
             .await?;
         linear.told.set(linear.told.get().max(given_up));
-        Ok(short.then_some("the pool has no free segment for the volume; discard what is not needed"))
+        // Somebody else has taken what was free.
+        Ok(if short { Room::Missing { from: applied, why: NO_SEGMENT } } else { Room::Taken })
     }
 
     /// Does one thing at home.

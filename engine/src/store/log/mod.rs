@@ -12,6 +12,7 @@
 //! in the order in which it wrote them.
 
 mod apply;
+mod grow;
 mod image;
 mod maintain;
 mod open;
@@ -22,6 +23,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
+pub use grow::grow;
 pub use image::{Image, ImageOptions, VersionInfo};
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};

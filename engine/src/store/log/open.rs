@@ -78,7 +78,7 @@ pub(crate) enum Access {
     WriteAcceptingLoss,
 }
 
-fn geometry(superblock: &Superblock) -> Geometry {
+pub(super) fn geometry(superblock: &Superblock) -> Geometry {
     let block_bytes = superblock.block_bytes.get();
     let segment_bytes = superblock.segment_bytes.get().max(block_bytes);
     Geometry {
