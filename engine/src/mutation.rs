@@ -37,11 +37,13 @@ pub enum Mutation {
     PastThrownAway,
     /// The same, but only for moments that the window has passed and somebody has open.
     OpenMomentIgnored,
+    /// A flush of a volatile log asks the device and leaves in memory what it was to force to it.
+    VolatileLogKept,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 14] = [
+    pub const ALL: [Mutation; 15] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -56,6 +58,7 @@ impl Mutation {
         Mutation::RootBeforeContents,
         Mutation::PastThrownAway,
         Mutation::OpenMomentIgnored,
+        Mutation::VolatileLogKept,
     ];
 }
 

@@ -56,6 +56,9 @@ pub struct Create {
     /// How long it keeps them at most, in seconds or with the suffix s, m, h or d (default: as long as they fit)
     #[arg(long, value_name = "TIME", value_parser = size::parse_seconds, requires = "retention")]
     retention_age: Option<u64>,
+    /// Complete writes in memory, up to 64 MiB of them, and force them to the volume when it is flushed (direct alone)
+    #[arg(long)]
+    volatile_log: bool,
     /// Leave on the device whatever it holds instead of making the volume read as zero
     #[arg(long)]
     keep_contents: bool,
@@ -104,6 +107,7 @@ impl Create {
         options.checkpoint_bytes = self.checkpoint;
         options.retention_bytes = self.retention.unwrap_or(0);
         options.retention_age_s = self.retention_age.unwrap_or(0);
+        options.volatile_log = self.volatile_log;
         options.size_bytes = self.size;
         options.block_bytes = self.block_bytes;
         options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);

@@ -61,6 +61,7 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         "format_version": info.format_version,
         "features": info.features,
         "backend": info.backend.name(),
+        "durability_class": info.durability_class.name(),
         "size_bytes": info.size_bytes,
         "block_bytes": info.block_bytes,
         "region_bytes": info.region_bytes,

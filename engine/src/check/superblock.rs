@@ -9,7 +9,7 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
     COPY_OFFSETS, FEATURE_LOG, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED,
-    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION,
+    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -193,8 +193,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
 fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let (block_bytes, region_bytes) = (record.block_bytes.get(), record.region_bytes.get());
     let volume_bytes = record.volume_bytes.get();
-    let reserved =
-        [&record.reserved_0[..], &record.reserved_1, &record.reserved_2, record.volume_flags.as_bytes()];
+    let reserved = [&record.reserved_0[..], &record.reserved_1, &record.reserved_2];
     let role = |at: usize| record.roles[at].role.get();
     let is_own = |at: usize| role(at) == ROLE_VOLUME && record.roles[at].device_id == record.device_id;
     let volumes = (0..record.roles.len()).filter(|at| role(*at) == ROLE_VOLUME).count();
@@ -230,6 +229,10 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (
             volumes == 1 && (0..record.roles.len()).any(is_own),
             "its role table does not name this device as the volume's",
+        (
+            record.volume_flags.get() & !(if is_log { 0 } else { VOLUME_VOLATILE_LOG }) == 0,
+            "it has flags that its backend does not know",
+        ),
         ),
         ((0..record.roles.len()).all(is_clean), "its role table has an entry that is none"),
         (

@@ -25,6 +25,8 @@ pub const FEATURE_LOG: u64 = 1;
 pub const VOLUME_THIN: u32 = 1;
 /// Features that this build knows for writing; a pool that uses others is opened for reading only.
 pub const KNOWN_READ_ONLY: u64 = 0;
+/// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
+pub const VOLUME_VOLATILE_LOG: u32 = 2;
 
 /// `state` while a volume is open, and after a crash.
 pub const STATE_OPEN: u32 = 1;
@@ -106,7 +108,7 @@ impl Area {
 /// | 168 | 16 | `checksums`: area reserved for the checksums of a linear volume |
 /// | 184 | 16 | `data`: area of the volume's blocks |
 /// | 200 | 4 | `segment_bytes`: unit in which a log takes space; 0 without a log |
-/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied |
+/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied; 2 volatile log: writes are kept in memory until a flush |
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |

@@ -89,7 +89,7 @@ impl Store {
         failed: FailureFlag,
     ) -> Result<Self> {
         match Backend::from_number(superblock.backend.get())? {
-            Backend::Direct => Ok(Self::Direct(Direct::open(device, superblock))),
+            Backend::Direct => Ok(Self::Direct(Direct::open(device, superblock, options.volatile_log_bytes))),
             Backend::Log | Backend::Linear => {
                 Ok(Self::Log(LogStore::open(device, superblock, access, options, failed).await?))
             }

@@ -8,7 +8,9 @@ use super::{BLOCK_BYTES_MAX, Volume, VolumeInfo};
 use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN};
+use crate::format::superblock::{
+    FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+};
 use crate::pool::layout::{Fill, Layout};
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
@@ -54,6 +56,8 @@ pub struct CreateOptions {
     pub retention_age_s: u64,
     /// With `linear`: space is taken when a block is first applied, and the volume may be larger than its pool.
     pub thin: bool,
+    /// With `direct`: a log in memory. Writes complete there, and a flush forces them to the volume.
+    pub volatile_log: bool,
     /// Create it although the device carries somebody else's signature.
     pub force: bool,
     /// Seconds since 1970 (UTC), noted as the time of creation.
@@ -74,6 +78,7 @@ impl CreateOptions {
             retention_bytes: 0,
             retention_age_s: 0,
             thin: false,
+            volatile_log: false,
             force: false,
             created_unix_s: 0,
         }
@@ -169,12 +174,15 @@ fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Sha
     {
         return wrong("size", size_bytes, "a multiple of the region size, at least one, is needed");
     }
-    if options.thin && options.backend != Backend::Linear {
-        let rule = "only a linear volume behind a log can be thin";
-        return Err(Error::new(
-            "create",
-            Reason::InvalidSetting { name: "thin", value: "yes".to_string(), rule },
-        ));
+    let misplaced = [
+        ("thin", options.thin, Backend::Linear, "only a linear volume behind a log can be thin"),
+        ("volatile log", options.volatile_log, Backend::Direct, "this backend's log is on the device"),
+    ];
+    for (name, wanted, backend, rule) in misplaced {
+        if wanted && options.backend != backend {
+            let reason = Reason::InvalidSetting { name, value: "yes".to_string(), rule };
+            return Err(Error::new("create", reason));
+        }
     }
     let region = u64::from(region_bytes);
     let checkpoint_bytes = options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES.min(device_bytes / 32));
@@ -224,8 +232,10 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     record.state = STATE_CLOSED.into();
     record.device_bytes = device_bytes.into();
     record.volume_bytes = volume_bytes.into();
+    let flag = |flag, is_set| if is_set { flag } else { 0 };
+    record.volume_flags =
+        (flag(VOLUME_THIN, options.thin) | flag(VOLUME_VOLATILE_LOG, options.volatile_log)).into();
     if options.backend != Backend::Direct {
-        record.volume_flags = (if options.thin { VOLUME_THIN } else { 0 }).into();
         record.features_incompatible = FEATURE_LOG.into();
         record.segment_bytes = segment_bytes.into();
         record.checkpoint_bytes = checkpoint_bytes.into();

@@ -30,7 +30,7 @@ pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Device, Tally};
 use crate::error::Result;
-use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock};
+use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock, VOLUME_VOLATILE_LOG};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -71,6 +71,27 @@ struct Inner {
     block_bytes: u64,
 }
 
+/// Where the log keeps what has been written, so that it is durable without the volume's own blocks. Whatever it is,
+/// after a flush everything is durable, or the flush has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DurabilityClass {
+    /// On this machine's devices, as is what a volume without a log has written.
+    Local,
+    /// Nowhere: it is in memory, and a flush forces it to the volume.
+    None,
+}
+
+impl DurabilityClass {
+    /// Its name in status and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What a volume's superblock says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeInfo {
@@ -84,7 +105,9 @@ pub struct VolumeInfo {
     pub features: Vec<&'static str>,
     /// The way it is kept.
     pub backend: Backend,
-    /// How its log is kept, where there is one.
+    /// What its log makes durable.
+    pub durability_class: DurabilityClass,
+    /// How its log is kept, where there is one on the device.
     pub log: Option<LogSettings>,
     /// Its size.
     pub size_bytes: u64,
@@ -126,8 +149,6 @@ pub struct VolumeStatus {
     pub io_path: IoPath,
     /// Whether the page cache is passed by.
     pub caching: Caching,
-    /// Where a completed flush has put the data: `local`.
-    pub durability_class: &'static str,
     /// Whether a flush has failed, so that no more writes are taken.
     pub poisoned: bool,
     /// What the log is doing, where there is one.
@@ -145,11 +166,14 @@ impl VolumeInfo {
             retention_bytes: superblock.retention_bytes.get(),
             retention_age_s: superblock.retention_age_s.get(),
         };
+        let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
+        let features = [("log", has_log), ("volatile log", is_volatile)];
         Self {
             id: superblock.volume_id,
             pool_id: superblock.pool_id,
             format_version: superblock.version.get(),
-            features: if has_log { vec!["log"] } else { Vec::new() },
+            features: features.iter().filter(|(_, used)| *used).map(|(name, _)| *name).collect(),
+            durability_class: if is_volatile { DurabilityClass::None } else { DurabilityClass::Local },
             backend,
             log: has_log.then_some(log),
             size_bytes: superblock.volume_bytes.get(),
@@ -192,7 +216,6 @@ impl Volume {
             info: self.info(),
             io_path: self.context().io_path().clone(),
             caching: self.0.device.caching(),
-            durability_class: "local",
             poisoned: self.0.failed.is_raised(),
             log: self.0.store.log().ok().map(LogStore::status),
             ledger: crate::device::Cause::ALL.map(|cause| (cause.name(), ledger.tally(cause))).to_vec(),

@@ -19,7 +19,7 @@ use crate::device::Device;
 use crate::device::simulated::{Fault, SimulatedDisk};
 use crate::runtime::{Runtime, Task};
 use crate::units::SECTOR_BYTES;
-use crate::volume::{OpenMode, OpenOptions, Volume};
+use crate::volume::{DurabilityClass, OpenMode, OpenOptions, Volume};
 use past::Past;
 use shared::{Shared, TicketCell};
 
@@ -265,7 +265,8 @@ impl World<'_> {
     }
 
     fn open_options(&self) -> OpenOptions {
-        OpenOptions { index_bytes: self.script.index_bytes, apply: self.script.apply }
+        let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
+        OpenOptions { index_bytes: self.script.index_bytes, apply: self.script.apply, volatile_log_bytes }
     }
 
     /// Opens after a power cut and judges everything.
@@ -311,6 +312,13 @@ impl World<'_> {
         }
         self.shared.data_offset.set(info.data_offset_bytes);
         self.shared.faults.lied_about_head.set(false);
+        let is_volatile = info.durability_class == DurabilityClass::None;
+        if is_volatile != self.script.volatile_log_bytes.is_some() {
+            return Err(format!("it says that it is of another durability class: {info:?}"));
+        }
+        if is_volatile {
+            self.shared.note("log: volatile");
+        }
         self.note_log(&volume);
         self.past.opened(&volume.info());
         self.volume = Some(volume);

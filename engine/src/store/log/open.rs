@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::apply::Linear;
 use super::{ApplyOptions, Core, LogStore};
-use crate::device::Device;
+use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{Superblock, VOLUME_THIN};
@@ -49,18 +49,24 @@ pub struct RecoveryReport {
     pub replay_ns: u64,
 }
 
-/// How a log is opened.
+/// How a log is opened, persistent or volatile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Memory for the index.
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
+    /// Memory for a volatile log, besides what the requests under way carry.
+    pub volatile_log_bytes: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default() }
+        Self {
+            index_bytes: INDEX_BYTES,
+            apply: ApplyOptions::default(),
+            volatile_log_bytes: VOLATILE_CACHE_BYTES,
+        }
     }
 }
 
