@@ -153,11 +153,27 @@ pub enum Reason {
         /// Bytes there are.
         found_bytes: u64,
     },
-    /// The backend has no pool that could grow.
-    #[error("the {backend} backend keeps the size it was made with; only a pool with a log grows")]
+    /// There is no pool here that could grow.
+    #[error("it keeps the size it was made with: {why}")]
     CannotGrow {
-        /// Its name.
-        backend: &'static str,
+        /// Why, and the remedy.
+        why: &'static str,
+    },
+    /// Another device is meant: this one plays another part, or belongs to another pool.
+    #[error("it is not the {wanted} device of this pool: it is {found}; check the paths")]
+    WrongDevice {
+        /// The part that is asked for.
+        wanted: &'static str,
+        /// What was found, by the identity stored on it.
+        found: String,
+    },
+    /// A device of the pool was not given.
+    #[error("its {role} device, {id}, is missing; open both devices of it together")]
+    DeviceMissing {
+        /// The part it plays.
+        role: &'static str,
+        /// The identity stored on it.
+        id: String,
     },
     /// The device carries no icecore volume.
     #[error("no icecore superblock was found on it; create a volume first")]
@@ -370,6 +386,12 @@ impl Error {
         self
     }
 
+    /// The same error, with this name unless it has one.
+    #[must_use]
+    pub fn or_on(self, name: &str) -> Self {
+        if self.0.place.name.is_some() { self } else { self.on(name) }
+    }
+
     /// The same error, with the first byte of the request.
     #[must_use]
     pub fn at(mut self, offset: u64) -> Self {
@@ -406,6 +428,7 @@ impl Reason {
             | Reason::OutOfRange { .. }
             | Reason::TransferTooLong { .. }
             | Reason::InvalidSetting { .. }
+            | Reason::WrongDevice { .. }
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
             Reason::AlreadyOpen => Kind::Busy,
             Reason::Mounted { .. }
@@ -417,7 +440,9 @@ impl Reason {
             | Reason::ReadOnly
             | Reason::Pinned { .. }
             | Reason::PermissionDenied => Kind::Denied,
-            Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
+            Reason::NotFound | Reason::Closed | Reason::DeviceGone | Reason::DeviceMissing { .. } => {
+                Kind::Unavailable
+            }
             Reason::DeviceTooSmall { .. }
             | Reason::CannotShrink { .. }
             | Reason::MetadataFull { .. }

@@ -314,7 +314,7 @@ fn what_cannot_grow_is_refused_by_name_and_nothing_is_written() {
         error
     };
     let rig = made(CreateOptions::new(Backend::Direct));
-    assert_eq!(*refused(&rig, 32 * MIB).reason(), Reason::CannotGrow { backend: "direct" });
+    assert_eq!(*refused(&rig, 32 * MIB).reason(), Reason::CannotGrow { why: "only a pool with a log grows" });
     let rig = made(options(Backend::Log));
     // Everything of the pool still fits, and then not.
     let error = refused(&rig, bytes - BLOCK);

@@ -208,8 +208,8 @@ fn flushed(seed: u64, plan: impl Fn(&Rig)) -> (Result<(), Error>, bool) {
             volume.read_bytes(ByteOffset(region as u64 * BLOCK), &mut bytes).await.unwrap();
             // A write that failed has happened in part; each sector is old or new all the same.
             for sector in bytes.chunks(512) {
-                let of_prefix = |prefix: &&str| sector.iter().all(|byte| *byte == prefix.as_bytes()[region]);
-                assert!(PREFIXES.iter().any(|prefix| of_prefix(&prefix)), "region {region}: {}", sector[0]);
+                let of_prefix = |prefix: &str| sector.iter().all(|byte| *byte == prefix.as_bytes()[region]);
+                assert!(PREFIXES.iter().any(|prefix| of_prefix(prefix)), "region {region}: {}", sector[0]);
             }
             there &= bytes == [newest; BLOCK as usize];
         }

@@ -14,13 +14,15 @@ use serde_json::{Value, json};
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::{IoOptions, caching_name};
+use crate::session::{IoOptions, VolumeDevice, caching_name};
 
 /// Arguments of `icecore inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// The block device or file
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -70,6 +72,8 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         // No backend of this build keeps any.
         "snapshots": [],
         "pool_id": format_id(&info.pool_id),
+        "roles": info.roles.iter().map(|(role, id)| json!({ "role": role, "device_id": format_id(id) }))
+            .collect::<Vec<_>>(),
         "closed": info.closed,
         "generation": info.generation,
         "data_offset_bytes": info.data_offset_bytes,
@@ -122,7 +126,8 @@ impl Inspect {
         let mut object = describe(&info, &IoPaths::of(&device));
         let mut damage = None;
         if info.log.is_some() {
-            match runtime.block_on(Volume::open(device, OpenMode::ReadOnly)) {
+            let devices = self.volume.look_at(io, &runtime, device)?;
+            match runtime.block_on(Volume::open(devices, OpenMode::ReadOnly)) {
                 Ok(volume) => {
                     let log = volume.status().log;
                     let good = log.as_ref().and_then(|log| log.recovery.damaged_after);

@@ -127,6 +127,9 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
     if unknown != 0 {
         return refuse(Reason::UnknownFeatures { unknown });
     }
+    if record.has_volume_device() {
+        return refuse(Reason::NotChecked { backend: "linear (on two devices)" });
+    }
     if record.backend.get() == BACKEND_LINEAR {
         return refuse(Reason::NotChecked { backend: "linear" });
     }
@@ -193,7 +196,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
 fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let (block_bytes, region_bytes) = (record.block_bytes.get(), record.region_bytes.get());
     let volume_bytes = record.volume_bytes.get();
-    let reserved = [&record.reserved_0[..], &record.reserved_1, &record.reserved_2];
+    let reserved = [record.home_bytes.as_bytes(), &record.reserved_0, &record.reserved_1, &record.reserved_2];
     let role = |at: usize| record.roles[at].role.get();
     let is_own = |at: usize| role(at) == ROLE_VOLUME && record.roles[at].device_id == record.device_id;
     let volumes = (0..record.roles.len()).filter(|at| role(*at) == ROLE_VOLUME).count();
@@ -227,12 +230,12 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (record.epoch.get() >= 1, "its epoch is 0"),
         (reserved.iter().all(|bytes| is_zero(bytes)), "bytes that no field names are not zero"),
         (
-            volumes == 1 && (0..record.roles.len()).any(is_own),
-            "its role table does not name this device as the volume's",
-        (
             record.volume_flags.get() & !(if is_log { 0 } else { VOLUME_VOLATILE_LOG }) == 0,
             "it has flags that its backend does not know",
         ),
+        (
+            volumes == 1 && (0..record.roles.len()).any(is_own),
+            "its role table does not name this device as the volume's",
         ),
         ((0..record.roles.len()).all(is_clean), "its role table has an entry that is none"),
         (
@@ -260,9 +263,6 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
     // As it was made; or roots and metadata behind the data, where growing puts them.
     let at_front = roots.offset.get() == ROOTS_OFFSET
         && metadata.offset.get() == HEAD_BYTES
-        && metadata.bytes.get().is_multiple_of(alignment)
-        && metadata.bytes.get() >= MIB
-        && checksums.bytes.get().is_multiple_of(alignment)
         && checksums.offset.get() == metadata.end();
     let at_end = is_log
         && roots.offset.get() >= data.end()
@@ -272,6 +272,9 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
         && checksums.offset.get().is_multiple_of(alignment);
     let in_order = (at_front || at_end)
         && roots.bytes.get() == ROOTS_BYTES
+        && metadata.bytes.get().is_multiple_of(alignment)
+        && metadata.bytes.get() >= MIB
+        && checksums.bytes.get().is_multiple_of(alignment)
         && data.offset.get() == checksums.end();
     let mut rules = vec![
         (in_order, "its areas do not follow each other".to_string()),
@@ -348,10 +351,10 @@ fn shape(record: &Superblock) -> Shape {
         segment_blocks,
         segments: segments as u32,
         data_offset: record.data.offset.get(),
+        roots_offset: record.roots.offset.get(),
         metadata_offset: record.metadata.offset.get(),
         image_bytes,
         index_offset,
         index_pages: ((record.metadata.end() - index_offset) / 4096).min(u64::from(u32::MAX)) as u32,
-        roots_offset: record.roots.offset.get(),
     }
 }

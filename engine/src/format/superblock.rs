@@ -18,15 +18,17 @@ pub const MAGIC: [u8; 8] = *b"ICECORE\0";
 pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG | FEATURE_VOLUME_DEVICE;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
+/// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
+pub const FEATURE_VOLUME_DEVICE: u64 = 2;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
-/// Features that this build knows for writing; a pool that uses others is opened for reading only.
-pub const KNOWN_READ_ONLY: u64 = 0;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
 pub const VOLUME_VOLATILE_LOG: u32 = 2;
+/// Features that this build knows for writing; a pool that uses others is opened for reading only.
+pub const KNOWN_READ_ONLY: u64 = 0;
 
 /// `state` while a volume is open, and after a crash.
 pub const STATE_OPEN: u32 = 1;
@@ -37,12 +39,14 @@ pub const STATE_CLOSED: u32 = 2;
 pub const ROLE_NONE: u32 = 0;
 /// `role` of the device that holds a volume's data.
 pub const ROLE_VOLUME: u32 = 1;
+/// `role` of the device that holds the log and all metadata, where the volume's data lies elsewhere.
+pub const ROLE_LOG: u32 = 2;
 
 /// One entry of the role table: which device plays which part in this pool.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `role`: 0 unused, 1 volume |
+/// | 0 | 4 | `role`: 0 unused, 1 volume, 2 log |
 /// | 4 | 4 | `flags`: 0 |
 /// | 8 | 16 | `device_id`: the identity stored on that device |
 /// | 24 | 8 | `reserved`: 0 |
@@ -112,7 +116,8 @@ impl Area {
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
-/// | 232 | 280 | `reserved_0`: 0 |
+/// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
+/// | 240 | 272 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -149,7 +154,8 @@ pub struct Superblock {
     pub checkpoint_bytes: U64,
     pub retention_bytes: U64,
     pub retention_age_s: U64,
-    pub reserved_0: [u8; 280],
+    pub home_bytes: U64,
+    pub reserved_0: [u8; 272],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],
@@ -191,13 +197,23 @@ impl Superblock {
         empty
     }
 
-    /// The bytes of the copy that belongs at `address`, sealed.
-    pub fn encode(&self, address: u64) -> [u8; SUPERBLOCK_BYTES] {
+    /// Whether the volume's data lies on a device of its own.
+    pub fn has_volume_device(&self) -> bool {
+        self.features_incompatible.get() & FEATURE_VOLUME_DEVICE != 0
+    }
+
+    /// The identity of the device that plays this part.
+    pub fn device_of(&self, role: u32) -> Option<[u8; 16]> {
+        self.roles.iter().find(|entry| entry.role.get() == role).map(|entry| entry.device_id)
+    }
+
     /// The first byte behind all areas.
     pub fn end(&self) -> u64 {
         [self.roots, self.metadata, self.checksums, self.data].iter().map(Area::end).max().unwrap_or(0)
     }
 
+    /// The bytes of the copy that belongs at `address`, sealed.
+    pub fn encode(&self, address: u64) -> [u8; SUPERBLOCK_BYTES] {
         let mut copy = *self;
         copy.address = address.into();
         copy.generation_tail = copy.generation;

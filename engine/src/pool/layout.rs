@@ -92,6 +92,13 @@ pub enum Fill {
     Whole,
     /// Space is taken when it is needed; the volume may be larger than the pool.
     Thin,
+    /// Nothing: the volume has so many segments on a device of its own. In a thin one it may be larger.
+    Apart {
+        /// Of the volume's device.
+        segments: u64,
+        /// Whether the volume may be larger.
+        thin: bool,
+    },
 }
 
 /// Where the metadata of a log pool lies.
@@ -112,7 +119,7 @@ fn image_bytes(segments: u64, segment_blocks: u64) -> u64 {
 /// The parts of the metadata area of a log pool, from its superblock.
 pub fn metadata_places(superblock: &Superblock) -> MetadataPlaces {
     let segment_bytes = u64::from(superblock.segment_bytes.get()).max(1);
-    let segments = superblock.data.bytes.get() / segment_bytes;
+    let segments = superblock.data.bytes.get() / segment_bytes + superblock.home_bytes.get() / segment_bytes;
     let image = image_bytes(segments, segment_bytes / u64::from(superblock.block_bytes.get()).max(1));
     let start = superblock.metadata.offset.get();
     let area = |parts: u64, length: u64| Area::new(start + parts * image, length);
@@ -144,8 +151,13 @@ impl Layout {
         fill: Fill,
     ) -> Result<(Self, u64)> {
         let segment_blocks = segment_bytes / block_bytes;
+        let (apart, may_exceed) = match fill {
+            Fill::Apart { segments, thin } => (Some(segments), thin),
+            _ => (None, fill == Fill::Thin),
+        };
         let layout = |segments: u64| {
-            let metadata = Area::new(HEAD_BYTES, log_metadata_bytes(segments, segment_blocks));
+            let metadata_bytes = log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks);
+            let metadata = Area::new(HEAD_BYTES, metadata_bytes);
             let data = Area::new(metadata.end(), segments * segment_bytes);
             let checksums = Area::new(metadata.end(), 0);
             Self { roots: Area::new(ROOTS_OFFSET, ROOTS_BYTES), metadata, checksums, data }
@@ -153,12 +165,12 @@ impl Layout {
         let segments = segments_that_fit(device_bytes, segment_bytes, |segments| layout(segments).data.end());
         let taken = leases + RESERVED_SEGMENTS + 1;
         let (parts, of) = if fill == Fill::Cleaned { (FILL_PARTS, FILL_OF) } else { (1, 1) };
-        let most = segments.saturating_sub(taken) * parts / of * segment_bytes;
+        let most = apart.unwrap_or(segments.saturating_sub(taken) * parts / of) * segment_bytes;
         let most = most / region_bytes * region_bytes;
         let volume_bytes = volume_bytes.unwrap_or(most).max(region_bytes);
-        let fits = volume_bytes <= most || fill == Fill::Thin && segments > taken;
-        if segments < SEGMENTS_MIN || !fits {
-            let volume_segments = volume_bytes.div_ceil(segment_bytes);
+        let fits = volume_bytes <= most || may_exceed;
+        if segments < SEGMENTS_MIN || segments <= taken || !fits {
+            let volume_segments = if apart.is_some() { 1 } else { volume_bytes.div_ceil(segment_bytes) };
             let wanted = taken + (volume_segments * of).div_ceil(parts);
             let needed_bytes = layout(wanted.clamp(SEGMENTS_MIN, 1 << 32)).data.end();
             return Err(Error::new(
@@ -196,6 +208,12 @@ impl Layout {
         }
         Ok(layout(segments))
     }
+}
+
+/// The data area on the device of a volume that has one of its own: whole segments, as many as fit.
+pub fn home_area(device_bytes: u64, segment_bytes: u64) -> Area {
+    let bytes = device_bytes.saturating_sub(HEAD_BYTES);
+    Area::new(HEAD_BYTES, bytes - bytes % segment_bytes.max(1))
 }
 
 /// Bytes of the metadata of a log pool with so many segments.

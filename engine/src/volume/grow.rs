@@ -40,8 +40,13 @@ impl Volume {
         check(&before, device)?;
         refuse_unknown_features(&before)?;
         let backend = Backend::from_number(before.backend.get())?;
-        if before.features_incompatible.get() & FEATURE_LOG == 0 {
-            return Err(Error::new("grow", Reason::CannotGrow { backend: backend.name() }));
+        let why = match before.features_incompatible.get() {
+            features if features & FEATURE_LOG == 0 => Some("only a pool with a log grows"),
+            _ if before.has_volume_device() => Some("it lies on two devices, which this build does not grow"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            return Err(Error::new("grow", Reason::CannotGrow { why }));
         }
         let (was_bytes, found_bytes) = (before.device_bytes.get(), device.geometry().size_bytes);
         if found_bytes < was_bytes {

@@ -16,6 +16,7 @@ mod grow;
 mod handle;
 mod io;
 mod open;
+mod roles;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,13 +25,14 @@ pub use create::{CreateOptions, Initialise};
 pub use grow::Grown;
 pub use handle::VolumeHandle;
 pub use open::OpenMode;
+pub use roles::Devices;
 
 pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 
 use crate::buf::BUFFER_BYTES_MAX;
-use crate::device::{Caching, Device, Tally};
+use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
-use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock, VOLUME_VOLATILE_LOG};
+use crate::format::superblock::{FEATURE_LOG, RoleEntry, STATE_CLOSED, Superblock, VOLUME_VOLATILE_LOG};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -61,6 +63,8 @@ pub struct Volume(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     device: Device,
+    /// The device of a linear volume that does not lie in its pool.
+    volume_device: Option<Device>,
     store: Store,
     superblock: RefCell<Superblock>,
     lock: RangeLock,
@@ -101,6 +105,8 @@ pub struct VolumeInfo {
     pub pool_id: [u8; 16],
     /// The version of the format on the device.
     pub format_version: u32,
+    /// Which part is played by the device of which identity.
+    pub roles: Vec<(&'static str, [u8; 16])>,
     /// Names of the features in use.
     pub features: Vec<&'static str>,
     /// The way it is kept.
@@ -153,8 +159,10 @@ pub struct VolumeStatus {
     pub poisoned: bool,
     /// What the log is doing, where there is one.
     pub log: Option<LogStatus>,
-    /// I/Os and bytes of the device by cause.
+    /// I/Os and bytes of the pool's device by cause.
     pub ledger: Vec<(&'static str, Tally)>,
+    /// The device that holds the volume's blocks, and its ledger, where that is not the pool's.
+    pub volume_device: Option<(String, Vec<(&'static str, Tally)>)>,
 }
 
 impl VolumeInfo {
@@ -167,11 +175,17 @@ impl VolumeInfo {
             retention_age_s: superblock.retention_age_s.get(),
         };
         let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
-        let features = [("log", has_log), ("volatile log", is_volatile)];
+        let features = [
+            ("log", has_log),
+            ("volume device", superblock.has_volume_device()),
+            ("volatile log", is_volatile),
+        ];
+        let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));
         Self {
             id: superblock.volume_id,
             pool_id: superblock.pool_id,
             format_version: superblock.version.get(),
+            roles: superblock.roles.iter().filter_map(role).collect(),
             features: features.iter().filter(|(_, used)| *used).map(|(name, _)| *name).collect(),
             durability_class: if is_volatile { DurabilityClass::None } else { DurabilityClass::Local },
             backend,
@@ -211,14 +225,17 @@ impl Volume {
 
     /// What it is doing and how.
     pub fn status(&self) -> VolumeStatus {
-        let ledger = self.0.device.ledger();
+        let ledger =
+            |device: &Device| Cause::ALL.map(|cause| (cause.name(), device.ledger().tally(cause))).to_vec();
+        let volume_device = self.0.volume_device.as_ref();
         VolumeStatus {
             info: self.info(),
             io_path: self.context().io_path().clone(),
             caching: self.0.device.caching(),
             poisoned: self.0.failed.is_raised(),
             log: self.0.store.log().ok().map(LogStore::status),
-            ledger: crate::device::Cause::ALL.map(|cause| (cause.name(), ledger.tally(cause))).to_vec(),
+            ledger: ledger(&self.0.device),
+            volume_device: volume_device.map(|device| (device.name().to_string(), ledger(device))),
         }
     }
 

@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Core, LogStore};
-use crate::device::{Cause, Io};
+use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{Batch, KIND_DATA, KIND_DISCARD, KIND_ZERO};
 use crate::format::journal::{Applied, Change};
@@ -40,8 +40,7 @@ const DAMAGED: &str =
     "its log is damaged behind what has been applied; restore it from a replica or a backup";
 
 /// Why entries cannot be applied for want of space.
-const NO_SEGMENT: &str =
-    "the pool has no free segment for the volume; discard what is not needed, or grow it";
+const NO_SEGMENT: &str = "the pool has no free segment for the volume; grow it";
 
 /// Which entries are written to the volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -367,7 +366,8 @@ impl Core {
             }
             ApplyMode::Absorb => self.perform_sorted(&step.actions).await?,
         }
-        self.device.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Apply) }).await?;
+        let io = Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Apply) };
+        self.home_device().flush(io).await?;
         if self.failed.is_raised() {
             return Err(Error::new("apply", Reason::Poisoned).on(self.device.name()));
         }
@@ -542,7 +542,7 @@ impl Core {
     /// durable afterwards.
     async fn make_room(&self, linear: &Linear, step: &Step) -> Result<Room> {
         let applied = linear.cursor.get().sequence.get();
-        let free = self.contents.free_segments(0).len();
+        let free = self.free_for_home(&self.contents.journal().state()).len();
         let mut missing = BTreeSet::new();
         // What is overwritten and a moment may see.
         let mut overwritten: BTreeMap<(u32, u32), u64> = BTreeMap::new();
@@ -591,7 +591,7 @@ impl Core {
             .journal()
             .commit(|state| {
                 let mut changes = self.news_of_rows(state, 0);
-                let free = self.contents.free_segments_of(state, 0);
+                let free = self.free_for_home(state);
                 short = free.len() < missing.len();
                 if short {
                     return changes;
@@ -623,11 +623,9 @@ impl Core {
             }
             Action::Zero { lba, blocks, .. } => {
                 for (number, first, slots) in self.extents(*lba, *blocks) {
-                    if let Some(address) = self.home_address(number, first) {
-                        let io = Io::of(Cause::Apply);
-                        self.device
-                            .write_zeroes(ByteOffset(address), u64::from(slots) * block_bytes, io)
-                            .await?;
+                    if let Some((device, address)) = self.home_address(number, first) {
+                        let (length, io) = (u64::from(slots) * block_bytes, Io::of(Cause::Apply));
+                        device.write_zeroes(ByteOffset(address), length, io).await?;
                     }
                 }
             }
@@ -635,20 +633,20 @@ impl Core {
         Ok(())
     }
 
-    fn home_address(&self, number: u32, slot: u32) -> Option<u64> {
+    fn home_address(&self, number: u32, slot: u32) -> Option<(&Device, u64)> {
         let state = self.contents.journal().state();
         let (physical, block) = state.rows.get(&number)?.place(slot, self.geometry.segment_blocks)?;
-        Some(self.geometry.address(physical, block))
+        Some(self.locate(physical, block))
     }
 
     async fn write_home(&self, number: u32, slot: u32, bytes: &[u8]) -> Result<()> {
-        let Some(address) = self.home_address(number, slot) else {
+        let Some((device, address)) = self.home_address(number, slot) else {
             unreachable!("space for the extent has been taken, and a busy extent stays")
         };
         let mut at = address;
         for piece in bytes.chunks(WRITE_BYTES) {
-            let buf = self.device.context().buffers().copy_of(piece)?;
-            self.device.write(ByteOffset(at), buf, Io::of(Cause::Apply)).await.0?;
+            let buf = device.context().buffers().copy_of(piece)?;
+            device.write(ByteOffset(at), buf, Io::of(Cause::Apply)).await.0?;
             at += piece.len() as u64;
         }
         Ok(())

@@ -5,13 +5,14 @@
 //!
 //! Invariants: nothing that the present superblock names is written to; damage is refused, not copied.
 
+use super::open::empty_state;
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::{self, PAGE_BYTES};
 use crate::format::superblock::{Area, Superblock};
 use crate::pool::journal::Journal;
 use crate::pool::layout::{self, Layout};
-use crate::pool::metadata::{Metadata, RunInfo};
+use crate::pool::metadata::RunInfo;
 use crate::runtime::FailureFlag;
 use crate::units::ByteOffset;
 
@@ -31,13 +32,9 @@ pub async fn grow(device: &Device, pool: &Superblock) -> Result<Superblock> {
     grown.device_bytes = device_bytes.into();
     (grown.roots, grown.metadata, grown.data) = (layout.roots, layout.metadata, layout.data);
     let (from, to) = (layout::metadata_places(pool), layout::metadata_places(&grown));
-    let empty = |superblock| {
-        let geometry = super::open::geometry(superblock);
-        Metadata::new(geometry.segments, geometry.segment_blocks)
-    };
     let failed = FailureFlag::default();
-    let journal = Journal::load(device, pool.pool_id, from.journal, empty(pool), failed).await?;
-    let state = journal.state().changes().iter().try_fold(empty(&grown), |mut state, change| {
+    let journal = Journal::load(device, pool.pool_id, from.journal, empty_state(pool), failed).await?;
+    let state = journal.state().changes().iter().try_fold(empty_state(&grown), |mut state, change| {
         state.apply(change)?;
         Some(state)
     });

@@ -13,6 +13,7 @@
 
 mod apply;
 mod grow;
+mod home;
 mod image;
 mod maintain;
 mod open;
@@ -24,6 +25,7 @@ use std::rc::Rc;
 
 pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
 pub use grow::grow;
+pub(crate) use home::HomeDevice;
 pub use image::{Image, ImageOptions, VersionInfo};
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
@@ -59,6 +61,8 @@ struct Core {
     log: Option<Rc<Log>>,
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
+    /// Its device, where it does not lie in the pool.
+    home: Option<HomeDevice>,
     failed: FailureFlag,
     /// Bytes of log between checkpoints.
     checkpoint_bytes: u64,

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::apply::Linear;
-use super::{ApplyOptions, Core, LogStore};
+use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
@@ -84,7 +84,14 @@ pub(crate) enum Access {
     WriteAcceptingLoss,
 }
 
-pub(super) fn geometry(superblock: &Superblock) -> Geometry {
+/// The state of a pool that holds nothing, with the segments of the volume's own device behind those of the pool.
+pub(super) fn empty_state(superblock: &Superblock) -> Metadata {
+    let geometry = geometry(superblock);
+    let of_home = (superblock.home_bytes.get() / geometry.segment_bytes()) as u32;
+    Metadata::new(geometry.segments + of_home, geometry.segment_blocks)
+}
+
+fn geometry(superblock: &Superblock) -> Geometry {
     let block_bytes = superblock.block_bytes.get();
     let segment_bytes = superblock.segment_bytes.get().max(block_bytes);
     Geometry {
@@ -106,7 +113,7 @@ pub fn leases(checkpoint_bytes: u64, segment_bytes: u64) -> u64 {
 /// What the device says.
 pub async fn format(device: &Device, superblock: &Superblock) -> Result<()> {
     let geometry = geometry(superblock);
-    let mut state = Metadata::new(geometry.segments, geometry.segment_blocks);
+    let mut state = empty_state(superblock);
     let first = Lease { physical: 0.into(), virtual_segment: 0.into() };
     let opening = Opening { nonce: [0; 16], first_batch: 0.into() };
     let checkpoint = Checkpoint { address: geometry.address(0, 0).into(), ..Checkpoint::default() };
@@ -131,6 +138,7 @@ impl LogStore {
         superblock: &Superblock,
         access: Access,
         options: OpenOptions,
+        home: Option<HomeDevice>,
         failed: FailureFlag,
     ) -> Result<Self> {
         let index_bytes = options.index_bytes;
@@ -138,7 +146,7 @@ impl LogStore {
         let began = clock.now().0;
         let geometry = geometry(superblock);
         let places = layout::metadata_places(superblock);
-        let empty = Metadata::new(geometry.segments, geometry.segment_blocks);
+        let empty = empty_state(superblock);
         let journal =
             Rc::new(Journal::load(device, superblock.pool_id, places.journal, empty, failed.clone()).await?);
         let infos = journal.state().runs.clone();
@@ -186,6 +194,7 @@ impl LogStore {
             geometry,
             log: None,
             linear,
+            home,
             failed: failed.clone(),
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),

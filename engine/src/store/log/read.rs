@@ -79,7 +79,7 @@ impl Core {
         let row = state.rows.get(&version.virtual_segment);
         let place = row.and_then(|row| row.place(version.slot, self.geometry.segment_blocks));
         let (physical, block) = place.unwrap_or((0, 0));
-        Some((physical, self.geometry.address(physical, block)))
+        Some((physical, self.locate(physical, block).1))
     }
 
     /// How many of these versions lie behind each other, or are zeroes together.
@@ -111,15 +111,16 @@ impl Core {
             buf[start..start + length].fill(0);
             return (Ok(()), buf);
         };
+        let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
         let result = if length == buf.len() {
-            let (result, back) = self.device.read(ByteOffset(address), buf, Io::of(cause)).await;
+            let (result, back) = device.read(ByteOffset(address), buf, Io::of(cause)).await;
             buf = back;
             result
         } else {
             match self.device.context().buffers().get(length) {
                 Ok(piece) => {
-                    let (result, piece) = self.device.read(ByteOffset(address), piece, Io::of(cause)).await;
+                    let (result, piece) = device.read(ByteOffset(address), piece, Io::of(cause)).await;
                     buf[start..start + length].copy_from_slice(&piece);
                     result
                 }
@@ -130,7 +131,7 @@ impl Core {
         let result = result.and_then(|()| {
             let blocks = buf[start..start + length].chunks_exact(block_bytes);
             let whole = blocks.zip(versions).all(|(block, version)| crc32c(&[block]) == version.checksum);
-            let refused = || Error::new("read", Reason::BlockDamaged { address }).on(self.device.name());
+            let refused = || Error::new("read", Reason::BlockDamaged { address }).on(device.name());
             if whole { Ok(()) } else { Err(refused()) }
         });
         (result, buf)
