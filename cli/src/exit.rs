@@ -45,7 +45,7 @@ pub fn code_of(error: &Error, intent: Intent) -> Code {
         (_, Reason::DeviceTooSmall { .. } | Reason::CannotShrink { .. }) => Code::Refused,
         (_, Reason::SuperblockConflict) => Code::Found,
         // Another backend was chosen when the volume was made: the same call will always be refused.
-        (_, Reason::NoPast { .. } | Reason::CannotGrow { .. }) => Code::Usage,
+        (_, Reason::NoPast { .. } | Reason::NotLinear { .. } | Reason::CannotGrow { .. }) => Code::Usage,
         // The system's own EINVAL says nothing about how the program was called.
         (_, Reason::Os { errno }) if *errno != libc::EBUSY => Code::Environment,
         (Kind::Denied | Kind::Busy | Kind::NotPrimary, _) => Code::Refused,
@@ -80,6 +80,11 @@ mod tests {
             (Reason::CannotGrow { why: "no log" }, Code::Usage),
             (Reason::WrongDevice { wanted: "log", found: text() }, Code::Usage),
             (Reason::DeviceMissing { role: "volume", id: text() }, Code::Environment),
+            (Reason::NotLinear { backend: "log" }, Code::Usage),
+            (Reason::NotPinned, Code::Usage),
+            (Reason::Pinned { accepted: 1 }, Code::Refused),
+            (Reason::ApplyStalled { why: "" }, Code::Environment),
+            (Reason::LogFull { why: "" }, Code::Environment),
             (Reason::UnknownMoment { moment: 2, last: 1 }, Code::Usage),
             (Reason::Expired { moment: 1, earliest: 2 }, Code::Environment),
             (Reason::LogDamaged { good_through: 1 }, Code::Found),

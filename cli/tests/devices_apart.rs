@@ -46,6 +46,14 @@ fn a_volume_and_its_log_on_two_devices() {
     icecore(&read).refused(4, "is missing");
     let info = icecore(&[&["inspect", &log.path, "--json"][..], &apart].concat()).ok().json();
     assert_eq!((&info["features"], &info["id"]), (&serde_json::json!(["log", "volume device"]), &made["id"]));
+    icecore(&["apply", &log.path]).refused(4, "is missing");
+    let commands: [&[&str]; 4] = [&["apply"], &["pin"], &["accept", "--through", "1"], &["accept", "--all"]];
+    for command in commands {
+        let done = icecore(&[command, &[&log.path, "--json"], &apart].concat()).ok().json();
+        assert_eq!((&done["applied"], &done["extents"]), (&1.into(), &1.into()), "{command:?}");
+    }
+    let home = volume.bytes().0;
+    assert!(home.windows(5).any(|bytes| bytes == b"apart"), "it is on the volume's device");
     icecore(&["check", &log.path]).refused(4, "does not cover");
     icecore(&["grow", &log.path]).refused(64, "two devices");
     let plain = Image::with_volume(16 * MIB, &[]);

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use icecore::device::{Cause, Device, Io};
-use icecore::runtime::{RangeLock, Runtime, RuntimeOptions, yield_now};
+use icecore::runtime::{RangeLock, Runtime, RuntimeOptions};
 use icecore::units::ByteOffset;
 
 const TURNS: u64 = 1000;
@@ -27,7 +27,7 @@ fn executor(criterion: &mut Criterion) {
         bencher.iter(|| {
             runtime.block_on(async {
                 for _ in 0..TURNS {
-                    yield_now().await;
+                    runtime.context().yield_now().await;
                 }
             });
         });

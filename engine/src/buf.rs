@@ -7,7 +7,8 @@
 //! kept for reuse too and are never registered. The pool never passes its limit.
 //!
 //! Invariants: a buffer's address is aligned to its class or 4096 bytes, whichever is less; its memory is
-//! always initialised; exactly one of {a `Buf`, a free list, the quarantine} refers to a piece of memory.
+//! always initialised; exactly one of {a `Buf` or the parts it was split into, a free list, the quarantine} refers
+//! to a piece of memory. A part's address is aligned to the lengths it was split at.
 
 #![allow(unsafe_code)]
 
@@ -69,6 +70,25 @@ pub struct Buf {
     len: u32,
     class: u8,
     pool: Rc<Inner>,
+    /// What it is a part of.
+    whole: Option<Rc<Whole>>,
+}
+
+/// A buffer that was split; it goes back to its pool after its last part.
+struct Whole {
+    memory: NonNull<u8>,
+    class: u8,
+    pool: Rc<Inner>,
+    /// Its parts have been joined: it is a `Buf` again.
+    joined: Cell<bool>,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if !self.joined.get() {
+            self.pool.give_back(self.memory, self.class);
+        }
+    }
 }
 
 impl BufPool {
@@ -105,7 +125,7 @@ impl BufPool {
                 Error::new("buffer", Reason::OutOfBuffers { asked_bytes: len as u64, limit_bytes })
             })?,
         };
-        Ok(Buf { memory, len: len as u32, class: class as u8, pool: Rc::clone(&self.0) })
+        Ok(Buf { memory, len: len as u32, class: class as u8, pool: Rc::clone(&self.0), whole: None })
     }
 
     /// A buffer of `len` zero bytes. Errors as [`BufPool::get`].
@@ -217,7 +237,45 @@ impl Buf {
 
     /// Bytes this buffer could hold.
     pub fn capacity(&self) -> usize {
-        class_bytes(self.class as usize)
+        if self.whole.is_some() { self.len as usize } else { class_bytes(self.class as usize) }
+    }
+
+    /// Takes what lies behind the first `at` bytes off, as a buffer of its own.
+    ///
+    /// # Panics
+    /// If `at` passes the length or is no multiple of 512.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at <= self.len as usize && at.is_multiple_of(SMALLEST_BYTES), "a buffer is split at sectors");
+        let whole = self.whole.get_or_insert_with(|| {
+            let (memory, class, pool) = (self.memory, self.class, Rc::clone(&self.pool));
+            Rc::new(Whole { memory, class, pool, joined: Cell::new(false) })
+        });
+        let (whole, pool) = (Some(Rc::clone(whole)), Rc::clone(&self.pool));
+        // SAFETY: `at` lies within this buffer, which is one piece of memory.
+        let memory = unsafe { self.memory.add(at) };
+        let rest = Self { memory, len: self.len - at as u32, class: self.class, pool, whole };
+        self.len = at as u32;
+        rest
+    }
+
+    /// Puts back what [`Buf::split_off`] took off.
+    ///
+    /// # Panics
+    /// If `rest` is not what lies behind this part.
+    pub fn join(&mut self, rest: Self) {
+        let same = matches!((&self.whole, &rest.whole), (Some(one), Some(other)) if Rc::ptr_eq(one, other));
+        let end = self.memory.as_ptr() as usize + self.len as usize;
+        assert!(
+            same && end == rest.memory.as_ptr() as usize,
+            "parts are joined in the order of their memory"
+        );
+        self.len += rest.len;
+        drop(rest);
+        if self.whole.as_ref().is_some_and(|whole| Rc::strong_count(whole) == 1)
+            && let Some(whole) = self.whole.take_if(|whole| whole.memory == self.memory)
+        {
+            whole.joined.set(true);
+        }
     }
 
     /// Change the length to `len` bytes, at most [`Buf::capacity`]; what lies beyond the old length is
@@ -250,7 +308,9 @@ impl DerefMut for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        self.pool.give_back(self.memory, self.class);
+        if self.whole.is_none() {
+            self.pool.give_back(self.memory, self.class);
+        }
     }
 }
 
@@ -333,5 +393,35 @@ mod tests {
         // SAFETY: the arena is alive; this is the late write the quarantine is there to catch.
         unsafe { late.wrapping_add(100).write(1) };
         assert!(!pool.quarantine_intact().1);
+    }
+    #[test]
+    fn parts_make_the_whole_again_and_free_it_once() {
+        let pool = pool(0, 1 << 20, 4);
+        let mut buf = pool.get(8192).unwrap();
+        let address = buf.address();
+        let mut middle = buf.split_off(512);
+        let last = middle.split_off(4096);
+        assert_eq!((buf.len(), middle.len(), last.len(), middle.capacity()), (512, 4096, 3584, 4096));
+        middle.fill(7);
+        buf.join(middle);
+        buf.join(last);
+        assert_eq!(
+            (buf.address(), buf.len(), buf.capacity(), buf[512], buf[4607]),
+            (address, 8192, 8192, 7, 7)
+        );
+        let rest = buf.split_off(4096);
+        drop(buf);
+        assert_eq!(pool.quarantine_intact().0, 0, "a part is left");
+        drop(rest);
+        assert_eq!(pool.quarantine_intact(), (1, true));
+    }
+
+    #[test]
+    #[should_panic(expected = "in the order of their memory")]
+    fn parts_of_different_buffers_are_not_joined() {
+        let pool = pool(0, 1 << 20, 0);
+        let (mut one, mut other) = (pool.get(1024).unwrap(), pool.get(1024).unwrap());
+        drop(one.split_off(512));
+        one.join(other.split_off(512));
     }
 }

@@ -298,11 +298,11 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
-    /// The offline check does not know this backend.
-    #[error("the offline check does not cover the {backend} backend yet; reading it checks every block")]
+    /// The offline check does not know pools like this one.
+    #[error("the offline check does not cover it yet: {why}; reading it checks every block")]
     NotChecked {
-        /// Its name.
-        backend: &'static str,
+        /// What it is.
+        why: &'static str,
     },
     /// The base is pinned.
     #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
@@ -310,6 +310,9 @@ pub enum Reason {
         /// The last sequence that is accepted.
         accepted: u64,
     },
+    /// The base is not pinned.
+    #[error("the base is not pinned: it takes every change already; pin it first")]
+    NotPinned,
     /// The log is full and what it holds cannot be applied.
     #[error("its log is full: {why}")]
     LogFull {
@@ -429,6 +432,7 @@ impl Reason {
             | Reason::TransferTooLong { .. }
             | Reason::InvalidSetting { .. }
             | Reason::WrongDevice { .. }
+            | Reason::NotPinned
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
             Reason::AlreadyOpen => Kind::Busy,
             Reason::Mounted { .. }

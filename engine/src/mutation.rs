@@ -39,11 +39,19 @@ pub enum Mutation {
     OpenMomentIgnored,
     /// A flush of a volatile log asks the device and leaves in memory what it was to force to it.
     VolatileLogKept,
+    /// The cursor of a linear volume, and with it the index, says that blocks are at home before they are written.
+    CursorBeforeHome,
+    /// Segments of the log come free before the cursor that has passed them is durable.
+    FreedBeforeCursor,
+    /// A block at home is written over while a moment that can be opened sees it.
+    HomeOverwritten,
+    /// What a pinned base has not accepted is applied.
+    UnacceptedApplied,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 15] = [
+    pub const ALL: [Mutation; 19] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -59,6 +67,18 @@ impl Mutation {
         Mutation::PastThrownAway,
         Mutation::OpenMomentIgnored,
         Mutation::VolatileLogKept,
+        Mutation::CursorBeforeHome,
+        Mutation::FreedBeforeCursor,
+        Mutation::HomeOverwritten,
+        Mutation::UnacceptedApplied,
+    ];
+
+    /// Those of a linear volume.
+    pub const LINEAR: [Mutation; 4] = [
+        Mutation::CursorBeforeHome,
+        Mutation::FreedBeforeCursor,
+        Mutation::HomeOverwritten,
+        Mutation::UnacceptedApplied,
     ];
 }
 

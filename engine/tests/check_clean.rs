@@ -7,14 +7,17 @@ use std::cell::Cell;
 
 use icecore::check::{Code, Report, check};
 use icecore::device::simulated::SimulatedDisk;
-use icecore::error::Reason;
+use icecore::error::{Error, Reason};
 use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{CreateOptions, Durability, OpenMode, OpenOptions, Volume};
+use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 const SEEDS: std::ops::Range<u64> = 0..60;
+
+/// Longer than any work takes.
+const HANG_NS: u64 = 60_000_000_000;
 
 /// What a seed has gone through.
 #[derive(Debug, Default)]
@@ -46,20 +49,27 @@ fn options(random: &mut Random, seed: u64) -> (CreateOptions, u64, u32) {
     let size = block * (64 + 8 * random.below(8));
     // Half of them keep a past.
     let retention = if seed.is_multiple_of(2) { 0 } else { 4096 + random.below(size) };
-    let backend = if seed % 10 == 9 { Backend::Direct } else { Backend::Log };
+    let backend = match seed % 10 {
+        9 => Backend::Direct,
+        1 | 2 | 4 | 6 | 7 => Backend::Linear,
+        _ => Backend::Log,
+    };
     let options = CreateOptions {
         size_bytes: Some(size),
         region_bytes: block as u32,
         block_bytes: Some(block as u32),
         segment_bytes: Some(segment as u32),
         checkpoint_bytes: Some(2 * segment),
-        retention_bytes: if backend == Backend::Log { retention } else { 0 },
+        retention_bytes: if backend == Backend::Direct { 0 } else { retention },
+        thin: backend == Backend::Linear && random.chance(1, 2),
         ..CreateOptions::new(backend)
     };
     // Most are only just large enough, so that segments are emptied all the time.
     let roomy = seed.is_multiple_of(5);
     let more = 2 * options.retention_bytes + if roomy { 40 * segment } else { random.below(4) * segment };
-    let device_bytes = needed_bytes(&options, logical as u32) + more.next_multiple_of(64 << 10);
+    // Of a thin one too: whoever waits for room would wait for ever.
+    let whole = CreateOptions { thin: false, ..options };
+    let device_bytes = needed_bytes(&whole, logical as u32) + more.next_multiple_of(64 << 10);
     (options, device_bytes, logical as u32)
 }
 
@@ -98,8 +108,15 @@ impl Play {
     /// Work until the power is cut or the volume is closed.
     async fn serve(&mut self) {
         let device = self.disk.open(&self.context).unwrap();
-        let options = OpenOptions { index_bytes: self.index_bytes, ..OpenOptions::default() };
+        let mode = if self.random.chance(1, 2) { ApplyMode::Absorb } else { ApplyMode::Strict };
+        let apply = ApplyOptions { mode, at_open: self.random.chance(1, 4), ..ApplyOptions::default() };
+        let index_bytes = self.index_bytes;
+        let options = OpenOptions { index_bytes, apply, refuse_when_full: false, ..OpenOptions::default() };
         let volume = Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap();
+        if self.options.backend == Backend::Linear {
+            // A cut may have left it pinned.
+            volume.accept(None).await.unwrap();
+        }
         let block = u64::from(volume.info().block_bytes);
         let blocks = volume.size_bytes() / block;
         let image = match self.options.backend {
@@ -127,13 +144,17 @@ impl Play {
         let crash = self.random.chance(2, 3);
         if crash && self.random.chance(2, 3) {
             let requests = self.disk.requests() + self.random.below(600);
+            let started = self.context.now().0;
             while self.disk.requests() < requests && !tasks.iter().all(icecore::runtime::Task::has_ended) {
+                assert!(self.context.now().0 - started < HANG_NS, "it hangs: {:?}", volume.status().log);
                 self.context.sleep(20_000).await;
             }
             tasks.iter().for_each(icecore::runtime::Task::abort);
         } else {
-            for task in tasks {
-                task.await;
+            let started = self.context.now().0;
+            while !tasks.iter().all(icecore::runtime::Task::has_ended) {
+                assert!(self.context.now().0 - started < HANG_NS, "it hangs: {:?}", volume.status().log);
+                self.context.sleep(20_000).await;
             }
             if self.random.chance(1, 3) {
                 self.context.sleep(3_000_000_000).await;
@@ -166,6 +187,35 @@ impl Play {
     }
 }
 
+/// Applying, pinning and accepting, as far as it can be done now.
+async fn apply(volume: &Volume, random: &mut Random) -> Result<(), Error> {
+    let through = Some(Seq(random.below(volume.info().sequence.0 + 1)));
+    let done = match random.below(8) {
+        0 => match volume.pin_base().await {
+            // Not for long: writers may wait for room in the log meanwhile.
+            Ok(_) => {
+                volume.context().sleep(random.below(20_000_000)).await;
+                volume.accept(None).await
+            }
+            Err(error) => Err(error),
+        },
+        1 => volume.accept(through).await,
+        2..5 => volume.apply(through).await.map(drop),
+        _ => volume.apply(None).await.map(drop),
+    };
+    match done {
+        Err(error)
+            if matches!(
+                error.reason(),
+                Reason::Pinned { .. } | Reason::NotPinned | Reason::ApplyStalled { .. }
+            ) =>
+        {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 async fn operate(volume: &Volume, random: &mut Random, block: u64, blocks: u64) {
     let first = random.below(blocks);
     let count = (1 + random.below(6)).min(blocks - first);
@@ -175,6 +225,7 @@ async fn operate(volume: &Volume, random: &mut Random, block: u64, blocks: u64) 
         1 => volume.write_zeroes(offset, count * block).await,
         2 => volume.flush().await,
         3 => volume.discard(ByteOffset(0), blocks * block / 2).await,
+        4 if volume.info().backend == Backend::Linear => apply(volume, random).await,
         _ => {
             let mut buf = volume.context().buffers().get((count * block) as usize).unwrap();
             buf.fill(random.below(256) as u8);

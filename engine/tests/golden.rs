@@ -17,11 +17,15 @@ use icecore::runtime::Runtime;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{CreateOptions, Durability, OpenMode, Volume};
+use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 const DIRECT: (&str, u64) = ("direct-1", 4 << 20);
 const LOG: (&str, u64) = ("log-1", 4 << 20);
+const LINEAR: (&str, u64) = ("linear-1", 4 << 20);
 const BLOCK: u64 = 4096;
+/// So many of the writes are at home in the linear volume, and so many may come there.
+const APPLIED: u64 = 8;
+const ACCEPTED: u64 = 10;
 /// Block and letter of each write, by sequence from 1 on; a blank is a discard. The last three lie behind the
 /// checkpoint.
 const WRITES: [(u64, u8); 17] = [
@@ -87,16 +91,24 @@ impl Rig {
                 block_bytes: Some(BLOCK as u32),
                 segment_bytes: Some(64 << 10),
                 checkpoint_bytes: Some(128 << 10),
-                retention_bytes: if backend == Backend::Log { 1 << 20 } else { 0 },
+                retention_bytes: if backend == Backend::Direct { 0 } else { 1 << 20 },
                 created_unix_s: 1_700_000_000,
                 ..CreateOptions::new(backend)
             };
             Volume::create(&self.device().await, options).await.unwrap();
-            let volume = Volume::open(self.device().await, OpenMode::ReadWrite).await.unwrap();
+            let apply = ApplyOptions { automatic: false, ..ApplyOptions::default() };
+            let options = OpenOptions { apply, ..OpenOptions::default() };
+            let open = async || Volume::open_with(self.device().await, OpenMode::ReadWrite, options).await;
+            let volume = open().await.unwrap();
             self.write(&volume, &WRITES[..CLOSED_AFTER]).await;
+            if backend == Backend::Linear {
+                volume.apply(Some(Seq(APPLIED))).await.unwrap();
+                volume.pin_base().await.unwrap();
+                volume.accept(Some(Seq(ACCEPTED))).await.unwrap();
+            }
             volume.close().await.unwrap();
             drop(volume);
-            let volume = Volume::open(self.device().await, OpenMode::ReadWrite).await.unwrap();
+            let volume = open().await.unwrap();
             self.write(&volume, &WRITES[CLOSED_AFTER..]).await;
             drop(volume);
             self.disk.cut_power();
@@ -201,9 +213,39 @@ fn a_direct_volume_of_version_1_opens() {
 fn a_log_volume_of_version_1_opens_at_every_moment() {
     assert_eq!(expected(WRITES.len()), NEWEST);
     let rig = golden(LOG, Backend::Log);
+    opens_at_every_moment(&rig);
+}
+
+#[test]
+fn a_linear_volume_of_version_1_opens_at_every_moment_and_is_applied_as_far_as_it_may_be() {
+    let rig = golden(LINEAR, Backend::Linear);
+    opens_at_every_moment(&rig);
+    // The base by its own letters: eight blocks beside each other, which no log has.
+    let base = |rig: &Rig, letters: &str| {
+        let bytes = rig.disk.peek(0, LINEAR.1 as usize);
+        let all: Vec<u8> = bytes.chunks(BLOCK as usize).map(|block| block[0]).collect();
+        all.windows(8).any(|row| row == letters.as_bytes())
+    };
+    assert!(base(&rig, "abcdefgh") && !base(&rig, "xbczefgh"));
+    rig.runtime.block_on(async {
+        let volume = Volume::open(rig.device().await, OpenMode::ReadWrite).await.unwrap();
+        let apply = volume.status().log.unwrap().apply.unwrap();
+        assert_eq!((apply.applied, apply.accepted, apply.extents), (APPLIED, Some(ACCEPTED), 1));
+        assert!(volume.apply(None).await.is_err(), "the base is pinned");
+        volume.apply(Some(Seq(ACCEPTED))).await.unwrap();
+        assert_eq!(contents(&volume).await, NEWEST);
+        volume.close().await.unwrap();
+        drop(volume);
+        is_clean(&rig).await;
+    });
+    assert!(base(&rig, "xbczefgh"));
+}
+
+/// What it shows, by the list of writes alone; nothing is written.
+fn opens_at_every_moment(rig: &Rig) {
     let before = rig.disk.hash();
     rig.runtime.block_on(async {
-        is_clean(&rig).await;
+        is_clean(rig).await;
         let volume = Volume::open(rig.device().await, OpenMode::ReadOnly).await.unwrap();
         let info = volume.info();
         assert_eq!((info.format_version, info.size_bytes), (1, 32 * BLOCK));

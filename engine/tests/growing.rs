@@ -21,8 +21,7 @@ const BLOCK: u64 = 4096;
 const REGION: u64 = 64 << 10;
 const MIB: u64 = 1 << 20;
 const WRITES: [(u64, u8); 3] = [(0, b'x'), (3, b'z'), (0, b'1')];
-const MANUAL: ApplyOptions =
-    ApplyOptions { mode: ApplyMode::Strict, automatic: false, at_open: false, refuse_when_full: true };
+const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Strict, automatic: false, at_open: false };
 
 fn options(backend: Backend) -> CreateOptions {
     CreateOptions {
@@ -299,6 +298,35 @@ fn a_log_keeps_its_past_and_passes_the_check_each_time_it_grows() {
         }
         assert!(free[0] + 30 < free[1] && free[1] + 50 < free[2], "{free:?}");
     });
+}
+
+/// With so many segments that the rounding of the areas does not hide how much room each row has.
+#[test]
+fn a_pool_of_many_segments_passes_the_check_before_and_after_it_grows() {
+    for made in [options(Backend::Log), options(Backend::Linear), thin()] {
+        let size_bytes = Some(made.size_bytes.unwrap_or(32 * MIB));
+        let rig = Rig::new(7, 64 * MIB, CreateOptions { size_bytes, ..made });
+        rig.runtime.block_on(async {
+            for bytes in [64 * MIB, 128 * MIB] {
+                if bytes > 64 * MIB {
+                    rig.disk.resize(bytes);
+                    rig.grow().await.unwrap();
+                }
+                let volume = rig.open(ApplyOptions::default()).await;
+                assert!(u64::from(log(&volume).segments) * REGION > bytes * 3 / 4);
+                for (region, letter) in WRITES {
+                    write(&volume, region, letter).await.unwrap();
+                }
+                volume.close().await.unwrap();
+                drop(volume);
+                rig.disk.cut_power();
+                let device = rig.disk.open(rig.runtime.context()).unwrap();
+                let report = check::check(&device, &mut |_| {}).await.unwrap();
+                assert_eq!((report.damage, report.findings), (0, Vec::new()), "{:?} {bytes}", made.backend);
+                assert!(report.blocks >= 2);
+            }
+        });
+    }
 }
 
 #[test]

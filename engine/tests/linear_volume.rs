@@ -16,8 +16,7 @@ const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, 
 /// The volume after each of the writes.
 const PREFIXES: [&str; 7] =
     ["abcdefgh", "xbcdefgh", "xbczefgh", "1bczefgh", "1bFzefgh", "1bFyefgh", "1bFyeGgh"];
-const MANUAL: ApplyOptions =
-    ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false, refuse_when_full: true };
+const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false };
 
 struct Rig {
     runtime: Runtime,

@@ -12,7 +12,7 @@ use icecore::runtime::{OperationKind, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{CreateOptions, Durability, OpenMode, Volume};
+use icecore::volume::{CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 /// W1 to W6: region and letter.
 const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
@@ -431,4 +431,106 @@ fn data_is_written_once() {
         let ratio = written as f64 / f64::from(64 << 20);
         assert!(ratio <= 1.05, "{ratio} bytes on the device for each of the application's (R-14)");
     });
+}
+
+/// A small log, opened so that writes are refused or wait when it is full.
+async fn small_log(disk: &SimulatedDisk, runtime: &Runtime, refuse_when_full: bool) -> Volume {
+    let options = OpenOptions { refuse_when_full, ..OpenOptions::default() };
+    let device = disk.open(runtime.context()).unwrap();
+    Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap()
+}
+
+async fn fill(volume: &Volume, number: u64) -> Result<(), icecore::error::Error> {
+    let buf = volume.context().buffers().copy_of(&[(number % 251) as u8; 4096]).unwrap();
+    volume.write(ByteOffset(number % 64 * 4096), buf, Durability::Durable).await.0
+}
+
+async fn holds(volume: &Volume, count: u64) {
+    for block in 0..64.min(count) {
+        let last = (0..count).rev().find(|one| one % 64 == block).unwrap();
+        let mut bytes = [0; 4096];
+        volume.read_bytes(ByteOffset(block * 4096), &mut bytes).await.unwrap();
+        assert_eq!(bytes, [(last % 251) as u8; 4096], "block {block}");
+    }
+}
+
+#[test]
+fn a_full_log_refuses_or_waits_as_chosen_and_goes_on_when_there_is_room() {
+    for refuse in [true, false] {
+        let (runtime, calendar) = Runtime::simulated(5).unwrap();
+        let disk = SimulatedDisk::new(&calendar, 5, "disk", 5 << 20, 4096);
+        let options = CreateOptions {
+            size_bytes: Some(64 * 4096),
+            region_bytes: 4096,
+            segment_bytes: Some(64 << 10),
+            checkpoint_bytes: Some(128 << 10),
+            retention_bytes: 1 << 20,
+            ..CreateOptions::new(Backend::Log)
+        };
+        runtime.block_on(async {
+            let context = runtime.context().clone();
+            Volume::create(&disk.open(&context).unwrap(), options).await.unwrap();
+            let volume = small_log(&disk, &runtime, refuse).await;
+            // Without an image the past is given up, and it never fills.
+            let mut count = 0;
+            while count < 2000 {
+                fill(&volume, count).await.unwrap();
+                count += 1;
+            }
+            // Each of these holds every block as it is now, and they are all different.
+            let mut images = Vec::new();
+            let filler = context.spawn({
+                let volume = volume.clone();
+                async move {
+                    let mut count = count;
+                    loop {
+                        if count % 64 == 0 && images.len() < 32 {
+                            images.push(volume.image(ImageOptions::default()).await.unwrap());
+                        }
+                        match fill(&volume, count).await {
+                            Ok(()) => count += 1,
+                            Err(error) => return (count, images, Some(error)),
+                        }
+                        if count == 8000 {
+                            return (count, images, None);
+                        }
+                    }
+                }
+            });
+            context.sleep(20_000_000_000).await;
+            if refuse {
+                assert!(filler.has_ended(), "it is refused");
+                let (count, images, error) = filler.await.unwrap();
+                let error = error.expect("it has filled up");
+                assert!(matches!(error.reason(), Reason::LogFull { .. }), "{error}");
+                assert_eq!(error.kind(), Kind::NoSpace);
+                assert!(fill(&volume, count).await.is_err(), "and again");
+                holds(&volume, count).await;
+                drop(images);
+                context.sleep(1_000_000_000).await;
+                let mut more = count;
+                while more < count + 500 {
+                    fill(&volume, more).await.unwrap();
+                    more += 1;
+                }
+                drop(volume);
+                disk.cut_power();
+                let volume = small_log(&disk, &runtime, refuse).await;
+                holds(&volume, more).await;
+            } else {
+                assert!(!filler.has_ended(), "it waits, for as long as the images are open");
+                let sequence = volume.info().sequence;
+                context.sleep(20_000_000_000).await;
+                assert_eq!(volume.info().sequence, sequence, "nothing has been written meanwhile");
+                // The images go with whoever holds them.
+                filler.abort();
+                drop(filler);
+                let another = volume.clone();
+                let next = context.spawn(async move { fill(&another, 1).await });
+                context.sleep(5_000_000_000).await;
+                assert!(next.has_ended(), "there is room again");
+                next.await.unwrap().unwrap();
+            }
+        });
+    }
 }

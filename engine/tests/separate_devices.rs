@@ -18,8 +18,7 @@ const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
 const BASE: &str = "abcdefgh";
 const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
-const MANUAL: ApplyOptions =
-    ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false, refuse_when_full: true };
+const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false };
 
 fn linear(size_bytes: u64) -> CreateOptions {
     CreateOptions {
@@ -454,6 +453,32 @@ fn random_operations_and_cuts_of_both_disks() {
     }
     // The control: what is said to be at home and was never flushed there is missed.
     assert!((0..60).any(|seed| play(seed, true).is_err()));
+}
+
+#[test]
+fn a_log_is_full_when_its_own_device_is_whatever_room_the_volume_has() {
+    let rig = Rig::new(11);
+    rig.runtime.block_on(async {
+        let volume = rig.with_base(MANUAL).await;
+        let mut written = 0;
+        let error = loop {
+            match write(&volume, written % 128, (written % 251) as u8).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+            assert!(written < 4096, "it never fills");
+        };
+        assert!(matches!(error.reason(), Reason::LogFull { .. }), "{error}");
+        let log = volume.status().log.unwrap();
+        assert!(written > 100 && log.free_segments > 48, "{written} {log:?}");
+        volume.apply(None).await.unwrap();
+        for at in 0..128 {
+            let last = (0..written).rev().find(|one| one % 128 == at).unwrap();
+            assert_eq!(block(&volume, at).await.unwrap(), (last % 251) as u8);
+        }
+        write(&volume, 0, b'n').await.unwrap();
+        volume.close().await.unwrap();
+    });
 }
 
 #[test]

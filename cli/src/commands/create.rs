@@ -33,7 +33,7 @@ pub struct Create {
     /// Says that the contents of exactly this device may be lost; needed for whatever exists
     #[arg(long, value_name = "SERIAL:BYTES")]
     destroy: Option<String>,
-    /// How the volume is kept: direct, log
+    /// How the volume is kept: direct, log, linear
     #[arg(long, value_name = "NAME")]
     backend: String,
     /// Size of the volume; the largest that fits if not given
@@ -61,6 +61,9 @@ pub struct Create {
     /// How long it keeps them at most, in seconds or with the suffix s, m, h or d (default: as long as they fit)
     #[arg(long, value_name = "TIME", value_parser = size::parse_seconds, requires = "retention")]
     retention_age: Option<u64>,
+    /// With linear: space is taken when a block is first applied, and the volume may be larger than its device
+    #[arg(long)]
+    thin: bool,
     /// Complete writes in memory, up to 64 MiB of them, and force them to the volume when it is flushed (direct alone)
     #[arg(long)]
     volatile_log: bool,
@@ -123,6 +126,7 @@ impl Create {
         options.block_bytes = self.block_bytes;
         options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);
         options.initialise = if self.keep_contents { Initialise::Keep } else { Initialise::Zero };
+        options.thin = self.thin;
         options.force = self.force;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         options.created_unix_s = now.map(|since| since.as_secs()).unwrap_or(0);
@@ -140,10 +144,13 @@ impl Create {
         let wrong =
             |name, value, rule| Err(Error::new("create", Reason::InvalidSetting { name, value, rule }));
         match of_a_log.into_iter().find_map(|(name, value)| Some((name, value?))) {
-            Some((name, value)) if backend != Backend::Log => {
-                wrong(name, value.to_string(), "it is for --backend log alone")
+            Some((name, value)) if backend == Backend::Direct => {
+                wrong(name, value.to_string(), "it is for --backend log or linear alone")
             }
-            _ if self.keep_contents && backend == Backend::Log => {
+            _ if self.thin && backend != Backend::Linear => {
+                wrong("--thin", "true".to_string(), "it is for --backend linear alone")
+            }
+            _ if self.keep_contents && backend != Backend::Direct => {
                 let rule = "a log finds its blocks by what it has written itself; use --backend direct";
                 wrong("--keep-contents", "true".to_string(), rule)
             }

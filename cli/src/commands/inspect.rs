@@ -7,6 +7,7 @@ use clap::Args;
 use icecore::device::{Caching, Device};
 use icecore::error::Kind;
 use icecore::runtime::IoPath;
+use icecore::store::Backend;
 use icecore::store::log::LogStatus;
 use icecore::volume::{OpenMode, Volume, VolumeInfo, format_id};
 use serde_json::{Value, json};
@@ -88,6 +89,9 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
             "retention_bytes": log.retention_bytes,
             "retention_age_s": log.retention_age_s,
         });
+        if info.backend == Backend::Linear {
+            object["linear"] = json!({ "thin": log.thin });
+        }
     }
     object
 }
@@ -108,6 +112,13 @@ fn add_status(object: &mut Value, log: &LogStatus) {
         "tail_bytes": recovery.bytes,
         "damaged_after": recovery.damaged_after,
     });
+    if let Some(apply) = &log.apply {
+        object["linear"]["applied"] = apply.applied.into();
+        object["linear"]["accepted"] = apply.accepted.into();
+        object["linear"]["extents"] = apply.extents.into();
+        // Whoever has it open knows more.
+        object["linear"]["stalled"] = apply.stalled.into();
+    }
     if let (Some(object), Value::Object(status)) = (object["log"].as_object_mut(), status) {
         object.extend(status);
     }

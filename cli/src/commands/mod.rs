@@ -1,5 +1,6 @@
 //! The commands, one module each: arguments, and a `run` that gives the result.
 
+mod apply;
 mod check;
 mod create;
 mod grow;
@@ -29,6 +30,12 @@ pub enum Command {
     Write(write::Write),
     /// Copy bytes of a volume to standard output; writes nothing to the volume
     Read(read::Read),
+    /// Bring the log of a linear volume home, all of it or some entries
+    Apply(apply::Apply),
+    /// Leave the base of a linear volume as it is: changes stay in its log until they are accepted
+    Pin(apply::Pin),
+    /// Let the pinned base of a linear volume take changes up to a sequence, or all
+    Accept(apply::Accept),
     /// List the versions of a block that can still be read; writes nothing
     Versions(versions::Versions),
     /// Say what a damaged log has lost and, where that is accepted, make the volume writable again
@@ -48,6 +55,9 @@ impl Command {
             Self::Check(check) => check.json,
             Self::Write(write) => write.json,
             Self::Read(_) => false,
+            Self::Apply(apply) => apply.json,
+            Self::Pin(pin) => pin.json,
+            Self::Accept(accept) => accept.json,
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
             Self::Grow(grow) => grow.json,
@@ -66,6 +76,9 @@ impl Command {
             Self::Check(check) => check.run(io),
             Self::Write(write) => write.run(io),
             Self::Read(read) => read.run(io),
+            Self::Apply(apply) => apply.run(io),
+            Self::Pin(pin) => pin.run(io),
+            Self::Accept(accept) => accept.run(io),
             Self::Versions(versions) => versions.run(io),
             Self::Recover(recover) => recover.run(io),
             Self::Grow(grow) => grow.run(io),

@@ -14,7 +14,7 @@ use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
 use crate::format::batch::{self, Batch, Decoded, KIND_DATA};
 use crate::format::crc32c;
-use crate::format::index_page::ZERO;
+use crate::format::index_page::{IndexEntry, ZERO};
 
 /// What the index says of a slot. A sequence of 0: nothing.
 #[derive(Clone, Copy, Default)]
@@ -26,6 +26,30 @@ struct Slot {
     checksum: u32,
     /// A run has its death.
     has_death: bool,
+    /// A moment that can be opened sees it.
+    wanted: bool,
+    /// Its block must be whole.
+    checked: bool,
+    /// Nothing names it, and it is going to be written over when what has changed there is applied.
+    explained: bool,
+}
+
+impl Slot {
+    /// Of an index entry whose block lives here or does not.
+    fn of(entry: &IndexEntry, death: u64, wanted: bool, checked: bool) -> Self {
+        let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
+        Self { lba, sequence, death, checksum: entry.checksum.get(), wanted, checked, ..Self::default() }
+    }
+}
+
+/// What the index says of a version, and what follows from it.
+struct Version {
+    entry: IndexEntry,
+    death: u64,
+    /// A moment that can be opened sees it.
+    wanted: bool,
+    /// No run knows a later one.
+    newest: bool,
 }
 
 /// The slots of some rows.
@@ -61,7 +85,7 @@ pub(super) async fn check(
         let slots = vec![Slot::default(); chunk.len() * room];
         let mut group = Group { rows, slots, is_first: at == 0 };
         fill(checker, shape, state, tail, &mut group).await?;
-        check_deaths(checker, shape, state, &mut group).await?;
+        check_deaths(checker, shape, state, tail, &mut group).await?;
         let mut in_order: Vec<(u32, u32, u32)> = chunk
             .iter()
             .filter_map(|number| state.rows.get(number).map(|row| (row.physical, row.first_block, *number)))
@@ -89,42 +113,90 @@ async fn fill(
     tail: &Tail,
     group: &mut Group,
 ) -> Result<()> {
+    let window = earliest(shape, state, tail);
     let mut merged = Merged::open(checker, shape, state).await?;
     let mut next = merged.next(checker, shape).await?;
     while let Some(entry) = next {
         next = merged.next(checker, shape).await?;
+        let lba = entry.lba.get();
+        if shape.linear && entry.sequence > state.applied.sequence {
+            let (number, slot) = shape.home(lba);
+            group.slot(number, slot).into_iter().for_each(|slot| slot.explained = true);
+        }
         if entry.virtual_segment.get() == ZERO {
             continue;
         }
-        let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
-        let place = Place::default().sequence(sequence).block(lba);
         let superseded = next.filter(|next| next.lba == entry.lba).map(|next| next.sequence.get());
         let death = superseded.or_else(|| tail.first_change(lba)).unwrap_or(u64::MAX);
-        let (number, slot) = (entry.virtual_segment.get(), entry.slot.get());
-        let wanted = death > state.window;
-        let Some(row) = state.rows.get(&number) else {
-            if wanted && group.is_first {
-                checker.found(
-                    Code::DeadBlock,
-                    place,
-                    format!("virtual segment {number} has no row any more"),
-                );
-            }
-            continue;
-        };
-        let Some(known) = group.slot(number, slot) else { continue };
-        if known.sequence != 0 {
-            let text = format!("slot {slot} of virtual segment {number} is block {} too", known.lba);
-            checker.found(Code::Index, place, text);
-            continue;
-        }
-        *known = Slot { lba, sequence, death, checksum: entry.checksum.get(), has_death: false };
-        if wanted && !bit(&row.live, slot) {
-            let text = format!("slot {slot} of virtual segment {number} is dead, and a moment needs it");
-            checker.found(Code::DeadBlock, place, text);
-        }
+        let wanted = death > window;
+        let version = Version { entry, death, wanted, newest: superseded.is_none() };
+        place(checker, shape, state, group, &version);
     }
     Ok(())
+}
+
+/// The earliest moment that can be opened. What a linear volume has taken in may have been written over without a
+/// word where no past is kept.
+fn earliest(shape: &Shape, state: &State, tail: &Tail) -> u64 {
+    if shape.linear && !shape.keeps_past { state.window.max(tail.end.sequence) } else { state.window }
+}
+
+/// Notes a version where it lies.
+fn place(checker: &mut Checker<'_>, shape: &Shape, state: &State, group: &mut Group, version: &Version) {
+    let Version { entry, death, wanted, newest } = version;
+    let (number, slot) = (entry.virtual_segment.get(), entry.slot.get());
+    let at = Place::default().sequence(entry.sequence.get()).block(entry.lba.get());
+    let lives = |number, slot| state.rows.get(&number).is_some_and(|row| bit(&row.live, slot));
+    let (is_home, is_live) = (shape.is_extent(number), lives(number, slot));
+    let is_applied = entry.sequence <= state.applied.sequence;
+    if shape.linear && !is_home && *newest && is_applied && group.is_first {
+        checker.found(Code::Index, at, "it is said to be applied, and is not at home");
+    }
+    // Brought home, and the index is not told yet, or never because it has been superseded since.
+    let may_be_home = shape.linear && !is_home && !is_live && *wanted;
+    let home = may_be_home.then(|| shape.home(entry.lba.get())).filter(|home| lives(home.0, home.1));
+    if let Some(home) = home {
+        // It died in the log.
+        let slot = Slot { has_death: true, ..Slot::of(entry, *death, true, true) };
+        note(checker, group, home, slot, true);
+    }
+    let came_home = home.is_some();
+    let is_there = state.rows.contains_key(&number);
+    if !is_there && !came_home {
+        if *wanted && group.is_first {
+            checker.found(Code::DeadBlock, at, format!("virtual segment {number} has no row any more"));
+        }
+        return;
+    }
+    // What is not said to be applied is read in the log.
+    let checked = if is_home { is_live && *wanted } else { is_live || (came_home && !is_applied) };
+    let known = note(checker, group, (number, slot), Slot::of(entry, *death, *wanted, checked), is_home);
+    if known && *wanted && !is_live && !came_home {
+        let text = format!("slot {slot} of virtual segment {number} is dead, and a moment needs it");
+        checker.found(Code::DeadBlock, at, text);
+    }
+}
+
+/// Notes what lies in a slot of the group; false if it is none of them, or taken. A slot at home holds one version
+/// after the other, of which one at most is wanted.
+fn note(
+    checker: &mut Checker<'_>,
+    group: &mut Group,
+    (number, slot): (u32, u32),
+    new: Slot,
+    is_home: bool,
+) -> bool {
+    let Some(known) = group.slot(number, slot) else { return false };
+    if known.sequence != 0 && (!is_home || (known.wanted && new.wanted)) {
+        let at = Place::default().sequence(new.sequence).block(new.lba);
+        let text = format!("slot {slot} of virtual segment {number} is block {} too", known.lba);
+        checker.found(Code::Index, at, text);
+        return false;
+    }
+    if known.sequence == 0 || new.wanted {
+        *known = Slot { explained: known.explained, ..new };
+    }
+    true
 }
 
 /// Deaths that are still to come out of the window say what the entries say.
@@ -132,14 +204,16 @@ async fn check_deaths(
     checker: &mut Checker<'_>,
     shape: &Shape,
     state: &State,
+    tail: &Tail,
     group: &mut Group,
 ) -> Result<()> {
+    let window = earliest(shape, state, tail);
     for run in &state.runs {
         let mut deaths = deaths(run);
         while let Some(death) = deaths.next(checker, shape).await? {
             let (number, slot) = (death.virtual_segment.get(), death.slot.get());
             let sequence = death.death.get();
-            if sequence <= state.window {
+            if sequence <= window {
                 continue;
             }
             let agrees = match group.slot(number, slot) {
@@ -147,7 +221,11 @@ async fn check_deaths(
                     let is_new = !std::mem::replace(&mut known.has_death, true);
                     is_new && (known.sequence, known.death) == (death.birth.get(), sequence)
                 }
-                None => !group.is_first || state.rows.contains_key(&number),
+                // What was brought home before a crash and superseded after it may have died in the log.
+                None => {
+                    let is_gone = shape.linear && number < state.applied.virtual_segment.get();
+                    !group.is_first || is_gone || state.rows.contains_key(&number)
+                }
             };
             if !agrees {
                 let text = format!(
@@ -156,6 +234,14 @@ async fn check_deaths(
                 );
                 checker.found(Code::Index, Place::default().sequence(sequence), text);
             }
+        }
+    }
+    let last = state.checkpoint.sequence.get();
+    let extents = group.rows.iter().filter(|(number, _)| shape.is_extent(**number));
+    for slot in extents.flat_map(|(_, start)| &group.slots[*start..][..shape.segment_blocks as usize]) {
+        if slot.wanted && slot.death <= last && !slot.has_death {
+            let place = Place::default().sequence(slot.sequence).block(slot.lba);
+            checker.found(Code::Index, place, format!("no run says that it died at {}", slot.death));
         }
     }
     Ok(())
@@ -177,6 +263,11 @@ impl Row<'_> {
         let mut window = Window::new();
         let end = if tail.end.virtual_segment == self.number { tail.end.block } else { shape.segment_blocks };
         match &self.row.present {
+            None if shape.is_extent(self.number) => {
+                for slot in 0..shape.segment_blocks {
+                    self.check_block(checker, shape, &mut window, slot, (self.row.physical, slot)).await?;
+                }
+            }
             None if self.slots.iter().any(|slot| slot.sequence != 0) => {
                 self.walk(checker, shape, &mut window, end).await?;
             }
@@ -248,7 +339,7 @@ impl Row<'_> {
             before = Some(found);
         }
         for slot in self.covered..shape.segment_blocks {
-            if self.slots[slot as usize].sequence != 0 && bit(&self.row.live, slot) {
+            if self.slots[slot as usize].checked {
                 self.missing += 1;
                 self.check_block(checker, shape, window, slot, (physical, slot)).await?;
             }
@@ -298,7 +389,7 @@ impl Row<'_> {
         place: (u32, u32),
     ) -> Result<()> {
         let known = &self.slots[slot as usize];
-        if known.sequence == 0 || !bit(&self.row.live, slot) {
+        if !known.checked {
             return Ok(());
         }
         let Some(bytes) = window.bytes(checker, shape, place.0, place.1).await? else { return Ok(()) };
@@ -313,9 +404,14 @@ impl Row<'_> {
 
     fn tell_leaks(&self, checker: &mut Checker<'_>, shape: &Shape, tail: &Tail) {
         let of_tail = tail.named.get(&self.number);
+        let is_extent = shape.is_extent(self.number);
         let leaked = (0..shape.segment_blocks).filter(|slot| {
+            let known = &self.slots[*slot as usize];
+            let is_changed = is_extent
+                && (known.explained || tail.first_change(shape.block_at_home(self.number, *slot)).is_some());
             bit(&self.row.live, *slot)
-                && self.slots[*slot as usize].sequence == 0
+                && known.sequence == 0
+                && !is_changed
                 && !of_tail.is_some_and(|named| named.contains(slot))
         });
         let leaked = leaked.count();

@@ -192,7 +192,7 @@ fn fences(run: &RunState) -> Pages<IndexFence> {
 async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, known: &RunState) -> Result<()> {
     let sequences = known.run.first_sequence.get()..=known.run.last_sequence.get();
     let last_virtual = state.leases.back().map_or(0, |lease| lease.virtual_segment.get());
-    let number = known.run.run.get();
+    let (number, applied) = (known.run.run.get(), state.applied.sequence.get());
     let wrong = |checker: &mut Checker<'_>, address, sequence, block, text: &str| {
         let place = Place { address: Some(address), sequence: Some(sequence), block };
         checker.found(Code::Index, place, format!("run {number}: {text}"));
@@ -205,14 +205,20 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let Some(entry) = pages.next(checker, shape).await? else { break };
         checker.report.entries += 1;
         let key = (entry.lba.get(), entry.sequence.get());
-        let zero = entry.virtual_segment.get() == ZERO;
         let sound = entry.branch.get() == 0
             && key.0 < shape.volume_blocks
-            && sequences.contains(&key.1)
-            && if zero {
-                entry.slot.get() == 0 && entry.checksum.get() == 0
-            } else {
-                entry.virtual_segment.get() <= last_virtual && entry.slot.get() < shape.segment_blocks
+            && match entry.virtual_segment.get() {
+                ZERO => sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0,
+                // It may have been written long before it was brought home.
+                number if shape.is_extent(number) => {
+                    (1..=applied.min(*sequences.end())).contains(&key.1)
+                        && (number, entry.slot.get()) == shape.home(key.0)
+                }
+                number => {
+                    sequences.contains(&key.1)
+                        && number <= last_virtual
+                        && entry.slot.get() < shape.segment_blocks
+                }
             };
         if !sound {
             wrong(checker, address, key.1, Some(key.0), "an entry is none");
@@ -242,10 +248,13 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let address = deaths.address(shape);
         let Some(death) = deaths.next(checker, shape).await? else { break };
         let (birth, sequence) = (death.birth.get(), death.death.get());
+        let place = death.virtual_segment.get();
+        let is_home =
+            shape.is_extent(place) && shape.block_at_home(place, death.slot.get()) < shape.volume_blocks;
         let sound = birth >= 1
             && birth < sequence
             && sequences.contains(&sequence)
-            && death.virtual_segment.get() <= last_virtual
+            && (place <= last_virtual || (is_home && birth <= applied))
             && death.slot.get() < shape.segment_blocks;
         if !sound || sequence < before {
             wrong(checker, address, sequence, None, "a death is none, or not in order");
@@ -272,11 +281,28 @@ impl Merged {
     }
 
     pub async fn next(&mut self, checker: &mut Checker<'_>, shape: &Shape) -> Result<Option<IndexEntry>> {
-        let heads = self.readers.iter_mut().filter(|(_, head)| head.is_some());
-        let key = |head: &Option<IndexEntry>| head.map(|entry| (entry.lba.get(), entry.sequence.get()));
-        let Some((pages, head)) = heads.min_by_key(|(_, head)| key(head)) else { return Ok(None) };
-        let found = *head;
-        *head = pages.next(checker, shape).await?;
+        let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
+        let heads = self.readers.iter().filter_map(|(_, head)| head.as_ref());
+        let Some(smallest) = heads.map(key).min() else { return Ok(None) };
+        let mut found: Option<IndexEntry> = None;
+        for (pages, head) in &mut self.readers {
+            let Some(entry) = *head else { continue };
+            if key(&entry) != smallest {
+                continue;
+            }
+            // What a newer run says of a version again is that it has come home: that counts.
+            let comes_home = |before: &IndexEntry| {
+                shape.is_extent(entry.virtual_segment.get())
+                    && shape.is_of_log(before.virtual_segment.get())
+                    && before.checksum == entry.checksum
+            };
+            if found.is_some_and(|before| !comes_home(&before)) {
+                let place = Place::default().sequence(smallest.1).block(smallest.0);
+                checker.found(Code::Index, place, "two runs have this version, and it has not come home");
+            }
+            found = Some(entry);
+            *head = pages.next(checker, shape).await?;
+        }
         Ok(found)
     }
 }

@@ -13,8 +13,9 @@ use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::buf::Buf;
 use crate::error::Result;
+pub(super) use crate::format::batch::Batch;
 use crate::format::batch::{
-    Batch, BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ZERO, MAGIC, VERSION,
+    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ZERO, MAGIC, VERSION,
     decode, header_bytes,
 };
 use crate::format::crc32c;
@@ -141,6 +142,20 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
     (header.epoch.get() != shape.epoch).then_some("it is of another epoch than the volume")
 }
 
+/// Blocks of an entry's payload.
+pub(super) fn payload_blocks(entry: &BatchEntry) -> usize {
+    if entry.kind.get() == KIND_DATA { entry.blocks.get() as usize } else { 0 }
+}
+
+/// The batch that these bytes begin with, if it belongs there and is whole, its payload too.
+pub(super) fn whole_batch(bytes: &[u8], address: u64, shape: &Shape) -> Option<Box<Batch>> {
+    let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { return None };
+    let payload = bytes.get(batch.header.header_bytes.get() as usize..batch.header.total_bytes() as usize)?;
+    let blocks = payload.chunks_exact(shape.block_bytes as usize);
+    let whole = blocks.zip(&batch.checksums).all(|(block, sum)| crc32c(&[block]) == *sum);
+    (whole && contradiction(&batch, shape).is_none()).then_some(batch)
+}
+
 /// Where the log ends. `None` where the checkpoint cannot be believed.
 pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &State) -> Result<Option<Tail>> {
     let (Some(first), Some(block)) = (state.leases.front(), state.checkpoint_block()) else {
@@ -157,7 +172,11 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
         previous: checkpoint.previous.get(),
     };
     let mut window = Window::new();
-    if !follows_its_batch(checker, shape, &mut window, first.physical.get(), &end).await? {
+    let follows = match batch_before(checker, shape, &mut window, first.physical.get(), &end).await? {
+        Some(batch) => batch.header.time_unix_ns.get() == end.time_unix_ns,
+        None => is_start(&end) && end.time_unix_ns == 0,
+    };
+    if !follows {
         let text = "no batch before the checkpoint ends there with what it says";
         checker.found(Code::Log, Place::at(end.address).sequence(end.sequence), text);
         return Ok(None);
@@ -297,34 +316,35 @@ fn judge(bytes: &[u8], address: u64, shape: &Shape, state: &State, end: &End) ->
     if whole { Judged::Next(batch) } else { Judged::Other }
 }
 
-/// Whether the batch before the checkpoint, whose segment is still leased, ends there and is what the checkpoint
-/// says of it.
-async fn follows_its_batch(
+/// Whether this is where the log begins.
+pub(super) fn is_start(end: &End) -> bool {
+    (end.batch, end.block, end.sequence, end.previous) == (0, 0, 0, 0)
+}
+
+/// The batch that ends at a place of a segment of the log and is what that place says of it.
+pub(super) async fn batch_before(
     checker: &mut Checker<'_>,
     shape: &Shape,
     window: &mut Window,
     physical: u32,
     end: &End,
-) -> Result<bool> {
-    if end.batch == 0 {
-        return Ok(end.block == 0 && (end.sequence, end.time_unix_ns, end.previous) == (0, 0, 0));
-    }
+) -> Result<Option<Box<Batch>>> {
     let mut block = 0;
     while block < end.block {
         let address = shape.address(physical, block);
-        let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { return Ok(false) };
-        let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { return Ok(false) };
+        let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { return Ok(None) };
+        let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { return Ok(None) };
         let header = &batch.header;
         block += (header.total_bytes() / u64::from(shape.block_bytes)).max(1) as u32;
         if block == end.block {
-            return Ok(header.batch.get().checked_add(1) == Some(end.batch)
+            let is_it = header.batch.get().checked_add(1) == Some(end.batch)
                 && header.first_sequence.get().checked_add(batch.entries.len() as u64)
                     == end.sequence.checked_add(1)
-                && header.time_unix_ns.get() == end.time_unix_ns
-                && header.checksum.get() == end.previous);
+                && header.checksum.get() == end.previous;
+            return Ok(is_it.then_some(batch));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// The greatest `durable_through` of a later batch of the same opening behind the end, and where it lies.

@@ -2,8 +2,8 @@
 //!
 //! It reads the device by its own reading of `docs/FORMATS.md` and shares with the write path only `format`, so
 //! that a mistake made there is not made here again. Order: superblocks and areas; roots, image and journal; the
-//! state that they make; the runs of the index; the log's tail; every block that lives, against its index entry
-//! and the batch that wrote it.
+//! state that they make; the runs of the index; the log's tail; the log that a linear volume has not taken in yet;
+//! every block that lives, against its index entry and the batch that wrote it.
 //!
 //! Invariants: nothing is written; whatever lies on the device, it ends, does not panic, and its memory is the
 //! rows of the segments, a few pages of each run, the entries of the log's tail, and at most [`SLOTS_MAX`] slots at
@@ -12,6 +12,7 @@
 mod blocks;
 mod index;
 mod journal;
+mod linear;
 mod log;
 mod rows;
 mod state;
@@ -233,6 +234,10 @@ async fn check_log(checker: &mut Checker<'_>, shape: &superblock::Shape) -> Resu
     let Some(tail) = log::check(checker, shape, &state).await? else { return Ok(()) };
     checker.report.sequence = tail.end.sequence;
     check_marks(checker, shape, &state, &tail);
+    if shape.linear {
+        linear::check_pin(checker, &state, &tail.end);
+        linear::check(checker, shape, &state).await?;
+    }
     // What a damaged index says of blocks would only be found again and again.
     if index {
         blocks::check(checker, shape, &state, &tail).await?;

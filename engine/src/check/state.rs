@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::index;
 use super::superblock::Shape;
-use crate::format::journal::{Change, Checkpoint, Lease, Opening, Row, Run};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
 /// No sequence and no number of a batch comes so far; what says so is damaged, and could not be counted on from.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
-/// Why a change of a linear volume does not fit.
-const NOT_LINEAR: &str = "it speaks of a linear volume, and there is none";
+/// A pinned base may take everything, which is to say that it is not pinned.
+pub(super) const ALL_ACCEPTED: u64 = u64::MAX;
 
 /// What contradicts the state.
 pub(super) type Judged<T = ()> = Result<T, String>;
@@ -39,7 +39,25 @@ fn is_subset(part: &[u64], whole: &[u64]) -> bool {
     part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
 }
 
+fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
+    words.iter().enumerate().flat_map(|(index, word)| {
+        (0..64).filter(move |place| word >> place & 1 == 1).map(move |place| index as u32 * 64 + place)
+    })
+}
+
 impl RowState {
+    /// The blocks of a segment where slots of this row live.
+    fn live_in(&self, physical: u32, segment_blocks: u32) -> impl Iterator<Item = u32> {
+        let blocks = (self.first_block..).zip(self.present.as_deref().into_iter().flat_map(ones));
+        let of_log = self.present.is_none().then(|| ones(&self.live)).into_iter().flatten();
+        let moved = blocks.filter(|(_, slot)| super::bit(&self.live, *slot)).map(|(block, _)| block);
+        let place = move |block| match self.continued {
+            Some(continued) if block >= segment_blocks => (continued, block - segment_blocks),
+            _ => (self.physical, block),
+        };
+        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
+    }
+
     pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
         [self.physical].into_iter().chain(self.continued)
     }
@@ -65,6 +83,9 @@ pub(super) struct State {
     pub runs: Vec<RunState>,
     pub watermark: u64,
     pub window: u64,
+    /// How far the linear volume is, where there is one.
+    pub applied: Applied,
+    pub accepted: u64,
     /// Rows that lie in each segment.
     users: Vec<u32>,
 }
@@ -103,14 +124,23 @@ impl State {
             runs: Vec::new(),
             watermark: 0,
             window: 0,
+            applied: Applied::default(),
+            accepted: ALL_ACCEPTED,
             users: vec![0; shape.segments as usize],
         };
         let ranks: Option<Vec<u32>> = changes.iter().map(rank).collect();
         let ranks = ranks.ok_or("it removes what nothing has made")?;
         require(ranks.is_sorted(), "its changes are not in their order")?;
-        for (rank, name) in [(1, "checkpoint"), (5, "watermark"), (6, "window")] {
+        let linear = usize::from(shape.linear);
+        for (rank, name, wanted) in [
+            (1, "checkpoint", 1..=1),
+            (5, "watermark", 1..=1),
+            (6, "window", 1..=1),
+            (7, "cursor of a linear volume", linear..=linear),
+            (8, "pin of its base", 0..=linear),
+        ] {
             let found = ranks.iter().filter(|one| **one == rank).count();
-            require(found == 1, &format!("it has {found} changes that are a {name}"))?;
+            require(wanted.contains(&found), &format!("it has {found} changes that are a {name}"))?;
         }
         for change in changes {
             match change {
@@ -125,9 +155,12 @@ impl State {
                 Change::Watermark(sequence) => state.watermark = *sequence,
                 Change::Window(sequence) => state.window = *sequence,
                 Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => {}
-                Change::Applied(_) | Change::Accepted(_) => return Err(NOT_LINEAR.to_string()),
+                Change::Applied(applied) => state.apply_home(applied)?,
+                Change::Accepted(sequence) => state.accepted = *sequence,
             }
         }
+        let is_pin = ranks.last() != Some(&8) || state.accepted != ALL_ACCEPTED;
+        require(is_pin, "its pin accepts everything, and is none")?;
         let batch = state.checkpoint.batch.get();
         let in_order = state.openings.first().is_some_and(|first| first.first_batch.get() <= batch)
             && state.openings.iter().skip(1).all(|later| later.first_batch.get() >= batch);
@@ -135,6 +168,7 @@ impl State {
         state.checkpoint_lies_in_its_lease()?;
         let rows = state.leases.iter().all(|lease| state.rows.contains_key(&lease.virtual_segment.get()));
         require(rows, "a leased segment has no row")?;
+        state.cursor_fits()?;
         Ok(state)
     }
 
@@ -146,14 +180,27 @@ impl State {
         let has_checkpoint = changes.iter().any(|change| matches!(change, Change::Checkpoint(_)));
         let leased: BTreeSet<u32> = self.leases.iter().map(|lease| lease.virtual_segment.get()).collect();
         let mut removed: Vec<Run> = Vec::new();
+        let mut added: Option<Run> = None;
         for (at, change) in changes.iter().enumerate() {
             let free = matches!(
                 change,
-                Change::Opening(_) | Change::Lease(_) | Change::Watermark(_) | Change::Window(_)
+                Change::Opening(_)
+                    | Change::Lease(_)
+                    | Change::Watermark(_)
+                    | Change::Window(_)
+                    | Change::Accepted(_)
             );
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
-                Change::Applied(_) | Change::Accepted(_) => return Err(NOT_LINEAR.to_string()),
+                Change::Applied(applied) => {
+                    require(has_checkpoint, "a linear volume is further without a checkpoint")?;
+                    self.apply_home(applied)?;
+                }
+                Change::Accepted(sequence) => {
+                    require(changes.len() == 1 || opens, "its pin stands among other changes")?;
+                    require(self.shape.linear, "it pins a base, and there is none")?;
+                    self.accepted = *sequence;
+                }
                 Change::Opening(opening) => {
                     require(at == 0, "it opens in the middle")?;
                     require(opening.first_batch >= self.checkpoint.batch, "it opens before the checkpoint")?;
@@ -171,6 +218,7 @@ impl State {
                 Change::RowRemoved(number) => {
                     let row = self.rows.remove(number).ok_or("it removes a row that is not there")?;
                     row.segments().for_each(|physical| self.users[physical as usize] -= 1);
+                    self.may_be_removed(*number, &row)?;
                 }
                 Change::Dead(number, slots) => self.dead(*number, slots)?,
                 Change::Run(run, extents) => {
@@ -184,11 +232,12 @@ impl State {
                         && last.is_none_or(|last| run.last_sequence.get() == last);
                     require(fits, "its run does not cover what it was made of")?;
                     self.run(run, extents)?;
+                    added = Some(*run);
                 }
                 Change::RunRemoved(number) => {
                     let at = self.runs.iter().position(|known| known.run.run.get() == *number);
                     removed.push(self.runs.remove(at.ok_or("it removes a run that is not there")?).run);
-                    removed.sort_by_key(|run| run.last_sequence.get());
+                    removed.sort_by_key(|run| run.order.get());
                 }
                 Change::Watermark(sequence) => {
                     let alone = changes.len() == 1 || (opens && at == 1);
@@ -206,16 +255,17 @@ impl State {
         }
         if has_checkpoint {
             let last = self.checkpoint.sequence.get();
-            let own = self.runs.iter().find(|known| known.run.first_sequence.get() > before.sequence.get());
-            require(own.is_none_or(|own| own.run.last_sequence.get() == last), "its run does not end at it")?;
+            require(added.is_none_or(|own| own.last_sequence.get() == last), "its run does not end at it")?;
+            let applies = changes.iter().any(|change| matches!(change, Change::Applied(_)));
+            require(applies == self.shape.linear, "a checkpoint does not say how far the linear volume is")?;
         }
-        Ok(())
+        self.cursor_fits()
     }
 
     fn lease(&mut self, lease: &Lease) -> Judged {
         let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
         require(physical < self.segments, "a leased segment is none")?;
-        require(number != u32::MAX, "a leased segment has no number")?;
+        require(self.shape.is_of_log(number), "a leased segment has no number")?;
         if let Some(last) = self.leases.back() {
             let follows = last.virtual_segment.get().checked_add(1) == Some(number);
             require(follows, "the numbers of leased segments do not follow each other")?;
@@ -292,6 +342,9 @@ impl State {
         require((end > room.into()) == continued.is_some(), "a row goes on, or should, and does not fit")?;
         let written = row.written.get() <= self.checkpoint.sequence.get();
         require(written, "a row was written later than the checkpoint")?;
+        require(!self.shape.linear || made.present.is_none(), "a row has moved, and none does here")?;
+        let is_extent = !self.shape.is_of_log(row.virtual_segment.get());
+        require(!is_extent || row.written.get() == 0, "the log has written an extent")?;
         Ok(made)
     }
 
@@ -310,6 +363,15 @@ impl State {
     fn image_row(&mut self, row: &Row, live: &[u64], present: &[u64]) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
+        if !self.shape.is_of_log(number) {
+            return self.new_extent(number, made);
+        }
+        if self.shape.is_gathered(number) {
+            require(made.present.is_some(), "a row that others were gathered in is as the log writes one")?;
+            require(!self.rows.contains_key(&number), "a segment has two rows")?;
+            self.put(number, made);
+            return Ok(());
+        }
         let last = self.leases.back().ok_or("nothing is leased")?.virtual_segment.get();
         require(number <= last, "a row has a number that was never leased")?;
         let first = self.leases[0].virtual_segment.get();
@@ -323,8 +385,16 @@ impl State {
     fn changed_row(&mut self, row: &Row, live: &[u64], present: &[u64], leased: &BTreeSet<u32>) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
-        let before = self.rows.get(&number).ok_or("it changes a row that is not there")?;
-        let is_leased = leased.contains(&number);
+        let is_extent = self.shape.is_extent(number);
+        let Some(before) = self.rows.get(&number) else {
+            if self.shape.is_gathered(number) {
+                return self.gathered_row(number, made);
+            }
+            require(is_extent, "it changes a row that is not there")?;
+            require(count(live) == 0, "an extent holds something before it is written")?;
+            return self.new_extent(number, made);
+        };
+        let is_leased = leased.contains(&number) || is_extent;
         require(is_leased || is_subset(live, &before.live), "a dead slot lives again")?;
         let stays = made.physical == before.physical && made.first_block == before.first_block;
         if stays {
@@ -342,6 +412,78 @@ impl State {
         Ok(())
     }
 
+    /// Rows that share a segment are gathered in a new one, whose slots are the blocks of the segment; they go with
+    /// the same record.
+    fn gathered_row(&mut self, number: u32, made: RowState) -> Judged {
+        let whole = made.first_block == 0 && made.present.as_deref().map(count) == Some(self.segment_blocks);
+        require(whole, "a row that others are gathered in is not a whole segment")?;
+        let lived: BTreeSet<u32> = self
+            .rows
+            .values()
+            .filter(|row| row.segments().any(|at| at == made.physical))
+            .flat_map(|row| row.live_in(made.physical, self.segment_blocks))
+            .collect();
+        require(ones(&made.live).all(|block| lived.contains(&block)), "a dead slot lives again")?;
+        self.put(number, made);
+        Ok(())
+    }
+
+    /// Space is taken for an extent of the linear volume.
+    fn new_extent(&mut self, number: u32, row: RowState) -> Judged {
+        require(self.shape.is_extent(number), "a row has the number of no extent")?;
+        require(self.users[row.physical as usize] == 0, "an extent takes a segment that is in use")?;
+        require(!self.rows.contains_key(&number), "an extent has two rows")?;
+        self.put(number, row);
+        Ok(())
+    }
+
+    /// With a linear volume, segments come free empty, those of the log behind the cursor alone, and extents only
+    /// where they are taken as they are needed.
+    fn may_be_removed(&self, number: u32, row: &RowState) -> Judged {
+        if !self.shape.linear {
+            return Ok(());
+        }
+        require(count(&row.live) == 0, "a row is removed whose blocks live")?;
+        match self.shape.is_of_log(number) {
+            true => {
+                require(number < self.applied.virtual_segment.get(), "what has not been applied is removed")
+            }
+            false => require(self.shape.thin, "an extent is given up, and the volume is not thin"),
+        }
+    }
+
+    /// The linear volume is at this place of the log.
+    fn apply_home(&mut self, next: &Applied) -> Judged {
+        let now = &self.applied;
+        let later = next.sequence >= now.sequence
+            && next.batch >= now.batch
+            && next.first_sequence >= now.first_sequence
+            && next.virtual_segment >= now.virtual_segment;
+        require(later, "the cursor of the linear volume goes back")?;
+        require(next.reserved.get() == 0, "bytes that no field names are not zero")?;
+        self.applied = *next;
+        Ok(())
+    }
+
+    /// Nothing is applied beyond the checkpoint, or beyond what is accepted.
+    fn cursor_fits(&self) -> Judged {
+        if !self.shape.linear {
+            return Ok(());
+        }
+        let (applied, checkpoint) = (&self.applied, &self.checkpoint);
+        let (sequence, first) = (applied.sequence.get(), applied.first_sequence.get());
+        let ends_with_it = (applied.first_sequence.get(), applied.previous)
+            == (checkpoint.sequence.get() + 1, checkpoint.previous);
+        let fits = (1..=sequence.saturating_add(1)).contains(&first)
+            && sequence <= checkpoint.sequence.get()
+            && applied.batch <= checkpoint.batch
+            && (applied.batch != checkpoint.batch || ends_with_it);
+        require(fits, "the cursor of the linear volume does not fit the checkpoint")?;
+        require(sequence <= self.accepted, "more is applied than is accepted")?;
+        let known = self.leases.back().is_some_and(|last| applied.virtual_segment <= last.virtual_segment);
+        require(known, "the cursor of the linear volume lies in no segment of the log")
+    }
+
     fn dead(&mut self, number: u32, slots: &[u16]) -> Judged {
         let row = self.rows.get_mut(&number).ok_or("slots die in a row that is not there")?;
         let mut seen = BTreeSet::new();
@@ -356,7 +498,9 @@ impl State {
 
     fn run(&mut self, run: &Run, extents: &[(u32, u32)]) -> Judged {
         let (first, last) = (run.first_sequence.get(), run.last_sequence.get());
-        require(first >= 1 && first <= last, "a run covers no sequences")?;
+        // Where blocks are brought home, a run may say nothing but that.
+        let least = if self.shape.linear { first.saturating_sub(1) } else { first };
+        require(first >= 1 && least <= last, "a run covers no sequences")?;
         require(index::fits(&self.shape, run, extents), "a run has not the pages that it needs, or others")?;
         let apart = |known: &RunState| {
             known.run.run != run.run
@@ -364,11 +508,14 @@ impl State {
         };
         require(self.runs.iter().all(apart), "two runs have one number, or cover the same sequences")?;
         require(self.runs.len() < RUNS_MAX, "there are more runs than merging leaves")?;
-        let rank = self.runs.partition_point(|known| known.run.last_sequence.get() < first);
         let order = run.order.get();
+        let rank = self.runs.partition_point(|known| known.run.order.get() < order);
         let fits = order <= run.run.get()
-            && self.runs[..rank].last().is_none_or(|before| before.run.order.get() < order)
-            && self.runs.get(rank).is_none_or(|after| order < after.run.order.get());
+            && self.runs[..rank].last().is_none_or(|before| before.run.last_sequence.get() < first)
+            && self
+                .runs
+                .get(rank)
+                .is_none_or(|after| order < after.run.order.get() && last < after.run.first_sequence.get());
         require(fits, "a run's order does not fit what it covers")?;
         self.runs.insert(rank, RunState { run: *run, extents: extents.to_vec() });
         Ok(())

@@ -9,7 +9,7 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
     COPY_OFFSETS, FEATURE_LOG, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED,
-    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_VOLATILE_LOG,
+    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -20,8 +20,10 @@ const ROOTS_OFFSET: u64 = 64 * KIB;
 const ROOTS_BYTES: u64 = 128 * KIB;
 const BACKEND_DIRECT: u32 = 1;
 const BACKEND_LOG: u32 = 2;
-/// Reading verifies its blocks; its records are not covered here.
 const BACKEND_LINEAR: u32 = 3;
+/// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
+const GATHERED_FIRST: u32 = 1 << 30;
+const HOME_FIRST: u32 = 1 << 31;
 const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
 const REGION_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
@@ -50,9 +52,42 @@ pub(super) struct Shape {
     pub image_bytes: u64,
     pub index_offset: u64,
     pub index_pages: u32,
+    /// There is a linear volume behind the log.
+    pub linear: bool,
+    /// It takes space when a block is first applied.
+    pub thin: bool,
+    /// Superseded blocks are kept.
+    pub keeps_past: bool,
 }
 
 impl Shape {
+    /// Whether a row's number is that of an extent of the linear volume.
+    pub fn is_extent(&self, number: u32) -> bool {
+        let extents = self.volume_blocks.div_ceil(self.segment_blocks.into());
+        self.linear && number >= HOME_FIRST && u64::from(number - HOME_FIRST) < extents
+    }
+
+    /// Whether a row's number is that of one that others were gathered in.
+    pub fn is_gathered(&self, number: u32) -> bool {
+        !self.linear && (GATHERED_FIRST..HOME_FIRST).contains(&number)
+    }
+
+    /// Whether a row may have this number as a segment of the log.
+    pub fn is_of_log(&self, number: u32) -> bool {
+        number < HOME_FIRST
+    }
+
+    /// The extent of a block and its slot there.
+    pub fn home(&self, lba: u64) -> (u32, u32) {
+        let blocks = u64::from(self.segment_blocks);
+        (HOME_FIRST + (lba / blocks) as u32, (lba % blocks) as u32)
+    }
+
+    /// The block that a slot of an extent is.
+    pub fn block_at_home(&self, number: u32, slot: u32) -> u64 {
+        u64::from(number - HOME_FIRST) * u64::from(self.segment_blocks) + u64::from(slot)
+    }
+
     pub fn segment_bytes(&self) -> u64 {
         u64::from(self.segment_blocks) * u64::from(self.block_bytes)
     }
@@ -128,20 +163,25 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
         return refuse(Reason::UnknownFeatures { unknown });
     }
     if record.has_volume_device() {
-        return refuse(Reason::NotChecked { backend: "linear (on two devices)" });
+        return refuse(Reason::NotChecked { why: "its volume lies on a device of its own" });
     }
-    if record.backend.get() == BACKEND_LINEAR {
-        return refuse(Reason::NotChecked { backend: "linear" });
-    }
-    if !(BACKEND_DIRECT..=BACKEND_LOG).contains(&record.backend.get()) {
+    if !(BACKEND_DIRECT..=BACKEND_LINEAR).contains(&record.backend.get()) {
         return refuse(Reason::UnknownBackend { found: record.backend.get() });
     }
-    let is_log = record.backend.get() == BACKEND_LOG;
+    let is_log = has_log(record);
     let before = checker.report.damage;
     check_fields(checker, record);
     check_areas(checker, record, is_log);
     let sound = checker.report.damage == before;
     Ok(sound.then(|| Found { log: is_log.then(|| shape(record)) }))
+}
+
+fn has_log(record: &Superblock) -> bool {
+    matches!(record.backend.get(), BACKEND_LOG | BACKEND_LINEAR)
+}
+
+fn is_thin(record: &Superblock) -> bool {
+    record.volume_flags.get() == VOLUME_THIN
 }
 
 async fn read_copy(checker: &mut Checker<'_>, copy: usize) -> Result<Copy> {
@@ -206,9 +246,14 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             && is_zero(&entry.reserved)
             && (role(at) == ROLE_VOLUME || is_zero(entry.as_bytes()))
     };
-    let is_log = record.backend.get() == BACKEND_LOG;
+    let is_log = has_log(record);
     let log_fields =
         record.checkpoint_bytes.get() | record.retention_bytes.get() | record.retention_age_s.get();
+    let known_flags = match record.backend.get() {
+        BACKEND_DIRECT => VOLUME_VOLATILE_LOG,
+        BACKEND_LINEAR => VOLUME_THIN,
+        _ => 0,
+    };
     let rules = [
         (record.generation == record.generation_tail, "its two generations differ"),
         (record.generation.get() >= 1, "its generation is 0"),
@@ -230,10 +275,6 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (record.epoch.get() >= 1, "its epoch is 0"),
         (reserved.iter().all(|bytes| is_zero(bytes)), "bytes that no field names are not zero"),
         (
-            record.volume_flags.get() & !(if is_log { 0 } else { VOLUME_VOLATILE_LOG }) == 0,
-            "it has flags that its backend does not know",
-        ),
-        (
             volumes == 1 && (0..record.roles.len()).any(is_own),
             "its role table does not name this device as the volume's",
         ),
@@ -246,6 +287,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             is_log || (log_fields == 0 && record.segment_bytes.get() == 0),
             "it has no log, and settings of one",
         ),
+        (record.volume_flags.get() & !known_flags == 0, "its flags are none that its backend has"),
     ];
     for (holds, text) in rules {
         if !holds {
@@ -296,7 +338,8 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
         rules.push((
             data.bytes.get().is_multiple_of(u64::from(segment_bytes.max(1)))
                 && (1..1 << 32).contains(&segments)
-                && volume_bytes <= data.bytes.get()
+                && (volume_bytes <= data.bytes.get() || is_thin(record))
+                && volume_bytes.div_ceil(u64::from(segment_bytes.max(1))) < u64::from(HOME_FIRST)
                 && checksums.bytes.get() == 0,
             "its data area is no whole number of segments for the volume".to_string(),
         ));
@@ -320,10 +363,10 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
     }
 }
 
-/// Room of a metadata image: 64 bytes and two bitmaps for every segment, and 64 KiB.
+/// Room of a metadata image: two rows of 64 bytes and two bitmaps for every segment, and 64 KiB.
 fn image_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
     let row_bytes = 64 + 2 * segment_blocks.div_ceil(64) * 8;
-    segments.checked_mul(row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
+    segments.checked_mul(2 * row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
 /// Two images, two journals of two images each, and three entries of 32 bytes for each block.
@@ -356,5 +399,8 @@ fn shape(record: &Superblock) -> Shape {
         image_bytes,
         index_offset,
         index_pages: ((record.metadata.end() - index_offset) / 4096).min(u64::from(u32::MAX)) as u32,
+        linear: record.backend.get() == BACKEND_LINEAR,
+        thin: is_thin(record),
+        keeps_past: record.retention_bytes.get() > 0,
     }
 }

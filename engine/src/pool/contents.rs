@@ -11,9 +11,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::gathered::Gathered;
 use super::index::Index;
 use super::index::current::Version;
-use super::index::merge::Wanted;
+use super::index::merge::{Wanted, rename_death};
 use super::journal::Journal;
 use super::metadata::Metadata;
 use crate::error::Result;
@@ -54,6 +55,8 @@ pub struct Contents {
     /// Pinned moments and how often.
     pins: RefCell<BTreeMap<u64, u32>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
+    /// Names that open images still know places by.
+    former: RefCell<Vec<Rc<Gathered>>>,
     /// Reads under way, by physical segment.
     readers: RefCell<Vec<u32>>,
     /// Sequences and the times they were written at, a second apart.
@@ -115,6 +118,7 @@ impl Contents {
             held: RefCell::default(),
             pins: RefCell::default(),
             touched: RefCell::default(),
+            former: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
         }))
@@ -308,7 +312,8 @@ impl Contents {
         middle.map(|through| self.retire(through)).is_some()
     }
 
-    fn kill(&self, number: u32, slot: u32) {
+    /// A slot dies: no moment needs it.
+    pub fn kill(&self, number: u32, slot: u32) {
         let lived = self.journal.state_mut().rows.get_mut(&number).is_some_and(|row| row.kill(slot));
         if lived
             && let Touched::Dead(slots) =
@@ -350,6 +355,9 @@ impl Contents {
                 return;
             }
             pins.remove(&moment);
+            if pins.is_empty() {
+                self.former.borrow_mut().clear();
+            }
         }
         let wanted = self.wanted();
         let (held, dead): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.held.borrow_mut())
@@ -357,6 +365,37 @@ impl Contents {
             .partition(|death| wanted.sees(death.birth.get(), death.death.get()));
         *self.held.borrow_mut() = held;
         dead.iter().for_each(|death| self.kill(death.virtual_segment.get(), death.slot.get()));
+    }
+
+    /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.
+    pub fn rename(&self, gathered: Gathered) {
+        let rename = |place| gathered.rename(place);
+        self.index.rename(rename);
+        self.pending.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
+        self.held.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
+        // What has died since the journal was told.
+        let died = |touched: Option<Touched>| match touched {
+            Some(Touched::Dead(slots)) => slots,
+            _ => Vec::new(),
+        };
+        for number in gathered.rows() {
+            let slots = died(self.touched.borrow_mut().remove(&number));
+            for slot in slots {
+                let (number, slot) = rename((number, u32::from(slot)));
+                self.kill(number, slot);
+            }
+        }
+        if !self.pins.borrow().is_empty() {
+            self.former.borrow_mut().push(Rc::new(gathered));
+        }
+    }
+
+    /// The name that a place goes by now.
+    pub fn name_now(&self, mut place: (u32, u32)) -> (u32, u32) {
+        for gathered in self.former.borrow().iter() {
+            place = gathered.rename(place);
+        }
+        place
     }
 
     /// Keeps a physical segment from being used anew while it is read.

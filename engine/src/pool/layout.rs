@@ -1,6 +1,7 @@
 //! Where the parts of a pool lie, computed once at creation and then read from the superblock.
 
 use super::journal::Places;
+use super::metadata::ROWS_PER_SEGMENT;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{Area, COPY_OFFSETS, SUPERBLOCK_BYTES, Superblock};
 
@@ -113,7 +114,8 @@ pub struct MetadataPlaces {
 /// Bytes of one metadata image of so many segments; a journal is twice as long.
 fn image_bytes(segments: u64, segment_blocks: u64) -> u64 {
     let row_bytes = ROW_BYTES + 2 * segment_blocks.div_ceil(64) * 8;
-    (segments * row_bytes + LOG_ALIGNMENT_BYTES).next_multiple_of(LOG_ALIGNMENT_BYTES)
+    (segments * ROWS_PER_SEGMENT as u64 * row_bytes + LOG_ALIGNMENT_BYTES)
+        .next_multiple_of(LOG_ALIGNMENT_BYTES)
 }
 
 /// The parts of the metadata area of a log pool, from its superblock.

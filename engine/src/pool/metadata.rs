@@ -14,8 +14,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
-/// The first number of an extent of a linear volume; smaller ones are segments that the log has written.
+/// The first number of an extent of a linear volume.
 pub const HOME_FIRST: u32 = 1 << 31;
+/// The first number of a row that others were gathered in; smaller ones are segments that the log has written.
+pub const GATHERED_FIRST: u32 = 1 << 30;
+/// Rows that a pool has for each of its segments at most: blocks that live long keep the rows of many segments.
+pub const ROWS_PER_SEGMENT: usize = 2;
+/// Extents of a linear volume at most: the highest number of all stands for zeroes.
+pub const EXTENTS_MAX: u64 = (u32::MAX - HOME_FIRST) as u64;
 /// Everything is accepted by the base: it is not pinned.
 pub const ALL_ACCEPTED: u64 = u64::MAX;
 
@@ -51,6 +57,14 @@ impl SegmentRow {
     pub fn of_log(physical: u32, slots: u32, written: u64) -> Self {
         let live = vec![0; (slots as usize).div_ceil(64)];
         Self { physical, continued: None, first_block: 0, slots, written, live, present: None, live_slots: 0 }
+    }
+
+    /// A row for everything that lies in the first `blocks` of a segment: slot n is block n. Nothing lives.
+    pub fn gathered(physical: u32, blocks: u32, slots: u32, written: u64) -> Self {
+        let mut row = Self::of_log(physical, slots, written);
+        (0..blocks).for_each(|slot| row.revive(slot));
+        let present = Some(std::mem::replace(&mut row.live, vec![0; (slots as usize).div_ceil(64)]));
+        Self { present, live_slots: 0, ..row }
     }
 
     /// The live slots of this row at a new place, one after the other.
@@ -184,6 +198,7 @@ pub struct Metadata {
     /// The last sequence that may be applied; [`ALL_ACCEPTED`] if the base is not pinned.
     pub accepted: u64,
     next_virtual: u32,
+    next_gathered: u32,
     next_run: u64,
     /// Leases and rows that name each physical segment.
     users: Vec<u32>,
@@ -194,7 +209,8 @@ impl Metadata {
     /// Nothing, in a data area of so many segments.
     pub fn new(segments: u32, segment_blocks: u32) -> Self {
         let users = vec![0; segments as usize];
-        Self { users, segment_blocks, accepted: ALL_ACCEPTED, ..Self::default() }
+        let accepted = ALL_ACCEPTED;
+        Self { users, segment_blocks, accepted, next_gathered: GATHERED_FIRST, ..Self::default() }
     }
 
     /// Blocks of a segment.
@@ -223,6 +239,21 @@ impl Metadata {
         self.next_virtual
     }
 
+    /// A number for the next row that others are gathered in.
+    pub fn next_gathered(&self) -> u32 {
+        self.next_gathered
+    }
+
+    /// Whether rows have become so many that those which share a segment are to be gathered in one.
+    pub fn has_many_rows(&self) -> bool {
+        self.rows.len() * 2 > self.users.len() * 3
+    }
+
+    /// Rows for which the journal still has room.
+    pub fn rows_left(&self) -> usize {
+        (self.users.len() * ROWS_PER_SEGMENT).saturating_sub(self.rows.len())
+    }
+
     /// A number for the next run.
     pub fn next_run(&self) -> u64 {
         self.next_run
@@ -244,7 +275,7 @@ impl Metadata {
             Change::Opening(opening) => self.openings.push(*opening),
             Change::Lease(lease) => {
                 let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
-                if number >= HOME_FIRST {
+                if number >= GATHERED_FIRST {
                     return None;
                 }
                 self.next_virtual = self.next_virtual.max(number + 1);
@@ -265,8 +296,10 @@ impl Metadata {
             }
             Change::Row(row, live, present) => {
                 let number = row.virtual_segment.get();
-                if number < HOME_FIRST {
+                if number < GATHERED_FIRST {
                     self.next_virtual = self.next_virtual.max(number + 1);
+                } else if number < HOME_FIRST {
+                    self.next_gathered = self.next_gathered.max(number + 1);
                 }
                 let row = SegmentRow::from_change(row, live.clone(), present.clone())?;
                 let end = u64::from(row.first_block)
@@ -308,6 +341,10 @@ impl Metadata {
     /// As [`Metadata::apply`], for a change that this process has just made durable: slots may have come to life
     /// or died since it was written down, and a row keeps what it knows of them.
     pub fn apply_own(&mut self, change: &Change) {
+        // These slots died here first, and a block may have come home to one of them meanwhile.
+        if let Change::Dead(..) = change {
+            return;
+        }
         let known = match change {
             Change::Row(row, ..) => self.rows.get(&row.virtual_segment.get()).cloned(),
             _ => None,
@@ -416,6 +453,17 @@ mod tests {
         assert_eq!(Metadata::from_changes(8, 200, &state.changes()).unwrap(), state);
         state.apply(&Change::RowRemoved(0)).unwrap();
         assert_eq!(state.free_segments(), 7);
+    }
+
+    #[test]
+    fn what_has_come_to_life_while_its_death_was_written_down_lives() {
+        let mut state = Metadata::new(8, 200);
+        state.apply(&lease(3, 0)).unwrap();
+        state.rows.get_mut(&0).unwrap().revive(9);
+        state.apply_own(&Change::Dead(0, vec![9]));
+        assert!(state.rows[&0].is_live(9));
+        state.apply(&Change::Dead(0, vec![9])).unwrap();
+        assert!(!state.rows[&0].is_live(9), "as it is read from the device, it is dead");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! put them into the reserved room, so that a `direct` volume can become one of them later.
 
 pub mod contents;
+pub mod gathered;
 pub mod index;
 pub mod journal;
 pub mod layout;

@@ -27,7 +27,7 @@ use crate::buf::{Buf, BufPool};
 
 /// Names a task at one use of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TaskId {
+pub(crate) struct TaskId {
     index: u32,
     generation: u32,
 }
@@ -36,13 +36,24 @@ pub(super) struct TaskId {
 const MAIN_TASK: TaskId = TaskId { index: u32::MAX, generation: 0 };
 
 /// Who is told when something ends.
-pub(super) enum Waiter {
+#[derive(Debug)]
+pub(crate) enum Waiter {
     /// A task of this runtime, woken by number.
     Task(TaskId),
     /// A waker of a combinator or another executor.
     Waker(Waker),
     /// Nobody yet.
     Nobody,
+}
+
+impl PartialEq for Waiter {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Task(one), Self::Task(other)) => one == other,
+            (Self::Waker(one), Self::Waker(other)) => one.will_wake(other),
+            (one, other) => matches!((one, other), (Self::Nobody, Self::Nobody)),
+        }
+    }
 }
 
 /// A task's future and the waker it is polled with.
@@ -471,6 +482,29 @@ impl Context {
         }
     }
 
+    /// Who this poll is for.
+    pub(crate) fn waiter(&self, context: &PollContext<'_>) -> Waiter {
+        self.0.waiter(context)
+    }
+
+    /// Tells a waiter that what it waits for has come.
+    pub(crate) fn wake(&self, waiter: Waiter) {
+        self.0.wake(waiter);
+    }
+
+    /// Lets the tasks that are ready now run; a simulation draws their order.
+    pub async fn yield_now(&self) {
+        let mut yielded = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            self.wake(self.waiter(context));
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Takes over an open file or device, with what keeps others out of it, and registers it with the ring where
     /// there is room.
     pub(crate) fn adopt_file(&self, fd: OwnedFd, claim: Option<OwnedFd>) -> Rc<File> {
@@ -620,19 +654,6 @@ impl Drop for Operate<'_> {
             self.core.abandon(key);
         }
     }
-}
-
-/// Lets every other ready task run once.
-pub async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Waits for all of these futures and gives their results in order.

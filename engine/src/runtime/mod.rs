@@ -26,7 +26,8 @@ use std::sync::Arc;
 
 pub use driver::IoPath;
 pub(crate) use executor::Operate;
-pub use executor::{Context, Runtime, Task, join_all, yield_now};
+pub(crate) use executor::Waiter;
+pub use executor::{Context, Runtime, Task, join_all};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub(crate) use operation::Operation;
 pub use operation::{FailureFlag, File, OperationKind, Target};

@@ -4,22 +4,30 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::task::Poll;
+
+use super::executor::{Context, Waiter};
 
 /// Wakes all who wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Signal {
+    context: Context,
     given: Cell<u64>,
-    waiting: RefCell<Vec<Waker>>,
+    waiting: RefCell<Vec<Waiter>>,
 }
 
 impl Signal {
+    /// A signal that nobody has given yet.
+    pub fn new(context: &Context) -> Self {
+        Self { context: context.clone(), given: Cell::new(0), waiting: RefCell::default() }
+    }
+
     /// Wakes everybody who waits.
     pub fn give(&self) {
         self.given.set(self.given.get() + 1);
         // A waker may run code that waits again.
         let mut waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        waiting.drain(..).for_each(Waker::wake);
+        waiting.drain(..).for_each(|waiter| self.context.wake(waiter));
         let mut now = self.waiting.borrow_mut();
         if now.is_empty() {
             *now = waiting;
@@ -33,9 +41,10 @@ impl Signal {
             if self.given.get() != given {
                 return Poll::Ready(());
             }
+            let waiter = self.context.waiter(context);
             let mut waiting = self.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
+            if !waiting.contains(&waiter) {
+                waiting.push(waiter);
             }
             Poll::Pending
         })

@@ -80,7 +80,7 @@ fn an_aborted_task_ends_without_a_result_and_drops_what_it_held() {
             let _given = given;
             sleeper.sleep(u64::MAX / 2).await;
         });
-        runtime.block_on(yield_now());
+        runtime.block_on(runtime.context().yield_now());
         assert_eq!(Rc::strong_count(&held), 2);
         task.abort();
         assert_eq!(Rc::strong_count(&held), 1);
@@ -140,7 +140,7 @@ fn a_dropped_read_keeps_its_slot_and_buffer_until_the_kernel_is_done() {
         assert_eq!(context.operations_in_use(), 1, "the kernel may still write to it");
         assert_eq!(context.buffers().quarantine_intact(), (0, true), "so the buffer is not freed");
         while context.operations_in_use() > 0 {
-            yield_now().await;
+            context.yield_now().await;
         }
         assert_eq!(context.buffers().quarantine_intact(), (1, true));
         writer.write_all(&[9; 4096]).unwrap();
@@ -160,7 +160,7 @@ fn dropping_the_runtime_ends_what_is_in_flight() {
     context.spawn(async move {
         let _never = read(&reader, &target, 512).await;
     });
-    runtime.block_on(yield_now());
+    runtime.block_on(runtime.context().yield_now());
     assert_eq!(context.operations_in_use(), 1);
     drop(runtime);
     assert_eq!(context.operations_in_use(), 0);

@@ -115,6 +115,12 @@ impl UringDriver {
         }
     }
 
+    /// Whether there is something to hand over, or something has ended that is not in the queue of completions yet.
+    fn needs_the_kernel(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
     /// Hands the queue over; waits for one completion if told how long.
     fn enter(&mut self, wait: Wait) {
         let submitter = self.ring.submitter();
@@ -245,7 +251,9 @@ impl Driver for UringDriver {
             }
             self.enter(Wait::No);
         } else if wait == Wait::No {
-            self.enter(wait);
+            if self.needs_the_kernel() {
+                self.enter(wait);
+            }
         } else {
             self.arm_ear(remote);
             let wait = if remote.prepare_sleep() { wait } else { Wait::No };

@@ -98,6 +98,8 @@ pub enum Step {
     },
     /// Apply everything to the linear volume; nothing where there is none.
     Apply,
+    /// Wait until nothing is in flight, pin the base, write, judge its bytes on the disk, accept (linear alone).
+    Pin,
     /// Let this much time pass.
     Pause {
         /// Nanoseconds.
@@ -236,7 +238,6 @@ impl Script {
                 // Nobody would apply what a full log waits for.
                 automatic: true,
                 at_open: random.chance(1, 4),
-                refuse_when_full: false,
             };
             for step in self.steps.iter_mut().filter(|step| matches!(step, Step::Pause { .. } | Step::Settle))
             {
@@ -251,6 +252,10 @@ impl Script {
             {
                 *step = Step::Arm(armed_fault(random));
             }
+        }
+        if backend == Backend::Linear {
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, Step::Pin);
         }
         // The others play on without looking back, since opening an image makes a checkpoint.
         if self.seed % 3 != 1 {

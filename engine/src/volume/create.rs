@@ -13,6 +13,7 @@ use crate::format::superblock::{
     VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::pool::layout::{Fill, Layout, home_area};
+use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
 use crate::store::{Backend, log};
@@ -256,6 +257,9 @@ fn shape(
             };
             let (layout, volume_bytes) =
                 Layout::plan_log(device_bytes, options.size_bytes, region, block, segment, leases, fill)?;
+            if options.backend == Backend::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
+                return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
+            }
             (layout, volume_bytes, segment_bytes)
         }
     };

@@ -32,7 +32,9 @@ pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
-use crate::format::superblock::{FEATURE_LOG, RoleEntry, STATE_CLOSED, Superblock, VOLUME_VOLATILE_LOG};
+use crate::format::superblock::{
+    FEATURE_LOG, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -144,6 +146,8 @@ pub struct LogSettings {
     pub retention_bytes: u64,
     /// Seconds for which they are kept at most; 0 does not limit it.
     pub retention_age_s: u64,
+    /// A linear volume behind it takes space when a block is first applied.
+    pub thin: bool,
 }
 
 /// What an open volume is doing and how.
@@ -173,6 +177,7 @@ impl VolumeInfo {
             checkpoint_bytes: superblock.checkpoint_bytes.get(),
             retention_bytes: superblock.retention_bytes.get(),
             retention_age_s: superblock.retention_age_s.get(),
+            thin: superblock.volume_flags.get() & VOLUME_THIN != 0,
         };
         let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
         let features = [
@@ -280,7 +285,7 @@ impl Volume {
     /// Lets a pinned base take changes up to a sequence, or all from now on.
     ///
     /// # Errors
-    /// `NotLinear`, `UnknownMoment`, `Closed`, and what the device says.
+    /// `NotLinear`, `NotPinned` where a sequence is given for nothing, `UnknownMoment`, `Closed`, and what the device says.
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
         self.check_writable("accept")?;
         self.0.store.log()?.accept(through).await

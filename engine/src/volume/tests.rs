@@ -9,7 +9,7 @@ use crate::buf::BufPoolOptions;
 use crate::device::Io;
 use crate::device::simulated::{Event, Fault, SimulatedDisk};
 use crate::error::{Kind, Reason, Result};
-use crate::runtime::{OperationKind, Runtime, join_all, yield_now};
+use crate::runtime::{OperationKind, Runtime, join_all};
 use crate::units::ByteOffset;
 
 const SIZE: u64 = 256 << 10;
@@ -172,7 +172,7 @@ fn closing_waits_for_writes_and_is_remembered() {
         let writer = rig.volume.clone();
         let writing = context.spawn(async move { write(&writer, 0, 9, BLOCK).await });
         while rig.disk.tickets().is_empty() {
-            yield_now().await;
+            context.yield_now().await;
         }
         rig.volume.close().await.unwrap();
         assert!(writing.has_ended() && writing.await.unwrap().is_ok());

@@ -70,6 +70,9 @@ pub fn reseal(bytes: &mut [u8], seal: Seal) {
     }
 }
 
+/// The first number of a row that is an extent of a linear volume.
+const HOME_FIRST: u32 = 1 << 31;
+
 struct Listing {
     targets: Vec<Target>,
     /// What each change was, where it began, how it is sealed.
@@ -168,6 +171,8 @@ struct Final {
     openings: Vec<(journal::Opening, u64)>,
     watermark: u64,
     window: (u64, u64),
+    applied: u64,
+    accepted: u64,
 }
 
 impl Final {
@@ -199,7 +204,8 @@ impl Final {
                 Change::RunRemoved(run) => drop(state.runs.remove(run)),
                 Change::Watermark(_) => state.watermark = *at,
                 Change::Window(sequence) => state.window = (state.window.0.max(*sequence), *at),
-                Change::Applied(_) | Change::Accepted(_) => panic!("these volumes have no linear part"),
+                Change::Applied(_) => state.applied = *at,
+                Change::Accepted(_) => state.accepted = *at,
             }
         }
         state
@@ -229,7 +235,8 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             }
             Change::Checkpoint(_) => named("Checkpoint", state.checkpoint.1 == at),
             Change::Row(row, ..) => {
-                named("Row", state.rows.get(&row.virtual_segment.get()).is_some_and(|own| own.0 == at))
+                let name = if row.virtual_segment.get() >= HOME_FIRST { "Row of an extent" } else { "Row" };
+                named(name, state.rows.get(&row.virtual_segment.get()).is_some_and(|own| own.0 == at))
             }
             Change::Run(run, _) => {
                 named("Run", state.runs.get(&run.run.get()).is_some_and(|own| own.2 == at))
@@ -239,7 +246,8 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             Change::RowRemoved(_) => "row removed".into(),
             Change::RunRemoved(_) => "run removed".into(),
             Change::Dead(..) => "Dead".into(),
-            Change::Applied(_) | Change::Accepted(_) => panic!("these volumes have no linear part"),
+            Change::Applied(_) => named("Applied", state.applied == at),
+            Change::Accepted(_) => named("accepted", state.accepted == at),
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -275,8 +283,10 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             }
             Change::RowRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::RunRemoved(_) => listing.one(&name, "number", body, 8, seal),
-            Change::Watermark(_) | Change::Window(_) => listing.one(&name, "sequence", body, 8, seal),
-            Change::Applied(_) | Change::Accepted(_) => {}
+            Change::Watermark(_) | Change::Window(_) | Change::Accepted(_) => {
+                listing.one(&name, "sequence", body, 8, seal);
+            }
+            Change::Applied(_) => listing.add(name, "Applied", body, seal),
         }
     }
 }
@@ -292,6 +302,21 @@ fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Su
     let blocks = u64::from(superblock.segment_bytes.get() / superblock.block_bytes.get());
     let image = (segments * (64 + 2 * blocks.div_ceil(64) * 8) + 65536).next_multiple_of(65536);
     let index = superblock.metadata.offset.get() + 6 * image;
+    // A slot at home holds one version after the other: the newest sequence of each.
+    let mut at_home: BTreeMap<(u32, u32), u64> = BTreeMap::new();
+    for (run, extents, _) in state.runs.values() {
+        let pages = extents.iter().flat_map(|(first, pages)| *first..first + pages).enumerate();
+        for (number, page) in pages {
+            let at = index + u64::from(page) * PAGE_BYTES as u64;
+            let page = &bytes[at as usize..][..PAGE_BYTES];
+            let run = run.run.get();
+            let found = icecore::format::index_page::decode::<IndexEntry>(page, run, number as u32, at);
+            for entry in found.into_iter().flatten() {
+                let newest = at_home.entry((entry.virtual_segment.get(), entry.slot.get())).or_default();
+                *newest = entry.sequence.get().max(*newest);
+            }
+        }
+    }
     for (run, extents, _) in state.runs.values() {
         let pages = extents.iter().flat_map(|(first, pages)| *first..first + pages);
         for page in pages {
@@ -312,8 +337,12 @@ fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Su
                         let (segment, slot) = (entry.virtual_segment.get(), entry.slot.get());
                         let name = if segment == ZERO {
                             "IndexEntry, of zeroes"
-                        } else if !state.lives(segment, slot) {
+                        } else if !state.lives(segment, slot)
+                            || at_home[&(segment, slot)] > entry.sequence.get()
+                        {
                             "IndexEntry, of a dead block"
+                        } else if segment >= HOME_FIRST {
+                            "IndexEntry, at home"
                         } else if state.rows[&segment].1 {
                             "IndexEntry"
                         } else {

@@ -4,8 +4,9 @@ use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
 use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
-use icecore::units::ByteOffset;
-use icecore::volume::{CreateOptions, Durability, OpenMode, Volume};
+use icecore::store::log::ImageOptions;
+use icecore::units::{ByteOffset, Seq};
+use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 pub const BLOCK: u64 = 4096;
 
@@ -27,6 +28,14 @@ async fn open(disk: &SimulatedDisk, context: &Context) -> Device {
     }
 }
 
+async fn open_volume(disk: &SimulatedDisk, context: &Context) -> Volume {
+    let device = open(disk, context).await;
+    // A linear volume is applied when that is asked for, or the log is full.
+    let apply = ApplyOptions { automatic: false, ..ApplyOptions::default() };
+    let options = OpenOptions { apply, refuse_when_full: false, ..OpenOptions::default() };
+    Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap()
+}
+
 async fn write(volume: &Volume, random: &mut Random, first: u64, blocks: u64, durability: Durability) {
     let mut buf = volume.context().buffers().get((blocks * BLOCK) as usize).unwrap();
     for block in buf.chunks_mut(BLOCK as usize) {
@@ -42,6 +51,9 @@ async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
         let (first, count) = (random.below(blocks - 2), 1 + random.below(2));
         let durability = if round % 8 == 0 { Durability::Durable } else { Durability::OnFlush };
         write(volume, random, first, count, durability).await;
+        if volume.info().backend == Backend::Linear && round % 50 == 49 {
+            volume.apply(None).await.unwrap();
+        }
         if round % 13 == 0 {
             volume.write_zeroes(ByteOffset(random.below(blocks - 2) * BLOCK), 2 * BLOCK).await.unwrap();
         }
@@ -63,22 +75,33 @@ fn made(
     runtime.block_on(async {
         Volume::create(&open(&disk, &context).await, options).await.unwrap();
         for rounds in openings {
-            let volume = Volume::open(open(&disk, &context).await, OpenMode::ReadWrite).await.unwrap();
+            let volume = open_volume(&disk, &context).await;
             work(&volume, &mut random, *rounds).await;
-            if options.backend == Backend::Log {
+            if options.backend != Backend::Direct {
                 // The idle mark.
                 volume.flush().await.unwrap();
                 context.sleep(3_000_000_000).await;
                 volume.close().await.unwrap();
             }
         }
-        let volume = Volume::open(open(&disk, &context).await, OpenMode::ReadWrite).await.unwrap();
+        let volume = open_volume(&disk, &context).await;
         for number in 0..ahead {
             write(&volume, &mut random, number * 3, 1 + number % 2, Durability::Durable).await;
             context.sleep(1_000_000).await;
         }
+        if options.backend == Backend::Linear {
+            // Some of what lies behind the cursor is in the index already.
+            volume.apply(Some(Seq(volume.info().sequence.0 - 2))).await.unwrap();
+            volume.pin_base().await.unwrap();
+            let last = volume.info().sequence.0;
+            write(&volume, &mut random, 40, 1, Durability::Durable).await;
+            write(&volume, &mut random, 2, 2, Durability::Durable).await;
+            volume.accept(Some(Seq(last + 1))).await.unwrap();
+            // Opening an image makes a checkpoint.
+            drop(volume.image(ImageOptions::default()).await.unwrap());
+        }
         // A last batch of several entries: data, zeroes, and data of two blocks.
-        if options.backend == Backend::Log {
+        if options.backend != Backend::Direct {
             let tasks = [0, 1, 2, 3].map(|which| {
                 let volume = volume.clone();
                 context.spawn(async move {
@@ -129,6 +152,18 @@ pub fn kept() -> Made {
 pub fn emptied() -> Made {
     let options = CreateOptions { size_bytes: Some(120 * BLOCK), retention_bytes: 24 * BLOCK, ..log() };
     made("emptied", (4 << 20) + (320 << 10), options, &[500, 700, 260], 5, true)
+}
+
+/// A log in front of a thin linear volume that keeps some of the past: some of it is at home, some of it in the log.
+pub fn linear() -> Made {
+    let options = CreateOptions {
+        backend: Backend::Linear,
+        thin: true,
+        retention_bytes: 24 * BLOCK,
+        size_bytes: Some(120 * BLOCK),
+        ..log()
+    };
+    made("linear", (6 << 20) + 4096, options, &[120, 160], 4, false)
 }
 
 /// Every block in its place.

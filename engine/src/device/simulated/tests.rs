@@ -77,8 +77,11 @@ fn a_write_in_flight_may_land_or_not() {
         disk.set_plan(Box::new(|_, _| Some(Fault::Hold)));
         let writer = device.clone();
         runtime.context().spawn(async move { write(&writer, 0, 7, 512, false).await });
-        runtime.block_on(crate::runtime::yield_now());
-        assert_eq!(disk.tickets().len(), 1);
+        runtime.block_on(async {
+            while disk.tickets().is_empty() {
+                runtime.context().yield_now().await;
+            }
+        });
         disk.cut_power();
         seen.insert(disk.peek(0, 1)[0]);
     }

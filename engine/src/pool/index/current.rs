@@ -157,6 +157,14 @@ impl Current {
         std::mem::replace(&mut page.versions[(lba % PAGE_BLOCKS) as usize], version)
     }
 
+    /// Gives places their new names.
+    pub fn rename(&mut self, rename: impl Fn((u32, u32)) -> (u32, u32)) {
+        let versions = self.pages.values_mut().flat_map(|page| page.versions.iter_mut());
+        for version in versions.filter(|version| !version.is_zero()) {
+            (version.virtual_segment, version.slot) = rename((version.virtual_segment, version.slot));
+        }
+    }
+
     /// Runs now hold everything of the checkpoints before this one.
     pub fn clean_before(&mut self, checkpoint: u64) {
         self.dirty = 0;

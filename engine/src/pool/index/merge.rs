@@ -75,7 +75,14 @@ impl Reader {
     }
 }
 
-/// Merges runs that follow each other. `oldest`: no run is older than these. `None` if nothing is left.
+/// Gives a death's place its new name.
+pub fn rename_death(death: &mut IndexDeath, rename: impl Fn((u32, u32)) -> (u32, u32)) {
+    let (virtual_segment, slot) = rename((death.virtual_segment.get(), death.slot.get()));
+    (death.virtual_segment, death.slot) = (virtual_segment.into(), slot.into());
+}
+
+/// Merges runs that follow each other. `oldest`: no run is older than these. `rename` gives the name that a place
+/// (virtual segment and slot) goes by from now on. `None` if nothing is left.
 ///
 /// # Errors
 /// `MetadataDamaged`, `MetadataFull`, and what the device says.
@@ -85,6 +92,7 @@ pub async fn merge(
     number: u64,
     oldest: bool,
     wanted: &Wanted,
+    rename: impl Fn((u32, u32)) -> (u32, u32),
 ) -> Result<Option<Rc<Run>>> {
     let mut readers = Vec::with_capacity(runs.len());
     let mut deaths: Vec<IndexDeath> = Vec::new();
@@ -94,6 +102,7 @@ pub async fn merge(
     }
     deaths.retain(|death| wanted.sees(death.birth.get(), death.death.get()));
     deaths.sort_by_key(|death| death.death.get());
+    deaths.iter_mut().for_each(|death| rename_death(death, &rename));
     let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
     let mut writer = RunWriter::new(index.pages(), number);
     let mut before: Option<IndexEntry> = None;
@@ -120,7 +129,9 @@ pub async fn merge(
             });
             let says_nothing = oldest && !has_older && entry.virtual_segment.get() == ZERO;
             if seen && !says_nothing {
-                writer.push(&entry).await?;
+                let (virtual_segment, slot) = rename((entry.virtual_segment.get(), entry.slot.get()));
+                let (virtual_segment, slot) = (virtual_segment.into(), slot.into());
+                writer.push(&IndexEntry { virtual_segment, slot, ..entry }).await?;
                 has_older = true;
             }
             has_older &= superseded.is_some();

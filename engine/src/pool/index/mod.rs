@@ -13,6 +13,7 @@ pub mod run;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use crate::error::Result;
@@ -38,7 +39,8 @@ pub struct Index {
     runs: RefCell<Vec<Rc<Run>>>,
     /// Counts checkpoints; pages changed since number n are dirty while n has not ended.
     checkpoint: Cell<u64>,
-    checkpoints_ended: Cell<u64>,
+    /// Counts what a page that is being read meanwhile would miss: versions that came into a run, new names.
+    changes: Cell<u64>,
 }
 
 /// Holds pages of the current image in memory while a write is under way.
@@ -69,7 +71,7 @@ impl Index {
             frozen: RefCell::default(),
             runs: RefCell::new(runs),
             checkpoint: Cell::new(1),
-            checkpoints_ended: Cell::new(0),
+            changes: Cell::new(0),
         })
     }
 
@@ -92,10 +94,15 @@ impl Index {
         }
     }
 
-    async fn fill(&self, page: u64) -> Result<()> {
+    /// Brings a page into memory. Boxed, because it is long and seldom: in place it would lie in every request.
+    fn fill(&self, page: u64) -> Pin<Box<dyn Future<Output = Result<()>> + '_>> {
+        Box::pin(self.read_page(page))
+    }
+
+    async fn read_page(&self, page: u64) -> Result<()> {
         let mut versions = [Version::NONE; PAGE_BLOCKS as usize];
         let first = page * PAGE_BLOCKS;
-        let checkpoints_ended = self.checkpoints_ended.get();
+        let changes = self.changes.get();
         let runs = self.runs();
         for run in &runs {
             // Oldest run first, and within a run the oldest version first: the last one stays.
@@ -104,8 +111,9 @@ impl Index {
             })
             .await?;
         }
-        // A page that came, changed and went while this one was read is in a run that was not looked at.
-        if self.checkpoints_ended.get() == checkpoints_ended {
+        // A page that came, changed and went while this one was read is in a run that was not looked at, and names
+        // that were read may be old ones.
+        if self.changes.get() == changes {
             self.current.borrow_mut().insert(page, versions);
         }
         Ok(())
@@ -236,8 +244,16 @@ impl Index {
     pub fn thaw(&self, run: Option<Rc<Run>>) {
         *self.frozen.borrow_mut() = Fresh::default();
         self.runs.borrow_mut().extend(run);
-        self.checkpoints_ended.set(self.checkpoints_ended.get() + 1);
+        self.changes.set(self.changes.get() + 1);
         self.current.borrow_mut().clean_before(self.checkpoint.get());
+    }
+
+    /// Gives the places that are in memory their new names. No checkpoint is under way.
+    pub fn rename(&self, rename: impl Fn((u32, u32)) -> (u32, u32)) {
+        self.changes.set(self.changes.get() + 1);
+        self.current.borrow_mut().rename(&rename);
+        let fresh = &mut *self.fresh.borrow_mut();
+        fresh.deaths.iter_mut().for_each(|death| merge::rename_death(death, &rename));
     }
 
     /// Replaces adjacent runs by what they were merged to.

@@ -1,12 +1,12 @@
 //! Appending to the log: group commit by backlog.
 //!
 //! Writers queue entries; a few *lanes*, tasks of the runtime, take what has queued up and write it as one batch.
-//! While a batch with durable entries is under way no other begins, so that the next one collects everybody who
-//! came meanwhile; otherwise as many batches are under way as there are lanes. No timer is involved.
+//! A lane lets those that its last batch has answered queue again before it looks. While a batch with durable
+//! entries is under way no other begins, so that the next one collects everybody who came meanwhile; otherwise each
+//! lane takes its share, so that the next batch is made up while the device has one. No timer is involved.
 //!
 //! Entries complete in the order of their sequences: a batch whose write has ended is *retired* once all before
-//! it are. A durable entry completes when it is durable: its batch was written through, with everything before
-//! it durable already, or a flush has covered it.
+//! it are. A batch with durable entries is alone under way, and its write has ended when it is durable ([`persist`]).
 //!
 //! Invariants: the payload of an entry is copied into its batch before the batch is sealed; a batch that fails
 //! poisons the volume, since what follows it could not be found; the log never enters a segment that it holds no
@@ -16,8 +16,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
+use super::persist::{Persist, Way};
 use super::{Geometry, Tail};
 use crate::buf::Buf;
 use crate::device::{Cause, Device, Io};
@@ -27,11 +28,13 @@ use crate::format::crc32c;
 use crate::format::journal::Checkpoint;
 use crate::pool::contents::Contents;
 use crate::pool::index::Pinned;
-use crate::runtime::{FailureFlag, RangeGuard, RangeLock, Signal};
+use crate::runtime::{FailureFlag, RangeGuard, RangeLock, Signal, Waiter};
 use crate::units::ByteOffset;
 
 /// Batches under way at most.
 const LANES: usize = 2;
+/// Entries of a batch that are not left to another lane.
+const SHARE_MIN: usize = 8;
 
 /// An entry on its way into the log.
 #[derive(Debug)]
@@ -42,8 +45,8 @@ pub struct Entry {
     pub lba: u64,
     /// Blocks.
     pub blocks: u32,
-    /// The content, for data.
-    pub payload: Option<Payload>,
+    /// The content, for data; it comes back.
+    pub payload: Option<Buf>,
     /// Whether it completes only when it is durable.
     pub durable: bool,
     /// Held until the entry has ended, also when nobody waits for it any more.
@@ -52,22 +55,13 @@ pub struct Entry {
     pub pinned: Pinned,
 }
 
-/// A piece of a buffer that several entries share.
-#[derive(Clone, Debug)]
-pub struct Payload {
-    /// The whole.
-    pub buf: Rc<Buf>,
-    /// First byte of the piece.
-    pub start: usize,
-}
-
 #[derive(Debug)]
 enum Ticket {
     Free,
-    Waiting(Option<Waker>),
+    Waiting(Waiter),
     /// Nobody waits.
     Orphan,
-    Done(Result<u64>),
+    Done(Result<u64>, Option<Buf>),
 }
 
 #[derive(Debug)]
@@ -85,10 +79,11 @@ struct Flight {
     virtual_segment: u32,
     /// Slot of the first payload block.
     first_slot: u32,
-    entries: Vec<(Queued, BatchEntry)>,
+    entries: Vec<Queued>,
+    records: Vec<BatchEntry>,
     checksums: Vec<u32>,
     end: Tip,
-    /// Written through, with everything before it durable.
+    /// Durable once it is done, with everything before it.
     durable: bool,
     done: Option<std::result::Result<(), Reason>>,
 }
@@ -110,7 +105,8 @@ struct Prepared {
     batch: u64,
     at: u64,
     buf: Buf,
-    durable: bool,
+    /// How it is made durable, if so.
+    way: Option<Way>,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +159,7 @@ pub struct Log {
     state: RefCell<Appending>,
     /// Everything up to this sequence is durable.
     durable_through: Cell<u64>,
+    persist: RefCell<Persist>,
     flushing: RangeLock,
     failed: FailureFlag,
     /// Bytes of log since the last checkpoint at which appending waits for the next one.
@@ -204,14 +201,15 @@ impl Log {
             epoch: options.epoch,
             state: RefCell::new(Appending { tip, retired: tip, ..Appending::default() }),
             durable_through: Cell::new(tail.sequence),
+            persist: RefCell::default(),
             flushing: RangeLock::default(),
             failed,
             backlog_bytes_max: options.backlog_bytes_max,
             backlog_bytes: Cell::new(0),
             figures: Cell::default(),
             full: Cell::new(None),
-            work: Signal::default(),
-            progress: Signal::default(),
+            work: Signal::new(device.context()),
+            progress: Signal::new(device.context()),
         })
     }
 
@@ -257,49 +255,39 @@ impl Log {
         state.leases.len() - at.map_or(0, |at| at + 1)
     }
 
-    /// Appends an entry. Its sequence, once it has completed.
+    /// Appends an entry. Its sequence once it has completed, and its payload.
     ///
     /// # Errors
-    /// `Poisoned` where the log has failed, and what the device says.
-    pub async fn append(&self, entry: Entry) -> Result<u64> {
-        let durable = entry.durable;
-        let ticket = TicketGuard { log: self, ticket: self.queue(entry)? };
-        let sequence = poll_fn(|context| {
+    /// `Poisoned` where the log has failed, `LogFull`, and what the device says.
+    pub async fn append(&self, entry: Entry) -> (Result<u64>, Option<Buf>) {
+        let ticket = match self.queue(entry) {
+            Ok(ticket) => TicketGuard { log: self, ticket },
+            Err((error, payload)) => return (Err(error), payload),
+        };
+        poll_fn(|context| {
             let state = &mut *self.state.borrow_mut();
             match &mut state.tickets[ticket.ticket as usize] {
-                Ticket::Waiting(waker) => {
-                    if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-                        *waker = Some(context.waker().clone());
-                    }
+                Ticket::Waiting(waiter) => {
+                    *waiter = self.device.context().waiter(context);
                     Poll::Pending
                 }
-                done => match std::mem::replace(done, Ticket::Waiting(None)) {
-                    Ticket::Done(result) => {
-                        *done = Ticket::Done(Ok(0));
-                        Poll::Ready(result)
-                    }
+                ticket => match std::mem::replace(ticket, Ticket::Done(Ok(0), None)) {
+                    Ticket::Done(result, payload) => Poll::Ready((result, payload)),
                     _ => unreachable!("a ticket that somebody waits with is waiting or done"),
                 },
             }
         })
-        .await?;
-        drop(ticket);
-        if durable {
-            self.make_durable(sequence).await?;
-        }
-        Ok(sequence)
+        .await
     }
 
     fn poisoned(&self) -> Error {
         Error::new("write", Reason::Poisoned).on(self.device.name())
     }
 
-    fn queue(&self, entry: Entry) -> Result<u32> {
-        if self.failed.is_raised() {
-            return Err(self.poisoned());
-        }
-        if let Some(full) = self.full_error() {
-            return Err(full);
+    fn queue(&self, entry: Entry) -> std::result::Result<u32, (Error, Option<Buf>)> {
+        let refused = self.failed.is_raised().then(|| self.poisoned()).or_else(|| self.full_error());
+        if let Some(refused) = refused {
+            return Err((refused, entry.payload));
         }
         let state = &mut *self.state.borrow_mut();
         let ticket = match state.free_tickets.pop() {
@@ -309,11 +297,10 @@ impl Log {
                 state.tickets.len() as u32 - 1
             }
         };
-        state.tickets[ticket as usize] = Ticket::Waiting(None);
+        state.tickets[ticket as usize] = Ticket::Waiting(Waiter::Nobody);
         state.queued_durable += usize::from(entry.durable);
         state.queue.push_back(Queued { entry, ticket });
-        let begin = state.can_begin();
-        if begin {
+        if state.can_begin() {
             self.work.give();
         }
         Ok(ticket)
@@ -338,20 +325,22 @@ impl Log {
         if self.durable_through.get() >= sequence {
             return self.check();
         }
+        let through = self.sequence();
+        if let Err(error) = self.flush_device().await {
+            self.work.give();
+            self.progress.give();
+            return Err(error);
+        }
+        self.durable_through.set(self.durable_through.get().max(through));
+        self.check()
+    }
+
+    async fn flush_device(&self) -> Result<()> {
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::LogAckBeforeFlush) {
             return Ok(());
         }
-        let through = self.sequence();
-        let failed = Some(self.failed.clone());
-        let flushed = self.device.flush(Io { failed, ..Io::of(Cause::Log) }).await;
-        if flushed.is_err() {
-            self.work.give();
-            self.progress.give();
-            return flushed;
-        }
-        self.durable_through.set(self.durable_through.get().max(through));
-        self.check()
+        self.device.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Log) }).await
     }
 
     fn check(&self) -> Result<()> {
@@ -385,9 +374,10 @@ impl Log {
             let prepared = self.prepare();
             match prepared {
                 Some(prepared) => {
-                    let io = Io { durable: prepared.durable, ..Io::of(Cause::Log) };
-                    let written = self.device.write(ByteOffset(prepared.at), prepared.buf, io).await.0;
-                    self.ended(prepared.batch, written);
+                    let batch = prepared.batch;
+                    let written = self.write(prepared).await;
+                    self.ended(batch, written);
+                    self.device.context().yield_now().await;
                 }
                 None => {
                     // Whoever failed has given the signal; nobody else is going to answer these.
@@ -398,6 +388,21 @@ impl Log {
                 }
             }
         }
+    }
+
+    async fn write(&self, prepared: Prepared) -> Result<()> {
+        let context = self.device.context();
+        let Prepared { at, buf, way, .. } = prepared;
+        let began = way.map(|_| context.now());
+        let io = Io { durable: way == Some(Way::Through), ..Io::of(Cause::Log) };
+        self.device.write(ByteOffset(at), buf, io).await.0?;
+        if way == Some(Way::Flush) {
+            self.flush_device().await?;
+        }
+        if let Some((way, began)) = way.zip(began) {
+            self.persist.borrow_mut().took(way, context.now().0 - began.0);
+        }
+        Ok(())
     }
 
     /// Takes what has queued up and makes it a batch.
@@ -420,7 +425,7 @@ impl Log {
         let room = (self.geometry.segment_blocks - state.tip.block) as usize * block_bytes;
         let room = room.min(self.geometry.batch_bytes_max());
         let (mut entries, mut payload) = (0, 0);
-        for queued in &state.queue {
+        for queued in state.queue.iter().take(state.share()) {
             let (more_entries, more_payload) = (entries + 1, payload + queued.entry.payload_blocks());
             let bytes = header_bytes(more_entries, more_payload, block_bytes) + more_payload * block_bytes;
             if more_entries > ENTRIES_MAX as usize || bytes > room {
@@ -454,21 +459,25 @@ impl Log {
                 tag: 0.into(),
             };
             if let Some(payload) = &entry.payload {
-                let length = entry.blocks as usize * block_bytes;
-                let place = &mut buf[header_bytes + at * block_bytes..][..length];
-                place.copy_from_slice(&payload.buf[payload.start..payload.start + length]);
+                let place = &mut buf[header_bytes + at * block_bytes..][..payload.len()];
+                place.copy_from_slice(payload);
                 flight.checksums.extend(place.chunks_exact(block_bytes).map(|block| crc32c(&[block])));
                 at += entry.blocks as usize;
             }
             any_durable |= entry.durable;
             state.queued_durable -= usize::from(entry.durable);
-            flight.entries.push((queued, record));
+            flight.entries.push(queued);
+            flight.records.push(record);
         }
         // A clock that went back must not take the log with it.
         let time_unix_ns = self.device.context().unix_time_ns().max(state.tip.time_unix_ns);
         flight.time_unix_ns = time_unix_ns;
         let durable_through = self.durable_through.get();
-        flight.durable = any_durable && durable_through == state.tip.sequence;
+        flight.durable = any_durable;
+        // Written through it is durable with everything before it only if that is.
+        let caught_up = durable_through == state.tip.sequence;
+        let way =
+            any_durable.then(|| if caught_up { self.persist.borrow_mut().choose() } else { Way::Flush });
         let address = self.geometry.address(state.tip.physical, state.tip.block);
         let mut header = BatchHeader::empty();
         header.address = address.into();
@@ -483,8 +492,7 @@ impl Log {
         header.payload_blocks = (payload as u32).into();
         header.entries = (entries as u32).into();
         header.block_bytes = self.geometry.block_bytes.into();
-        let records: Vec<BatchEntry> = flight.entries.iter().map(|(_, record)| *record).collect();
-        let seal = header.encode(&records, &flight.checksums, &mut buf);
+        let seal = header.encode(&flight.records, &flight.checksums, &mut buf);
         let bytes = header.total_bytes();
         state.tip = Tip {
             block: state.tip.block + (bytes / block_bytes as u64) as u32,
@@ -496,7 +504,7 @@ impl Log {
         };
         flight.end = state.tip;
         state.durable_in_flight = any_durable;
-        let prepared = Prepared { batch: flight.batch, at: address, buf, durable: flight.durable };
+        let prepared = Prepared { batch: flight.batch, at: address, buf, way };
         state.flights.push_back(flight);
         self.backlog_bytes.set(self.backlog_bytes.get() + bytes);
         let mut figures = self.figures.get();
@@ -562,6 +570,7 @@ impl Log {
             };
             self.retire(&mut flight, failure.as_ref());
             flight.checksums.clear();
+            flight.records.clear();
             self.state.borrow_mut().spare.push(flight);
         }
         if self.failed.is_raised() {
@@ -575,7 +584,7 @@ impl Log {
         if failure.is_none() {
             let mut slot = flight.first_slot;
             let mut checksums = flight.checksums.as_slice();
-            for (at, (_, record)) in flight.entries.iter().enumerate() {
+            for (at, record) in flight.records.iter().enumerate() {
                 let sequence = flight.first_sequence + at as u64;
                 let blocks = if record.kind == KIND_DATA { record.blocks.get() as usize } else { 0 };
                 let (own, rest) = checksums.split_at(blocks);
@@ -589,7 +598,7 @@ impl Log {
                 self.durable_through.set(flight.end.sequence);
             }
         }
-        for (at, (queued, _)) in flight.entries.drain(..).enumerate() {
+        for (at, queued) in flight.entries.drain(..).enumerate() {
             let result = match failure {
                 None => Ok(flight.first_sequence + at as u64),
                 Some(reason) => Err(Error::new("write", reason.clone()).on(self.device.name())),
@@ -619,23 +628,22 @@ impl Log {
     }
 
     fn answer(&self, queued: Queued, result: Result<u64>) {
-        let Queued { entry, ticket } = queued;
-        let waker = {
+        let Queued { mut entry, ticket } = queued;
+        let waiter = {
             let state = &mut *self.state.borrow_mut();
-            match std::mem::replace(&mut state.tickets[ticket as usize], Ticket::Done(result)) {
-                Ticket::Waiting(waker) => waker,
+            let done = Ticket::Done(result, entry.payload.take());
+            match std::mem::replace(&mut state.tickets[ticket as usize], done) {
+                Ticket::Waiting(waiter) => waiter,
                 _ => {
                     state.tickets[ticket as usize] = Ticket::Free;
                     state.free_tickets.push(ticket);
-                    None
+                    Waiter::Nobody
                 }
             }
         };
         // The range is free from here on.
         drop(entry);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.device.context().wake(waiter);
     }
 }
 
@@ -652,6 +660,15 @@ impl Appending {
             && self.flights.len() < LANES
             && !self.durable_in_flight
             && (self.queued_durable == 0 || self.flights.is_empty())
+    }
+
+    /// Entries of the next batch at most.
+    fn share(&self) -> usize {
+        if self.queued_durable > 0 {
+            return self.queue.len();
+        }
+        let under_way: usize = self.flights.iter().map(|flight| flight.entries.len()).sum();
+        (self.queue.len() + under_way).div_ceil(LANES).max(SHARE_MIN)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Operations run as tasks, several at a time; between them power is cut, the volume is reopened or made
 //! anew, its superblocks are tampered with. Faults wait in a queue for a request that they fit.
 
+mod base;
 mod faults;
 mod past;
 mod shared;
@@ -176,6 +177,7 @@ impl World<'_> {
             Step::Reopen { cut_after } => self.reopen(cut_after).await,
             Step::Recreate { cut_after } => self.make(cut_after).await,
             Step::Tamper(tampering) => self.tamper(tampering).await,
+            Step::Pin => self.pin().await,
             Step::Remember { keep } => self.remember(keep).await,
             Step::Recall { which } => self.recall(which).await,
             Step::DamageLog { byte } => self.damage_log(byte).await,
@@ -266,7 +268,9 @@ impl World<'_> {
 
     fn open_options(&self) -> OpenOptions {
         let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
-        OpenOptions { index_bytes: self.script.index_bytes, apply: self.script.apply, volatile_log_bytes }
+        // A write that waits is judged like any other; one that is refused would be no write.
+        let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);
+        OpenOptions { index_bytes, apply, refuse_when_full: false, volatile_log_bytes }
     }
 
     /// Opens after a power cut and judges everything.

@@ -10,37 +10,29 @@
 //! was applied before a crash gives the same volume.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Core, LogStore};
-use crate::device::{Cause, Device, Io};
+use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{Batch, KIND_DATA, KIND_DISCARD, KIND_ZERO};
 use crate::format::journal::{Applied, Change};
-use crate::pool::contents::Reading;
 use crate::pool::index::Pinned;
 use crate::pool::index::current::Version;
 use crate::pool::log::append::Log;
 use crate::pool::log::window::Window;
-use crate::pool::metadata::{ALL_ACCEPTED, HOME_FIRST, SegmentRow};
-use crate::runtime::{Signal, join_all};
-use crate::units::{ByteOffset, Seq};
+use crate::pool::metadata::{ALL_ACCEPTED, HOME_FIRST, Metadata};
+use crate::runtime::{Context, Signal};
+use crate::units::Seq;
 
 /// Payload of a step: what is in memory at a time.
 const STEP_BYTES: usize = 4 << 20;
-/// The largest write to the volume.
-const WRITE_BYTES: usize = 1 << 20;
-/// Writes to the volume in flight.
-const WRITES: usize = 8;
 /// How long applying waits before it tries again what could not be done.
-const STALL_NS: u64 = 50_000_000;
+pub(super) const STALL_NS: u64 = 50_000_000;
 
 /// Why damage keeps entries from being applied.
 const DAMAGED: &str =
     "its log is damaged behind what has been applied; restore it from a replica or a backup";
-
-/// Why entries cannot be applied for want of space.
-const NO_SEGMENT: &str = "the pool has no free segment for the volume; grow it";
 
 /// Which entries are written to the volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,13 +53,11 @@ pub struct ApplyOptions {
     pub automatic: bool,
     /// Once before the volume is served, all of it.
     pub at_open: bool,
-    /// When the log is full and nothing can be applied: writes are refused, rather than wait.
-    pub refuse_when_full: bool,
 }
 
 impl Default for ApplyOptions {
     fn default() -> Self {
-        Self { mode: ApplyMode::Absorb, automatic: true, at_open: false, refuse_when_full: true }
+        Self { mode: ApplyMode::Absorb, automatic: true, at_open: false }
     }
 }
 
@@ -96,63 +86,82 @@ pub(super) struct Linear {
     stalled: Cell<Option<&'static str>>,
     changed: Signal,
     /// The window that is known to be durable.
-    told: Cell<u64>,
+    pub(super) told: Cell<u64>,
     /// A step is under way.
     applying: Cell<bool>,
+    /// How many keep the next one from beginning.
+    holds: Cell<u32>,
     /// Extents that it writes to.
-    busy: RefCell<BTreeSet<u32>>,
+    pub(super) busy: RefCell<BTreeSet<u32>>,
     /// Extents that have been discarded.
     emptied: RefCell<BTreeSet<u32>>,
+    /// Those of them that a commit under way gives up.
+    pub(super) leaving: RefCell<BTreeSet<u32>>,
     thin: bool,
 }
 
+/// No step begins while this exists.
+struct Holding<'a> {
+    linear: &'a Linear,
+    log: &'a Log,
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.linear.holds.set(self.linear.holds.get() - 1);
+        self.log.progress.give();
+    }
+}
+
 /// Blocks with their new content.
-struct Write {
-    lba: u64,
-    sequence: u64,
-    bytes: Vec<u8>,
+pub(super) struct Write {
+    pub lba: u64,
+    pub sequence: u64,
+    pub bytes: Vec<u8>,
 }
 
 /// One thing to do at home, in the order of the log.
-enum Action {
+pub(super) enum Action {
     Write(Write),
     Zero { lba: u64, blocks: u64, sequence: u64, discard: bool },
 }
 
 /// What a step is going to do.
 #[derive(Default)]
-struct Step {
-    actions: Vec<Action>,
+pub(super) struct Step {
+    pub actions: Vec<Action>,
     bytes: usize,
     /// The pages of what is written stay in memory.
     pinned: Vec<Pinned>,
-}
-
-/// Whether there is room at home for a step.
-enum Room {
-    Taken,
-    /// Not for the entry of this sequence, nor what follows it; and why.
-    Missing {
-        from: u64,
-        why: &'static str,
-    },
+    /// Extents that have no space yet, and segments there are for them: a step takes in no more, but for its first
+    /// entry.
+    missing: BTreeSet<u32>,
+    free: usize,
+    is_full: bool,
 }
 
 impl Linear {
-    pub fn new(options: ApplyOptions, extents: u32, thin: bool, cursor: Applied) -> Self {
+    pub fn new(context: &Context, options: ApplyOptions, extents: u32, thin: bool, cursor: Applied) -> Self {
         Self {
             options,
             promised: if thin { 0 } else { extents },
             cursor: Cell::new(cursor),
             wanted: Cell::new(0),
             stalled: Cell::new(None),
-            changed: Signal::default(),
+            changed: Signal::new(context),
             told: Cell::new(0),
             applying: Cell::new(false),
+            holds: Cell::new(0),
             busy: RefCell::default(),
             emptied: RefCell::default(),
+            leaving: RefCell::default(),
             thin,
         }
+    }
+
+    fn hold<'a>(&'a self, log: &'a Log) -> Holding<'a> {
+        self.holds.set(self.holds.get() + 1);
+        Holding { linear: self, log }
     }
 
     /// Where it stands: what a checkpoint that begins now makes durable.
@@ -165,17 +174,20 @@ impl Linear {
         (self.promised as usize).saturating_sub(extents)
     }
 
-    /// Extents that hold nothing any more and that nobody writes to.
-    pub fn take_emptied(&self) -> Vec<u32> {
+    /// Extents that hold nothing any more and that nobody writes to, for a commit to give up.
+    pub fn take_emptied(&self, state: &Metadata) -> Vec<u32> {
         let busy = self.busy.borrow();
-        let (kept, free) = self.emptied.borrow().iter().partition(|number| busy.contains(number));
+        let (kept, mut free): (BTreeSet<u32>, BTreeSet<u32>) =
+            self.emptied.borrow().iter().partition(|number| busy.contains(number));
         *self.emptied.borrow_mut() = kept;
-        let free: BTreeSet<u32> = free;
+        free.retain(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+        self.leaving.borrow_mut().clone_from(&free);
         free.into_iter().collect()
     }
 
-    pub fn applies_at_open(&self) -> bool {
-        self.options.at_open
+    /// That commit has ended.
+    pub fn emptied_are_gone(&self) {
+        self.leaving.borrow_mut().clear();
     }
 }
 
@@ -198,10 +210,12 @@ impl LogStore {
             let reason = Reason::UnknownMoment { moment: through, last };
             return Err(Error::new("apply", reason).on(name));
         }
-        let accepted = self.core.contents.journal().state().accepted;
-        if through > accepted {
-            return Err(Error::new("apply", Reason::Pinned { accepted }).on(name));
-        }
+        let check_accepted = || {
+            let accepted = self.core.contents.journal().state().accepted;
+            let refused = || Error::new("apply", Reason::Pinned { accepted }).on(name);
+            if through > accepted { Err(refused()) } else { Ok(()) }
+        };
+        check_accepted()?;
         linear.wanted.set(linear.wanted.get().max(through));
         linear.stalled.set(None);
         log.progress.give();
@@ -209,6 +223,8 @@ impl LogStore {
             if self.core.failed.is_raised() {
                 return Err(Error::new("apply", Reason::Poisoned).on(name));
             }
+            // Somebody may pin it meanwhile.
+            check_accepted()?;
             if let Some(why) = linear.stalled.get() {
                 linear.wanted.set(0);
                 if why == DAMAGED {
@@ -226,17 +242,38 @@ impl LogStore {
         Ok(Seq(linear.cursor.get().sequence.get()))
     }
 
+    /// Where that is wanted, applies before the volume is served what may be applied and can be.
+    pub(super) async fn apply_at_open(&self) -> Result<()> {
+        let Some(linear) = self.core.linear.as_ref().filter(|linear| linear.options.at_open) else {
+            return Ok(());
+        };
+        let through = self.sequence().min(self.core.contents.journal().state().accepted);
+        if through <= linear.cursor.get().sequence.get() {
+            return Ok(());
+        }
+        match self.apply(Some(Seq(through))).await {
+            // It can be read and written all the same, and says so.
+            Err(error)
+                if matches!(error.reason(), Reason::ApplyStalled { .. } | Reason::LogDamaged { .. }) =>
+            {
+                Ok(())
+            }
+            done => done.map(drop),
+        }
+    }
+
     /// Leaves the base as it is from now on, until more is accepted.
     pub async fn pin_base(&self) -> Result<Seq> {
-        let (linear, _) = self.linear()?;
+        let (linear, log) = self.linear()?;
         // What is under way ends in the base; nothing begins after this.
-        let journal = self.core.contents.journal();
-        journal.commit(|_| vec![Change::Accepted(linear.cursor.get().sequence.get())]).await?;
+        let holding = linear.hold(log);
         while linear.applying.get() {
             linear.changed.wait().await;
         }
         let applied = linear.cursor.get().sequence.get();
-        journal.commit(|_| vec![Change::Accepted(applied)]).await?;
+        self.core.contents.journal().commit(|_| vec![Change::Accepted(applied)]).await?;
+        drop(holding);
+        linear.changed.give();
         self.core.checkpoint().await?;
         Ok(Seq(applied))
     }
@@ -244,20 +281,26 @@ impl LogStore {
     /// Lets the base take changes up to this sequence; all, if none is given.
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
         let (_, log) = self.linear()?;
+        let refused = |reason| Err(Error::new("accept", reason).on(self.core.device.name()));
         let last = log.sequence();
         if let Some(moment) = through.map(|through| through.0).filter(|moment| *moment > last) {
-            let reason = Reason::UnknownMoment { moment, last };
-            return Err(Error::new("accept", reason).on(self.core.device.name()));
+            return refused(Reason::UnknownMoment { moment, last });
         }
+        // A sequence that a crash takes back is given to another change, which nobody has accepted.
+        log.flush().await?;
         let journal = self.core.contents.journal();
-        let before = journal.state().accepted;
-        // What has been accepted may be in the base already.
-        let accepted = match through {
-            None => ALL_ACCEPTED,
-            Some(through) if before == ALL_ACCEPTED => through.0,
-            Some(through) => through.0.max(before),
+        let is_pinned = |state: &Metadata| through.is_none() || state.accepted != ALL_ACCEPTED;
+        if !is_pinned(&journal.state()) {
+            return refused(Reason::NotPinned);
+        }
+        // Somebody else may accept everything before this one's turn comes.
+        let accept = |state: &mut Metadata| match through {
+            _ if !is_pinned(state) => Vec::new(),
+            None => vec![Change::Accepted(ALL_ACCEPTED)],
+            // What has been accepted may be in the base already.
+            Some(through) => vec![Change::Accepted(through.0.max(state.accepted))],
         };
-        journal.commit(|_| vec![Change::Accepted(accepted)]).await?;
+        journal.commit(accept).await?;
         log.progress.give();
         Ok(())
     }
@@ -276,7 +319,7 @@ impl LogStore {
 }
 
 impl Core {
-    /// Applies in the background, and tells the log when it is full for good.
+    /// Applies in the background.
     pub(super) async fn keep_applied(&self) {
         let (Some(linear), Some(log)) = (&self.linear, &self.log) else { return };
         while !self.failed.is_raised() {
@@ -306,18 +349,6 @@ impl Core {
             if behind && stalled.is_none() {
                 continue;
             }
-            let short = self.is_short();
-            if short && self.has_news(linear, log) {
-                // Frees what has been applied, and makes durable what is to be applied.
-                if !self.step(self.checkpoint()).await {
-                    break;
-                }
-                continue;
-            }
-            let full = short && linear.options.refuse_when_full && self.contents.past_bytes() == 0;
-            log.set_full(
-                full.then(|| stalled.unwrap_or("the base is pinned, or applying waits to be asked")),
-            );
             if stalled.is_some() {
                 self.device.context().sleep(STALL_NS).await;
             } else {
@@ -327,14 +358,18 @@ impl Core {
         linear.changed.give();
     }
 
-    /// Whether a checkpoint would say anything new.
-    fn has_news(&self, linear: &Linear, log: &Log) -> bool {
-        let state = self.contents.journal().state();
-        state.checkpoint.sequence.get() < log.sequence() || state.applied != linear.cursor.get()
+    /// Why what the log holds cannot be applied, so that nothing comes free; `None` while it can.
+    pub(super) fn why_not_applied(&self, linear: &Linear, log: &Log) -> Option<&'static str> {
+        let behind = linear.cursor.get().sequence.get() < self.apply_target(linear, log);
+        let asked = "the base is pinned, or applying waits to be asked";
+        linear.stalled.get().or((!behind).then_some(asked))
     }
 
     /// How far to apply now: what was asked for, or what no moment that is kept lies before.
     fn apply_target(&self, linear: &Linear, log: &Log) -> u64 {
+        if linear.holds.get() > 0 {
+            return linear.cursor.get().sequence.get();
+        }
         let state = self.contents.journal().state();
         let durable = log.durable_through().max(state.checkpoint.sequence.get());
         let automatic = match linear.options.automatic {
@@ -343,21 +378,35 @@ impl Core {
             true if self.contents.keeps_past() => self.contents.window(),
             true => state.checkpoint.sequence.get(),
         };
-        automatic.max(linear.wanted.get()).min(durable).min(state.accepted)
+        let accepted = state.accepted;
+        #[cfg(feature = "mutations")]
+        let accepted = match crate::mutation::is_on(crate::mutation::Mutation::UnacceptedApplied) {
+            true => ALL_ACCEPTED,
+            false => accepted,
+        };
+        automatic.max(linear.wanted.get()).min(durable).min(accepted)
     }
 
     /// One step. Why it was not done, if it was not.
-    async fn apply_some(&self, linear: &Linear, log: &Log, mut target: u64) -> Result<Option<&'static str>> {
-        let applied = linear.cursor.get().sequence.get();
-        let (step, cursor) = loop {
-            let gathered = self.gather(linear, target).await?;
-            match self.make_room(linear, &gathered.0).await? {
-                Room::Taken => break gathered,
-                // What comes before it is applied all the same.
-                Room::Missing { from, .. } if from > applied + 1 => target = from - 1,
-                Room::Missing { why, .. } => return Ok(Some(why)),
-            }
-        };
+    async fn apply_some(&self, linear: &Linear, log: &Log, target: u64) -> Result<Option<&'static str>> {
+        let (step, cursor) = self.gather(linear, target).await?;
+        if let Some(why) = self.make_room(linear, &step).await? {
+            return Ok(Some(why));
+        }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::CursorBeforeHome) {
+            linear.cursor.set(cursor);
+            step.actions.iter().for_each(|action| {
+                if let Action::Write(write) = action {
+                    self.bring_home(write);
+                }
+            });
+            let told = |state: &mut Metadata| {
+                let rows = self.news_of_rows(state, 0);
+                rows.into_iter().chain([Change::Applied(cursor)]).collect()
+            };
+            self.contents.journal().commit(told).await?;
+        }
         match linear.options.mode {
             ApplyMode::Strict => {
                 for action in &step.actions {
@@ -377,6 +426,10 @@ impl Core {
             match action {
                 Action::Write(write) => self.bring_home(write),
                 Action::Zero { lba, blocks, discard, .. } => {
+                    // Nothing names what came home before a crash and was superseded after it.
+                    for (number, first, slots) in self.extents(*lba, *blocks) {
+                        (first..first + slots).for_each(|slot| self.contents.kill(number, slot));
+                    }
                     if *discard && linear.thin {
                         self.note_emptied(linear, *lba, *blocks);
                     }
@@ -391,8 +444,9 @@ impl Core {
     async fn gather(&self, linear: &Linear, target: u64) -> Result<(Step, Applied)> {
         let mut window = Window::new(&self.device, self.geometry);
         let mut cursor = linear.cursor.get();
-        let mut step = Step::default();
-        while step.bytes < STEP_BYTES && cursor.sequence.get() < target {
+        let free = self.free_for_home(&self.contents.journal().state()).len();
+        let mut step = Step { free, ..Step::default() };
+        while !step.is_full && step.bytes < STEP_BYTES && cursor.sequence.get() < target {
             let Some((number, physical, block, batch)) = self.next_batch(&mut window, &cursor).await? else {
                 let reason = Reason::LogDamaged { good_through: cursor.sequence.get() };
                 return Err(Error::new("apply", reason).on(self.device.name()));
@@ -400,6 +454,9 @@ impl Core {
             let payload = window.payload(physical, block, &batch).await?;
             let end = self.gather_batch(&mut step, &batch, payload, cursor.sequence.get(), target, linear);
             let end = end.await?;
+            if end == cursor.sequence.get() {
+                break;
+            }
             let next = batch.header.first_sequence.get() + batch.entries.len() as u64;
             cursor.sequence = end.into();
             cursor.virtual_segment = number.into();
@@ -461,8 +518,12 @@ impl Core {
             if sequence > target {
                 break;
             }
-            end = sequence;
             let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
+            if entry.kind.get() == KIND_DATA && !self.has_room(step, lba, blocks) {
+                step.is_full = true;
+                break;
+            }
+            end = sequence;
             match entry.kind.get() {
                 KIND_DATA => {
                     let start = entry.payload.get() as usize * block_bytes;
@@ -509,6 +570,19 @@ impl Core {
         Ok(end)
     }
 
+    /// Whether a step can take in a range, too, with the segments that are free for its extents.
+    fn has_room(&self, step: &mut Step, lba: u64, blocks: u64) -> bool {
+        let state = self.contents.journal().state();
+        let extents = self.extents(lba, blocks).map(|(number, ..)| number);
+        let new: Vec<u32> = extents.filter(|number| !state.rows.contains_key(number)).collect();
+        let more = new.iter().filter(|number| !step.missing.contains(number)).count();
+        if more > 0 && !step.actions.is_empty() && step.missing.len() + more > step.free {
+            return false;
+        }
+        step.missing.extend(new);
+        true
+    }
+
     /// Where a version lies now that was once found in the log: it may have been brought home since.
     pub(super) fn now_at(&self, lba: u64, version: Version) -> Version {
         if self.linear.is_none() || version.is_zero() || version.virtual_segment >= HOME_FIRST {
@@ -521,188 +595,6 @@ impl Core {
             return Version { virtual_segment: number, slot, ..version };
         }
         version
-    }
-
-    /// The extent of a block and its place in it.
-    fn home(&self, lba: u64) -> (u32, u32) {
-        let blocks = u64::from(self.geometry.segment_blocks);
-        (HOME_FIRST + (lba / blocks) as u32, (lba % blocks) as u32)
-    }
-
-    /// The extents of a range, each with its first slot and slots.
-    fn extents(&self, lba: u64, blocks: u64) -> impl Iterator<Item = (u32, u32, u32)> + use<> {
-        let segment = u64::from(self.geometry.segment_blocks);
-        (lba / segment..(lba + blocks).div_ceil(segment)).map(move |extent| {
-            let (start, end) = (lba.max(extent * segment), (lba + blocks).min((extent + 1) * segment));
-            (HOME_FIRST + extent as u32, (start - extent * segment) as u32, (end - start) as u32)
-        })
-    }
-
-    /// Takes space for the extents of a step, and gives up the moments that see what it overwrites; both are
-    /// durable afterwards.
-    async fn make_room(&self, linear: &Linear, step: &Step) -> Result<Room> {
-        let applied = linear.cursor.get().sequence.get();
-        let free = self.free_for_home(&self.contents.journal().state()).len();
-        let mut missing = BTreeSet::new();
-        // What is overwritten and a moment may see.
-        let mut overwritten: BTreeMap<(u32, u32), u64> = BTreeMap::new();
-        {
-            let state = self.contents.journal().state();
-            let mut busy = linear.busy.borrow_mut();
-            for action in &step.actions {
-                let (lba, blocks, sequence, writes) = match action {
-                    Action::Write(write) => {
-                        let blocks = write.bytes.len() as u64 / u64::from(self.geometry.block_bytes);
-                        (write.lba, blocks, write.sequence, true)
-                    }
-                    Action::Zero { lba, blocks, sequence, .. } => (*lba, *blocks, *sequence, false),
-                };
-                for (number, first, slots) in self.extents(lba, blocks) {
-                    match state.rows.get(&number) {
-                        Some(row) => {
-                            let live = (first..first + slots).filter(|slot| row.is_live(*slot));
-                            overwritten.extend(live.map(|slot| ((number, slot), sequence)));
-                        }
-                        None if writes => {
-                            missing.insert(number);
-                            if missing.len() > free {
-                                return Ok(Room::Missing { from: sequence, why: NO_SEGMENT });
-                            }
-                        }
-                        None => continue,
-                    }
-                    busy.insert(number);
-                }
-            }
-        }
-        let given_up = self.contents.last_death(overwritten);
-        if self.contents.is_pinned_before(given_up) {
-            let why = "an image of an older moment is open; close it";
-            return Ok(Room::Missing { from: applied, why });
-        }
-        self.contents.retire(given_up);
-        let tell_window = self.contents.keeps_past() && linear.told.get() < given_up;
-        if missing.is_empty() && !tell_window {
-            return Ok(Room::Taken);
-        }
-        let mut held: Vec<Reading<'_>> = Vec::new();
-        let mut short = false;
-        self.contents
-            .journal()
-            .commit(|state| {
-                let mut changes = self.news_of_rows(state, 0);
-                let free = self.free_for_home(state);
-                short = free.len() < missing.len();
-                if short {
-                    return changes;
-                }
-                for (number, physical) in missing.iter().zip(free) {
-                    held.push(self.contents.reading(physical));
-                    changes.push(SegmentRow::of_log(physical, state.segment_blocks(), 0).change(*number));
-                }
-                changes
-            })
-            .await?;
-        linear.told.set(linear.told.get().max(given_up));
-        // Somebody else has taken what was free.
-        Ok(if short { Room::Missing { from: applied, why: NO_SEGMENT } } else { Room::Taken })
-    }
-
-    /// Does one thing at home.
-    async fn perform(&self, action: &Action) -> Result<()> {
-        let block_bytes = u64::from(self.geometry.block_bytes);
-        match action {
-            Action::Write(write) => {
-                let blocks = write.bytes.len() as u64 / block_bytes;
-                let mut done = 0;
-                for (number, first, slots) in self.extents(write.lba, blocks) {
-                    let length = slots as usize * block_bytes as usize;
-                    self.write_home(number, first, &write.bytes[done..done + length]).await?;
-                    done += length;
-                }
-            }
-            Action::Zero { lba, blocks, .. } => {
-                for (number, first, slots) in self.extents(*lba, *blocks) {
-                    if let Some((device, address)) = self.home_address(number, first) {
-                        let (length, io) = (u64::from(slots) * block_bytes, Io::of(Cause::Apply));
-                        device.write_zeroes(ByteOffset(address), length, io).await?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn home_address(&self, number: u32, slot: u32) -> Option<(&Device, u64)> {
-        let state = self.contents.journal().state();
-        let (physical, block) = state.rows.get(&number)?.place(slot, self.geometry.segment_blocks)?;
-        Some(self.locate(physical, block))
-    }
-
-    async fn write_home(&self, number: u32, slot: u32, bytes: &[u8]) -> Result<()> {
-        let Some((device, address)) = self.home_address(number, slot) else {
-            unreachable!("space for the extent has been taken, and a busy extent stays")
-        };
-        let mut at = address;
-        for piece in bytes.chunks(WRITE_BYTES) {
-            let buf = device.context().buffers().copy_of(piece)?;
-            device.write(ByteOffset(at), buf, Io::of(Cause::Apply)).await.0?;
-            at += piece.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Does the newest thing for each block, by address, neighbours together.
-    async fn perform_sorted(&self, actions: &[Action]) -> Result<()> {
-        let block_bytes = self.geometry.block_bytes as usize;
-        let mut newest: BTreeMap<u64, Option<&[u8]>> = BTreeMap::new();
-        for action in actions {
-            match action {
-                Action::Write(write) => {
-                    let blocks = write.bytes.chunks_exact(block_bytes).map(Some);
-                    newest.extend((write.lba..).zip(blocks));
-                }
-                Action::Zero { lba, blocks, .. } => {
-                    // Blocks that have no place at home read as zero without one.
-                    for (number, first, slots) in self.extents(*lba, *blocks) {
-                        if self.home_address(number, first).is_some() {
-                            let segment = u64::from(self.geometry.segment_blocks);
-                            let start = u64::from(number - HOME_FIRST) * segment + u64::from(first);
-                            newest.extend((start..start + u64::from(slots)).map(|at| (at, None)));
-                        }
-                    }
-                }
-            }
-        }
-        let mut writes: Vec<Action> = Vec::new();
-        for (lba, bytes) in newest {
-            let follows = self.home(lba).1 != 0;
-            match (writes.last_mut(), bytes) {
-                (Some(Action::Write(write)), Some(bytes))
-                    if follows
-                        && write.bytes.len() < WRITE_BYTES
-                        && write.lba + (write.bytes.len() / block_bytes) as u64 == lba =>
-                {
-                    write.bytes.extend_from_slice(bytes);
-                }
-                (Some(Action::Zero { lba: first, blocks, .. }), None)
-                    if follows && *first + *blocks == lba =>
-                {
-                    *blocks += 1;
-                }
-                (_, Some(bytes)) => {
-                    writes.push(Action::Write(Write { lba, sequence: 0, bytes: bytes.to_vec() }));
-                }
-                (_, None) => writes.push(Action::Zero { lba, blocks: 1, sequence: 0, discard: false }),
-            }
-        }
-        for some in writes.chunks(WRITES) {
-            join_all(some.iter().map(|action| self.perform(action)))
-                .await
-                .into_iter()
-                .collect::<Result<()>>()?;
-        }
-        Ok(())
     }
 
     /// From now on the blocks of a write are found at home, unless there is newer content already.

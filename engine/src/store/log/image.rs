@@ -130,26 +130,24 @@ impl Image {
     ///
     /// # Errors
     /// `Misaligned`, `BlockDamaged`, `MetadataDamaged`, and what the device says.
-    pub async fn read(&self, offset: ByteOffset, mut buf: Buf) -> (Result<()>, Buf) {
+    pub async fn read(&self, offset: ByteOffset, buf: Buf) -> (Result<()>, Buf) {
         let block_bytes = u64::from(self.core.geometry.block_bytes);
         let length = buf.len() as u64;
         if (offset.0 | length) & (block_bytes - 1) != 0 {
             let reason = Reason::Misaligned { offset: offset.0, length, granularity: block_bytes };
             return (Err(Error::new("read image", reason).on(self.core.device.name())), buf);
         }
-        for at in 0..length / block_bytes {
-            let version = match self.version(offset.0 / block_bytes + at).await {
-                Ok(version) => version,
+        let first = offset.0 / block_bytes;
+        let mut versions = Vec::with_capacity((length / block_bytes) as usize);
+        for lba in first..first + length / block_bytes {
+            match self.version(lba).await {
+                Ok(version) => versions.push(version),
                 Err(error) => return (Err(error), buf),
-            };
-            let start = (at * block_bytes) as usize;
-            let version = self.core.now_at(offset.0 / block_bytes + at, version);
-            let (result, back) = self.core.read_row(&[version], buf, start, Cause::Application).await;
-            buf = back;
-            if result.is_err() {
-                return (result, buf);
             }
         }
-        (Ok(()), buf)
+        for (lba, version) in (first..).zip(&mut versions) {
+            *version = self.core.now_at(lba, *version);
+        }
+        self.core.read_versions(first, &versions, buf, Cause::Application).await
     }
 }

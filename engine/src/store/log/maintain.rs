@@ -2,25 +2,28 @@
 //!
 //! A checkpoint writes the versions since the last one as a run and lets the log be read from here on. Emptying
 //! moves the live blocks of the segments with the fewest of them together into a free one and rewrites their
-//! rows, never an index entry.
+//! rows, never an index entry. Only when the rows of old segments have become too many are entries rewritten.
 //!
 //! Invariants: the last [`RESERVED_SEGMENTS`] free segments are for emptying alone; blocks are in their new place
 //! and flushed before a row says so; a segment is free only once the journal says that nothing lies there.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
-use super::apply::Linear;
+use super::apply::{Linear, STALL_NS};
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 #[cfg(feature = "mutations")]
 use crate::format::journal::Checkpoint;
 use crate::format::journal::{Change, Lease};
 use crate::pool::contents::Reading;
+use crate::pool::gathered::Gathered;
 use crate::pool::index::merge;
 use crate::pool::layout::RESERVED_SEGMENTS;
+use crate::pool::log::append::Log;
 use crate::pool::metadata::{Metadata, SegmentRow};
 use crate::runtime::Task;
 use crate::units::ByteOffset;
@@ -46,10 +49,23 @@ struct Group {
     /// Segments that are free once these rows have moved.
     segments: u32,
     live: u32,
+    /// The log's sequence when the youngest of them was written.
+    written: u64,
 }
 
-/// Scale of how full a group is, when groups are compared.
-const FULL: u64 = 1 << 10;
+impl Group {
+    /// What emptying it is worth (Rosenblum and Ousterhout, "The design and implementation of a log-structured file
+    /// system", 1992): the space won times its age, over the cost of reading all and writing what lives. What has not
+    /// died for long is going to live longer, so that its space stays won.
+    fn worth(&self, now: u64, segment_blocks: u32) -> u128 {
+        let (blocks, live) = (u128::from(self.segments) * u128::from(segment_blocks), u128::from(self.live));
+        let age = (u128::from(now.saturating_sub(self.written)) + 1).isqrt();
+        blocks.saturating_sub(live) * age * WORTH_SCALE / (blocks + live)
+    }
+}
+
+/// So that worths of little differ.
+const WORTH_SCALE: u128 = 1 << 32;
 
 fn groups_of<'a>(rows: impl Iterator<Item = (u32, &'a SegmentRow)> + Clone) -> Vec<Group> {
     let mut follows: BTreeMap<u32, u32> = BTreeMap::new();
@@ -71,6 +87,7 @@ fn groups_of<'a>(rows: impl Iterator<Item = (u32, &'a SegmentRow)> + Clone) -> V
         let (group, segments) = groups.entry(first(row.physical)).or_default();
         group.rows.push(number);
         group.live += row.live_slots();
+        group.written = group.written.max(row.written);
         segments.extend(row.segments());
     }
     let counted =
@@ -78,24 +95,29 @@ fn groups_of<'a>(rows: impl Iterator<Item = (u32, &'a SegmentRow)> + Clone) -> V
     groups.into_values().map(counted).collect()
 }
 
-/// The first groups that fit `targets_max` segments together and leave at least one more free than they fill. And
-/// how many they fill.
+/// Of the first groups, as many as free segments at the least cost: a full segment of copying for each one that is
+/// free in the end, and what stays empty of the last segment is lost like one. They fit `targets_max` segments. And
+/// how many they fill; `None` if nothing is won.
 fn choose_groups(groups: &[Group], room: u32, targets_max: u32) -> Option<(Vec<&Group>, u32)> {
     let (mut blocks, mut segments) = (0_u32, 0);
     let mut chosen = Vec::new();
+    let mut best: Option<(usize, u32, u32)> = None;
     for group in groups {
-        if (blocks + group.live).div_ceil(room) > targets_max {
+        let targets = (blocks + group.live).div_ceil(room);
+        if targets > targets_max {
             continue;
         }
         blocks += group.live;
         segments += group.segments;
         chosen.push(group);
-        // Enough for now, and the less is copied at a time, the more dies meanwhile.
-        if segments > blocks.div_ceil(room) && segments > 1 {
-            break;
+        let won = segments - targets.min(segments);
+        if won > 0 && best.is_none_or(|(_, best_targets, best_won)| targets * best_won < best_targets * won) {
+            best = Some((chosen.len(), targets, won));
         }
     }
-    (segments > blocks.div_ceil(room)).then(|| (chosen, blocks.div_ceil(room)))
+    let (count, targets, _) = best?;
+    chosen.truncate(count);
+    Some((chosen, targets))
 }
 
 impl Core {
@@ -148,6 +170,10 @@ impl Core {
     }
 
     fn can_lease(&self) -> bool {
+        self.has_segments() && self.contents.journal().state().rows_left() > 0
+    }
+
+    fn has_segments(&self) -> bool {
         let state = self.contents.journal().state();
         self.free_for_log(&state, 0).len() > self.reserved(&state)
     }
@@ -170,7 +196,7 @@ impl Core {
     ) -> Vec<Change> {
         let after = state.leases.back().map_or(0, |lease| lease.physical.get());
         let free = self.free_for_log(state, after);
-        let room = free.len().saturating_sub(self.reserved(state));
+        let room = free.len().saturating_sub(self.reserved(state)).min(state.rows_left());
         let wanted = self.leases_wanted().saturating_sub(ahead);
         let mut changes = Vec::new();
         for (physical, number) in free[..room.min(wanted)].iter().zip(state.next_virtual()..) {
@@ -211,6 +237,7 @@ impl Core {
     }
 
     async fn write_checkpoint(&self) -> Result<()> {
+        let _turn = self.run_turn.lock(0, 1).await;
         let mut checkpoints = self.checkpoints.get();
         checkpoints.begun += 1;
         self.checkpoints.set(checkpoints);
@@ -241,14 +268,18 @@ impl Core {
                 let mut changes = self.news_of_rows(state, released);
                 if let (Some(linear), Some(applied)) = (&self.linear, applied) {
                     changes.push(Change::Applied(applied));
+                    // The one before is durable so far, and what it still needs is free all the same.
+                    #[cfg(feature = "mutations")]
+                    if crate::mutation::is_on(crate::mutation::Mutation::FreedBeforeCursor) {
+                        changes.pop();
+                        changes.push(Change::Applied(state.applied));
+                    }
                     // What has not been applied is kept, dead or not: the entries lead from one to the next.
                     let first_leased =
                         state.leases.get(released).map_or(0, |lease| lease.virtual_segment.get());
                     let end = applied.virtual_segment.get().min(first_leased);
-                    let written = state.rows.range(..end).map(|(number, _)| *number);
-                    let dead = written.chain(linear.take_emptied());
-                    let dead =
-                        dead.filter(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+                    let written = state.rows.range(..end).filter(|(_, row)| row.live_slots() == 0);
+                    let dead = written.map(|(number, _)| *number).chain(linear.take_emptied(state));
                     changes.extend(dead.map(Change::RowRemoved));
                 }
                 changes.extend(run.as_ref().map(|run| {
@@ -261,6 +292,7 @@ impl Core {
             })
             .await?;
         drop(held);
+        self.linear.iter().for_each(Linear::emptied_are_gone);
         index.thaw(run);
         let mut checkpoints = self.checkpoints.get();
         checkpoints.ended += 1;
@@ -306,14 +338,22 @@ impl Core {
         let Some(log) = &self.log else { return };
         while !self.failed.is_raised() {
             let runs = merge::choose(&self.contents.index().runs());
-            let done = if !runs.is_empty() {
+            let done = if self.contents.journal().state().has_many_rows() {
+                self.step(self.gather_rows()).await
+            } else if !runs.is_empty() {
                 self.step(self.merge(&runs)).await
             } else if let Some(moving) = self.choose_moving() {
                 self.step(self.empty(moving)).await
-            } else if self.is_short() && self.contents.forget_some() {
+            } else if self.is_short() && (self.contents.forget_some() || self.has_news(log)) {
                 self.step(self.checkpoint()).await
             } else {
-                log.progress.wait().await;
+                log.set_full(self.why_full(log).filter(|_| self.refuse_when_full));
+                // Whoever gives up a moment, or reads a free segment, tells nobody.
+                if self.is_short() {
+                    self.device.context().sleep(STALL_NS).await;
+                } else {
+                    log.progress.wait().await;
+                }
                 true
             };
             if !done {
@@ -322,16 +362,84 @@ impl Core {
         }
     }
 
+    /// Gathers the rows that share segments, so that there are no more of them than segments.
+    async fn gather_rows(&self) -> Result<()> {
+        let index = self.contents.index();
+        let gathered = {
+            let state = self.contents.journal().state();
+            let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
+            let rows = state.rows.iter().filter(|(_, row)| !leased.contains(&row.physical));
+            let groups = groups_of(rows.map(|(number, row)| (*number, row)));
+            let shared = groups.iter().filter(|group| group.rows.len() > group.segments as usize);
+            Gathered::new(&state, shared.flat_map(|group| group.rows.iter().copied()))
+        };
+        let rename = |place| gathered.rename(place);
+        let older = index.runs();
+        let (number, wanted) = (self.take_run_number(), self.contents.wanted());
+        let merged = merge::merge(index, &older, number, true, &wanted, rename).await?;
+        // What checkpoints have written meanwhile is little. None is under way until all names are changed.
+        let _turn = self.run_turn.lock(0, 1).await;
+        let newer = index.runs().split_off(older.len());
+        let (number, wanted) = (self.take_run_number(), self.contents.wanted());
+        let merged_newer = if newer.is_empty() {
+            None
+        } else {
+            merge::merge(index, &newer, number, merged.is_none(), &wanted, rename).await?
+        };
+        self.contents
+            .journal()
+            .commit(|state| {
+                let mut changes = gathered.changes(state, self.news_of_rows(state, 0));
+                let gone = older.iter().chain(&newer);
+                changes.extend(gone.map(|run| Change::RunRemoved(run.info().run.run.get())));
+                changes.extend(merged.iter().chain(&merged_newer).map(|run| {
+                    let info = run.info();
+                    Change::Run(info.run, info.extents.clone())
+                }));
+                changes
+            })
+            .await?;
+        self.contents.rename(gathered);
+        older.iter().chain(&newer).for_each(|run| run.set_replaced());
+        index.replace(&older, merged);
+        index.replace(&newer, merged_newer);
+        Ok(())
+    }
+
     /// Whether the log has no segment to go on in, and none to lease.
     pub(super) fn is_short(&self) -> bool {
-        self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.can_lease()
+        self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.has_segments()
+    }
+
+    /// Whether a checkpoint would say anything new.
+    fn has_news(&self, log: &Log) -> bool {
+        let state = self.contents.journal().state();
+        let applied = self.linear.as_ref().map_or(state.applied, Linear::cursor);
+        state.checkpoint.sequence.get() < log.sequence() || state.applied != applied
+    }
+
+    /// Why no room is going to be made for the log, when nothing is left to be emptied and no past to be given up;
+    /// `None` while there is room, or somebody only reads what is free.
+    fn why_full(&self, log: &Log) -> Option<&'static str> {
+        let held_by_readers = {
+            let state = self.contents.journal().state();
+            state.free_after(0).filter(|at| self.is_for_log(*at)).count() > self.reserved(&state)
+        };
+        if !self.is_short() || held_by_readers {
+            return None;
+        }
+        match &self.linear {
+            Some(linear) => self.why_not_applied(linear, log),
+            None => Some("open images of the past and the volume itself fill it; close images"),
+        }
     }
 
     async fn merge(&self, runs: &[Rc<crate::pool::index::run::Run>]) -> Result<()> {
         let index = self.contents.index();
         let oldest = index.runs().first().is_some_and(|first| Rc::ptr_eq(first, &runs[0]));
         let wanted = self.contents.wanted();
-        let merged = merge::merge(index, runs, self.take_run_number(), oldest, &wanted).await?;
+        let merged =
+            merge::merge(index, runs, self.take_run_number(), oldest, &wanted, |place| place).await?;
         self.contents
             .journal()
             .commit(|state| {
@@ -364,8 +472,8 @@ impl Core {
         let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
         let rows = state.rows.iter().filter(|(_, row)| !leased.contains(&row.physical));
         let mut groups = groups_of(rows.map(|(number, row)| (*number, row)));
-        groups.sort_by_key(|group| (u64::from(group.live) * FULL / u64::from(group.segments), group.rows[0]));
-        let room = state.segment_blocks();
+        let (now, room) = (self.sequence(), state.segment_blocks());
+        groups.sort_by_cached_key(|group| (Reverse(group.worth(now, room)), group.rows[0]));
         let targets_max = free.min(RESERVED_SEGMENTS as usize) as u32;
         // From the emptiest on; or from a group that is worth it by itself and did not fit beside those.
         let starts = (0..groups.len()).filter(|start| *start == 0 || groups[*start].segments > 1);
@@ -494,8 +602,8 @@ mod tests {
         assert_eq!(sizes.iter().map(|(_, segments, _)| segments).sum::<u32>(), 12);
         let (chosen, targets) = choose_groups(&groups, 16, 5).unwrap();
         assert!(chosen.iter().map(|group| group.segments).sum::<u32>() > targets && targets <= 5);
-        let full =
-            [Group { rows: vec![1], segments: 1, live: 16 }, Group { rows: vec![2], segments: 1, live: 15 }];
+        let group = |number, live| Group { rows: vec![number], segments: 1, live, written: 0 };
+        let full = [group(1, 16), group(2, 15)];
         assert!(choose_groups(&full, 16, 5).is_none(), "nothing is won");
     }
 }

@@ -7,7 +7,7 @@
 //! Here the parts of the pool are put together: `open` recovers, `write` and `read` are the data path,
 //! `image` opens the past, `maintain` keeps checkpoints, leases, runs and free segments in order.
 //!
-//! With a linear volume behind it (`apply`), the log is where writes become durable and the past is kept, and
+//! With a linear volume behind it (`apply`, `home`), the log is where writes become durable and the past is kept, and
 //! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
 //! in the order in which it wrote them.
 
@@ -35,7 +35,7 @@ use crate::device::Device;
 use crate::pool::contents::Contents;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::Log;
-use crate::runtime::{FailureFlag, Signal, Task};
+use crate::runtime::{FailureFlag, RangeLock, Signal, Task};
 use apply::Linear;
 
 /// An open log store. Its background tasks end when it is dropped.
@@ -64,12 +64,16 @@ struct Core {
     /// Its device, where it does not lie in the pool.
     home: Option<HomeDevice>,
     failed: FailureFlag,
+    /// When the log is full and no room can be made: writes are refused, rather than wait.
+    refuse_when_full: bool,
     /// Bytes of log between checkpoints.
     checkpoint_bytes: u64,
     next_run: Cell<u64>,
     /// Checkpoints asked for, begun and ended.
     checkpoints: Cell<Checkpoints>,
     checkpoint_ended: Signal,
+    /// Held while runs are added and while names in all of them change.
+    run_turn: RangeLock,
     report: RecoveryReport,
     /// The last sequence, where it was opened for reading.
     sequence: u64,

@@ -21,8 +21,8 @@ use crate::pool::layout;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
-use crate::pool::metadata::Metadata;
-use crate::runtime::{FailureFlag, Signal};
+use crate::pool::metadata::{ALL_ACCEPTED, Metadata};
+use crate::runtime::{FailureFlag, RangeLock, Signal};
 use crate::store::Backend;
 
 /// What opening found and did.
@@ -56,6 +56,9 @@ pub struct OpenOptions {
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
+    /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
+    /// wait until there is room.
+    pub refuse_when_full: bool,
     /// Memory for a volatile log, besides what the requests under way carry.
     pub volatile_log_bytes: usize,
 }
@@ -65,6 +68,7 @@ impl Default for OpenOptions {
         Self {
             index_bytes: INDEX_BYTES,
             apply: ApplyOptions::default(),
+            refuse_when_full: true,
             volatile_log_bytes: VOLATILE_CACHE_BYTES,
         }
     }
@@ -187,7 +191,7 @@ impl LogStore {
         let linear = (Backend::from_number(superblock.backend.get())? == Backend::Linear).then(|| {
             let extents = superblock.volume_bytes.get().div_ceil(geometry.segment_bytes()) as u32;
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
-            Linear::new(options.apply, extents, thin, journal.state().applied)
+            Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
         let mut core = Core {
             device: device.clone(),
@@ -196,10 +200,12 @@ impl LogStore {
             linear,
             home,
             failed: failed.clone(),
+            refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
-            checkpoint_ended: Signal::default(),
+            checkpoint_ended: Signal::new(device.context()),
+            run_turn: RangeLock::default(),
             report,
             sequence,
             contents,
@@ -212,9 +218,7 @@ impl LogStore {
         let mut tasks = core.log.as_ref().map(Log::start).unwrap_or_default();
         tasks.extend(core.start_maintenance());
         let store = Self { core, tasks };
-        if store.core.linear.as_ref().is_some_and(Linear::applies_at_open) {
-            store.apply(None).await?;
-        }
+        store.apply_at_open().await?;
         Ok(store)
     }
 }
@@ -255,6 +259,10 @@ impl Core {
                 }
                 if accepted {
                     changes.push(Change::Watermark(tail.sequence));
+                    // Its sequences are given to other changes, which nobody has accepted.
+                    if (tail.sequence..ALL_ACCEPTED).contains(&state.accepted) {
+                        changes.push(Change::Accepted(tail.sequence));
+                    }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));
                 changes

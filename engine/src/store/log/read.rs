@@ -9,55 +9,60 @@ use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::crc32c;
 use crate::pool::index::current::Version;
+use crate::runtime::join_all;
 use crate::units::ByteOffset;
 
 impl LogStore {
     pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.core.read(offset, buf, io).await
+        self.core.read(offset.0 / u64::from(self.core.geometry.block_bytes), buf, io.cause).await
     }
 }
 
 impl Core {
-    async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let block_bytes = self.geometry.block_bytes as usize;
-        let (first, blocks) = (offset.0 / block_bytes as u64, buf.len() / block_bytes);
-        let mut buf = Some(buf);
-        let mut found = Ok(());
-        let mut versions = Vec::new();
-        let mut at = 0;
-        while at < blocks && found.is_ok() {
-            versions.clear();
-            for lba in first + at as u64..first + blocks as u64 {
-                match self.contents.index().current(lba).await {
-                    Ok(version) => versions.push(version),
-                    Err(error) => found = Err(error),
-                }
-                if found.is_err() || self.row_length(&versions) < versions.len() {
-                    break;
-                }
+    async fn read(&self, first: u64, mut buf: Buf, cause: Cause) -> (Result<()>, Buf) {
+        let blocks = buf.len() / self.geometry.block_bytes as usize;
+        let (mut one, mut several) = ([Version::NONE], Vec::new());
+        loop {
+            let found = self.find(first, blocks, &mut one, &mut several).await;
+            if let Err(error) = found {
+                return (Err(error), buf);
             }
-            if found.is_err() {
-                break;
-            }
-            let row = self.row_length(&versions);
-            let Some(whole) = buf.take() else { unreachable!("it comes back with each read") };
-            let (result, back) = self.read_row(&versions[..row], whole, at * block_bytes, io.cause).await;
-            buf = Some(back);
+            let versions = if blocks == 1 { &one[..] } else { &several };
+            let (result, back) = self.read_versions(first, versions, buf, cause).await;
+            buf = back;
             match result {
-                Ok(()) => at += row,
                 // Somebody may have written it meanwhile: look again where it lies.
                 Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
-                    match self.has_changed(first + at as u64, &versions[..row]).await {
+                    match Box::pin(self.has_changed(first, versions)).await {
                         Ok(true) => {}
-                        Ok(false) => found = Err(error.at(offset.0 + (at * block_bytes) as u64)),
-                        Err(error) => found = Err(error),
+                        Ok(false) => return (Err(error), buf),
+                        Err(error) => return (Err(error), buf),
                     }
                 }
-                Err(error) => found = Err(error),
+                result => return (result, buf),
             }
         }
-        let Some(buf) = buf else { unreachable!("it comes back with each read") };
-        (found, buf)
+    }
+
+    /// Where these blocks lie now: in `one` for a single block, which is what most reads are, else in `several`.
+    async fn find(
+        &self,
+        first: u64,
+        blocks: usize,
+        one: &mut [Version; 1],
+        several: &mut Vec<Version>,
+    ) -> Result<()> {
+        let index = self.contents.index();
+        if blocks == 1 {
+            one[0] = index.current(first).await?;
+            return Ok(());
+        }
+        several.clear();
+        several.reserve(blocks);
+        for lba in first..first + blocks as u64 {
+            several.push(index.current(lba).await?);
+        }
+        Ok(())
     }
 
     async fn has_changed(&self, first: u64, versions: &[Version]) -> Result<bool> {
@@ -74,17 +79,18 @@ impl Core {
         if version.is_zero() {
             return None;
         }
+        let (number, slot) = self.contents.name_now((version.virtual_segment, version.slot));
         let state = self.contents.journal().state();
         // A version that died and was thrown away since it was looked up: its checksum will not be found there.
-        let row = state.rows.get(&version.virtual_segment);
-        let place = row.and_then(|row| row.place(version.slot, self.geometry.segment_blocks));
+        let row = state.rows.get(&number);
+        let place = row.and_then(|row| row.place(slot, self.geometry.segment_blocks));
         let (physical, block) = place.unwrap_or((0, 0));
         Some((physical, self.locate(physical, block).1))
     }
 
     /// How many of these versions lie behind each other, or are zeroes together.
     fn row_length(&self, versions: &[Version]) -> usize {
-        let Some(first) = versions.first() else { return 0 };
+        let [first, _, ..] = versions else { return versions.len() };
         let first = self.place(first);
         let block_bytes = u64::from(self.geometry.block_bytes);
         let follows = |(index, version): &(usize, &Version)| match (first, self.place(version)) {
@@ -97,43 +103,76 @@ impl Core {
         versions.iter().enumerate().take_while(follows).count()
     }
 
-    /// Reads versions that lie behind each other into `buf` from byte `start` on.
-    pub(super) async fn read_row(
+    /// Reads these versions of the blocks from `first` on: what lies together with one request, and all requests at
+    /// the same time.
+    pub(super) async fn read_versions(
         &self,
+        first: u64,
+        versions: &[Version],
+        buf: Buf,
+        cause: Cause,
+    ) -> (Result<()>, Buf) {
+        if self.row_length(versions) == versions.len() {
+            return self.read_row(first, versions, buf, cause).await;
+        }
+        // Boxed, because it is seldom: in place it would lie in every read.
+        Box::pin(self.read_rows(first, versions, buf, cause)).await
+    }
+
+    async fn read_rows(
+        &self,
+        first: u64,
         versions: &[Version],
         mut buf: Buf,
-        start: usize,
         cause: Cause,
     ) -> (Result<()>, Buf) {
         let block_bytes = self.geometry.block_bytes as usize;
-        let length = versions.len() * block_bytes;
+        let (mut rows, mut at, mut length) = (Vec::new(), 0, self.row_length(versions));
+        while at + length < versions.len() {
+            let rest = buf.split_off(length * block_bytes);
+            rows.push(self.read_row(first + at as u64, &versions[at..at + length], buf, cause));
+            (buf, at) = (rest, at + length);
+            length = self.row_length(&versions[at..]);
+        }
+        rows.push(self.read_row(first + at as u64, &versions[at..], buf, cause));
+        join_parts(join_all(rows).await)
+    }
+
+    /// Reads versions that lie behind each other.
+    async fn read_row(
+        &self,
+        first: u64,
+        versions: &[Version],
+        mut buf: Buf,
+        cause: Cause,
+    ) -> (Result<()>, Buf) {
+        let block_bytes = self.geometry.block_bytes as usize;
         let Some((physical, address)) = versions.first().and_then(|version| self.place(version)) else {
-            buf[start..start + length].fill(0);
+            buf.fill(0);
             return (Ok(()), buf);
         };
         let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
-        let result = if length == buf.len() {
-            let (result, back) = device.read(ByteOffset(address), buf, Io::of(cause)).await;
-            buf = back;
-            result
-        } else {
-            match self.device.context().buffers().get(length) {
-                Ok(piece) => {
-                    let (result, piece) = device.read(ByteOffset(address), piece, Io::of(cause)).await;
-                    buf[start..start + length].copy_from_slice(&piece);
-                    result
-                }
-                Err(error) => Err(error),
-            }
-        };
+        let (result, buf) = device.read(ByteOffset(address), buf, Io::of(cause)).await;
         drop(reading);
         let result = result.and_then(|()| {
-            let blocks = buf[start..start + length].chunks_exact(block_bytes);
+            let blocks = buf.chunks_exact(block_bytes);
             let whole = blocks.zip(versions).all(|(block, version)| crc32c(&[block]) == version.checksum);
             let refused = || Error::new("read", Reason::BlockDamaged { address }).on(device.name());
-            if whole { Ok(()) } else { Err(refused()) }
+            if whole { Ok(()) } else { Err(refused().at(first * block_bytes as u64)) }
         });
         (result, buf)
+    }
+}
+
+/// Puts the parts of a buffer together again; the first error of them.
+pub(super) fn join_parts(parts: Vec<(Result<()>, Buf)>) -> (Result<()>, Buf) {
+    let joined = parts.into_iter().reduce(|(result, mut buf), (next, part)| {
+        buf.join(part);
+        (result.and(next), buf)
+    });
+    match joined {
+        Some(joined) => joined,
+        None => unreachable!("a transfer has at least one part"),
     }
 }

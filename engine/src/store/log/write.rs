@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use super::read::join_parts;
 use super::{Core, LogStore};
 use crate::buf::Buf;
 use crate::device::Io;
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{KIND_DATA, KIND_DISCARD, KIND_ZERO};
-use crate::pool::log::append::{Entry, Log, Payload};
+use crate::pool::log::append::{Entry, Log};
 use crate::runtime::join_all;
 use crate::units::ByteOffset;
 
@@ -16,12 +17,7 @@ const ZERO_BLOCKS_MAX: u64 = 1 << 16;
 
 impl LogStore {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let buf = Rc::new(buf);
-        let result = self.core.write(offset, &buf, io).await;
-        match Rc::try_unwrap(buf) {
-            Ok(buf) => (result, buf),
-            Err(_) => unreachable!("the log gives its share up before it answers"),
-        }
+        self.core.write(offset.0, buf, io).await
     }
 
     /// Makes everything that has completed durable.
@@ -51,30 +47,34 @@ impl Core {
         self.log.as_ref().ok_or_else(refused)
     }
 
-    async fn write(&self, offset: ByteOffset, buf: &Rc<Buf>, io: Io) -> Result<()> {
-        let block_bytes = u64::from(self.geometry.block_bytes);
-        let piece_bytes = u64::from(self.geometry.entry_blocks_max()) * block_bytes;
-        let length = buf.len() as u64;
-        if length <= piece_bytes {
-            return self.write_piece(offset.0, buf, 0, length, io).await;
+    async fn write(&self, offset: u64, mut buf: Buf, io: Io) -> (Result<()>, Buf) {
+        let piece_bytes = self.geometry.entry_blocks_max() as usize * self.geometry.block_bytes as usize;
+        if buf.len() <= piece_bytes {
+            return self.write_piece(offset, buf, io).await;
         }
-        let pieces = (0..length).step_by(piece_bytes as usize).map(|start| {
-            let bytes = piece_bytes.min(length - start);
-            self.write_piece(offset.0 + start, buf, start, bytes, io.clone())
-        });
-        join_all(pieces).await.into_iter().collect()
+        let mut pieces = Vec::with_capacity(buf.len().div_ceil(piece_bytes));
+        let mut at = offset;
+        while buf.len() > piece_bytes {
+            let rest = buf.split_off(piece_bytes);
+            pieces.push(self.write_piece(at, buf, io.clone()));
+            (buf, at) = (rest, at + piece_bytes as u64);
+        }
+        pieces.push(self.write_piece(at, buf, io));
+        join_parts(join_all(pieces).await)
     }
 
-    async fn write_piece(&self, offset: u64, buf: &Rc<Buf>, start: u64, length: u64, io: Io) -> Result<()> {
+    async fn write_piece(&self, offset: u64, buf: Buf, io: Io) -> (Result<()>, Buf) {
         let block_bytes = u64::from(self.geometry.block_bytes);
-        let (lba, blocks) = (offset / block_bytes, length / block_bytes);
-        let pinned = self.contents.index().pin(lba, blocks).await?;
-        let payload = Payload { buf: Rc::clone(buf), start: start as usize };
-        let (kind, payload) = (KIND_DATA, Some(payload));
+        let (lba, blocks) = (offset / block_bytes, buf.len() as u64 / block_bytes);
+        let (log, pinned) = match (self.log(), self.contents.index().pin(lba, blocks).await) {
+            (Ok(log), Ok(pinned)) => (log, pinned),
+            (Err(error), _) | (_, Err(error)) => return (Err(error), buf),
+        };
         let (durable, guard) = (io.durable, io.guard);
-        let entry = Entry { kind, lba, blocks: blocks as u32, payload, durable, guard, pinned };
-        let appended = self.log()?.append(entry).await;
-        self.judge(appended.map(|_| ()), durable)
+        let (kind, blocks, payload) = (KIND_DATA, blocks as u32, Some(buf));
+        let appended = log.append(Entry { kind, lba, blocks, payload, durable, guard, pinned }).await;
+        let (result, Some(buf)) = appended else { unreachable!("a payload comes back") };
+        (self.judge(result.map(|_| ()), durable), buf)
     }
 
     async fn zero(&self, kind: u32, offset: ByteOffset, length: u64, io: Io) -> Result<()> {
@@ -85,7 +85,7 @@ impl Core {
             let pinned = self.contents.index().pin_written(lba, blocks).await?;
             let (durable, guard) = (io.durable, io.guard.clone());
             let entry = Entry { kind, lba, blocks: blocks as u32, payload: None, durable, guard, pinned };
-            let appended = self.log()?.append(entry).await;
+            let appended = self.log()?.append(entry).await.0;
             self.judge(appended.map(|_| ()), durable)?;
             lba += blocks;
         }

@@ -1,0 +1,103 @@
+//! The base of a linear volume, by its bytes on the disk: while it is pinned, not one of them changes.
+//!
+//! Where its extents lie is read from the newest root, image and journal with the format's own decoders.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::World;
+use super::shared::TicketCell;
+use crate::format::journal::{Change, Decoded as Record, RecordHeader};
+use crate::format::root::{Decoded as AtRoot, ROOT_BYTES, Root};
+use crate::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
+use crate::store::log::ImageOptions;
+use crate::units::SECTOR_BYTES;
+
+/// The first number of a row that is an extent.
+const HOME_FIRST: u32 = 1 << 31;
+/// Writes to a volume whose base is pinned.
+const WRITES: u64 = 4;
+/// Time in which whoever applied them would have done so.
+const WAIT_NS: u64 = 200_000_000;
+
+impl World<'_> {
+    /// The bytes of every extent, and where each begins.
+    fn base(&self) -> BTreeMap<u64, Vec<u8>> {
+        let disk = &self.shared.disk;
+        let head = disk.peek(0, SUPERBLOCK_BYTES);
+        let Some(Decoded::Valid(superblock)) = head.first_chunk().map(|bytes| Superblock::decode(bytes, 0))
+        else {
+            return BTreeMap::new();
+        };
+        let root = [0, ROOT_BYTES as u64 * 16].into_iter().filter_map(|step| {
+            let at = superblock.roots.offset.get() + step;
+            match disk.peek(at, ROOT_BYTES).first_chunk().map(|bytes| Root::decode(bytes, at)) {
+                Some(AtRoot::Valid(root)) => Some(root),
+                _ => None,
+            }
+        });
+        let Some(root) = root.max_by_key(|root| root.generation.get()) else { return BTreeMap::new() };
+        let image = disk.peek(root.image_address.get(), root.image_bytes.get() as usize);
+        let mut changes = Change::decode_list(&image).unwrap_or_default();
+        let records = disk.peek(root.journal_address.get(), root.journal_bytes.get() as usize);
+        let (mut used, mut number) = (0, 0);
+        while let (Record::Valid(more), bytes) = RecordHeader::decode(
+            &records[used as usize..],
+            root.journal_address.get() + used,
+            root.generation.get(),
+            number,
+            &superblock.pool_id,
+        ) {
+            changes.extend(more);
+            (used, number) = (used + bytes, number + 1);
+        }
+        let mut extents = BTreeMap::new();
+        for change in changes {
+            match change {
+                Change::Row(row, ..) if row.virtual_segment.get() >= HOME_FIRST => {
+                    extents.insert(row.virtual_segment.get(), row.physical.get());
+                }
+                Change::RowRemoved(number) => drop(extents.remove(&number)),
+                _ => {}
+            }
+        }
+        let segment_bytes = u64::from(superblock.segment_bytes.get());
+        let place = |physical: u32| superblock.data.offset.get() + u64::from(physical) * segment_bytes;
+        let bytes = |at| (at, disk.peek(at, segment_bytes as usize));
+        extents.into_values().map(|physical| bytes(place(physical))).collect()
+    }
+
+    /// Pins the base, writes, and sees that it stays as it is until that is accepted.
+    pub(super) async fn pin(&mut self) -> Result<(), String> {
+        self.settle().await?;
+        let shared = Rc::clone(&self.shared);
+        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+        if volume.status().poisoned {
+            shared.poisoned.set(true);
+            return Ok(());
+        }
+        let was_striking = shared.faults.striking.replace(false);
+        let told = |what: &str, error| format!("{what} fails: {error}");
+        shared.bounded("apply", volume.apply(None)).await?.map_err(|error| told("apply", error))?;
+        shared.bounded("pin", volume.pin_base()).await?.map_err(|error| told("pin", error))?;
+        let before = self.base();
+        let count = u64::from(self.script.block_bytes) / SECTOR_BYTES;
+        let blocks = self.script.volume_bytes / u64::from(self.script.block_bytes);
+        for number in 0..WRITES.min(blocks) {
+            shared.write(&volume, number * count, count, true, &TicketCell::default()).await;
+        }
+        // Opening an image makes a checkpoint: from there on it could be applied.
+        let image = shared.bounded("open image", volume.image(ImageOptions::default())).await?;
+        drop(image.map_err(|error| told("open image", error))?);
+        shared.context.sleep(WAIT_NS).await;
+        let after: BTreeMap<u64, Vec<u8>> =
+            before.iter().map(|(at, bytes)| (*at, shared.disk.peek(*at, bytes.len()))).collect();
+        if before != after {
+            return Err("a pinned base has changed".to_string());
+        }
+        shared.note("linear: pinned base stayed as it was");
+        shared.bounded("accept", volume.accept(None)).await?.map_err(|error| told("accept", error))?;
+        shared.faults.striking.set(was_striking);
+        Ok(())
+    }
+}
