@@ -42,10 +42,10 @@ pub enum Intent {
 pub fn code_of(error: &Error, intent: Intent) -> Code {
     match (error.kind(), error.reason()) {
         (_, Reason::NotFound) if intent == Intent::Create => Code::Refused,
-        (_, Reason::DeviceTooSmall { .. }) => Code::Refused,
+        (_, Reason::DeviceTooSmall { .. } | Reason::CannotShrink { .. }) => Code::Refused,
         (_, Reason::SuperblockConflict) => Code::Found,
         // Another backend was chosen when the volume was made: the same call will always be refused.
-        (_, Reason::NoPast { .. } | Reason::NotLinear { .. }) => Code::Usage,
+        (_, Reason::NoPast { .. } | Reason::NotLinear { .. } | Reason::CannotGrow { .. }) => Code::Usage,
         // The system's own EINVAL says nothing about how the program was called.
         (_, Reason::Os { errno }) if *errno != libc::EBUSY => Code::Environment,
         (Kind::Denied | Kind::Busy | Kind::NotPrimary, _) => Code::Refused,
@@ -75,7 +75,11 @@ mod tests {
             (Reason::Misaligned { offset: 1, length: 1, granularity: 512 }, Code::Usage),
             (Reason::OutOfRange { offset: 1, length: 1, size_bytes: 1 }, Code::Usage),
             (Reason::NotABlockDevice { found: "pipe" }, Code::Usage),
+            (Reason::CannotShrink { was_bytes: 2, found_bytes: 1 }, Code::Refused),
             (Reason::NoPast { backend: "direct" }, Code::Usage),
+            (Reason::CannotGrow { why: "no log" }, Code::Usage),
+            (Reason::WrongDevice { wanted: "log", found: text() }, Code::Usage),
+            (Reason::DeviceMissing { role: "volume", id: text() }, Code::Environment),
             (Reason::NotLinear { backend: "log" }, Code::Usage),
             (Reason::NotPinned, Code::Usage),
             (Reason::Pinned { accepted: 1 }, Code::Refused),

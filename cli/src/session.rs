@@ -1,6 +1,6 @@
 //! A runtime and a device for one command, as the caller asked for them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -8,6 +8,7 @@ use icecore::buf::BufPoolOptions;
 use icecore::device::{Access, Caching, Device, safety};
 use icecore::error::{Error, Reason};
 use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
+use icecore::volume::Devices;
 
 use crate::failure::Outcome;
 
@@ -59,6 +60,39 @@ impl IoOptions {
         safety::refuse_if_in_use(path)?;
         let open = || Device::open(runtime.context(), path, Access::Exclusive, self.caching());
         Ok(patiently(open)?)
+    }
+}
+
+/// The device of a linear volume that does not lie on that of its log.
+#[derive(Debug, Args)]
+pub struct VolumeDevice {
+    /// The device of the volume's own blocks, where a linear one does not lie on the device of its log
+    #[arg(long, value_name = "PATH")]
+    volume_device: Option<PathBuf>,
+}
+
+impl VolumeDevice {
+    /// The path, if one was given.
+    pub fn path(&self) -> Option<&Path> {
+        self.volume_device.as_deref()
+    }
+
+    /// Both devices, where the second one is opened for a look.
+    ///
+    /// # Errors
+    /// As [`IoOptions::look_at`].
+    pub fn look_at(&self, io: IoOptions, runtime: &Runtime, pool: Device) -> Outcome<Devices> {
+        let volume = self.path().map(|path| io.look_at(runtime, path)).transpose()?;
+        Ok(Devices { pool, volume })
+    }
+
+    /// Both devices, where the second one is opened for writing.
+    ///
+    /// # Errors
+    /// As [`IoOptions::take`].
+    pub fn take(&self, io: IoOptions, runtime: &Runtime, pool: Device) -> Outcome<Devices> {
+        let volume = self.path().map(|path| io.take(runtime, path)).transpose()?;
+        Ok(Devices { pool, volume })
     }
 }
 

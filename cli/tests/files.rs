@@ -305,3 +305,19 @@ fn an_interrupt_ends_it_with_130() {
     write(&image.path, 0, b"again").ok();
     assert_eq!(read(&image.path, 0, 5).ok().stdout, b"again");
 }
+
+#[test]
+fn a_volatile_log_is_named_and_a_written_volume_keeps_what_the_command_wrote() {
+    let image = Image::with_volume(16 * MIB, &["--volatile-log"]);
+    let info = icecore(&["inspect", &image.path, "--json"]).ok().json();
+    assert_eq!((&info["durability_class"], &info["features"][0]), (&"none".into(), &"volatile log".into()));
+    write(&image.path, 4100, b"forced").ok();
+    assert_eq!(read(&image.path, 4100, 6).ok().stdout, b"forced");
+    icecore(&["check", &image.path]).ok();
+    let plain = Image::with_volume(16 * MIB, &[]);
+    let info = icecore(&["inspect", &plain.path, "--json"]).ok().json();
+    assert_eq!((&info["durability_class"], &info["features"]), (&"local".into(), &serde_json::json!([])));
+    let log = Image::new(64 * MIB);
+    let base = ["create", "--device", &log.path, "--destroy", &log.destroy(), "--backend", "log"];
+    icecore(&[&base[..], &["--volatile-log"]].concat()).refused(64, "volatile log = yes");
+}

@@ -183,3 +183,33 @@ fn a_damaged_log_is_read_to_the_damage_and_written_only_when_the_loss_is_accepte
     icecore(&["recover", &direct.path, "--accept-loss"]).ok();
     assert_eq!(direct.bytes(), before);
 }
+
+#[test]
+fn a_pool_grows_with_its_file_and_keeps_everything() {
+    let image = log_volume(&["--retention", "4M", "--size", "8M"]);
+    write(&image.path, 4100, b"before").ok();
+    let inspect = || icecore(&["inspect", &image.path, "--json"]).ok().json();
+    let before = inspect();
+    let bytes = image.bytes();
+    icecore(&["grow", &image.path]).refused(3, "at least");
+    assert_eq!(image.bytes(), bytes, "what is refused writes nothing");
+    let resize =
+        |bytes| std::fs::File::options().write(true).open(&image.path).unwrap().set_len(bytes).unwrap();
+    resize(128 * MIB);
+    let grown = icecore(&["grow", &image.path, "--json"]).ok().json();
+    assert_eq!((&grown["id"], &grown["size_bytes"]), (&before["id"], &before["size_bytes"]));
+    let after = inspect();
+    let segments = |info: &serde_json::Value| info["log"]["segments"].as_u64().unwrap();
+    assert_eq!(grown["room_bytes"], segments(&after) * after["log"]["segment_bytes"].as_u64().unwrap());
+    assert!(segments(&after) * 10 > segments(&before) * 19, "{} {}", segments(&before), segments(&after));
+    assert_eq!(after["sequence"], before["sequence"]);
+    assert_eq!(read(&image.path, 4100, 6).ok().stdout, b"before");
+    icecore(&["check", &image.path]).ok();
+    write(&image.path, 4100, b"behind").ok();
+    assert_eq!(read(&image.path, 4100, 6).ok().stdout, b"behind");
+    icecore(&["check", &image.path]).ok();
+    resize(100 * MIB);
+    icecore(&["grow", &image.path]).refused(3, "at least");
+    let direct = Image::with_volume(16 * MIB, &[]);
+    icecore(&["grow", &direct.path]).refused(64, "only a pool with a log grows");
+}

@@ -145,6 +145,36 @@ pub enum Reason {
         /// Bytes there are.
         found_bytes: u64,
     },
+    /// The device is smaller than it was when its pool was laid out.
+    #[error("it has {found_bytes} bytes, its pool was laid out for {was_bytes}; a pool never shrinks")]
+    CannotShrink {
+        /// Bytes the device had.
+        was_bytes: u64,
+        /// Bytes there are.
+        found_bytes: u64,
+    },
+    /// There is no pool here that could grow.
+    #[error("it keeps the size it was made with: {why}")]
+    CannotGrow {
+        /// Why, and the remedy.
+        why: &'static str,
+    },
+    /// Another device is meant: this one plays another part, or belongs to another pool.
+    #[error("it is not the {wanted} device of this pool: it is {found}; check the paths")]
+    WrongDevice {
+        /// The part that is asked for.
+        wanted: &'static str,
+        /// What was found, by the identity stored on it.
+        found: String,
+    },
+    /// A device of the pool was not given.
+    #[error("its {role} device, {id}, is missing; open both devices of it together")]
+    DeviceMissing {
+        /// The part it plays.
+        role: &'static str,
+        /// The identity stored on it.
+        id: String,
+    },
     /// The device carries no icecore volume.
     #[error("no icecore superblock was found on it; create a volume first")]
     NoSuperblock,
@@ -268,6 +298,12 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
+    /// The offline check does not know pools like this one.
+    #[error("the offline check does not cover it yet: {why}; reading it checks every block")]
+    NotChecked {
+        /// What it is.
+        why: &'static str,
+    },
     /// The base is pinned.
     #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
     Pinned {
@@ -353,6 +389,12 @@ impl Error {
         self
     }
 
+    /// The same error, with this name unless it has one.
+    #[must_use]
+    pub fn or_on(self, name: &str) -> Self {
+        if self.0.place.name.is_some() { self } else { self.on(name) }
+    }
+
     /// The same error, with the first byte of the request.
     #[must_use]
     pub fn at(mut self, offset: u64) -> Self {
@@ -389,6 +431,7 @@ impl Reason {
             | Reason::OutOfRange { .. }
             | Reason::TransferTooLong { .. }
             | Reason::InvalidSetting { .. }
+            | Reason::WrongDevice { .. }
             | Reason::NotPinned
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
             Reason::AlreadyOpen => Kind::Busy,
@@ -401,10 +444,13 @@ impl Reason {
             | Reason::ReadOnly
             | Reason::Pinned { .. }
             | Reason::PermissionDenied => Kind::Denied,
-            Reason::NotFound | Reason::Closed | Reason::DeviceGone => Kind::Unavailable,
-            Reason::DeviceTooSmall { .. } | Reason::MetadataFull { .. } | Reason::LogFull { .. } => {
-                Kind::NoSpace
+            Reason::NotFound | Reason::Closed | Reason::DeviceGone | Reason::DeviceMissing { .. } => {
+                Kind::Unavailable
             }
+            Reason::DeviceTooSmall { .. }
+            | Reason::CannotShrink { .. }
+            | Reason::MetadataFull { .. }
+            | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } => Kind::InvalidArgument,
             Reason::Expired { .. } | Reason::ApplyStalled { .. } => Kind::Unavailable,
             Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
@@ -418,6 +464,8 @@ impl Reason {
             | Reason::NoIoUring { .. }
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
+            | Reason::CannotGrow { .. }
+            | Reason::NotChecked { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,

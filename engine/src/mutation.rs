@@ -37,6 +37,8 @@ pub enum Mutation {
     PastThrownAway,
     /// The same, but only for moments that the window has passed and somebody has open.
     OpenMomentIgnored,
+    /// A flush of a volatile log asks the device and leaves in memory what it was to force to it.
+    VolatileLogKept,
     /// The cursor of a linear volume, and with it the index, says that blocks are at home before they are written.
     CursorBeforeHome,
     /// Segments of the log come free before the cursor that has passed them is durable.
@@ -49,7 +51,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 18] = [
+    pub const ALL: [Mutation; 19] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -64,6 +66,7 @@ impl Mutation {
         Mutation::RootBeforeContents,
         Mutation::PastThrownAway,
         Mutation::OpenMomentIgnored,
+        Mutation::VolatileLogKept,
         Mutation::CursorBeforeHome,
         Mutation::FreedBeforeCursor,
         Mutation::HomeOverwritten,

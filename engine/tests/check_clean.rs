@@ -110,7 +110,8 @@ impl Play {
         let device = self.disk.open(&self.context).unwrap();
         let mode = if self.random.chance(1, 2) { ApplyMode::Absorb } else { ApplyMode::Strict };
         let apply = ApplyOptions { mode, at_open: self.random.chance(1, 4), ..ApplyOptions::default() };
-        let options = OpenOptions { index_bytes: self.index_bytes, apply, refuse_when_full: false };
+        let index_bytes = self.index_bytes;
+        let options = OpenOptions { index_bytes, apply, refuse_when_full: false, ..OpenOptions::default() };
         let volume = Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap();
         if self.options.backend == Backend::Linear {
             // A cut may have left it pinned.

@@ -15,13 +15,15 @@ use serde_json::json;
 
 use crate::failure::Outcome;
 use crate::output::Done;
-use crate::session::IoOptions;
+use crate::session::{IoOptions, VolumeDevice};
 
 /// Arguments of `icecore apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// Apply so many entries of the log at most, the oldest first; all if not given
     #[arg(long, value_name = "N", conflicts_with = "through")]
     entries: Option<u64>,
@@ -41,6 +43,8 @@ pub struct Apply {
 pub struct Pin {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -51,6 +55,8 @@ pub struct Pin {
 pub struct Accept {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// Accept changes up to this sequence; the base stays pinned behind it
     #[arg(long, value_name = "SEQUENCE", required_unless_present = "all")]
     through: Option<u64>,
@@ -69,7 +75,7 @@ impl Apply {
     /// As [`Volume::apply`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let mode = if self.strict { ApplyMode::Strict } else { ApplyMode::Absorb };
-        with_volume(io, &self.path, mode, "applied", async |volume, before| {
+        with_volume(io, &self.path, &self.volume, mode, "applied", async |volume, before| {
             let through = match (self.entries, self.through) {
                 (Some(entries), _) => {
                     Some(volume.info().sequence.0.min(before.applied.saturating_add(entries)))
@@ -88,7 +94,9 @@ impl Pin {
     /// As [`Volume::pin_base`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let mode = ApplyMode::default();
-        with_volume(io, &self.path, mode, "pinned", async |volume, _| volume.pin_base().await.map(drop))
+        with_volume(io, &self.path, &self.volume, mode, "pinned", async |volume, _| {
+            volume.pin_base().await.map(drop)
+        })
     }
 }
 
@@ -100,7 +108,9 @@ impl Accept {
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let through = self.through.map(Seq);
         let mode = ApplyMode::default();
-        with_volume(io, &self.path, mode, "accepted", async |volume, _| volume.accept(through).await)
+        with_volume(io, &self.path, &self.volume, mode, "accepted", async |volume, _| {
+            volume.accept(through).await
+        })
     }
 }
 
@@ -108,6 +118,7 @@ impl Accept {
 fn with_volume(
     io: IoOptions,
     path: &Path,
+    volume: &VolumeDevice,
     mode: ApplyMode,
     what: &str,
     work: impl AsyncFnOnce(&Volume, ApplyStatus) -> Result<(), Error>,
@@ -122,7 +133,8 @@ fn with_volume(
         }
         let apply = ApplyOptions { mode, automatic: false, ..ApplyOptions::default() };
         let options = OpenOptions { apply, ..OpenOptions::default() };
-        let volume = Volume::open_with(device, OpenMode::ReadWrite, options).await?;
+        let devices = volume.take(io, &runtime, device)?;
+        let volume = Volume::open_with(devices, OpenMode::ReadWrite, options).await?;
         let status = |volume: &Volume| volume.status().log.and_then(|log| log.apply).ok_or_else(refused);
         let worked = match status(&volume) {
             Ok(before) => work(&volume, before).await,

@@ -3,20 +3,20 @@
 //! Order: the backend's name, the file if one is to be made, every safety rule ([`Device::claim`]), the volume.
 //! A file that was made here disappears again unless the volume on it is whole.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use icecore::device::{Device, Identity, create_file};
 use icecore::error::{Error, Reason};
 use icecore::store::Backend;
-use icecore::volume::{CreateOptions, Initialise, Volume, format_id};
+use icecore::volume::{CreateOptions, Devices, Initialise, Volume, format_id};
 
 use super::inspect::{IoPaths, describe};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::NewFile;
 use crate::output::Done;
-use crate::session::{IoOptions, patiently};
+use crate::session::{IoOptions, VolumeDevice, patiently};
 use crate::size;
 
 /// Arguments of `icecore create`.
@@ -25,6 +25,11 @@ pub struct Create {
     /// The block device or file
     #[arg(long, value_name = "PATH")]
     device: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
+    /// Says that the contents of exactly the volume's device may be lost; needed with --volume-device
+    #[arg(long, value_name = "SERIAL:BYTES", requires = "volume_device")]
+    destroy_volume_device: Option<String>,
     /// Says that the contents of exactly this device may be lost; needed for whatever exists
     #[arg(long, value_name = "SERIAL:BYTES")]
     destroy: Option<String>,
@@ -59,6 +64,9 @@ pub struct Create {
     /// With linear: space is taken when a block is first applied, and the volume may be larger than its device
     #[arg(long)]
     thin: bool,
+    /// Complete writes in memory, up to 64 MiB of them, and force them to the volume when it is flushed (direct alone)
+    #[arg(long)]
+    volatile_log: bool,
     /// Leave on the device whatever it holds instead of making the volume read as zero
     #[arg(long)]
     keep_contents: bool,
@@ -81,9 +89,15 @@ impl Create {
         let (new_file, destroy) = self.make_file().map_err(Failure::creating)?;
         let made = (|| {
             let (path, destroy) = (&self.device, destroy.as_deref());
-            let device = patiently(|| Device::claim(runtime.context(), path, destroy, io.caching()))?;
-            let info = runtime.block_on(Volume::create(&device, options))?;
-            Ok((info, IoPaths::of(&device)))
+            let claim = |path: &Path, destroy| {
+                patiently(|| Device::claim(runtime.context(), path, destroy, io.caching()))
+            };
+            let pool = claim(path, destroy)?;
+            let destroy = self.destroy_volume_device.as_deref();
+            let volume = self.volume.path().map(|path| claim(path, destroy)).transpose()?;
+            let devices = Devices { pool, volume };
+            let info = runtime.block_on(Volume::create_on(&devices, options))?;
+            Ok((info, IoPaths::of(&devices.pool)))
         })();
         let (info, paths) = made.map_err(Failure::creating)?;
         if let Some(file) = new_file {
@@ -107,6 +121,7 @@ impl Create {
         options.checkpoint_bytes = self.checkpoint;
         options.retention_bytes = self.retention.unwrap_or(0);
         options.retention_age_s = self.retention_age.unwrap_or(0);
+        options.volatile_log = self.volatile_log;
         options.size_bytes = self.size;
         options.block_bytes = self.block_bytes;
         options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);

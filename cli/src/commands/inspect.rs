@@ -15,13 +15,15 @@ use serde_json::{Value, json};
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::{IoOptions, caching_name};
+use crate::session::{IoOptions, VolumeDevice, caching_name};
 
 /// Arguments of `icecore inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// The block device or file
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -62,6 +64,7 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         "format_version": info.format_version,
         "features": info.features,
         "backend": info.backend.name(),
+        "durability_class": info.durability_class.name(),
         "size_bytes": info.size_bytes,
         "block_bytes": info.block_bytes,
         "region_bytes": info.region_bytes,
@@ -70,6 +73,8 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         // No backend of this build keeps any.
         "snapshots": [],
         "pool_id": format_id(&info.pool_id),
+        "roles": info.roles.iter().map(|(role, id)| json!({ "role": role, "device_id": format_id(id) }))
+            .collect::<Vec<_>>(),
         "closed": info.closed,
         "generation": info.generation,
         "data_offset_bytes": info.data_offset_bytes,
@@ -132,7 +137,8 @@ impl Inspect {
         let mut object = describe(&info, &IoPaths::of(&device));
         let mut damage = None;
         if info.log.is_some() {
-            match runtime.block_on(Volume::open(device, OpenMode::ReadOnly)) {
+            let devices = self.volume.look_at(io, &runtime, device)?;
+            match runtime.block_on(Volume::open(devices, OpenMode::ReadOnly)) {
                 Ok(volume) => {
                     let log = volume.status().log;
                     let good = log.as_ref().and_then(|log| log.recovery.damaged_after);

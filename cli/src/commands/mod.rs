@@ -3,6 +3,7 @@
 mod apply;
 mod check;
 mod create;
+mod grow;
 mod inspect;
 mod read;
 mod recover;
@@ -39,6 +40,8 @@ pub enum Command {
     Versions(versions::Versions),
     /// Say what a damaged log has lost and, where that is accepted, make the volume writable again
     Recover(recover::Recover),
+    /// Give the pool of a volume that nobody has open the room that its device has become larger by
+    Grow(grow::Grow),
     /// Run seeds of the simulator: the engine on a faulty disk, judged by a model
     Simulate(simulate::Simulate),
 }
@@ -57,6 +60,7 @@ impl Command {
             Self::Accept(accept) => accept.json,
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
+            Self::Grow(grow) => grow.json,
             Self::Simulate(simulate) => simulate.json,
         }
     }
@@ -77,6 +81,7 @@ impl Command {
             Self::Accept(accept) => accept.run(io),
             Self::Versions(versions) => versions.run(io),
             Self::Recover(recover) => recover.run(io),
+            Self::Grow(grow) => grow.run(io),
             Self::Simulate(simulate) => simulate.run(),
         }
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::inspect::IoPaths;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::IoOptions;
+use crate::session::{IoOptions, VolumeDevice};
 use crate::size;
 
 /// What is read and printed at a time.
@@ -25,6 +25,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub struct Read {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// First byte to read; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -72,8 +74,9 @@ impl Read {
         let runtime = io.runtime()?;
         let device = io.look_at(&runtime, &self.path)?;
         let paths = IoPaths::of(&device);
+        let devices = self.volume.look_at(io, &runtime, device)?;
         runtime.block_on(async {
-            let volume = Volume::open(device, OpenMode::ReadOnly).await?;
+            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             self.copy_from(volume, &self.path).await
         })?;
         let remark = format!("read {} bytes at byte {} ({paths})", self.length, self.offset);

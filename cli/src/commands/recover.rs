@@ -13,13 +13,15 @@ use serde_json::{Value, json};
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::IoOptions;
+use crate::session::{IoOptions, VolumeDevice};
 
 /// Arguments of `icecore recover`.
 #[derive(Debug, Args)]
 pub struct Recover {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// Give up, for good, what lies behind the damage
     #[arg(long)]
     accept_loss: bool,
@@ -35,9 +37,9 @@ impl Recover {
     /// As [`Volume::open`]; a damage whose loss was not accepted ends with the code of a refusal.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let device = io.take(&runtime, &self.path)?;
+        let devices = self.volume.take(io, &runtime, io.take(&runtime, &self.path)?)?;
         runtime.block_on(async {
-            let looked = Volume::open(device.clone(), OpenMode::ReadOnly).await?;
+            let looked = Volume::open(devices.clone(), OpenMode::ReadOnly).await?;
             let recovery = looked.status().log.map(|log| log.recovery);
             drop(looked);
             let path = self.path.display();
@@ -53,7 +55,7 @@ impl Recover {
                 return Err(Failure::Found(done, Code::Refused));
             }
             eprintln!("icecore: {path}: {lost}");
-            let volume = Volume::open(device, OpenMode::ReadWriteAcceptingLoss).await?;
+            let volume = Volume::open(devices, OpenMode::ReadWriteAcceptingLoss).await?;
             volume.close().await?;
             let remark = format!("{path}: writable again from sequence {good} on");
             Ok(Done { object: describe(&recovery, good, true), text: String::new(), remark })

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::failure::Outcome;
 use crate::output::Done;
-use crate::session::IoOptions;
+use crate::session::{IoOptions, VolumeDevice};
 use crate::size;
 
 /// Arguments of `icecore versions`.
@@ -18,6 +18,8 @@ use crate::size;
 pub struct Versions {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// A byte of the block
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -33,9 +35,9 @@ impl Versions {
     /// As [`Volume::versions`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let device = io.look_at(&runtime, &self.path)?;
+        let devices = self.volume.look_at(io, &runtime, io.look_at(&runtime, &self.path)?)?;
         let versions = runtime.block_on(async {
-            let volume = Volume::open(device, OpenMode::ReadOnly).await?;
+            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             volume.versions(ByteOffset(self.offset)).await
         })?;
         let mut text = String::new();

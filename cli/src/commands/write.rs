@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::{IoOptions, caching_name};
+use crate::session::{IoOptions, VolumeDevice, caching_name};
 use crate::size;
 
 /// What is read from standard input and written at a time; a multiple of every block, so that only the first
@@ -29,6 +29,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub struct Write {
     /// The block device or file that holds the volume
     path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
     /// First byte to write; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -49,6 +51,7 @@ impl Write {
 
     async fn copy(&self, runtime: &Runtime, io: IoOptions) -> Outcome<Done> {
         let device = io.take(runtime, &self.path)?;
+        let devices = self.volume.take(io, runtime, device.clone())?;
         let size_bytes = Volume::inspect(&device).await?.size_bytes;
         let known = length_if_known().map_err(|error| Failure::Stream("look at standard input", error))?;
         self.check_fits(size_bytes, known.unwrap_or(0))?;
@@ -56,7 +59,7 @@ impl Write {
         input.read(PIECE_BYTES + up_to_multiple(self.offset))?;
         self.check_fits(size_bytes, input.piece.len() as u64)?;
         // Opening is the first thing that writes: whatever is refused before has changed nothing.
-        let volume = Volume::open(device, OpenMode::ReadWrite).await?;
+        let volume = Volume::open(devices, OpenMode::ReadWrite).await?;
         let bytes = self.copy_to(&volume, input).await;
         // The note that it was closed in order is worth having after a failure too.
         let closed = volume.close().await;

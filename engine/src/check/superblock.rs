@@ -9,7 +9,7 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
     COPY_OFFSETS, FEATURE_LOG, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED,
-    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN,
+    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -47,6 +47,7 @@ pub(super) struct Shape {
     pub segment_blocks: u32,
     pub segments: u32,
     pub data_offset: u64,
+    pub roots_offset: u64,
     pub metadata_offset: u64,
     pub image_bytes: u64,
     pub index_offset: u64,
@@ -100,7 +101,7 @@ impl Shape {
 
     /// Where root `place` lies.
     pub fn root(&self, place: usize) -> u64 {
-        ROOTS_OFFSET + place as u64 * ROOTS_BYTES / 2
+        self.roots_offset + place as u64 * ROOTS_BYTES / 2
     }
 
     /// First byte of the image of a generation.
@@ -160,6 +161,9 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
         | (record.features_read_only.get() & !KNOWN_READ_ONLY);
     if unknown != 0 {
         return refuse(Reason::UnknownFeatures { unknown });
+    }
+    if record.has_volume_device() {
+        return refuse(Reason::NotChecked { why: "its volume lies on a device of its own" });
     }
     if !(BACKEND_DIRECT..=BACKEND_LINEAR).contains(&record.backend.get()) {
         return refuse(Reason::UnknownBackend { found: record.backend.get() });
@@ -232,7 +236,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
 fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let (block_bytes, region_bytes) = (record.block_bytes.get(), record.region_bytes.get());
     let volume_bytes = record.volume_bytes.get();
-    let reserved = [&record.reserved_0[..], &record.reserved_1, &record.reserved_2];
+    let reserved = [record.home_bytes.as_bytes(), &record.reserved_0, &record.reserved_1, &record.reserved_2];
     let role = |at: usize| record.roles[at].role.get();
     let is_own = |at: usize| role(at) == ROLE_VOLUME && record.roles[at].device_id == record.device_id;
     let volumes = (0..record.roles.len()).filter(|at| role(*at) == ROLE_VOLUME).count();
@@ -245,6 +249,11 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let is_log = has_log(record);
     let log_fields =
         record.checkpoint_bytes.get() | record.retention_bytes.get() | record.retention_age_s.get();
+    let known_flags = match record.backend.get() {
+        BACKEND_DIRECT => VOLUME_VOLATILE_LOG,
+        BACKEND_LINEAR => VOLUME_THIN,
+        _ => 0,
+    };
     let rules = [
         (record.generation == record.generation_tail, "its two generations differ"),
         (record.generation.get() >= 1, "its generation is 0"),
@@ -278,10 +287,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             is_log || (log_fields == 0 && record.segment_bytes.get() == 0),
             "it has no log, and settings of one",
         ),
-        (
-            record.volume_flags.get() == 0 || (is_thin(record) && record.backend.get() == BACKEND_LINEAR),
-            "its flags are none that its backend has",
-        ),
+        (record.volume_flags.get() & !known_flags == 0, "its flags are none that its backend has"),
     ];
     for (holds, text) in rules {
         if !holds {
@@ -295,19 +301,28 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
     let (metadata, checksums, data) = (record.metadata, record.checksums, record.data);
     let volume_bytes = record.volume_bytes.get();
     let alignment = if is_log { LOG_ALIGNMENT } else { MIB };
-    let in_order = record.roots.offset.get() == ROOTS_OFFSET
-        && record.roots.bytes.get() == ROOTS_BYTES
+    let roots = record.roots;
+    // As it was made; or roots and metadata behind the data, where growing puts them.
+    let at_front = roots.offset.get() == ROOTS_OFFSET
         && metadata.offset.get() == HEAD_BYTES
+        && checksums.offset.get() == metadata.end();
+    let at_end = is_log
+        && roots.offset.get() >= data.end()
+        && roots.offset.get().is_multiple_of(alignment)
+        && metadata.offset.get() == roots.end()
+        && checksums.offset.get() >= HEAD_BYTES + MIB
+        && checksums.offset.get().is_multiple_of(alignment);
+    let in_order = (at_front || at_end)
+        && roots.bytes.get() == ROOTS_BYTES
         && metadata.bytes.get().is_multiple_of(alignment)
         && metadata.bytes.get() >= MIB
-        && checksums.offset.get() == metadata.end()
         && checksums.bytes.get().is_multiple_of(alignment)
         && data.offset.get() == checksums.end();
     let mut rules = vec![
         (in_order, "its areas do not follow each other".to_string()),
         (
-            data.end() <= record.device_bytes.get() && data.end() <= found_bytes,
-            format!("its data ends at {}, the device at {found_bytes}", data.end()),
+            record.end() <= record.device_bytes.get() && record.end() <= found_bytes,
+            format!("its areas end at {}, the device at {found_bytes}", record.end()),
         ),
         (
             record.device_bytes.get() <= found_bytes,
@@ -348,10 +363,10 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
     }
 }
 
-/// Room of a metadata image: 64 bytes and two bitmaps for every segment, and 64 KiB.
+/// Room of a metadata image: two rows of 64 bytes and two bitmaps for every segment, and 64 KiB.
 fn image_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
     let row_bytes = 64 + 2 * segment_blocks.div_ceil(64) * 8;
-    segments.checked_mul(row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
+    segments.checked_mul(2 * row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
 /// Two images, two journals of two images each, and three entries of 32 bytes for each block.
@@ -379,6 +394,7 @@ fn shape(record: &Superblock) -> Shape {
         segment_blocks,
         segments: segments as u32,
         data_offset: record.data.offset.get(),
+        roots_offset: record.roots.offset.get(),
         metadata_offset: record.metadata.offset.get(),
         image_bytes,
         index_offset,

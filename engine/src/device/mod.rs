@@ -40,6 +40,9 @@ use transfer::Transfer;
 /// The pieces in which zeroes are written where the device cannot zero a range by itself.
 const ZERO_PIECE_BYTES: u64 = 1 << 20;
 
+/// Bytes that a volatile cache keeps at most, unless it is told otherwise.
+pub const VOLATILE_CACHE_BYTES: usize = 64 << 20;
+
 /// An open device; cheap to clone, bound to its runtime's thread.
 #[derive(Clone, Debug)]
 pub struct Device(Rc<Inner>);
@@ -116,10 +119,16 @@ impl Device {
     /// This real device with a volatile write cache in the process's memory, so that killing the process
     /// loses what was not flushed, as a power cut would.
     pub fn with_volatile_cache(self) -> Self {
+        self.with_volatile_cache_of(VOLATILE_CACHE_BYTES)
+    }
+
+    /// As [`Device::with_volatile_cache`], with another limit: at most so many bytes are kept, and what the requests
+    /// under way carry. Beyond it a write first brings what is kept to the device, without a flush.
+    pub fn with_volatile_cache_of(self, dirty_bytes_max: usize) -> Self {
         let (context, name, geometry) = (self.0.context.clone(), self.0.name.clone(), self.0.geometry);
         let geometry = Geometry { write_cache: true, ..geometry };
         let caching = self.0.caching;
-        Self::assemble(&context, name, geometry, caching, Backing::Cached(Cached::new(self)))
+        Self::assemble(&context, name, geometry, caching, Backing::Cached(Cached::new(self, dirty_bytes_max)))
     }
 
     #[cfg(feature = "sim")]

@@ -8,7 +8,7 @@
 //! Invariants: a sector's visible bytes are its newest version, else its durable bytes; the durable image
 //! changes only by a successful flush, a durable write or a power cut.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -167,7 +167,7 @@ struct State {
 
 struct Disk {
     name: String,
-    geometry: Geometry,
+    geometry: Cell<Geometry>,
     calendar: Calendar,
     state: RefCell<State>,
 }
@@ -258,6 +258,7 @@ impl SimulatedDisk {
             openings: 0,
             open_since: None,
         };
+        let geometry = Cell::new(geometry);
         Self(Rc::new(Disk { name: name.to_string(), geometry, calendar, state: RefCell::new(state) }))
     }
 
@@ -275,7 +276,12 @@ impl SimulatedDisk {
         state.open_since = Some(state.openings);
         let opening = Opening { disk: Rc::clone(&self.0), number: state.openings };
         let target = Target::Simulated(Rc::new(opening));
-        Ok(Device::simulated(context, self.0.name.clone(), self.0.geometry, target))
+        Ok(Device::simulated(context, self.0.name.clone(), self.0.geometry.get(), target))
+    }
+
+    /// Gives the disk another size, for whoever opens it next. What a larger one has more reads as zero.
+    pub fn resize(&self, size_bytes: u64) {
+        self.0.geometry.set(Geometry { size_bytes, ..self.0.geometry.get() });
     }
 
     /// Replaces the fault plan.
@@ -385,7 +391,7 @@ impl SimulatedDisk {
                 }
             }
         }
-        Self::holding(durable, calendar, 0, &self.0.name, self.0.geometry)
+        Self::holding(durable, calendar, 0, &self.0.name, self.0.geometry.get())
     }
 
     /// A hash of the whole durable and visible contents.

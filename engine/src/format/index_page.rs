@@ -166,6 +166,26 @@ pub fn decode<T: Item>(bytes: &[u8], run: u64, page: u32, address: u64) -> Optio
     Some(<[T]>::ref_from_bytes(items).ok()?.to_vec())
 }
 
+/// Makes the page of a run that was found at one address the same page at another. False, and nothing is changed,
+/// where the bytes are not that page. Whatever they are, it does not panic.
+#[must_use]
+pub fn readdress(bytes: &mut [u8], run: u64, from: u64, to: u64) -> bool {
+    let Ok((header, _)) = PageHeader::read_from_prefix(bytes) else { return false };
+    let sealed = |bytes: &[u8]| crc32c(&[&bytes[..12], &[0; 4], &bytes[16..]]);
+    let whole = bytes.len() == PAGE_BYTES
+        && header.magic == MAGIC
+        && header.version.get() == VERSION
+        && header.address.get() == from
+        && header.run.get() == run
+        && sealed(bytes) == header.checksum.get();
+    if whole {
+        bytes[16..24].copy_from_slice(&to.to_le_bytes());
+        let seal = sealed(bytes);
+        bytes[12..16].copy_from_slice(&seal.to_le_bytes());
+    }
+    whole
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,5 +233,21 @@ mod tests {
             damaged[at] ^= 0x10;
             assert_eq!(decode::<IndexEntry>(&damaged, 7, 1, 8192), None, "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_readdressed_page_is_the_page_of_its_new_place_and_damage_is_never_sealed() {
+        let items: Vec<IndexEntry> = (0..3).map(entry).collect();
+        let (mut page, mut expected) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+        encode(&items, 7, 1, 8192, &mut page);
+        encode(&items, 7, 1, 65536, &mut expected);
+        for at in 0..PAGE_BYTES {
+            let mut damaged = page;
+            damaged[at] ^= 0x10;
+            let before = damaged;
+            assert!(!readdress(&mut damaged, 7, 8192, 65536) && damaged == before, "byte {at}");
+        }
+        assert!(!readdress(&mut page, 8, 8192, 65536) && !readdress(&mut page, 7, 4096, 65536));
+        assert!(readdress(&mut page, 7, 8192, 65536) && page == expected);
     }
 }

@@ -18,11 +18,15 @@ pub const MAGIC: [u8; 8] = *b"ICECORE\0";
 pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG | FEATURE_VOLUME_DEVICE;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
+/// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
+pub const FEATURE_VOLUME_DEVICE: u64 = 2;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
+/// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
+pub const VOLUME_VOLATILE_LOG: u32 = 2;
 /// Features that this build knows for writing; a pool that uses others is opened for reading only.
 pub const KNOWN_READ_ONLY: u64 = 0;
 
@@ -35,12 +39,14 @@ pub const STATE_CLOSED: u32 = 2;
 pub const ROLE_NONE: u32 = 0;
 /// `role` of the device that holds a volume's data.
 pub const ROLE_VOLUME: u32 = 1;
+/// `role` of the device that holds the log and all metadata, where the volume's data lies elsewhere.
+pub const ROLE_LOG: u32 = 2;
 
 /// One entry of the role table: which device plays which part in this pool.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `role`: 0 unused, 1 volume |
+/// | 0 | 4 | `role`: 0 unused, 1 volume, 2 log |
 /// | 4 | 4 | `flags`: 0 |
 /// | 8 | 16 | `device_id`: the identity stored on that device |
 /// | 24 | 8 | `reserved`: 0 |
@@ -95,7 +101,7 @@ impl Area {
 /// | 80 | 8 | `features_incompatible`: unknown ones forbid opening |
 /// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear |
 /// | 92 | 4 | `state`: 1 open, 2 closed |
-/// | 96 | 8 | `device_bytes`: the device's size at creation |
+/// | 96 | 8 | `device_bytes`: the device's size when the pool was made or last grown |
 /// | 104 | 8 | `volume_bytes` |
 /// | 112 | 4 | `block_bytes`: unit of I/O and checksum |
 /// | 116 | 4 | `region_bytes`: unit of tracking |
@@ -106,11 +112,12 @@ impl Area {
 /// | 168 | 16 | `checksums`: area reserved for the checksums of a linear volume |
 /// | 184 | 16 | `data`: area of the volume's blocks |
 /// | 200 | 4 | `segment_bytes`: unit in which a log takes space; 0 without a log |
-/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied |
+/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied; 2 volatile log: writes are kept in memory until a flush |
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
-/// | 232 | 280 | `reserved_0`: 0 |
+/// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
+/// | 240 | 272 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -147,7 +154,8 @@ pub struct Superblock {
     pub checkpoint_bytes: U64,
     pub retention_bytes: U64,
     pub retention_age_s: U64,
-    pub reserved_0: [u8; 280],
+    pub home_bytes: U64,
+    pub reserved_0: [u8; 272],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],
@@ -187,6 +195,21 @@ impl Superblock {
         empty.magic = MAGIC;
         empty.version = VERSION.into();
         empty
+    }
+
+    /// Whether the volume's data lies on a device of its own.
+    pub fn has_volume_device(&self) -> bool {
+        self.features_incompatible.get() & FEATURE_VOLUME_DEVICE != 0
+    }
+
+    /// The identity of the device that plays this part.
+    pub fn device_of(&self, role: u32) -> Option<[u8; 16]> {
+        self.roles.iter().find(|entry| entry.role.get() == role).map(|entry| entry.device_id)
+    }
+
+    /// The first byte behind all areas.
+    pub fn end(&self) -> u64 {
+        [self.roots, self.metadata, self.checksums, self.data].iter().map(Area::end).max().unwrap_or(0)
     }
 
     /// The bytes of the copy that belongs at `address`, sealed.

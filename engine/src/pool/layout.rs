@@ -93,6 +93,13 @@ pub enum Fill {
     Whole,
     /// Space is taken when it is needed; the volume may be larger than the pool.
     Thin,
+    /// Nothing: the volume has so many segments on a device of its own. In a thin one it may be larger.
+    Apart {
+        /// Of the volume's device.
+        segments: u64,
+        /// Whether the volume may be larger.
+        thin: bool,
+    },
 }
 
 /// Where the metadata of a log pool lies.
@@ -114,7 +121,7 @@ fn image_bytes(segments: u64, segment_blocks: u64) -> u64 {
 /// The parts of the metadata area of a log pool, from its superblock.
 pub fn metadata_places(superblock: &Superblock) -> MetadataPlaces {
     let segment_bytes = u64::from(superblock.segment_bytes.get()).max(1);
-    let segments = superblock.data.bytes.get() / segment_bytes;
+    let segments = superblock.data.bytes.get() / segment_bytes + superblock.home_bytes.get() / segment_bytes;
     let image = image_bytes(segments, segment_bytes / u64::from(superblock.block_bytes.get()).max(1));
     let start = superblock.metadata.offset.get();
     let area = |parts: u64, length: u64| Area::new(start + parts * image, length);
@@ -146,32 +153,26 @@ impl Layout {
         fill: Fill,
     ) -> Result<(Self, u64)> {
         let segment_blocks = segment_bytes / block_bytes;
+        let (apart, may_exceed) = match fill {
+            Fill::Apart { segments, thin } => (Some(segments), thin),
+            _ => (None, fill == Fill::Thin),
+        };
         let layout = |segments: u64| {
-            let index = (segments * segment_blocks * 32 * INDEX_ENTRIES_PER_BLOCK).max(INDEX_BYTES_MIN);
-            let metadata_bytes =
-                (6 * image_bytes(segments, segment_blocks) + index).next_multiple_of(LOG_ALIGNMENT_BYTES);
+            let metadata_bytes = log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks);
             let metadata = Area::new(HEAD_BYTES, metadata_bytes);
             let data = Area::new(metadata.end(), segments * segment_bytes);
             let checksums = Area::new(metadata.end(), 0);
             Self { roots: Area::new(ROOTS_OFFSET, ROOTS_BYTES), metadata, checksums, data }
         };
-        // As many segments as fit beside their metadata.
-        let mut segments = device_bytes.saturating_sub(HEAD_BYTES) / segment_bytes;
-        while segments > 0 && layout(segments).data.end() > device_bytes {
-            segments -= (layout(segments).data.end() - device_bytes)
-                .div_ceil(segment_bytes)
-                .div_ceil(2)
-                .max(1)
-                .min(segments);
-        }
+        let segments = segments_that_fit(device_bytes, segment_bytes, |segments| layout(segments).data.end());
         let taken = leases + RESERVED_SEGMENTS + 1;
         let (parts, of) = if fill == Fill::Cleaned { (FILL_PARTS, FILL_OF) } else { (1, 1) };
-        let most = segments.saturating_sub(taken) * parts / of * segment_bytes;
+        let most = apart.unwrap_or(segments.saturating_sub(taken) * parts / of) * segment_bytes;
         let most = most / region_bytes * region_bytes;
         let volume_bytes = volume_bytes.unwrap_or(most).max(region_bytes);
-        let fits = volume_bytes <= most || fill == Fill::Thin && segments > taken;
-        if segments < SEGMENTS_MIN || !fits {
-            let volume_segments = volume_bytes.div_ceil(segment_bytes);
+        let fits = volume_bytes <= most || may_exceed;
+        if segments < SEGMENTS_MIN || segments <= taken || !fits {
+            let volume_segments = if apart.is_some() { 1 } else { volume_bytes.div_ceil(segment_bytes) };
             let wanted = taken + (volume_segments * of).div_ceil(parts);
             let needed_bytes = layout(wanted.clamp(SEGMENTS_MIN, 1 << 32)).data.end();
             return Err(Error::new(
@@ -181,6 +182,56 @@ impl Layout {
         }
         Ok((layout(segments), volume_bytes))
     }
+
+    /// The layout of a log pool on a device that has become larger: more segments behind those it has, and behind
+    /// these roots and metadata with room for all of them. These lie where the pool as it is has nothing, so that
+    /// one superblock makes the one pool the other; what they leave behind is segments, or unused.
+    ///
+    /// # Errors
+    /// `DeviceTooSmall` with the bytes needed for one more segment.
+    pub fn grow_log(pool: &Superblock, device_bytes: u64) -> Result<Self> {
+        let segment_bytes = u64::from(pool.segment_bytes.get()).max(1);
+        let segment_blocks = segment_bytes / u64::from(pool.block_bytes.get()).max(1);
+        let used_end = pool.data.end().max(pool.roots.end()).max(pool.metadata.end());
+        let layout = |segments: u64| {
+            let data = Area::new(pool.data.offset.get(), segments * segment_bytes);
+            let roots_offset = data.end().max(used_end).next_multiple_of(LOG_ALIGNMENT_BYTES);
+            let roots = Area::new(roots_offset, ROOTS_BYTES);
+            let metadata = Area::new(roots.end(), log_metadata_bytes(segments, segment_blocks));
+            Self { roots, metadata, checksums: pool.checksums, data }
+        };
+        let segments =
+            segments_that_fit(device_bytes, segment_bytes, |segments| layout(segments).metadata.end());
+        let before = pool.data.bytes.get() / segment_bytes;
+        if segments <= before {
+            let needed_bytes = layout(before + 1).metadata.end();
+            let reason = Reason::DeviceTooSmall { needed_bytes, found_bytes: device_bytes };
+            return Err(Error::new("grow", reason));
+        }
+        Ok(layout(segments))
+    }
+}
+
+/// The data area on the device of a volume that has one of its own: whole segments, as many as fit.
+pub fn home_area(device_bytes: u64, segment_bytes: u64) -> Area {
+    let bytes = device_bytes.saturating_sub(HEAD_BYTES);
+    Area::new(HEAD_BYTES, bytes - bytes % segment_bytes.max(1))
+}
+
+/// Bytes of the metadata of a log pool with so many segments.
+fn log_metadata_bytes(segments: u64, segment_blocks: u64) -> u64 {
+    let index = (segments * segment_blocks * 32 * INDEX_ENTRIES_PER_BLOCK).max(INDEX_BYTES_MIN);
+    (6 * image_bytes(segments, segment_blocks) + index).next_multiple_of(LOG_ALIGNMENT_BYTES)
+}
+
+/// As many segments as fit a device beside their metadata; `end`: of all that goes with so many.
+fn segments_that_fit(device_bytes: u64, segment_bytes: u64, end: impl Fn(u64) -> u64) -> u64 {
+    let mut segments = device_bytes.saturating_sub(HEAD_BYTES) / segment_bytes;
+    while segments > 0 && end(segments) > device_bytes {
+        let over = (end(segments) - device_bytes).div_ceil(segment_bytes);
+        segments -= over.div_ceil(2).max(1).min(segments);
+    }
+    segments
 }
 
 fn checksum_bytes(volume_bytes: u64) -> u64 {

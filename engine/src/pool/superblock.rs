@@ -70,7 +70,7 @@ pub async fn read(device: &Device) -> Result<(Superblock, Option<usize>)> {
     if unknown != 0 {
         return Err(refuse(Reason::UnknownFeatures { unknown }));
     }
-    let (needed_bytes, found_bytes) = (superblock.data.end(), device.geometry().size_bytes);
+    let (needed_bytes, found_bytes) = (superblock.end(), device.geometry().size_bytes);
     if needed_bytes > found_bytes {
         return Err(refuse(Reason::DeviceTooSmall { needed_bytes, found_bytes }));
     }

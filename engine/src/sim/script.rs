@@ -40,6 +40,8 @@ pub struct Script {
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
+    /// Memory for a volatile log, in bytes, where there is one.
+    pub volatile_log_bytes: Option<usize>,
     /// The disk has room for more of the past than is to be kept, so that none of it is given up for room.
     pub is_roomy: bool,
     /// Size of the disk.
@@ -200,8 +202,13 @@ impl Script {
     /// The script of a seed, for this backend.
     pub fn of_backend(seed: u64, backend: Backend) -> Self {
         let mut script = Self::from_seed(seed);
-        if backend != Backend::Direct {
-            script.make_log(backend);
+        match backend {
+            Backend::Direct if seed.is_multiple_of(4) => {
+                let random = &mut Random::from_seed(seed ^ 0x701A_711E_0000_0001);
+                script.volatile_log_bytes = Some(random.below(script.volume_bytes) as usize);
+            }
+            Backend::Direct => {}
+            Backend::Log | Backend::Linear => script.make_log(backend),
         }
         script
     }
@@ -298,6 +305,7 @@ impl Script {
             retention_bytes: 0,
             index_bytes: 0,
             apply: ApplyOptions::default(),
+            volatile_log_bytes: None,
             is_roomy: false,
             device_bytes: 0,
             depth: 1 + random.below(8) as usize,

@@ -13,7 +13,7 @@ use crate::format::superblock::Superblock;
 use crate::runtime::FailureFlag;
 use crate::units::ByteOffset;
 use direct::Direct;
-use log::{Access, LogStore, OpenOptions};
+use log::{Access, HomeDevice, LogStore, OpenOptions};
 
 /// Which way of keeping a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,12 +86,13 @@ impl Store {
         superblock: &Superblock,
         access: Access,
         options: OpenOptions,
+        home: Option<HomeDevice>,
         failed: FailureFlag,
     ) -> Result<Self> {
         match Backend::from_number(superblock.backend.get())? {
-            Backend::Direct => Ok(Self::Direct(Direct::open(device, superblock))),
+            Backend::Direct => Ok(Self::Direct(Direct::open(device, superblock, options.volatile_log_bytes))),
             Backend::Log | Backend::Linear => {
-                Ok(Self::Log(LogStore::open(device, superblock, access, options, failed).await?))
+                Ok(Self::Log(LogStore::open(device, superblock, access, options, home, failed).await?))
             }
         }
     }

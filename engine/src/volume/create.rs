@@ -4,12 +4,15 @@
 //! is written to one place and then the other, with a flush between all of these. So a creation that is cut
 //! short leaves the old volume untouched, no volume, or the new one; never a mixture.
 
-use super::{BLOCK_BYTES_MAX, Volume, VolumeInfo};
+use super::{BLOCK_BYTES_MAX, Devices, Volume, VolumeInfo};
 use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{FEATURE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN};
-use crate::pool::layout::{Fill, Layout};
+use crate::format::superblock::{
+    Area, FEATURE_LOG, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock,
+    VOLUME_THIN, VOLUME_VOLATILE_LOG,
+};
+use crate::pool::layout::{Fill, Layout, home_area};
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
@@ -55,6 +58,8 @@ pub struct CreateOptions {
     pub retention_age_s: u64,
     /// With `linear`: space is taken when a block is first applied, and the volume may be larger than its pool.
     pub thin: bool,
+    /// With `direct`: a log in memory. Writes complete there, and a flush forces them to the volume.
+    pub volatile_log: bool,
     /// Create it although the device carries somebody else's signature.
     pub force: bool,
     /// Seconds since 1970 (UTC), noted as the time of creation.
@@ -75,6 +80,7 @@ impl CreateOptions {
             retention_bytes: 0,
             retention_age_s: 0,
             thin: false,
+            volatile_log: false,
             force: false,
             created_unix_s: 0,
         }
@@ -88,13 +94,29 @@ impl Volume {
     /// `InvalidSetting`, `DeviceTooSmall`, `ForeignSignature` (all before anything is written), and what the
     /// device says.
     pub async fn create(device: &Device, options: CreateOptions) -> Result<VolumeInfo> {
-        let record = plan(device, &options).map_err(|error| error.on(device.name()))?;
-        if !options.force
-            && let Some(signature) = Self::foreign_signature(device).await?
-        {
-            return Err(signature.refusal().on(device.name()));
+        Self::create_on(&Devices::from(device.clone()), options).await
+    }
+
+    /// As [`Volume::create`]; a linear volume may have a device of its own, apart from its log and metadata.
+    ///
+    /// # Errors
+    /// As [`Volume::create`].
+    pub async fn create_on(devices: &Devices, options: CreateOptions) -> Result<VolumeInfo> {
+        let device = &devices.pool;
+        let (record, home) = plan(devices, &options).map_err(|error| error.or_on(device.name()))?;
+        for one in [device].into_iter().chain(&devices.volume) {
+            if !options.force
+                && let Some(signature) = Self::foreign_signature(one).await?
+            {
+                return Err(signature.refusal().on(one.name()));
+            }
         }
         superblock::erase(device).await?;
+        if let (Some(volume_device), Some(home)) = (&devices.volume, home) {
+            // Once the pool is there, its volume's device is.
+            superblock::erase(volume_device).await?;
+            superblock::write(volume_device, &home, &FailureFlag::default()).await?;
+        }
         if options.backend != Backend::Direct {
             log::format(device, &record).await?;
         } else if options.initialise == Initialise::Zero {
@@ -115,7 +137,7 @@ impl Volume {
         logical_block_bytes: u32,
         options: &CreateOptions,
     ) -> Result<(u64, ByteOffset)> {
-        let shape = shape(device_bytes, logical_block_bytes, options)?;
+        let shape = shape(device_bytes, logical_block_bytes, None, options)?;
         Ok((shape.volume_bytes, ByteOffset(shape.layout.data.offset.get())))
     }
 
@@ -149,14 +171,23 @@ struct Shape {
     block_bytes: u32,
     segment_bytes: u32,
     checkpoint_bytes: u64,
+    /// The data area of the volume's own device.
+    home: Option<Area>,
 }
 
-fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Shape> {
+/// `volume_device`: the volume's own, if it is to have one.
+fn shape(
+    device_bytes: u64,
+    logical: u32,
+    volume_device: Option<&Device>,
+    options: &CreateOptions,
+) -> Result<Shape> {
     let region_bytes = options.region_bytes;
     let block_bytes = options.block_bytes.unwrap_or(region_bytes.min(4096).max(logical));
-    let wrong = |name, value: u64, rule| {
+    let wrong_text = |name, value: &str, rule| {
         Err(Error::new("create", Reason::InvalidSetting { name, value: value.to_string(), rule }))
     };
+    let wrong = |name, value: u64, rule| wrong_text(name, &value.to_string(), rule);
     if !block_bytes.is_power_of_two() || block_bytes < logical || block_bytes > BLOCK_BYTES_MAX {
         let rule = "a power of two from the device's logical block size to 64 KiB is needed";
         return wrong("block size", block_bytes.into(), rule);
@@ -170,13 +201,22 @@ fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Sha
     {
         return wrong("size", size_bytes, "a multiple of the region size, at least one, is needed");
     }
-    if options.thin && options.backend != Backend::Linear {
-        let rule = "only a linear volume behind a log can be thin";
-        return Err(Error::new(
-            "create",
-            Reason::InvalidSetting { name: "thin", value: "yes".to_string(), rule },
-        ));
+    let misplaced = [
+        ("thin", options.thin, Backend::Linear, "only a linear volume behind a log can be thin"),
+        ("volatile log", options.volatile_log, Backend::Direct, "this backend's log is on the device"),
+    ];
+    for (name, wanted, backend, rule) in misplaced {
+        if wanted && options.backend != backend {
+            let reason = Reason::InvalidSetting { name, value: "yes".to_string(), rule };
+            return Err(Error::new("create", reason));
+        }
     }
+    if let Some(device) = volume_device
+        && options.backend != Backend::Linear
+    {
+        return wrong_text("volume device", device.name(), "only a linear volume lies apart from its log");
+    }
+    let mut home = None;
     let region = u64::from(region_bytes);
     let checkpoint_bytes = options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES.min(device_bytes / 32));
     let (layout, volume_bytes, segment_bytes) = match options.backend {
@@ -198,9 +238,21 @@ fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Sha
             }
             let (block, segment) = (u64::from(block_bytes), u64::from(segment_bytes));
             let leases = log::leases(checkpoint_bytes, segment);
-            let fill = match (options.backend, options.thin) {
-                (Backend::Linear, true) => Fill::Thin,
-                (Backend::Linear, false) => Fill::Whole,
+            if let Some(device) = volume_device {
+                let found_bytes = device.geometry().size_bytes;
+                let area = home_area(found_bytes, segment);
+                let least = if options.thin { region } else { options.size_bytes.unwrap_or(region) };
+                if area.bytes.get() < least {
+                    let needed_bytes = area.offset.get() + least.next_multiple_of(segment);
+                    let reason = Reason::DeviceTooSmall { needed_bytes, found_bytes };
+                    return Err(Error::new("create", reason).on(device.name()));
+                }
+                home = Some(area);
+            }
+            let fill = match (home, options.backend, options.thin) {
+                (Some(area), _, thin) => Fill::Apart { segments: area.bytes.get() / segment, thin },
+                (None, Backend::Linear, true) => Fill::Thin,
+                (None, Backend::Linear, false) => Fill::Whole,
                 _ => Fill::Cleaned,
             };
             let (layout, volume_bytes) =
@@ -211,14 +263,17 @@ fn shape(device_bytes: u64, logical: u32, options: &CreateOptions) -> Result<Sha
             (layout, volume_bytes, segment_bytes)
         }
     };
-    Ok(Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes })
+    Ok(Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, home })
 }
 
-fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
-    let geometry = device.geometry();
-    let device_bytes = geometry.size_bytes;
-    let shape = shape(device_bytes, geometry.logical_block_bytes, options)?;
-    let Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes } = shape;
+/// The superblock of the pool, and that of the volume's own device if it has one.
+fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Option<Superblock>)> {
+    let device = &devices.pool;
+    let device_bytes = device.geometry().size_bytes;
+    let of_both = [device].into_iter().chain(&devices.volume);
+    let logical = of_both.map(|device| device.geometry().logical_block_bytes).max().unwrap_or(0);
+    let shape = shape(device_bytes, logical, devices.volume.as_ref(), options)?;
+    let Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, home } = shape;
     let device_id = random_id(device);
     let mut record = Superblock::empty();
     record.generation = 1.into();
@@ -228,8 +283,10 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     record.state = STATE_CLOSED.into();
     record.device_bytes = device_bytes.into();
     record.volume_bytes = volume_bytes.into();
+    let flag = |flag, is_set| if is_set { flag } else { 0 };
+    record.volume_flags =
+        (flag(VOLUME_THIN, options.thin) | flag(VOLUME_VOLATILE_LOG, options.volatile_log)).into();
     if options.backend != Backend::Direct {
-        record.volume_flags = (if options.thin { VOLUME_THIN } else { 0 }).into();
         record.features_incompatible = FEATURE_LOG.into();
         record.segment_bytes = segment_bytes.into();
         record.checkpoint_bytes = checkpoint_bytes.into();
@@ -244,9 +301,28 @@ fn plan(device: &Device, options: &CreateOptions) -> Result<Superblock> {
     record.metadata = layout.metadata;
     record.checksums = layout.checksums;
     record.data = layout.data;
-    record.roles[0] = RoleEntry { role: ROLE_VOLUME.into(), flags: 0.into(), device_id, reserved: [0; 8] };
+    let plays =
+        |role: u32, device_id| RoleEntry { role: role.into(), flags: 0.into(), device_id, reserved: [0; 8] };
     record.device_id = device_id;
-    Ok(record)
+    let (Some(area), Some(volume_device)) = (home, &devices.volume) else {
+        record.roles[0] = plays(ROLE_VOLUME, device_id);
+        return Ok((record, None));
+    };
+    let volume_device_id = random_id(device);
+    record.features_incompatible = (FEATURE_LOG | FEATURE_VOLUME_DEVICE).into();
+    record.home_bytes = area.bytes;
+    (record.roles[0], record.roles[1]) = (plays(ROLE_VOLUME, volume_device_id), plays(ROLE_LOG, device_id));
+    let nothing = Area::default();
+    let home = Superblock {
+        device_bytes: volume_device.geometry().size_bytes.into(),
+        device_id: volume_device_id,
+        roots: nothing,
+        metadata: nothing,
+        checksums: nothing,
+        data: area,
+        ..record
+    };
+    Ok((record, Some(home)))
 }
 
 fn random_id(device: &Device) -> [u8; 16] {

@@ -12,23 +12,29 @@
 //! old or new bytes, and a later write of the range still comes after it.
 
 mod create;
+mod grow;
 mod handle;
 mod io;
 mod open;
+mod roles;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use create::{CreateOptions, Initialise};
+pub use grow::Grown;
 pub use handle::VolumeHandle;
 pub use open::OpenMode;
+pub use roles::Devices;
 
 pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
 
 use crate::buf::BUFFER_BYTES_MAX;
-use crate::device::{Caching, Device, Tally};
+use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
-use crate::format::superblock::{FEATURE_LOG, STATE_CLOSED, Superblock, VOLUME_THIN};
+use crate::format::superblock::{
+    FEATURE_LOG, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+};
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -59,6 +65,8 @@ pub struct Volume(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     device: Device,
+    /// The device of a linear volume that does not lie in its pool.
+    volume_device: Option<Device>,
     store: Store,
     superblock: RefCell<Superblock>,
     lock: RangeLock,
@@ -67,6 +75,27 @@ struct Inner {
     read_only: bool,
     size_bytes: u64,
     block_bytes: u64,
+}
+
+/// Where the log keeps what has been written, so that it is durable without the volume's own blocks. Whatever it is,
+/// after a flush everything is durable, or the flush has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DurabilityClass {
+    /// On this machine's devices, as is what a volume without a log has written.
+    Local,
+    /// Nowhere: it is in memory, and a flush forces it to the volume.
+    None,
+}
+
+impl DurabilityClass {
+    /// Its name in status and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::None => "none",
+        }
+    }
 }
 
 /// What a volume's superblock says.
@@ -78,11 +107,15 @@ pub struct VolumeInfo {
     pub pool_id: [u8; 16],
     /// The version of the format on the device.
     pub format_version: u32,
+    /// Which part is played by the device of which identity.
+    pub roles: Vec<(&'static str, [u8; 16])>,
     /// Names of the features in use.
     pub features: Vec<&'static str>,
     /// The way it is kept.
     pub backend: Backend,
-    /// How its log is kept, where there is one.
+    /// What its log makes durable.
+    pub durability_class: DurabilityClass,
+    /// How its log is kept, where there is one on the device.
     pub log: Option<LogSettings>,
     /// Its size.
     pub size_bytes: u64,
@@ -126,14 +159,14 @@ pub struct VolumeStatus {
     pub io_path: IoPath,
     /// Whether the page cache is passed by.
     pub caching: Caching,
-    /// Where a completed flush has put the data: `local`.
-    pub durability_class: &'static str,
     /// Whether a flush has failed, so that no more writes are taken.
     pub poisoned: bool,
     /// What the log is doing, where there is one.
     pub log: Option<LogStatus>,
-    /// I/Os and bytes of the device by cause.
+    /// I/Os and bytes of the pool's device by cause.
     pub ledger: Vec<(&'static str, Tally)>,
+    /// The device that holds the volume's blocks, and its ledger, where that is not the pool's.
+    pub volume_device: Option<(String, Vec<(&'static str, Tally)>)>,
 }
 
 impl VolumeInfo {
@@ -146,11 +179,20 @@ impl VolumeInfo {
             retention_age_s: superblock.retention_age_s.get(),
             thin: superblock.volume_flags.get() & VOLUME_THIN != 0,
         };
+        let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
+        let features = [
+            ("log", has_log),
+            ("volume device", superblock.has_volume_device()),
+            ("volatile log", is_volatile),
+        ];
+        let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));
         Self {
             id: superblock.volume_id,
             pool_id: superblock.pool_id,
             format_version: superblock.version.get(),
-            features: if has_log { vec!["log"] } else { Vec::new() },
+            roles: superblock.roles.iter().filter_map(role).collect(),
+            features: features.iter().filter(|(_, used)| *used).map(|(name, _)| *name).collect(),
+            durability_class: if is_volatile { DurabilityClass::None } else { DurabilityClass::Local },
             backend,
             log: has_log.then_some(log),
             size_bytes: superblock.volume_bytes.get(),
@@ -188,15 +230,17 @@ impl Volume {
 
     /// What it is doing and how.
     pub fn status(&self) -> VolumeStatus {
-        let ledger = self.0.device.ledger();
+        let ledger =
+            |device: &Device| Cause::ALL.map(|cause| (cause.name(), device.ledger().tally(cause))).to_vec();
+        let volume_device = self.0.volume_device.as_ref();
         VolumeStatus {
             info: self.info(),
             io_path: self.context().io_path().clone(),
             caching: self.0.device.caching(),
-            durability_class: "local",
             poisoned: self.0.failed.is_raised(),
             log: self.0.store.log().ok().map(LogStore::status),
-            ledger: crate::device::Cause::ALL.map(|cause| (cause.name(), ledger.tally(cause))).to_vec(),
+            ledger: ledger(&self.0.device),
+            volume_device: volume_device.map(|device| (device.name().to_string(), ledger(device))),
         }
     }
 

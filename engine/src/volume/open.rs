@@ -3,12 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{BLOCK_BYTES_MAX, Inner, Volume, VolumeInfo};
+use super::roles::{check_pool_role, home_device};
+use super::{BLOCK_BYTES_MAX, Devices, Inner, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{
-    KNOWN_READ_ONLY, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN,
-};
+use crate::format::superblock::{KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN};
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::superblock;
@@ -19,6 +18,9 @@ use crate::units::SECTOR_BYTES;
 
 /// No volume is opened as often as this; a higher generation is damage, and could not be raised safely.
 const GENERATION_MAX: u64 = 1 << 62;
+
+/// No device is as large as this.
+const HOME_BYTES_MAX: u64 = 1 << 56;
 
 /// What an opener wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,29 +34,34 @@ pub enum OpenMode {
 }
 
 impl Volume {
-    /// Opens the volume on a device. After it returned, a crash is told from an orderly close.
+    /// Opens the volume on a device, or on two. After it returned, a crash is told from an orderly close.
     ///
     /// # Errors
     /// `NoSuperblock`, `SuperblockDamaged`, `SuperblockConflict`, `UnknownVersion`, `UnknownFeatures`,
     /// `UnknownBackend`, `DeviceTooSmall`, `InvalidSetting` where the block is smaller than the device's own,
-    /// `MetadataDamaged`, `LogDamaged`, and what the device says.
-    pub async fn open(device: Device, mode: OpenMode) -> Result<Self> {
-        Self::open_with(device, mode, OpenOptions::default()).await
+    /// `MetadataDamaged`, `LogDamaged`, `WrongDevice` and `DeviceMissing` by the identities stored on the devices, and
+    /// what these say.
+    pub async fn open(devices: impl Into<Devices>, mode: OpenMode) -> Result<Self> {
+        Self::open_with(devices, mode, OpenOptions::default()).await
     }
 
-    /// As [`Volume::open`], with other settings for a log.
+    /// As [`Volume::open`], with other settings for a log, and with the volume's own device where it has one.
     ///
     /// # Errors
     /// As [`Volume::open`].
-    pub async fn open_with(device: Device, mode: OpenMode, options: OpenOptions) -> Result<Self> {
+    pub async fn open_with(
+        devices: impl Into<Devices>,
+        mode: OpenMode,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let Devices { pool: device, volume: volume_device } = devices.into();
         let (mut record, repair) = superblock::read(&device).await?;
         check(&record, &device).map_err(|error| error.on(device.name()))?;
+        let home = home_device(&record, volume_device.clone(), mode != OpenMode::ReadOnly).await;
+        let home = home.map_err(|error| error.or_on(device.name()))?;
         let failed = FailureFlag::default();
         if mode != OpenMode::ReadOnly {
-            let unknown = record.features_read_only.get() & !KNOWN_READ_ONLY;
-            if unknown != 0 {
-                return Err(Error::new("open", Reason::UnknownFeatures { unknown }).on(device.name()));
-            }
+            refuse_unknown_features(&record).map_err(|error| error.on(device.name()))?;
             // The whole copy is made safe before it is written over.
             if let Some(copy) = repair {
                 superblock::write_copy(&device, &record, copy, &failed).await?;
@@ -68,8 +75,8 @@ impl Volume {
             OpenMode::ReadWrite => Access::Write,
             OpenMode::ReadWriteAcceptingLoss => Access::WriteAcceptingLoss,
         };
-        let store = Store::open(&device, &record, access, options, failed.clone()).await;
-        let store = store.map_err(|error| error.on(device.name()))?;
+        let store = Store::open(&device, &record, access, options, home, failed.clone()).await;
+        let store = store.map_err(|error| error.or_on(device.name()))?;
         Ok(Self(Rc::new(Inner {
             store,
             lock: RangeLock::default(),
@@ -80,6 +87,7 @@ impl Volume {
             block_bytes: u64::from(record.block_bytes.get()),
             superblock: RefCell::new(record),
             device,
+            volume_device,
         })))
     }
 
@@ -119,8 +127,16 @@ impl Volume {
     }
 }
 
+/// Refuses to write what uses features that forbid it to this build.
+pub(super) fn refuse_unknown_features(record: &Superblock) -> Result<()> {
+    match record.features_read_only.get() & !KNOWN_READ_ONLY {
+        0 => Ok(()),
+        unknown => Err(Error::new("open", Reason::UnknownFeatures { unknown })),
+    }
+}
+
 /// Refuses a record whose parts contradict each other or the device, although its checksum is right.
-fn check(record: &Superblock, device: &Device) -> Result<()> {
+pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
     let block_bytes = record.block_bytes.get();
     let region_bytes = record.region_bytes.get();
     let logical = device.geometry().logical_block_bytes;
@@ -138,16 +154,15 @@ fn check(record: &Superblock, device: &Device) -> Result<()> {
         && region_bytes >= block_bytes
         && volume_bytes > 0
         && volume_bytes.is_multiple_of(region_bytes.into())
-        && (volume_bytes <= record.data.bytes.get() || record.volume_flags.get() & VOLUME_THIN != 0)
+        && (volume_bytes <= record.data.bytes.get().max(record.home_bytes.get())
+            || record.volume_flags.get() & VOLUME_THIN != 0)
         && volume_bytes.div_ceil(u64::from(record.segment_bytes.get().max(block_bytes))) <= extents_max
         && record.data.offset.get() >= HEAD_BYTES
         && record.data.offset.get().is_multiple_of(block_bytes.into())
-        && record.data.end() <= record.device_bytes.get()
+        && record.end() <= record.device_bytes.get()
         && record.generation == record.generation_tail
         && record.generation.get() < GENERATION_MAX
-        && record
-            .roles
-            .iter()
-            .any(|entry| entry.role.get() == ROLE_VOLUME && entry.device_id == record.device_id);
-    if sound { Ok(()) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }
+        && (record.home_bytes.get() != 0) == record.has_volume_device()
+        && record.home_bytes.get() <= HOME_BYTES_MAX;
+    if sound { check_pool_role(record) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }
 }

@@ -20,7 +20,7 @@ use crate::device::Device;
 use crate::device::simulated::{Fault, SimulatedDisk};
 use crate::runtime::{Runtime, Task};
 use crate::units::SECTOR_BYTES;
-use crate::volume::{OpenMode, OpenOptions, Volume};
+use crate::volume::{DurabilityClass, OpenMode, OpenOptions, Volume};
 use past::Past;
 use shared::{Shared, TicketCell};
 
@@ -267,9 +267,10 @@ impl World<'_> {
     }
 
     fn open_options(&self) -> OpenOptions {
+        let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
         // A write that waits is judged like any other; one that is refused would be no write.
         let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);
-        OpenOptions { index_bytes, apply, refuse_when_full: false }
+        OpenOptions { index_bytes, apply, refuse_when_full: false, volatile_log_bytes }
     }
 
     /// Opens after a power cut and judges everything.
@@ -315,6 +316,13 @@ impl World<'_> {
         }
         self.shared.data_offset.set(info.data_offset_bytes);
         self.shared.faults.lied_about_head.set(false);
+        let is_volatile = info.durability_class == DurabilityClass::None;
+        if is_volatile != self.script.volatile_log_bytes.is_some() {
+            return Err(format!("it says that it is of another durability class: {info:?}"));
+        }
+        if is_volatile {
+            self.shared.note("log: volatile");
+        }
         self.note_log(&volume);
         self.past.opened(&volume.info());
         self.volume = Some(volume);

@@ -30,6 +30,7 @@ impl World<'_> {
             segment_bytes: (self.script.backend != Backend::Direct).then_some(self.script.segment_bytes),
             checkpoint_bytes: Some(2 * u64::from(self.script.segment_bytes)),
             retention_bytes: self.script.retention_bytes,
+            volatile_log: self.script.volatile_log_bytes.is_some(),
             ..CreateOptions::new(self.script.backend)
         };
         let device = self.open_disk().await?;

@@ -415,7 +415,8 @@ impl Core {
             }
             ApplyMode::Absorb => self.perform_sorted(&step.actions).await?,
         }
-        self.device.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Apply) }).await?;
+        let io = Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Apply) };
+        self.home_device().flush(io).await?;
         if self.failed.is_raised() {
             return Err(Error::new("apply", Reason::Poisoned).on(self.device.name()));
         }
@@ -443,7 +444,7 @@ impl Core {
     async fn gather(&self, linear: &Linear, target: u64) -> Result<(Step, Applied)> {
         let mut window = Window::new(&self.device, self.geometry);
         let mut cursor = linear.cursor.get();
-        let free = self.contents.free_segments(0).len();
+        let free = self.free_for_home(&self.contents.journal().state()).len();
         let mut step = Step { free, ..Step::default() };
         while !step.is_full && step.bytes < STEP_BYTES && cursor.sequence.get() < target {
             let Some((number, physical, block, batch)) = self.next_batch(&mut window, &cursor).await? else {

@@ -1,4 +1,8 @@
-//! The extents of a linear volume: taking space for them, and writing to them.
+//! The extents of a linear volume: taking space for them, and writing to them, in the pool or on a device of
+//! their own.
+//!
+//! The segments of the pool come first, those of the volume's own device are numbered behind them. The log, the
+//! metadata and the index lie in the pool alone, extents on the volume's device alone, where it has one.
 //!
 //! Invariants: space is taken, and the window that lets older versions at home go is durable, before anything is
 //! written there; an extent that is written to stays.
@@ -7,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Core;
 use super::apply::{Action, Linear, Step, Write};
-use crate::device::{Cause, Io};
+use crate::device::{Cause, Device, Io};
 use crate::error::Result;
+use crate::format::superblock::Area;
 use crate::pool::contents::Reading;
-use crate::pool::metadata::{HOME_FIRST, SegmentRow};
+use crate::pool::metadata::{HOME_FIRST, Metadata, SegmentRow};
 use crate::runtime::join_all;
 use crate::units::ByteOffset;
 
@@ -19,7 +24,55 @@ const WRITE_BYTES: usize = 1 << 20;
 /// Writes to the volume in flight.
 const WRITES: usize = 8;
 
+/// Why entries cannot be applied for want of space.
+const NO_SEGMENT: &str = "the pool has no free segment for the volume; grow it";
+
+/// The device of a linear volume that does not lie in its pool.
+#[derive(Clone, Debug)]
+pub(crate) struct HomeDevice {
+    pub device: Device,
+    /// Its segments.
+    pub area: Area,
+}
+
 impl Core {
+    /// The device of a segment, and where a block of it lies there.
+    pub(super) fn locate(&self, physical: u32, block: u32) -> (&Device, u64) {
+        match (&self.home, physical.checked_sub(self.geometry.segments)) {
+            (Some(home), Some(at)) => {
+                let of_block = u64::from(block) * u64::from(self.geometry.block_bytes);
+                let address =
+                    home.area.offset.get() + u64::from(at) * self.geometry.segment_bytes() + of_block;
+                (&home.device, address)
+            }
+            _ => (&self.device, self.geometry.address(physical, block)),
+        }
+    }
+
+    /// The device that blocks are brought home to.
+    pub(super) fn home_device(&self) -> &Device {
+        self.home.as_ref().map_or(&self.device, |home| &home.device)
+    }
+
+    /// Whether the log may take this segment.
+    pub(super) fn is_for_log(&self, physical: u32) -> bool {
+        self.home.is_none() || physical < self.geometry.segments
+    }
+
+    /// Free segments that the log may take, after `after`.
+    pub(super) fn free_for_log(&self, state: &Metadata, after: u32) -> Vec<u32> {
+        let mut free = self.contents.free_segments_of(state, after);
+        free.retain(|physical| self.is_for_log(*physical));
+        free
+    }
+
+    /// Free segments that extents of the volume may take.
+    pub(super) fn free_for_home(&self, state: &Metadata) -> Vec<u32> {
+        let mut free = self.contents.free_segments_of(state, 0);
+        free.retain(|physical| self.home.is_none() || *physical >= self.geometry.segments);
+        free
+    }
+
     /// The extent of a block and its place in it.
     pub(super) fn home(&self, lba: u64) -> (u32, u32) {
         let blocks = u64::from(self.geometry.segment_blocks);
@@ -91,7 +144,7 @@ impl Core {
             .journal()
             .commit(|state| {
                 let mut changes = self.news_of_rows(state, 0);
-                let free = self.contents.free_segments_of(state, 0);
+                let free = self.free_for_home(state);
                 linear.emptied_are_gone();
                 missing.retain(|number| !state.rows.contains_key(number));
                 short = free.len() < missing.len();
@@ -106,7 +159,7 @@ impl Core {
             })
             .await?;
         linear.told.set(linear.told.get().max(window));
-        Ok(short.then_some("the pool has no free segment for the volume; discard what is not needed"))
+        Ok(short.then_some(NO_SEGMENT))
     }
 
     /// Does one thing at home.
@@ -124,11 +177,9 @@ impl Core {
             }
             Action::Zero { lba, blocks, .. } => {
                 for (number, first, slots) in self.extents(*lba, *blocks) {
-                    if let Some(address) = self.home_address(number, first) {
-                        let io = Io::of(Cause::Apply);
-                        self.device
-                            .write_zeroes(ByteOffset(address), u64::from(slots) * block_bytes, io)
-                            .await?;
+                    if let Some((device, address)) = self.home_address(number, first) {
+                        let (length, io) = (u64::from(slots) * block_bytes, Io::of(Cause::Apply));
+                        device.write_zeroes(ByteOffset(address), length, io).await?;
                     }
                 }
             }
@@ -136,23 +187,23 @@ impl Core {
         Ok(())
     }
 
-    fn home_address(&self, number: u32, slot: u32) -> Option<u64> {
+    fn home_address(&self, number: u32, slot: u32) -> Option<(&Device, u64)> {
         if self.linear.as_ref().is_some_and(|linear| linear.leaving.borrow().contains(&number)) {
             return None;
         }
         let state = self.contents.journal().state();
         let (physical, block) = state.rows.get(&number)?.place(slot, self.geometry.segment_blocks)?;
-        Some(self.geometry.address(physical, block))
+        Some(self.locate(physical, block))
     }
 
     async fn write_home(&self, number: u32, slot: u32, bytes: &[u8]) -> Result<()> {
-        let Some(address) = self.home_address(number, slot) else {
+        let Some((device, address)) = self.home_address(number, slot) else {
             unreachable!("space for the extent has been taken, and a busy extent stays")
         };
         let mut at = address;
         for piece in bytes.chunks(WRITE_BYTES) {
-            let buf = self.device.context().buffers().copy_of(piece)?;
-            self.device.write(ByteOffset(at), buf, Io::of(Cause::Apply)).await.0?;
+            let buf = device.context().buffers().copy_of(piece)?;
+            device.write(ByteOffset(at), buf, Io::of(Cause::Apply)).await.0?;
             at += piece.len() as u64;
         }
         Ok(())

@@ -181,12 +181,15 @@ impl Core {
     }
 
     fn has_segments(&self) -> bool {
-        self.contents.free_segments(0).len() > self.reserved(&self.contents.journal().state())
+        let state = self.contents.journal().state();
+        self.free_for_log(&state, 0).len() > self.reserved(&state)
     }
 
     /// Free segments that the log may not lease: for emptying, or for extents that the volume was promised.
     fn reserved(&self, state: &Metadata) -> usize {
-        let promised = self.linear.as_ref().map_or(0, |linear| linear.reserved(state.home_rows().count()));
+        // Extents on a device of their own take nothing from the log.
+        let linear = self.linear.as_ref().filter(|_| self.home.is_none());
+        let promised = linear.map_or(0, |linear| linear.reserved(state.home_rows().count()));
         promised.max(RESERVED_SEGMENTS as usize)
     }
 
@@ -199,7 +202,7 @@ impl Core {
         held: &mut Vec<Reading<'a>>,
     ) -> Vec<Change> {
         let after = state.leases.back().map_or(0, |lease| lease.physical.get());
-        let free = self.contents.free_segments_of(state, after);
+        let free = self.free_for_log(state, after);
         let room = free.len().saturating_sub(self.reserved(state)).min(state.rows_left());
         let wanted = self.leases_wanted().saturating_sub(ahead);
         let mut changes = Vec::new();
@@ -423,7 +426,7 @@ impl Core {
     fn why_full(&self, log: &Log) -> Option<&'static str> {
         let held_by_readers = {
             let state = self.contents.journal().state();
-            state.free_segments() as usize > self.reserved(&state)
+            state.free_after(0).filter(|at| self.is_for_log(*at)).count() > self.reserved(&state)
         };
         if !self.is_short() || held_by_readers {
             return None;

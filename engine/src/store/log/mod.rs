@@ -12,6 +12,7 @@
 //! in the order in which it wrote them.
 
 mod apply;
+mod grow;
 mod home;
 mod image;
 mod maintain;
@@ -23,6 +24,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
+pub use grow::grow;
+pub(crate) use home::HomeDevice;
 pub use image::{Image, ImageOptions, VersionInfo};
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
@@ -58,6 +61,8 @@ struct Core {
     log: Option<Rc<Log>>,
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
+    /// Its device, where it does not lie in the pool.
+    home: Option<HomeDevice>,
     failed: FailureFlag,
     /// When the log is full and no room can be made: writes are refused, rather than wait.
     refuse_when_full: bool,

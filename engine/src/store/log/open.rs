@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::apply::Linear;
-use super::{ApplyOptions, Core, LogStore};
-use crate::device::Device;
+use super::{ApplyOptions, Core, HomeDevice, LogStore};
+use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{Superblock, VOLUME_THIN};
@@ -49,7 +49,7 @@ pub struct RecoveryReport {
     pub replay_ns: u64,
 }
 
-/// How a log is opened.
+/// How a log is opened, persistent or volatile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Memory for the index.
@@ -59,11 +59,18 @@ pub struct OpenOptions {
     /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
     /// wait until there is room.
     pub refuse_when_full: bool,
+    /// Memory for a volatile log, besides what the requests under way carry.
+    pub volatile_log_bytes: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { index_bytes: INDEX_BYTES, apply: ApplyOptions::default(), refuse_when_full: true }
+        Self {
+            index_bytes: INDEX_BYTES,
+            apply: ApplyOptions::default(),
+            refuse_when_full: true,
+            volatile_log_bytes: VOLATILE_CACHE_BYTES,
+        }
     }
 }
 
@@ -79,6 +86,13 @@ pub(crate) enum Access {
     Write,
     /// Writing, giving up what lies behind a damage.
     WriteAcceptingLoss,
+}
+
+/// The state of a pool that holds nothing, with the segments of the volume's own device behind those of the pool.
+pub(super) fn empty_state(superblock: &Superblock) -> Metadata {
+    let geometry = geometry(superblock);
+    let of_home = (superblock.home_bytes.get() / geometry.segment_bytes()) as u32;
+    Metadata::new(geometry.segments + of_home, geometry.segment_blocks)
 }
 
 fn geometry(superblock: &Superblock) -> Geometry {
@@ -103,7 +117,7 @@ pub fn leases(checkpoint_bytes: u64, segment_bytes: u64) -> u64 {
 /// What the device says.
 pub async fn format(device: &Device, superblock: &Superblock) -> Result<()> {
     let geometry = geometry(superblock);
-    let mut state = Metadata::new(geometry.segments, geometry.segment_blocks);
+    let mut state = empty_state(superblock);
     let first = Lease { physical: 0.into(), virtual_segment: 0.into() };
     let opening = Opening { nonce: [0; 16], first_batch: 0.into() };
     let checkpoint = Checkpoint { address: geometry.address(0, 0).into(), ..Checkpoint::default() };
@@ -128,6 +142,7 @@ impl LogStore {
         superblock: &Superblock,
         access: Access,
         options: OpenOptions,
+        home: Option<HomeDevice>,
         failed: FailureFlag,
     ) -> Result<Self> {
         let index_bytes = options.index_bytes;
@@ -135,7 +150,7 @@ impl LogStore {
         let began = clock.now().0;
         let geometry = geometry(superblock);
         let places = layout::metadata_places(superblock);
-        let empty = Metadata::new(geometry.segments, geometry.segment_blocks);
+        let empty = empty_state(superblock);
         let journal =
             Rc::new(Journal::load(device, superblock.pool_id, places.journal, empty, failed.clone()).await?);
         let infos = journal.state().runs.clone();
@@ -183,6 +198,7 @@ impl LogStore {
             geometry,
             log: None,
             linear,
+            home,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,

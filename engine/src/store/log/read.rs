@@ -85,7 +85,7 @@ impl Core {
         let row = state.rows.get(&number);
         let place = row.and_then(|row| row.place(slot, self.geometry.segment_blocks));
         let (physical, block) = place.unwrap_or((0, 0));
-        Some((physical, self.geometry.address(physical, block)))
+        Some((physical, self.locate(physical, block).1))
     }
 
     /// How many of these versions lie behind each other, or are zeroes together.
@@ -151,13 +151,14 @@ impl Core {
             buf.fill(0);
             return (Ok(()), buf);
         };
+        let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
-        let (result, buf) = self.device.read(ByteOffset(address), buf, Io::of(cause)).await;
+        let (result, buf) = device.read(ByteOffset(address), buf, Io::of(cause)).await;
         drop(reading);
         let result = result.and_then(|()| {
             let blocks = buf.chunks_exact(block_bytes);
             let whole = blocks.zip(versions).all(|(block, version)| crc32c(&[block]) == version.checksum);
-            let refused = || Error::new("read", Reason::BlockDamaged { address }).on(self.device.name());
+            let refused = || Error::new("read", Reason::BlockDamaged { address }).on(device.name());
             if whole { Ok(()) } else { Err(refused().at(first * block_bytes as u64)) }
         });
         (result, buf)

@@ -1,0 +1,62 @@
+//! The program on a linear volume whose log and blocks lie on two devices.
+
+mod support;
+
+use support::*;
+
+#[test]
+fn a_volume_and_its_log_on_two_devices() {
+    let (log, volume) = (Image::new(64 * MIB), Image::new(32 * MIB));
+    let base = [
+        "create",
+        "--device",
+        &log.path,
+        "--destroy",
+        &log.destroy(),
+        "--backend",
+        "linear",
+        "--size",
+        "16M",
+    ];
+    let apart = ["--volume-device", &volume.path];
+    // Neither is overwritten without its exact name.
+    let before = (log.bytes(), volume.bytes());
+    icecore(&[&base[..], &apart].concat()).refused(3, "--destroy");
+    let other = log.destroy();
+    icecore(&[&base[..], &apart, &["--destroy-volume-device", &other]].concat())
+        .refused(3, "does not name this device");
+    assert_eq!((log.bytes(), volume.bytes()), before);
+    let made =
+        icecore(&[&base[..], &apart, &["--destroy-volume-device", &volume.destroy(), "--json"]].concat());
+    let made = made.ok().json();
+    assert_eq!((&made["roles"][0]["role"], &made["roles"][1]["role"]), (&"volume".into(), &"log".into()));
+
+    let on = |path: &str, more: &[&str]| {
+        icecore_with(&[&["write", path, "--offset", "4100"][..], more].concat(), b"apart")
+    };
+    let before = (log.bytes(), volume.bytes());
+    let missing = made["roles"][0]["device_id"].as_str().unwrap();
+    on(&log.path, &[]).refused(4, &format!("its volume device, {missing}, is missing"));
+    on(&volume.path, &["--volume-device", &log.path]).refused(64, "it is not the log device of this pool");
+    icecore(&["inspect", &volume.path]).refused(64, "it is the volume device");
+    assert_eq!((log.bytes(), volume.bytes()), before, "what is refused writes nothing");
+    on(&log.path, &apart).ok();
+    let read = ["read", &log.path, "--offset", "4100", "--length", "5"];
+    assert_eq!(icecore(&[&read[..], &apart].concat()).ok().stdout, b"apart");
+    icecore(&read).refused(4, "is missing");
+    let info = icecore(&[&["inspect", &log.path, "--json"][..], &apart].concat()).ok().json();
+    assert_eq!((&info["features"], &info["id"]), (&serde_json::json!(["log", "volume device"]), &made["id"]));
+    icecore(&["apply", &log.path]).refused(4, "is missing");
+    let commands: [&[&str]; 4] = [&["apply"], &["pin"], &["accept", "--through", "1"], &["accept", "--all"]];
+    for command in commands {
+        let done = icecore(&[command, &[&log.path, "--json"], &apart].concat()).ok().json();
+        assert_eq!((&done["applied"], &done["extents"]), (&1.into(), &1.into()), "{command:?}");
+    }
+    let home = volume.bytes().0;
+    assert!(home.windows(5).any(|bytes| bytes == b"apart"), "it is on the volume's device");
+    icecore(&["check", &log.path]).refused(4, "does not cover");
+    icecore(&["grow", &log.path]).refused(64, "two devices");
+    let plain = Image::with_volume(16 * MIB, &[]);
+    let extra = ["read", &plain.path, "--offset", "0", "--length", "1", "--volume-device", &volume.path];
+    icecore(&extra).refused(64, "volume device = ");
+}

@@ -1,0 +1,511 @@
+//! R-11 for `linear`: the log and all metadata on one device, the volume on another. What each of them got is judged
+//! from the recordings of two simulated disks, and from the ledgers.
+
+use std::collections::BTreeSet;
+
+use icecore::device::simulated::{Event, Fault, Recorded, SimulatedDisk};
+use icecore::device::{Device, Tally};
+use icecore::error::{Error, Kind, Reason};
+use icecore::runtime::sim::Calendar;
+use icecore::runtime::{OperationKind, Random, Runtime};
+use icecore::store::Backend;
+use icecore::units::ByteOffset;
+use icecore::volume::{
+    ApplyMode, ApplyOptions, CreateOptions, Devices, Durability, OpenMode, OpenOptions, Volume, format_id,
+};
+
+const BLOCK: u64 = 4096;
+const MIB: u64 = 1 << 20;
+const BASE: &str = "abcdefgh";
+const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
+const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false };
+
+fn linear(size_bytes: u64) -> CreateOptions {
+    CreateOptions {
+        size_bytes: Some(size_bytes),
+        region_bytes: BLOCK as u32,
+        segment_bytes: Some(64 << 10),
+        checkpoint_bytes: Some(128 << 10),
+        ..CreateOptions::new(Backend::Linear)
+    }
+}
+
+struct Rig {
+    runtime: Runtime,
+    calendar: Calendar,
+    log: SimulatedDisk,
+    volume: SimulatedDisk,
+}
+
+impl Rig {
+    fn blank(seed: u64) -> Self {
+        let (runtime, calendar) = Runtime::simulated(seed).unwrap();
+        let disk = |seed, name, bytes| SimulatedDisk::new(&calendar, seed, name, bytes, BLOCK as u32);
+        let (log, volume) = (disk(seed, "log disk", 6 * MIB), disk(seed + 1, "volume disk", 4 * MIB));
+        Self { runtime, calendar, log, volume }
+    }
+
+    fn new(seed: u64) -> Self {
+        let rig = Self::blank(seed);
+        rig.runtime.block_on(Volume::create_on(&rig.devices(), linear(2 * MIB))).unwrap();
+        rig
+    }
+
+    fn device(&self, disk: &SimulatedDisk) -> Device {
+        disk.open(self.runtime.context()).unwrap()
+    }
+
+    fn devices(&self) -> Devices {
+        Devices { pool: self.device(&self.log), volume: Some(self.device(&self.volume)) }
+    }
+
+    async fn open(&self, apply: ApplyOptions) -> Volume {
+        let options = OpenOptions { apply, ..OpenOptions::default() };
+        Volume::open_with(self.devices(), OpenMode::ReadWrite, options).await.unwrap()
+    }
+
+    fn cut_power(&self) {
+        self.log.cut_power();
+        self.volume.cut_power();
+    }
+
+    async fn with_base(&self, apply: ApplyOptions) -> Volume {
+        let volume = self.open(apply).await;
+        for (region, letter) in (0..).zip(BASE.bytes()) {
+            write(&volume, region, letter).await.unwrap();
+        }
+        volume.apply(None).await.unwrap();
+        assert_eq!(self.letters(), BASE);
+        volume
+    }
+
+    /// What the volume's disk holds at the volume's first extent, behind its superblocks.
+    fn letters(&self) -> String {
+        (0..8).map(|region| char::from(self.volume.peek(MIB + region * BLOCK, 1)[0])).collect()
+    }
+
+    fn requests(&self) -> u64 {
+        self.log.requests() + self.volume.requests()
+    }
+}
+
+fn arrived(disk: &SimulatedDisk, which: impl Fn(OperationKind) -> bool) -> Vec<(u64, u64)> {
+    let is_it = |one: &Recorded| one.event == Event::Arrived && which(one.kind);
+    disk.recorded().into_iter().filter(is_it).map(|one| (one.offset, one.length)).collect()
+}
+
+fn changes(kind: OperationKind) -> bool {
+    !matches!(kind, OperationKind::Read | OperationKind::Flush)
+}
+
+async fn write(volume: &Volume, region: u64, letter: u8) -> Result<(), Error> {
+    let buf = volume.context().buffers().copy_of(&[letter; BLOCK as usize]).unwrap();
+    volume.write(ByteOffset(region * BLOCK), buf, Durability::Durable).await.0
+}
+
+async fn write_all(volume: &Volume) {
+    for (region, letter) in WRITES {
+        write(volume, region, letter).await.unwrap();
+    }
+}
+
+async fn block(volume: &Volume, region: u64) -> Result<u8, Error> {
+    let mut bytes = [0; BLOCK as usize];
+    volume.read_bytes(ByteOffset(region * BLOCK), &mut bytes).await?;
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is whole");
+    Ok(bytes[0])
+}
+
+async fn current(volume: &Volume) -> String {
+    let mut letters = String::new();
+    for region in 0..8 {
+        letters.push(char::from(block(volume, region).await.unwrap()));
+    }
+    letters
+}
+
+#[test]
+fn each_role_keeps_to_its_device() {
+    let rig = Rig::new(1);
+    rig.runtime.block_on(async {
+        let volume = rig.with_base(MANUAL).await;
+        let roles: Vec<_> = volume.info().roles.iter().map(|(name, _)| *name).collect();
+        assert_eq!(roles, ["volume", "log"]);
+        let written = |ledger: &[(&'static str, Tally)]| -> BTreeSet<&'static str> {
+            let used = ledger.iter().filter(|(_, tally)| tally.writes + tally.zeroings > 0);
+            used.map(|(cause, _)| *cause).collect()
+        };
+        // Writing and reading back what is in the log: nothing of it on the volume's disk.
+        rig.log.start_recording();
+        rig.volume.start_recording();
+        write_all(&volume).await;
+        assert_eq!(arrived(&rig.log, changes).len(), WRITES.len());
+        assert_eq!(block(&volume, 0).await.unwrap(), b'1');
+        assert_eq!(rig.volume.recorded(), []);
+        // What lies at home is read from there alone.
+        rig.log.start_recording();
+        assert_eq!(block(&volume, 7).await.unwrap(), b'h');
+        assert_eq!(arrived(&rig.volume, |kind| kind == OperationKind::Read), [(MIB + 7 * BLOCK, BLOCK)]);
+        assert_eq!(rig.log.recorded(), []);
+        // Applying: the newest of each block, at home, and a flush; the log's disk gets only what is its own.
+        rig.volume.start_recording();
+        volume.apply(None).await.unwrap();
+        let mut homes = arrived(&rig.volume, changes);
+        homes.sort_unstable();
+        assert_eq!(
+            homes,
+            [(0, 1), (2, 2), (5, 1)].map(|(first, count)| (MIB + first * BLOCK, count * BLOCK))
+        );
+        assert_eq!(arrived(&rig.volume, |kind| kind == OperationKind::Flush).len(), 1);
+        assert_eq!(rig.letters(), "1bFyeGgh");
+        let status = volume.status();
+        let (name, ledger) = status.volume_device.unwrap();
+        assert_eq!((name.as_str(), written(&ledger)), ("volume disk", BTreeSet::from(["apply"])));
+        assert_eq!(written(&status.ledger), BTreeSet::from(["index", "log", "metadata"]));
+        let sum = |ledger: &[(&str, Tally)]| ledger.iter().map(|(_, tally)| tally.write_bytes).sum::<u64>();
+        assert_eq!(sum(&ledger), 8 * BLOCK + 4 * BLOCK, "the base, and what was changed");
+        volume.discard(ByteOffset(0), 2 * BLOCK).await.unwrap();
+        volume.apply(None).await.unwrap();
+        assert_eq!((block(&volume, 1).await.unwrap(), rig.letters().as_str()), (0, "\0\0FyeGgh"));
+        volume.close().await.unwrap();
+        drop(volume);
+        assert_eq!(&current(&rig.open(MANUAL).await).await[2..], "FyeGgh");
+    });
+}
+
+#[test]
+fn the_devices_are_told_by_the_identity_that_is_stored_on_them() {
+    let (rig, other) = (Rig::new(2), Rig::blank(3));
+    let foreign = SimulatedDisk::new(&rig.calendar, 4, "foreign disk", 4 * MIB, BLOCK as u32);
+    let foreign_log = SimulatedDisk::new(&rig.calendar, 5, "foreign log", 6 * MIB, BLOCK as u32);
+    rig.runtime.block_on(async {
+        let devices = Devices { pool: rig.device(&foreign_log), volume: Some(rig.device(&foreign)) };
+        Volume::create_on(&devices, linear(2 * MIB)).await.unwrap();
+        drop(devices);
+        let volume = rig.with_base(MANUAL).await;
+        write_all(&volume).await;
+        volume.apply(None).await.unwrap();
+        let roles = volume.info().roles;
+        drop(volume);
+        rig.cut_power();
+        let hashes = || [&rig.log, &rig.volume, &foreign, &foreign_log].map(SimulatedDisk::hash);
+        let before = hashes();
+        let refused = async |pool: &SimulatedDisk, volume: Option<&SimulatedDisk>| {
+            let mut refusal = None;
+            for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly, OpenMode::ReadWriteAcceptingLoss] {
+                let devices = Devices { pool: rig.device(pool), volume: volume.map(|disk| rig.device(disk)) };
+                let error = Volume::open_with(devices, mode, OpenOptions::default()).await.unwrap_err();
+                assert_eq!(hashes(), before, "what is refused writes nothing: {error}");
+                refusal = Some(error);
+            }
+            refusal.unwrap()
+        };
+        let id = |role: &str| format_id(&roles.iter().find(|(name, _)| *name == role).unwrap().1);
+        // Exchanged: what was found is named, and where.
+        let error = refused(&rig.volume, Some(&rig.log)).await;
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!(
+                "open volume disk: it is not the log device of this pool: it is the volume device {}",
+                id("volume")
+            )),
+            "{text}"
+        );
+        // Missing, from either side.
+        let error = refused(&rig.log, None).await;
+        assert_eq!(*error.reason(), Reason::DeviceMissing { role: "volume", id: id("volume") });
+        assert!(matches!(
+            refused(&rig.volume, None).await.reason(),
+            Reason::WrongDevice { wanted: "log", .. }
+        ));
+        // Of another pool, the pool's own log in both places, and a blank one.
+        let text = refused(&rig.log, Some(&foreign)).await.to_string();
+        assert!(
+            text.contains("foreign disk: it is not the volume device of this pool: it is the volume device"),
+            "{text}"
+        );
+        let text = refused(&foreign_log, Some(&rig.log)).await.to_string();
+        assert!(
+            text.contains(&format!(
+                "log disk: it is not the volume device of this pool: it is the log device {}",
+                id("log")
+            )),
+            "{text}"
+        );
+        let blank = SimulatedDisk::new(&rig.calendar, 6, "blank disk", 4 * MIB, BLOCK as u32);
+        let text = refused(&rig.log, Some(&blank)).await.to_string();
+        assert!(text.contains("blank disk") && text.contains("without a superblock"), "{text}");
+        // The control: these two belong together.
+        assert_eq!(current(&rig.open(MANUAL).await).await, "1bFyeGgh");
+        rig.cut_power();
+        // One copy of the volume device's superblock is damaged: it is written again.
+        rig.volume.poke(100, &[0xEE; 8]);
+        assert_eq!(current(&rig.open(MANUAL).await).await, "1bFyeGgh");
+        rig.cut_power();
+        rig.volume.poke((512 << 10) + 100, &[0xEE; 8]);
+        assert_eq!(current(&rig.open(MANUAL).await).await, "1bFyeGgh");
+        let error = Volume::grow(&rig.device(&foreign_log)).await.unwrap_err();
+        assert!(error.to_string().contains("two devices"), "{error}");
+    });
+    // A volume that lies in its pool takes no second device, and nothing but a linear one is made on two.
+    other.runtime.block_on(async {
+        Volume::create(&other.device(&other.log), CreateOptions { thin: true, ..linear(2 * MIB) })
+            .await
+            .unwrap();
+        let error = Volume::open_with(other.devices(), OpenMode::ReadWrite, OpenOptions::default()).await;
+        assert!(error.unwrap_err().to_string().contains("volume device = volume disk"));
+        let options = CreateOptions { size_bytes: None, ..linear(MIB) };
+        for backend in [Backend::Direct, Backend::Log] {
+            let error =
+                Volume::create_on(&other.devices(), CreateOptions { backend, ..options }).await.unwrap_err();
+            assert!(error.to_string().contains("only a linear volume"), "{error}");
+        }
+        let error = Volume::create_on(&other.devices(), linear(4 * MIB)).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("create volume disk: it has 4194304 bytes; at least 5242880"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn an_older_copy_of_the_volume_is_never_shown() {
+    let rig = Rig::new(7);
+    rig.runtime.block_on(async {
+        let volume = rig.with_base(MANUAL).await;
+        let older = rig.volume.after_cut(&rig.calendar, |_, _| true);
+        write_all(&volume).await;
+        volume.apply(None).await.unwrap();
+        volume.close().await.unwrap();
+        drop(volume);
+        let devices = Devices { pool: rig.device(&rig.log), volume: Some(rig.device(&older)) };
+        let volume = Volume::open_with(devices, OpenMode::ReadOnly, OpenOptions::default()).await.unwrap();
+        for (region, newest) in (0..).zip("1bFyeGgh".bytes()) {
+            match block(&volume, region).await {
+                Ok(found) => assert_eq!(found, newest, "region {region}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Corrupt);
+                    assert!(error.to_string().contains("volume disk"), "{error}");
+                    assert!(WRITES.iter().any(|(written, _)| *written == region));
+                }
+            }
+        }
+        assert!(block(&volume, 0).await.is_err());
+    });
+}
+
+#[test]
+fn a_cut_of_both_at_any_request_of_the_applier_changes_nothing_that_is_read() {
+    for mode in [ApplyMode::Strict, ApplyMode::Absorb] {
+        let options = ApplyOptions { mode, ..MANUAL };
+        let mut requests = None;
+        let mut cut_at = 0;
+        while requests.is_none_or(|requests| cut_at <= requests) {
+            let rig = Rig::new(8);
+            rig.runtime.block_on(async {
+                let volume = rig.with_base(options).await;
+                write_all(&volume).await;
+                let before = rig.requests();
+                let context = rig.runtime.context().clone();
+                let applying = volume.clone();
+                let task = context.spawn(async move { applying.apply(None).await.unwrap() });
+                if requests.is_none() {
+                    task.await;
+                    requests = Some(rig.requests() - before);
+                    return;
+                }
+                while rig.requests() < before + cut_at && !task.has_ended() {
+                    context.sleep(1_000).await;
+                }
+                task.abort();
+                drop(volume);
+                rig.cut_power();
+                let volume = rig.open(options).await;
+                assert_eq!(current(&volume).await, "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
+                volume.apply(None).await.unwrap();
+                assert_eq!((current(&volume).await, rig.letters()), ("1bFyeGgh".into(), "1bFyeGgh".into()));
+                cut_at += 1;
+            });
+        }
+        println!("{mode:?}: {requests:?} requests");
+        assert!(requests > Some(8));
+    }
+}
+
+#[test]
+fn a_creation_that_is_cut_leaves_no_volume_or_a_whole_one() {
+    let (mut none, mut whole) = (0, 0);
+    for cut_at in 1.. {
+        let rig = Rig::blank(100 + cut_at);
+        let ended = rig.runtime.block_on(async {
+            let devices = rig.devices();
+            let context = rig.runtime.context().clone();
+            let task =
+                context.spawn(async move { Volume::create_on(&devices, linear(2 * MIB)).await.map(|_| ()) });
+            while rig.requests() < cut_at && !task.has_ended() {
+                context.sleep(1_000).await;
+            }
+            let ended = task.has_ended();
+            task.abort();
+            drop(task);
+            rig.cut_power();
+            match Volume::open_with(rig.devices(), OpenMode::ReadWrite, OpenOptions::default()).await {
+                Ok(volume) => {
+                    whole += 1;
+                    write(&volume, 3, b'a').await.unwrap();
+                    volume.apply(None).await.unwrap();
+                    assert_eq!(block(&volume, 3).await.unwrap(), b'a');
+                }
+                Err(error) => {
+                    none += 1;
+                    let of_pool = matches!(error.reason(), Reason::NoSuperblock | Reason::SuperblockDamaged);
+                    assert!(of_pool && error.to_string().contains("log disk"), "{cut_at}: {error}");
+                    Volume::create_on(&rig.devices(), linear(2 * MIB))
+                        .await
+                        .map(|_| ())
+                        .unwrap_or_else(|_| panic!("the devices are free, and a volume can be made on them"));
+                }
+            }
+            ended
+        });
+        if ended {
+            break;
+        }
+    }
+    println!("{none} times none, {whole} times a whole one");
+    assert!(none > 10 && whole > 1);
+}
+
+/// Random operations, cuts of both disks at random moments: what was durable is there, and nothing older or foreign.
+/// `lies`: the volume's disk says that it has flushed, and has not.
+fn play(seed: u64, lies: bool) -> Result<(), String> {
+    let rig = Rig::new(1000 + 2 * seed);
+    let mut random = Random::from_seed(seed);
+    let mode = if random.chance(1, 2) { ApplyMode::Absorb } else { ApplyMode::Strict };
+    let apply = ApplyOptions { mode, automatic: random.chance(1, 2), ..ApplyOptions::default() };
+    const BLOCKS: usize = 48;
+    if lies {
+        let flush = |kind| kind == OperationKind::Flush;
+        rig.volume.set_plan(Box::new(move |request, _| flush(request.kind).then_some(Fault::Drop)));
+    }
+    rig.runtime.block_on(async {
+        // For each block what it may be: the last durable content, and what was written since.
+        let mut allowed: Vec<Vec<u8>> = vec![vec![0]; BLOCKS];
+        for _ in 0..8 {
+            let volume = rig.open(apply).await;
+            for (at, allowed) in allowed.iter_mut().enumerate() {
+                let found = block(&volume, at as u64).await;
+                let found = found.map_err(|error| format!("seed {seed}, block {at}: {error}"))?;
+                if !allowed.contains(&found) {
+                    return Err(format!("seed {seed}, block {at}: {found} of {allowed:?}"));
+                }
+                // What recovery shows stays.
+                *allowed = vec![found];
+            }
+            for _ in 0..random.below(60) {
+                let at = random.below(BLOCKS as u64);
+                let letter = 1 + random.below(250) as u8;
+                let now = &mut allowed[at as usize];
+                match random.below(12) {
+                    0..5 => {
+                        write(&volume, at, letter).await.unwrap();
+                        *now = vec![letter];
+                    }
+                    5..9 => {
+                        let bytes = [letter; BLOCK as usize];
+                        volume
+                            .write_bytes(ByteOffset(at * BLOCK), &bytes, Durability::OnFlush)
+                            .await
+                            .unwrap();
+                        now.push(letter);
+                    }
+                    9 => {
+                        volume.discard(ByteOffset(at * BLOCK), BLOCK).await.unwrap();
+                        now.push(0);
+                    }
+                    10 => {
+                        volume.flush().await.unwrap();
+                        allowed.iter_mut().for_each(|block| drop(block.drain(..block.len() - 1)));
+                    }
+                    _ => {
+                        volume.apply(None).await.unwrap();
+                        allowed.iter_mut().for_each(|block| drop(block.drain(..block.len() - 1)));
+                    }
+                }
+            }
+            let context = volume.context().clone();
+            let applying = volume.clone();
+            let task = context.spawn(async move { applying.apply(None).await.map(|_| ()) });
+            context.sleep(random.below(4_000_000)).await;
+            task.abort();
+            drop((task, volume));
+            rig.cut_power();
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn random_operations_and_cuts_of_both_disks() {
+    for seed in 0..60 {
+        assert_eq!(play(seed, false), Ok(()));
+    }
+    // The control: what is said to be at home and was never flushed there is missed.
+    assert!((0..60).any(|seed| play(seed, true).is_err()));
+}
+
+#[test]
+fn a_log_is_full_when_its_own_device_is_whatever_room_the_volume_has() {
+    let rig = Rig::new(11);
+    rig.runtime.block_on(async {
+        let volume = rig.with_base(MANUAL).await;
+        let mut written = 0;
+        let error = loop {
+            match write(&volume, written % 128, (written % 251) as u8).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+            assert!(written < 4096, "it never fills");
+        };
+        assert!(matches!(error.reason(), Reason::LogFull { .. }), "{error}");
+        let log = volume.status().log.unwrap();
+        assert!(written > 100 && log.free_segments > 48, "{written} {log:?}");
+        volume.apply(None).await.unwrap();
+        for at in 0..128 {
+            let last = (0..written).rev().find(|one| one % 128 == at).unwrap();
+            assert_eq!(block(&volume, at).await.unwrap(), (last % 251) as u8);
+        }
+        write(&volume, 0, b'n').await.unwrap();
+        volume.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_full_device_of_a_thin_volume_stalls_applying_and_loses_nothing() {
+    let rig = Rig::blank(9);
+    rig.runtime.block_on(async {
+        let options = CreateOptions { thin: true, ..linear(64 * MIB) };
+        Volume::create_on(&rig.devices(), options).await.unwrap();
+        let volume = rig.open(ApplyOptions::default()).await;
+        // Three mebibytes are 48 extents; each write takes another one.
+        let mut written = 0;
+        let error = loop {
+            match write(&volume, written * 16, (written % 200) as u8 + 1).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+            assert!(written < 4096, "it never fills");
+        };
+        assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+        let apply = volume.status().log.unwrap().apply.unwrap();
+        assert!(apply.extents == 48 && apply.stalled.is_some(), "{apply:?}");
+        drop(volume);
+        rig.cut_power();
+        let volume = rig.open(ApplyOptions::default()).await;
+        assert!(written > 60);
+        for at in 0..written {
+            assert_eq!(block(&volume, at * 16).await.unwrap(), (at % 200) as u8 + 1);
+        }
+    });
+}
