@@ -6,7 +6,7 @@
 //! lane takes its share, so that the next batch is made up while the device has one. No timer is involved.
 //!
 //! Entries complete in the order of their sequences: a batch whose write has ended is *retired* once all before
-//! it are. A batch with durable entries is alone under way, and its write has ended when it is durable ([`persist`]).
+//! it are. A batch with durable entries is alone under way, and its write has ended when it is durable (`persist`).
 //!
 //! Invariants: the payload of an entry is copied into its batch before the batch is sealed; a batch that fails
 //! poisons the volume, since what follows it could not be found; the log never enters a segment that it holds no
