@@ -17,6 +17,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Reason, Result};
+use crate::runtime::Claim;
 
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ pub struct Opened {
     /// Where requests go.
     pub fd: OwnedFd,
     /// What keeps others out, until it is closed; with [`Access::Exclusive`] only.
-    pub claim: Option<OwnedFd>,
+    pub claim: Option<Claim>,
 }
 
 /// Opens the block device or regular file at `path` (`O_CLOEXEC`, and `O_DIRECT` unless the caller asked for
@@ -135,7 +136,7 @@ fn open_nodes(path: &Path, access: Access, caching: Caching) -> Result<Opened> {
             if kind == Node::File {
                 lock(&file)?;
             }
-            Some(OwnedFd::from(file))
+            Some(Claim(file))
         }
     };
     let direct = caching == Caching::Direct;
@@ -392,6 +393,26 @@ mod tests {
             assert!(direct.offset_alignment_bytes.is_power_of_two());
             assert!(direct.memory_alignment_bytes.is_power_of_two());
         }
+    }
+
+    #[test]
+    fn a_file_is_free_at_once_while_processes_are_being_started() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        std::fs::write(&path, [0; 8192]).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Copies of every descriptor live in each child until it becomes another program.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+            let refused = (0..20_000).find_map(|_| open(&path, Access::Exclusive, Caching::Direct).err());
+            done.store(true, Ordering::Relaxed);
+            assert!(refused.is_none(), "{refused:?}");
+        });
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::task::{Context as PollContext, Poll, RawWakerVTable, Waker};
 
 use super::Timestamp;
 use super::driver::{Driver, IoPath, Wait};
-use super::operation::{Completion, File, Next, Operation, OperationKey, Orphaned, Refused, Slab};
+use super::operation::{Claim, Completion, File, Next, Operation, OperationKey, Orphaned, Refused, Slab};
 use super::random::Random;
 use super::remote::{Remote, TaskWaker};
 use super::timer::Timers;
@@ -507,10 +507,15 @@ impl Context {
 
     /// Takes over an open file or device, with what keeps others out of it, and registers it with the ring where
     /// there is room.
-    pub(crate) fn adopt_file(&self, fd: OwnedFd, claim: Option<OwnedFd>) -> Rc<File> {
-        let claim = claim.map(|claim| self.adopt_file(claim, None));
-        let registered = self.0.driver.borrow_mut().register_file(fd.as_raw_fd());
-        Rc::new(File { fd, _claim: claim, registered, core: Rc::downgrade(&self.0) })
+    pub(crate) fn adopt_file(&self, fd: OwnedFd, claim: Option<Claim>) -> Rc<File> {
+        let register = |fd| self.0.driver.borrow_mut().register_file(fd);
+        Rc::new(File {
+            registered: register(fd.as_raw_fd()),
+            registered_claim: claim.as_ref().and_then(|claim| register(claim.0.as_raw_fd())),
+            fd,
+            _claim: claim,
+            core: Rc::downgrade(&self.0),
+        })
     }
 
     /// Whether no completion order is drawn and no time is virtual: the outside world is real.

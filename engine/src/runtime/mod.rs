@@ -30,7 +30,7 @@ pub(crate) use executor::Waiter;
 pub use executor::{Context, Runtime, Task, join_all};
 pub use mailbox::{Receiver, Sender, mailbox};
 pub(crate) use operation::Operation;
-pub use operation::{FailureFlag, File, OperationKind, Target};
+pub use operation::{Claim, FailureFlag, File, OperationKind, Target};
 pub use random::Random;
 pub use range_lock::{RangeGuard, RangeLock};
 pub use signal::Signal;

@@ -79,16 +79,29 @@ pub enum Target {
     Simulated(Rc<dyn super::sim::SimulatedTarget>),
 }
 
+/// Keeps others out of a device or file, until it is dropped.
+#[derive(Debug)]
+pub struct Claim(pub std::fs::File);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // A process that is being started holds copies of all descriptors until it becomes another program: closing
+        // this one would not release the lock.
+        let _ = self.0.unlock();
+    }
+}
+
 /// An open file or block device, known to the ring. Stays open until its last operation has completed.
 #[derive(Debug)]
 pub struct File {
     pub(super) fd: OwnedFd,
     /// What keeps others out. No operation names it, so that it is free when this file ends, though the kernel may
-    /// hold `fd` a moment longer for an operation that has completed. Registered, so that after a kill it is held
-    /// until what the process left in flight has ended.
-    pub(super) _claim: Option<Rc<File>>,
-    /// Index in the ring's table of registered files.
+    /// hold `fd` a moment longer for an operation that has completed.
+    pub(super) _claim: Option<Claim>,
+    /// Indexes in the ring's table of registered files. The claim has one, so that after a kill it is held until what
+    /// the process left in flight has ended.
     pub(super) registered: Option<u32>,
+    pub(super) registered_claim: Option<u32>,
     pub(super) core: Weak<Core>,
 }
 
@@ -100,11 +113,11 @@ impl AsRawFd for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if let Some(index) = self.registered
-            && let Some(core) = self.core.upgrade()
-        {
-            core.unregister_file(index);
-        }
+        let Some(core) = self.core.upgrade() else { return };
+        [self.registered, self.registered_claim]
+            .into_iter()
+            .flatten()
+            .for_each(|at| core.unregister_file(at));
     }
 }
 

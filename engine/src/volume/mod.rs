@@ -297,5 +297,5 @@ impl Volume {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests;
