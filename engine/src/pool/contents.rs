@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::gathered::Gathered;
+use super::homecoming::Homecoming;
 use super::index::Index;
 use super::index::current::Version;
 use super::index::merge::{Wanted, rename_death};
@@ -55,6 +56,7 @@ pub struct Contents {
     /// Pinned moments and how often.
     pins: RefCell<BTreeMap<u64, u32>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
+    homecoming: RefCell<Homecoming>,
     /// Names that open images still know places by.
     former: RefCell<Vec<Rc<Gathered>>>,
     /// Reads under way, by physical segment.
@@ -118,6 +120,7 @@ impl Contents {
             held: RefCell::default(),
             pins: RefCell::default(),
             touched: RefCell::default(),
+            homecoming: RefCell::default(),
             former: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
@@ -205,12 +208,37 @@ impl Contents {
     /// The current version of a block has been copied to its place in a linear volume and is found there from now
     /// on. Its page is pinned.
     pub fn move_home(&self, lba: u64, version: Version, number: u32, slot: u32) {
-        if let Some(row) = self.journal.state_mut().rows.get_mut(&number) {
-            row.revive(slot);
-        }
-        self.touched.borrow_mut().insert(number, Touched::Whole);
         self.index.note(lba, Version { virtual_segment: number, slot, ..version });
-        self.kill(version.virtual_segment, version.slot);
+        self.homecoming.borrow_mut().add((number, slot), (version.virtual_segment, version.slot));
+    }
+
+    /// Begins a checkpoint: what happens from now on belongs to the next one.
+    pub fn freeze(&self) {
+        self.index.freeze();
+        self.homecoming.borrow_mut().freeze();
+    }
+
+    /// A checkpoint is about to tell where blocks lie that have come home.
+    pub fn settle_homecoming(&self, state: &mut Metadata) {
+        for (home, log) in self.homecoming.borrow_mut().take_frozen() {
+            if let Some(row) = state.rows.get_mut(&home.0) {
+                row.revive(home.1);
+            }
+            self.touched.borrow_mut().insert(home.0, Touched::Whole);
+            self.kill_in(state, log);
+        }
+    }
+
+    /// Whether a place at home holds anything wanted.
+    pub fn is_live_at_home(&self, state: &Metadata, home: (u32, u32)) -> bool {
+        state.rows.get(&home.0).is_some_and(|row| row.is_live(home.1))
+            || self.homecoming.borrow().contains(home)
+    }
+
+    /// Whether an extent holds nothing that is wanted.
+    pub fn is_empty_at_home(&self, state: &Metadata, number: u32) -> bool {
+        state.rows.get(&number).is_some_and(|row| row.live_slots() == 0)
+            && !self.homecoming.borrow().has_any(number)
     }
 
     /// The last of the sequences that superseded these places; the one given beside a place that nobody knows to be
@@ -314,7 +342,12 @@ impl Contents {
 
     /// A slot dies: no moment needs it.
     pub fn kill(&self, number: u32, slot: u32) {
-        let lived = self.journal.state_mut().rows.get_mut(&number).is_some_and(|row| row.kill(slot));
+        let in_log = self.homecoming.borrow_mut().remove((number, slot));
+        self.kill_in(&mut self.journal.state_mut(), in_log.unwrap_or((number, slot)));
+    }
+
+    fn kill_in(&self, state: &mut Metadata, (number, slot): (u32, u32)) {
+        let lived = state.rows.get_mut(&number).is_some_and(|row| row.kill(slot));
         if lived
             && let Touched::Dead(slots) =
                 self.touched.borrow_mut().entry(number).or_insert_with(|| Touched::Dead(Vec::new()))

@@ -12,6 +12,7 @@ use crate::format::root::{Decoded as AtRoot, ROOT_BYTES, Root};
 use crate::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
 use crate::store::log::ImageOptions;
 use crate::units::SECTOR_BYTES;
+use crate::volume::Volume;
 
 /// The first number of a row that is an extent.
 const HOME_FIRST: u32 = 1 << 31;
@@ -77,6 +78,19 @@ impl World<'_> {
             return Ok(());
         }
         let was_striking = shared.faults.striking.replace(false);
+        let pinned = self.pinned_base_stays(&volume).await;
+        shared.faults.striking.set(was_striking);
+        // What was armed before may have struck a request in the background since.
+        if pinned.is_err() && volume.status().poisoned && shared.faults.failures.get() > 0 {
+            shared.model.borrow_mut().fail_flush();
+            shared.poisoned.set(true);
+            return Ok(());
+        }
+        pinned
+    }
+
+    async fn pinned_base_stays(&self, volume: &Volume) -> Result<(), String> {
+        let shared = &self.shared;
         let told = |what: &str, error| format!("{what} fails: {error}");
         shared.bounded("apply", volume.apply(None)).await?.map_err(|error| told("apply", error))?;
         shared.bounded("pin", volume.pin_base()).await?.map_err(|error| told("pin", error))?;
@@ -84,7 +98,7 @@ impl World<'_> {
         let count = u64::from(self.script.block_bytes) / SECTOR_BYTES;
         let blocks = self.script.volume_bytes / u64::from(self.script.block_bytes);
         for number in 0..WRITES.min(blocks) {
-            shared.write(&volume, number * count, count, true, &TicketCell::default()).await;
+            shared.write(volume, number * count, count, true, &TicketCell::default()).await;
         }
         // Opening an image makes a checkpoint: from there on it could be applied.
         let image = shared.bounded("open image", volume.image(ImageOptions::default())).await?;
@@ -93,11 +107,9 @@ impl World<'_> {
         let after: BTreeMap<u64, Vec<u8>> =
             before.iter().map(|(at, bytes)| (*at, shared.disk.peek(*at, bytes.len()))).collect();
         if before != after {
-            return Err("a pinned base has changed".to_string());
+            shared.fail("a pinned base has changed".to_string());
         }
         shared.note("linear: pinned base stayed as it was");
-        shared.bounded("accept", volume.accept(None)).await?.map_err(|error| told("accept", error))?;
-        shared.faults.striking.set(was_striking);
-        Ok(())
+        shared.bounded("accept", volume.accept(None)).await?.map_err(|error| told("accept", error))
     }
 }

@@ -59,7 +59,7 @@ impl Shared {
         self.blocks_called.set(self.blocks_called.get() + blocks);
     }
 
-    fn fail(&self, what: String) {
+    pub fn fail(&self, what: String) {
         self.failure.borrow_mut().get_or_insert(what);
     }
 

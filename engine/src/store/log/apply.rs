@@ -17,6 +17,7 @@ use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{Batch, KIND_DATA, KIND_DISCARD, KIND_ZERO};
 use crate::format::journal::{Applied, Change};
+use crate::pool::contents::Contents;
 use crate::pool::index::Pinned;
 use crate::pool::index::current::Version;
 use crate::pool::log::append::Log;
@@ -175,12 +176,12 @@ impl Linear {
     }
 
     /// Extents that hold nothing any more and that nobody writes to, for a commit to give up.
-    pub fn take_emptied(&self, state: &Metadata) -> Vec<u32> {
+    pub fn take_emptied(&self, state: &Metadata, contents: &Contents) -> Vec<u32> {
         let busy = self.busy.borrow();
         let (kept, mut free): (BTreeSet<u32>, BTreeSet<u32>) =
             self.emptied.borrow().iter().partition(|number| busy.contains(number));
         *self.emptied.borrow_mut() = kept;
-        free.retain(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+        free.retain(|number| contents.is_empty_at_home(state, *number));
         self.leaving.borrow_mut().clone_from(&free);
         free.into_iter().collect()
     }
@@ -401,11 +402,7 @@ impl Core {
                     self.bring_home(write);
                 }
             });
-            let told = |state: &mut Metadata| {
-                let rows = self.news_of_rows(state, 0);
-                rows.into_iter().chain([Change::Applied(cursor)]).collect()
-            };
-            self.contents.journal().commit(told).await?;
+            self.checkpoint().await?;
         }
         match linear.options.mode {
             ApplyMode::Strict => {
@@ -614,7 +611,7 @@ impl Core {
     fn note_emptied(&self, linear: &Linear, lba: u64, blocks: u64) {
         let state = self.contents.journal().state();
         let extents = self.extents(lba, blocks).map(|(number, ..)| number);
-        let empty = extents.filter(|number| state.rows.get(number).is_some_and(|row| row.live_slots() == 0));
+        let empty = extents.filter(|number| self.contents.is_empty_at_home(&state, *number));
         linear.emptied.borrow_mut().extend(empty);
     }
 }

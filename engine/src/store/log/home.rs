@@ -109,8 +109,9 @@ impl Core {
                     // One that a commit under way gives up is gone when the turn of the next commit has come.
                     let leaves = linear.leaving.borrow().contains(&number);
                     match state.rows.get(&number).filter(|_| !leaves) {
-                        Some(row) => {
-                            let live = (first..first + slots).filter(|slot| row.is_live(*slot));
+                        Some(_) => {
+                            let live = (first..first + slots)
+                                .filter(|slot| self.contents.is_live_at_home(&state, (number, *slot)));
                             overwritten.extend(live.map(|slot| ((number, slot), sequence)));
                         }
                         None if writes => {

@@ -252,7 +252,7 @@ impl Core {
         let index = self.contents.index();
         // Nothing runs between these two: the run holds exactly what lies before the place.
         let checkpoint = log.checkpoint();
-        index.freeze();
+        self.contents.freeze();
         let applied = self.linear.as_ref().map(Linear::cursor);
         let first_sequence = self.contents.journal().state().checkpoint.sequence.get() + 1;
         #[cfg(feature = "mutations")]
@@ -272,6 +272,7 @@ impl Core {
                 let released = checkpoint.released.get() as usize;
                 let leaving = state.leases.iter().take(released);
                 leaving.for_each(|lease| self.contents.touch(lease.virtual_segment.get()));
+                self.contents.settle_homecoming(state);
                 let mut changes = self.news_of_rows(state, released);
                 if let (Some(linear), Some(applied)) = (&self.linear, applied) {
                     changes.push(Change::Applied(applied));
@@ -286,7 +287,8 @@ impl Core {
                         state.leases.get(released).map_or(0, |lease| lease.virtual_segment.get());
                     let end = applied.virtual_segment.get().min(first_leased);
                     let written = state.rows.range(..end).filter(|(_, row)| row.live_slots() == 0);
-                    let dead = written.map(|(number, _)| *number).chain(linear.take_emptied(state));
+                    let dead =
+                        written.map(|(number, _)| *number).chain(linear.take_emptied(state, &self.contents));
                     changes.extend(dead.map(Change::RowRemoved));
                 }
                 changes.extend(run.as_ref().map(|run| {
@@ -355,10 +357,13 @@ impl Core {
                 self.step(self.checkpoint()).await
             } else {
                 log.set_full(self.why_full(log).filter(|_| self.refuse_when_full));
-                // Whoever gives up a moment, or reads a free segment, tells nobody.
+                // Whoever gives up a moment, or stops reading a free segment, tells nobody.
                 if self.is_short() {
                     self.device.context().sleep(STALL_NS).await;
                 } else {
+                    if log.leases_ahead() == 0 {
+                        log.progress.give();
+                    }
                     log.progress.wait().await;
                 }
                 true
