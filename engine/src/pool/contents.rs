@@ -193,7 +193,9 @@ impl Contents {
             virtual_segment: before.virtual_segment.into(),
             slot: before.slot.into(),
         };
-        if self.retention.get().bytes == 0 && self.pins.borrow().is_empty() {
+        // When the log is read at open, the journal may have told of a later window already.
+        let is_past = version.birth <= self.window.get();
+        if is_past || self.retention.get().bytes == 0 && self.pins.borrow().is_empty() {
             self.kill(death.virtual_segment.get(), death.slot.get());
             return;
         }

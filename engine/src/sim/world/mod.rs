@@ -99,7 +99,7 @@ impl World<'_> {
         let janitor = shared.context.spawn(release_held(Rc::clone(&shared)));
         self.make(None).await?;
         for step in &self.script.steps {
-            self.step(*step).await?;
+            self.step(*step).await.map_err(|what| self.with_status(what))?;
             if let Some(failure) = shared.failure.borrow_mut().take() {
                 return Err(failure);
             }
@@ -110,6 +110,15 @@ impl World<'_> {
         self.cut(None).await?;
         janitor.abort();
         Ok(())
+    }
+
+    /// Where something hangs, how the log stands says most.
+    fn with_status(&self, what: String) -> String {
+        let log = self.volume.as_ref().and_then(|volume| volume.status().log);
+        match log.filter(|_| what.ends_with("hangs")) {
+            Some(log) => format!("{what}: {log:?}"),
+            None => what,
+        }
     }
 
     async fn step(&mut self, step: Step) -> Result<(), String> {
@@ -193,8 +202,7 @@ impl World<'_> {
         let started = shared.context.now().0;
         while shared.active.get() >= self.script.depth {
             if shared.context.now().0 - started > HANG_NS {
-                let status = self.volume.as_ref().map(Volume::status);
-                return Err(format!("an operation hangs: {:?}", status.and_then(|status| status.log)));
+                return Err("an operation hangs".to_string());
             }
             shared.context.sleep(LOOK_NS).await;
         }
