@@ -4,7 +4,9 @@
 //! [`BufPool`] in power-of-two classes from 512 bytes to 4 MiB and go back to it when dropped, so that the
 //! data path allocates nothing once it has run a while. The first part of the pool is one arena that the
 //! real runtime registers with its ring; when the arena is used up, further buffers come from the heap, are
-//! kept for reuse too and are never registered. The pool never passes its limit.
+//! kept for reuse too, while their class is wanted, and are never registered. The pool never passes its limit by more
+//! than the reserve, which only the engine's own work takes from: what makes room for others is not kept waiting by
+//! them.
 //!
 //! Invariants: a buffer's address is aligned to its class or 4096 bytes, whichever is less; its memory is
 //! always initialised; exactly one of {a `Buf` or the parts it was split into, a free list, the quarantine} refers
@@ -28,6 +30,8 @@ pub const BUFFER_BYTES_MAX: usize = SMALLEST_BYTES << (CLASSES - 1);
 const SMALLEST_BYTES: usize = 512;
 const CLASSES: usize = 14;
 const ALIGNMENT_BYTES_MAX: usize = 4096;
+/// Beyond the limit, for the engine's own work: a batch, a step of applying, a merge and a few records.
+const RESERVE_BYTES: usize = 32 << 20;
 /// What a quarantined buffer is filled with; anything else found there later was written after the free.
 const POISON: u8 = 0xA5;
 
@@ -51,7 +55,11 @@ impl Default for BufPoolOptions {
 
 /// A source of I/O buffers; cheap to clone, bound to its thread.
 #[derive(Clone)]
-pub struct BufPool(Rc<Inner>);
+pub struct BufPool {
+    inner: Rc<Inner>,
+    /// What this handle may take beyond the limit.
+    reserve_bytes: usize,
+}
 
 struct Inner {
     arena: NonNull<u8>,
@@ -95,7 +103,7 @@ impl BufPool {
     /// A pool within the given limits. Takes the arena at once and nothing else.
     pub fn new(options: BufPoolOptions) -> Self {
         let arena_bytes = options.arena_bytes.next_multiple_of(ALIGNMENT_BYTES_MAX);
-        Self(Rc::new(Inner {
+        let inner = Rc::new(Inner {
             arena: if arena_bytes == 0 { NonNull::dangling() } else { allocate(arena_bytes) },
             arena_bytes,
             arena_used_bytes: Cell::new(0),
@@ -104,7 +112,13 @@ impl BufPool {
             free: RefCell::new(std::array::from_fn(|_| Vec::new())),
             quarantine: RefCell::new(VecDeque::new()),
             quarantine_buffers: options.quarantine_buffers,
-        }))
+        });
+        Self { inner, reserve_bytes: 0 }
+    }
+
+    /// The same pool, for the engine's own work.
+    pub(crate) fn reserved(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner), reserve_bytes: RESERVE_BYTES }
     }
 
     /// A buffer of `len` bytes with unspecified contents.
@@ -117,15 +131,15 @@ impl BufPool {
             return Err(Error::new("buffer", Reason::TransferTooLong { length: len as u64, limit }));
         }
         let class = class_of(len);
-        let reused = self.0.free.borrow_mut()[class].pop();
+        let reused = self.inner.free.borrow_mut()[class].pop();
         let memory = match reused {
             Some(memory) => memory,
-            None => self.0.carve(class).ok_or_else(|| {
-                let limit_bytes = self.0.limit_bytes as u64;
+            None => self.inner.carve(class, self.reserve_bytes).ok_or_else(|| {
+                let limit_bytes = self.inner.limit_bytes as u64;
                 Error::new("buffer", Reason::OutOfBuffers { asked_bytes: len as u64, limit_bytes })
             })?,
         };
-        Ok(Buf { memory, len: len as u32, class: class as u8, pool: Rc::clone(&self.0), whole: None })
+        Ok(Buf { memory, len: len as u32, class: class as u8, pool: Rc::clone(&self.inner), whole: None })
     }
 
     /// A buffer of `len` zero bytes. Errors as [`BufPool::get`].
@@ -144,12 +158,12 @@ impl BufPool {
 
     /// Address and length of the arena, for registering it with a ring.
     pub(crate) fn arena(&self) -> (*mut u8, usize) {
-        (self.0.arena.as_ptr(), self.0.arena_bytes)
+        (self.inner.arena.as_ptr(), self.inner.arena_bytes)
     }
 
     /// Buffers now held back, and whether every one still carries the poison it was freed with.
     pub fn quarantine_intact(&self) -> (usize, bool) {
-        let quarantine = self.0.quarantine.borrow();
+        let quarantine = self.inner.quarantine.borrow();
         let intact = quarantine.iter().all(|&(memory, class)| {
             // SAFETY: a quarantined piece has its class's size, is initialised and nobody else refers to it.
             let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), class_bytes(class as usize)) };
@@ -162,14 +176,14 @@ impl BufPool {
 impl fmt::Debug for BufPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BufPool")
-            .field("arena_bytes", &self.0.arena_bytes)
-            .field("heap_bytes", &self.0.heap_bytes.get())
+            .field("arena_bytes", &self.inner.arena_bytes)
+            .field("heap_bytes", &self.inner.heap_bytes.get())
             .finish_non_exhaustive()
     }
 }
 
 impl Inner {
-    fn carve(&self, class: usize) -> Option<NonNull<u8>> {
+    fn carve(&self, class: usize, reserve_bytes: usize) -> Option<NonNull<u8>> {
         let bytes = class_bytes(class);
         let at = self.arena_used_bytes.get().next_multiple_of(bytes.min(ALIGNMENT_BYTES_MAX));
         if at + bytes <= self.arena_bytes {
@@ -177,11 +191,32 @@ impl Inner {
             // SAFETY: `at + bytes` lies within the arena, which is one allocation.
             return Some(unsafe { self.arena.add(at) });
         }
-        if self.arena_bytes + self.heap_bytes.get() + bytes > self.limit_bytes {
+        let limit_bytes = self.limit_bytes + reserve_bytes;
+        if self.arena_bytes + self.heap_bytes.get() + bytes > limit_bytes {
+            // What lies unused in other classes is not lost to this one.
+            self.release_free(self.arena_bytes + self.heap_bytes.get() + bytes - limit_bytes);
+        }
+        if self.arena_bytes + self.heap_bytes.get() + bytes > limit_bytes {
             return None;
         }
         self.heap_bytes.set(self.heap_bytes.get() + bytes);
         Some(allocate(bytes))
+    }
+
+    /// Gives free memory of the heap back to the system, the largest pieces first: so many bytes, if there are.
+    fn release_free(&self, bytes: usize) {
+        let mut left = bytes;
+        for (class, list) in self.free.borrow_mut().iter_mut().enumerate().rev() {
+            list.retain(|memory| {
+                if left == 0 || self.in_arena(*memory) {
+                    return true;
+                }
+                release(*memory, class_bytes(class));
+                self.heap_bytes.set(self.heap_bytes.get() - class_bytes(class));
+                left = left.saturating_sub(class_bytes(class));
+                false
+            });
+        }
     }
 
     fn in_arena(&self, memory: NonNull<u8>) -> bool {
@@ -380,6 +415,19 @@ mod tests {
             pool.get(BUFFER_BYTES_MAX + 1).unwrap_err().reason(),
             Reason::TransferTooLong { .. }
         ));
+    }
+
+    #[test]
+    fn free_memory_of_one_class_serves_another_and_the_reserve_is_the_engines() {
+        let pool = pool(0, 64 << 10, 0);
+        let large = pool.get(64 << 10).unwrap();
+        assert!(pool.get(4096).is_err());
+        let own = pool.reserved().get(4096).unwrap();
+        drop((large, own));
+        let held: Vec<Buf> = (0..16).map(|_| pool.get(4096).unwrap()).collect();
+        assert!(pool.get(512).is_err());
+        drop(held);
+        assert!(pool.get(64 << 10).is_ok());
     }
 
     #[test]

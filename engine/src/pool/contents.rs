@@ -17,7 +17,7 @@ use super::index::Index;
 use super::index::current::Version;
 use super::index::merge::{Wanted, rename_death};
 use super::journal::Journal;
-use super::metadata::Metadata;
+use super::metadata::{GATHERED_FIRST, Metadata};
 use crate::error::Result;
 use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ZERO};
 use crate::format::index_page::{IndexDeath, ZERO};
@@ -103,14 +103,17 @@ impl Contents {
         retention: Retention,
     ) -> Result<Rc<Self>> {
         let window = journal.state().window;
-        let mut pending = Vec::new();
+        let (mut pending, mut past) = (Vec::new(), Vec::new());
         for run in index.runs() {
             let deaths = run.deaths().await?;
-            pending.extend(deaths.into_iter().filter(|death| death.death.get() > window));
+            let (later, earlier): (Vec<_>, Vec<_>) =
+                deaths.into_iter().partition(|death| death.death.get() > window);
+            pending.extend(later);
+            past.extend(earlier);
         }
         pending.sort_by_key(|death| death.death.get());
         let segments = journal.state().segments() as usize;
-        Ok(Rc::new(Self {
+        let contents = Rc::new(Self {
             journal,
             index,
             block_bytes,
@@ -124,7 +127,13 @@ impl Contents {
             former: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
-        }))
+        });
+        // An image that was open held these back. Numbers of other rows may have been given anew since.
+        let of_log = past.iter().filter(|death| death.virtual_segment.get() < GATHERED_FIRST);
+        of_log.for_each(|death| contents.kill(death.virtual_segment.get(), death.slot.get()));
+        let checkpoint = contents.journal.state().checkpoint;
+        contents.note_time(checkpoint.sequence.get(), checkpoint.time_unix_ns.get());
+        Ok(contents)
     }
 
     /// The index.
@@ -297,7 +306,7 @@ impl Contents {
                 let mut times = self.times.borrow_mut();
                 let newest = times.back().map_or(0, |last| last.1);
                 let mut expired = None;
-                while times.front().is_some_and(|first| first.1 + age_ns < newest) {
+                while times.front().is_some_and(|first| first.1.saturating_add(age_ns) < newest) {
                     expired = times.pop_front();
                 }
                 expired
@@ -316,13 +325,14 @@ impl Contents {
         self.window.set(sequence);
         // An image is written of the rows as they are in memory: the window that let their slots die goes with it.
         self.journal.state_mut().window = sequence;
+        let wanted = self.wanted();
         loop {
             let Some(first) = self.pending.borrow().front().copied() else { return };
             if first.death.get() > sequence {
                 return;
             }
             self.pending.borrow_mut().pop_front();
-            let held = self.wanted().sees(first.birth.get(), first.death.get());
+            let held = wanted.sees(first.birth.get(), first.death.get());
             #[cfg(feature = "mutations")]
             let held = held && !crate::mutation::is_on(crate::mutation::Mutation::OpenMomentIgnored);
             if held {
@@ -453,6 +463,11 @@ impl Contents {
     /// Has the journal learn all of a row at the next checkpoint.
     pub fn touch(&self, number: u32) {
         self.touched.borrow_mut().insert(number, Touched::Whole);
+    }
+
+    /// Whether anything has happened to rows that the journal does not know of.
+    pub fn has_touched(&self) -> bool {
+        !self.touched.borrow().is_empty()
     }
 
     /// The changes that tell the journal what has happened to rows since it was last told, and the window that

@@ -61,7 +61,7 @@ async fn read_area(device: &Device, address: u64, bytes: u64) -> Result<Vec<u8>>
     while (all.len() as u64) < bytes {
         let at = address + all.len() as u64;
         let length = (bytes - all.len() as u64).min(PIECE_BYTES);
-        let buf = device.context().buffers().get(length.next_multiple_of(block_bytes) as usize)?;
+        let buf = device.context().buffers().reserved().get(length.next_multiple_of(block_bytes) as usize)?;
         let (result, buf) = device.read(ByteOffset(at), buf, Io::of(Cause::Metadata)).await;
         result?;
         all.extend_from_slice(&buf[..length as usize]);
@@ -72,7 +72,8 @@ async fn read_area(device: &Device, address: u64, bytes: u64) -> Result<Vec<u8>>
 async fn write_area(device: &Device, address: u64, bytes: &[u8]) -> Result<()> {
     let block_bytes = device.geometry().logical_block_bytes as usize;
     for (index, piece) in bytes.chunks(PIECE_BYTES as usize).enumerate() {
-        let mut buf = device.context().buffers().zeroed(piece.len().next_multiple_of(block_bytes))?;
+        let mut buf =
+            device.context().buffers().reserved().zeroed(piece.len().next_multiple_of(block_bytes))?;
         buf[..piece.len()].copy_from_slice(piece);
         let at = ByteOffset(address + index as u64 * PIECE_BYTES);
         device.write(at, buf, Io::of(Cause::Metadata)).await.0?;
@@ -87,7 +88,7 @@ impl Journal {
     /// What the device says.
     pub async fn format(device: &Device, pool_id: [u8; 16], places: Places, state: Metadata) -> Result<()> {
         // An old root of the other place must not win over the new one.
-        let block = device.context().buffers().zeroed(ROOT_BYTES)?;
+        let block = device.context().buffers().reserved().zeroed(ROOT_BYTES)?;
         device.write(ByteOffset(places.roots[0]), block, Io::of(Cause::Metadata)).await.0?;
         let journal = Self {
             device: device.clone(),
@@ -292,7 +293,7 @@ impl Places {
 async fn newest_root(device: &Device, pool_id: &[u8; 16], places: &Places) -> Result<Root> {
     let mut newest: Option<Root> = None;
     for at in places.roots {
-        let buf = device.context().buffers().get(ROOT_BYTES)?;
+        let buf = device.context().buffers().reserved().get(ROOT_BYTES)?;
         let (result, buf) = device.read(ByteOffset(at), buf, Io::of(Cause::Metadata)).await;
         match result {
             Ok(()) => {}

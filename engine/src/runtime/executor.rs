@@ -517,11 +517,6 @@ impl Context {
             core: Rc::downgrade(&self.0),
         })
     }
-
-    /// Whether no completion order is drawn and no time is virtual: the outside world is real.
-    pub fn is_simulated(&self) -> bool {
-        self.0.shuffle
-    }
 }
 
 /// A spawned task. Await it for its result; dropping it lets the task run on.

@@ -191,7 +191,7 @@ impl Index {
     }
 
     /// Versions that are in no run.
-    pub fn fresh_entries(&self) -> usize {
+    fn fresh_entries(&self) -> usize {
         self.fresh.borrow().entries.len() + self.frozen.borrow().entries.len()
     }
 

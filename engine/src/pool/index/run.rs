@@ -28,7 +28,6 @@ pub struct Pages {
     device: Device,
     area: Area,
     used: RefCell<Vec<bool>>,
-    free_pages: Cell<u32>,
     next: Cell<usize>,
     cache: RefCell<Cache>,
 }
@@ -52,15 +51,9 @@ impl Pages {
             device: device.clone(),
             area,
             used: RefCell::new(vec![false; pages]),
-            free_pages: Cell::new(pages as u32),
             next: Cell::new(0),
             cache: RefCell::new(cache),
         })
-    }
-
-    /// Pages that no run uses.
-    pub fn free_pages(&self) -> u32 {
-        self.free_pages.get()
     }
 
     /// Pages in all.
@@ -95,7 +88,6 @@ impl Pages {
         let end = (start..used.len().min(start + pages)).take_while(free).count() + start;
         used[start..end].fill(true);
         self.next.set(end % used.len());
-        self.free_pages.set(self.free_pages.get() - (end - start) as u32);
         Ok((start as u32, (end - start) as u32))
     }
 
@@ -109,7 +101,6 @@ impl Pages {
                 return false;
             }
             range.fill(true);
-            self.free_pages.set(self.free_pages.get() - pages);
         }
         true
     }
@@ -118,7 +109,6 @@ impl Pages {
         let mut used = self.used.borrow_mut();
         for (first, pages) in extents {
             used[*first as usize..(*first + *pages) as usize].fill(false);
-            self.free_pages.set(self.free_pages.get() + pages);
         }
     }
 
@@ -150,7 +140,7 @@ impl Pages {
     }
 
     async fn read(&self, page: u32, pages: u32) -> Result<Buf> {
-        let buf = self.device.context().buffers().get(pages as usize * PAGE_BYTES)?;
+        let buf = self.device.context().buffers().reserved().get(pages as usize * PAGE_BYTES)?;
         let at = ByteOffset(self.address(page));
         let (result, buf) = self.device.read(at, buf, Io::of(Cause::Index)).await;
         result.map(|()| buf)
@@ -434,7 +424,7 @@ impl RunWriter {
         let page = self.buffered_at + self.buffered as u32;
         let mut buf = match self.buf.take() {
             Some(buf) => buf,
-            None => self.pages.device.context().buffers().get(WRITE_PAGES * PAGE_BYTES)?,
+            None => self.pages.device.context().buffers().reserved().get(WRITE_PAGES * PAGE_BYTES)?,
         };
         let bytes = &mut buf[self.buffered * PAGE_BYTES..][..PAGE_BYTES];
         index_page::encode(items, self.number, self.written_pages, self.pages.address(page), bytes);

@@ -144,7 +144,7 @@ pub struct LogOptions {
     pub nonce: [u8; 16],
     /// The volume's epoch.
     pub epoch: u64,
-    /// Bytes of log since the last checkpoint at which appending waits for the next one.
+    /// Bytes of log behind the last durable checkpoint at which appending waits for the next one.
     pub backlog_bytes_max: u64,
 }
 
@@ -162,9 +162,11 @@ pub struct Log {
     persist: RefCell<Persist>,
     flushing: RangeLock,
     failed: FailureFlag,
-    /// Bytes of log since the last checkpoint at which appending waits for the next one.
+    /// Bytes of log behind the last durable checkpoint at which appending waits for the next one.
     backlog_bytes_max: u64,
     backlog_bytes: Cell<u64>,
+    /// Of these, what the checkpoint under way covers.
+    covered_bytes: Cell<u64>,
     figures: Cell<LogFigures>,
     /// Why no room is going to be made, if so.
     full: Cell<Option<&'static str>>,
@@ -206,6 +208,7 @@ impl Log {
             failed,
             backlog_bytes_max: options.backlog_bytes_max,
             backlog_bytes: Cell::new(0),
+            covered_bytes: Cell::new(0),
             figures: Cell::default(),
             full: Cell::new(None),
             work: Signal::new(device.context()),
@@ -237,7 +240,7 @@ impl Log {
         self.figures.get()
     }
 
-    /// Bytes of log since the last checkpoint.
+    /// Bytes of log behind the last durable checkpoint: what opening would have to read.
     pub fn backlog_bytes(&self) -> u64 {
         self.backlog_bytes.get()
     }
@@ -353,7 +356,7 @@ impl Log {
         let tip = self.state.borrow().retired;
         let state = self.contents.journal().state();
         let entered = state.leases.iter().position(|lease| lease.virtual_segment == tip.virtual_segment);
-        self.backlog_bytes.set(0);
+        self.covered_bytes.set(self.backlog_bytes.get());
         Checkpoint {
             address: self.geometry.address(tip.physical, tip.block).into(),
             batch: tip.batch.into(),
@@ -362,6 +365,11 @@ impl Log {
             previous: tip.previous.into(),
             released: (entered.unwrap_or(0) as u32).into(),
         }
+    }
+
+    /// The checkpoint that began last is durable.
+    pub fn checkpoint_ended(&self) {
+        self.backlog_bytes.set(self.backlog_bytes.get() - self.covered_bytes.take());
     }
 
     /// Tells the lanes that a lease or room has been made.
@@ -434,9 +442,9 @@ impl Log {
             (entries, payload) = (more_entries, more_payload);
         }
         let header_bytes = header_bytes(entries, payload, block_bytes);
-        let buf = self.device.context().buffers().get(header_bytes + payload * block_bytes);
+        let buf = self.device.context().buffers().reserved().get(header_bytes + payload * block_bytes);
         let Ok(mut buf) = buf else {
-            // Buffers come back as others end.
+            // The reserve holds more than all lanes and the background take together; they give it back as they end.
             self.progress.give();
             return None;
         };

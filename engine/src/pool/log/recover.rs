@@ -137,7 +137,7 @@ pub async fn recover(device: &Device, geometry: Geometry, contents: &Rc<Contents
 /// What the device says.
 pub async fn secure(device: &Device, in_doubt: &[(u64, u64)]) -> Result<()> {
     for (address, bytes) in in_doubt {
-        let buf = device.context().buffers().get(*bytes as usize)?;
+        let buf = device.context().buffers().reserved().get(*bytes as usize)?;
         let (result, buf) = device.read(ByteOffset(*address), buf, Io::of(Cause::Log)).await;
         result?;
         device.write(ByteOffset(*address), buf, Io::of(Cause::Log)).await.0?;

@@ -42,7 +42,7 @@ impl<'a> Window<'a> {
         {
             self.buf = None;
             let length = left_bytes.min(WINDOW_BYTES) as usize;
-            let buf = self.device.context().buffers().get(length)?;
+            let buf = self.device.context().buffers().reserved().get(length)?;
             let at = ByteOffset(self.geometry.address(physical, block));
             let (result, buf) = self.device.read(at, buf, Io::of(Cause::Log)).await;
             result?;

@@ -11,6 +11,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::rc::Rc;
 
 use super::{Core, LogStore};
 use crate::device::{Cause, Io};
@@ -28,6 +30,8 @@ use crate::units::Seq;
 
 /// Payload of a step: what is in memory at a time.
 const STEP_BYTES: usize = 4 << 20;
+/// What a block that reads as zero counts in a step.
+const ZERO_BYTES: usize = 64;
 /// How long applying waits before it tries again what could not be done.
 pub(super) const STALL_NS: u64 = 50_000_000;
 
@@ -102,15 +106,21 @@ pub(super) struct Linear {
 }
 
 /// No step begins while this exists.
-struct Holding<'a> {
-    linear: &'a Linear,
-    log: &'a Log,
+struct Holding(Rc<Core>);
+
+impl Holding {
+    fn new(core: &Rc<Core>, linear: &Linear) -> Self {
+        linear.holds.set(linear.holds.get() + 1);
+        Self(Rc::clone(core))
+    }
 }
 
-impl Drop for Holding<'_> {
+impl Drop for Holding {
     fn drop(&mut self) {
-        self.linear.holds.set(self.linear.holds.get() - 1);
-        self.log.progress.give();
+        let (Some(linear), Some(log)) = (&self.0.linear, &self.0.log) else { return };
+        linear.holds.set(linear.holds.get() - 1);
+        log.progress.give();
+        linear.changed.give();
     }
 }
 
@@ -158,11 +168,6 @@ impl Linear {
             leaving: RefCell::default(),
             thin,
         }
-    }
-
-    fn hold<'a>(&'a self, log: &'a Log) -> Holding<'a> {
-        self.holds.set(self.holds.get() + 1);
-        Holding { linear: self, log }
     }
 
     /// Where it stands: what a checkpoint that begins now makes durable.
@@ -265,45 +270,28 @@ impl LogStore {
 
     /// Leaves the base as it is from now on, until more is accepted.
     pub async fn pin_base(&self) -> Result<Seq> {
-        let (linear, log) = self.linear()?;
+        let (linear, _) = self.linear()?;
         // What is under way ends in the base; nothing begins after this.
-        let holding = linear.hold(log);
+        let holding = Holding::new(&self.core, linear);
         while linear.applying.get() {
             linear.changed.wait().await;
         }
         let applied = linear.cursor.get().sequence.get();
-        self.core.contents.journal().commit(|_| vec![Change::Accepted(applied)]).await?;
-        drop(holding);
-        linear.changed.give();
+        let core = Rc::clone(&self.core);
+        let pinned = async move {
+            let _holding = holding;
+            core.contents.journal().commit(|_| vec![Change::Accepted(applied)]).await
+        };
+        self.core.whole(pinned).await?;
         self.core.checkpoint().await?;
         Ok(Seq(applied))
     }
 
     /// Lets the base take changes up to this sequence; all, if none is given.
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
-        let (_, log) = self.linear()?;
-        let refused = |reason| Err(Error::new("accept", reason).on(self.core.device.name()));
-        let last = log.sequence();
-        if let Some(moment) = through.map(|through| through.0).filter(|moment| *moment > last) {
-            return refused(Reason::UnknownMoment { moment, last });
-        }
-        // A sequence that a crash takes back is given to another change, which nobody has accepted.
-        log.flush().await?;
-        let journal = self.core.contents.journal();
-        let is_pinned = |state: &Metadata| through.is_none() || state.accepted != ALL_ACCEPTED;
-        if !is_pinned(&journal.state()) {
-            return refused(Reason::NotPinned);
-        }
-        // Somebody else may accept everything before this one's turn comes.
-        let accept = |state: &mut Metadata| match through {
-            _ if !is_pinned(state) => Vec::new(),
-            None => vec![Change::Accepted(ALL_ACCEPTED)],
-            // What has been accepted may be in the base already.
-            Some(through) => vec![Change::Accepted(through.0.max(state.accepted))],
-        };
-        journal.commit(accept).await?;
-        log.progress.give();
-        Ok(())
+        self.linear()?;
+        let core = Rc::clone(&self.core);
+        self.core.whole(async move { core.accept(through).await }).await
     }
 
     /// How far applying is, where there is a linear volume.
@@ -320,6 +308,44 @@ impl LogStore {
 }
 
 impl Core {
+    /// Runs something to its end though the caller's future may be dropped: a commit of metadata that nobody waits
+    /// for any more would otherwise let the next one begin beside it.
+    pub(super) async fn whole<T: 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + 'static,
+    ) -> Result<T> {
+        match self.device.context().spawn(work).await {
+            Some(done) => done,
+            None => Err(Error::new("commit", Reason::Closed).on(self.device.name())),
+        }
+    }
+
+    async fn accept(&self, through: Option<Seq>) -> Result<()> {
+        let log = self.log()?;
+        let refused = |reason| Err(Error::new("accept", reason).on(self.device.name()));
+        let last = log.sequence();
+        if let Some(moment) = through.map(|through| through.0).filter(|moment| *moment > last) {
+            return refused(Reason::UnknownMoment { moment, last });
+        }
+        // A sequence that a crash takes back is given to another change, which nobody has accepted.
+        log.flush().await?;
+        let journal = self.contents.journal();
+        let is_pinned = |state: &Metadata| through.is_none() || state.accepted != ALL_ACCEPTED;
+        if !is_pinned(&journal.state()) {
+            return refused(Reason::NotPinned);
+        }
+        // Somebody else may accept everything before this one's turn comes.
+        let accept = |state: &mut Metadata| match through {
+            _ if !is_pinned(state) => Vec::new(),
+            None => vec![Change::Accepted(ALL_ACCEPTED)],
+            // What has been accepted may be in the base already.
+            Some(through) => vec![Change::Accepted(through.0.max(state.accepted))],
+        };
+        journal.commit(accept).await?;
+        log.progress.give();
+        Ok(())
+    }
+
     /// Applies in the background.
     pub(super) async fn keep_applied(&self) {
         let (Some(linear), Some(log)) = (&self.linear, &self.log) else { return };
@@ -372,12 +398,14 @@ impl Core {
             return linear.cursor.get().sequence.get();
         }
         let state = self.contents.journal().state();
-        let durable = log.durable_through().max(state.checkpoint.sequence.get());
+        let checkpointed = state.checkpoint.sequence.get();
+        let durable = log.durable_through().max(checkpointed);
         let automatic = match linear.options.automatic {
             false => 0,
             true if self.is_short() => durable,
-            true if self.contents.keeps_past() => self.contents.window(),
-            true => state.checkpoint.sequence.get(),
+            // Space comes free with checkpoints alone: to apply more often would only take smaller steps.
+            true if self.contents.keeps_past() => self.contents.window().min(checkpointed),
+            true => checkpointed,
         };
         let accepted = state.accepted;
         #[cfg(feature = "mutations")]
@@ -449,7 +477,7 @@ impl Core {
                 return Err(Error::new("apply", reason).on(self.device.name()));
             };
             let payload = window.payload(physical, block, &batch).await?;
-            let end = self.gather_batch(&mut step, &batch, payload, cursor.sequence.get(), target, linear);
+            let end = self.gather_batch(&mut step, &batch, payload, cursor.sequence.get(), target);
             let end = end.await?;
             if end == cursor.sequence.get() {
                 break;
@@ -504,7 +532,6 @@ impl Core {
         payload: Vec<u8>,
         after: u64,
         target: u64,
-        linear: &Linear,
     ) -> Result<u64> {
         let block_bytes = self.geometry.block_bytes as usize;
         let mut end = after;
@@ -528,19 +555,7 @@ impl Core {
                         continue;
                     };
                     step.pinned.push(self.contents.index().pin(lba, blocks).await?);
-                    // What a later entry up to the target supersedes is not needed where entries are absorbed.
-                    let absorbed = |at: u64| {
-                        linear.options.mode == ApplyMode::Absorb
-                            && self
-                                .contents
-                                .index()
-                                .current_now(at)
-                                .is_some_and(|now| now.birth > sequence && now.birth <= target)
-                    };
                     for (at, bytes) in (lba..).zip(bytes.chunks_exact(block_bytes)) {
-                        if absorbed(at) {
-                            continue;
-                        }
                         step.bytes += block_bytes;
                         match step.actions.last_mut() {
                             Some(Action::Write(write))
@@ -559,6 +574,7 @@ impl Core {
                 }
                 kind @ (KIND_ZERO | KIND_DISCARD) => {
                     let discard = kind == KIND_DISCARD;
+                    step.bytes += (blocks as usize).saturating_mul(ZERO_BYTES);
                     step.actions.push(Action::Zero { lba, blocks, sequence, discard });
                 }
                 _ => {}

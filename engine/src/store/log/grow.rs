@@ -61,7 +61,7 @@ async fn copy_run(device: &Device, run: &RunInfo, from: Area, to: Area) -> Resul
         for page in (*first..*first + *pages).step_by(COPY_PAGES as usize) {
             let count = COPY_PAGES.min(*first + *pages - page);
             let at = |area: Area| area.offset.get() + u64::from(page) * page_bytes;
-            let buf = device.context().buffers().get(count as usize * PAGE_BYTES)?;
+            let buf = device.context().buffers().reserved().get(count as usize * PAGE_BYTES)?;
             let (result, mut buf) = device.read(ByteOffset(at(from)), buf, Io::of(Cause::Index)).await;
             result?;
             for (index, bytes) in (0..).zip(buf.chunks_exact_mut(PAGE_BYTES)) {

@@ -203,7 +203,7 @@ impl Core {
         };
         let mut at = address;
         for piece in bytes.chunks(WRITE_BYTES) {
-            let buf = device.context().buffers().copy_of(piece)?;
+            let buf = device.context().buffers().reserved().copy_of(piece)?;
             device.write(ByteOffset(at), buf, Io::of(Cause::Apply)).await.0?;
             at += piece.len() as u64;
         }

@@ -145,12 +145,18 @@ impl Core {
             Ok(()) => true,
             Err(_) => {
                 self.failed.raise();
-                self.checkpoint_ended.give();
-                if let Some(log) = &self.log {
-                    log.go_on();
-                }
+                self.wake_all();
                 false
             }
+        }
+    }
+
+    /// The volume has been poisoned, by whomever: all who wait look at it.
+    fn wake_all(&self) {
+        self.checkpoint_ended.give();
+        if let Some(log) = &self.log {
+            log.go_on();
+            log.progress.give();
         }
     }
 
@@ -303,6 +309,7 @@ impl Core {
         drop(held);
         self.linear.iter().for_each(Linear::emptied_are_gone);
         index.thaw(run);
+        log.checkpoint_ended();
         let mut checkpoints = self.checkpoints.get();
         checkpoints.ended += 1;
         self.checkpoints.set(checkpoints);
@@ -341,6 +348,8 @@ impl Core {
                 return;
             }
         }
+        // Whoever waited for what has failed may be gone, and have told nobody.
+        self.wake_all();
     }
 
     async fn keep_room(&self) {
@@ -423,17 +432,22 @@ impl Core {
     fn has_news(&self, log: &Log) -> bool {
         let state = self.contents.journal().state();
         let applied = self.linear.as_ref().map_or(state.applied, Linear::cursor);
-        state.checkpoint.sequence.get() < log.sequence() || state.applied != applied
+        state.checkpoint.sequence.get() < log.sequence()
+            || state.applied != applied
+            || self.contents.has_touched()
     }
 
     /// Why no room is going to be made for the log, when nothing is left to be emptied and no past to be given up;
     /// `None` while there is room, or somebody only reads what is free.
     fn why_full(&self, log: &Log) -> Option<&'static str> {
+        if !self.is_short() {
+            return None;
+        }
         let held_by_readers = {
             let state = self.contents.journal().state();
             state.free_after(0).filter(|at| self.is_for_log(*at)).count() > self.reserved(&state)
         };
-        if !self.is_short() || held_by_readers {
+        if held_by_readers {
             return None;
         }
         match &self.linear {
@@ -555,13 +569,13 @@ impl Core {
         let per_piece = (MOVE_BYTES / block_bytes).max(1);
         for target in places.chunk_by(|one, next| follows(one.1, next.1)) {
             for piece in target.chunks(per_piece) {
-                let mut buf = self.device.context().buffers().get(piece.len() * block_bytes)?;
+                let mut buf = self.device.context().buffers().reserved().get(piece.len() * block_bytes)?;
                 let mut filled = 0;
                 for source in piece.chunk_by(|one, next| follows(one.0, next.0)) {
                     let length = source.len() * block_bytes;
                     let (physical, block) = source[0].0;
                     let at = ByteOffset(self.geometry.address(physical, block));
-                    let part = self.device.context().buffers().get(length)?;
+                    let part = self.device.context().buffers().reserved().get(length)?;
                     let (result, part) = self.device.read(at, part, Io::of(Cause::Clean)).await;
                     result?;
                     buf[filled..filled + length].copy_from_slice(&part);

@@ -118,7 +118,7 @@ pub struct LogStatus {
     pub batch_bytes: u64,
     /// Batches under way when each of them began, itself included, added up: over `batches` it is their mean.
     pub batches_in_flight: u64,
-    /// Bytes of log since the last checkpoint: what opening would have to read now.
+    /// Bytes of log behind the last durable checkpoint: what opening would have to read now.
     pub backlog_bytes: u64,
     /// What opening found and did.
     pub recovery: RecoveryReport,

@@ -37,7 +37,8 @@ impl LogStore {
     pub async fn close(&self) -> Result<()> {
         self.core.log()?.flush().await?;
         self.core.checkpoint().await?;
-        self.core.mark_durable().await
+        let core = Rc::clone(&self.core);
+        self.core.whole(async move { core.mark_durable().await }).await
     }
 }
 
