@@ -202,6 +202,8 @@ pub struct Metadata {
     next_run: u64,
     /// Leases and rows that name each physical segment.
     users: Vec<u32>,
+    /// Segments that have none.
+    free: u32,
     segment_blocks: u32,
 }
 
@@ -210,7 +212,8 @@ impl Metadata {
     pub fn new(segments: u32, segment_blocks: u32) -> Self {
         let users = vec![0; segments as usize];
         let accepted = ALL_ACCEPTED;
-        Self { users, segment_blocks, accepted, next_gathered: GATHERED_FIRST, ..Self::default() }
+        let next_gathered = GATHERED_FIRST;
+        Self { users, free: segments, segment_blocks, accepted, next_gathered, ..Self::default() }
     }
 
     /// Blocks of a segment.
@@ -225,7 +228,7 @@ impl Metadata {
 
     /// Segments that nothing uses.
     pub fn free_segments(&self) -> u32 {
-        self.users.iter().filter(|users| **users == 0).count() as u32
+        self.free
     }
 
     /// Free segments after `after`, in order, round and round.
@@ -234,9 +237,9 @@ impl Metadata {
         (1..=segments).map(move |step| (after + step) % segments).filter(|at| self.users[*at as usize] == 0)
     }
 
-    /// A number for the next virtual segment.
-    pub fn next_virtual(&self) -> u32 {
-        self.next_virtual
+    /// Numbers for the next virtual segments: a pool has so many in its life.
+    pub fn next_virtual(&self) -> std::ops::Range<u32> {
+        self.next_virtual..GATHERED_FIRST
     }
 
     /// A number for the next row that others are gathered in.
@@ -246,7 +249,8 @@ impl Metadata {
 
     /// Whether rows have become so many that those which share a segment are to be gathered in one.
     pub fn has_many_rows(&self) -> bool {
-        self.rows.len() * 2 > self.users.len() * 3
+        let numbers_left = (HOME_FIRST - self.next_gathered) as usize;
+        self.rows.len() * 2 > self.users.len() * 3 && numbers_left > self.users.len()
     }
 
     /// Rows for which the journal still has room.
@@ -279,7 +283,7 @@ impl Metadata {
                     return None;
                 }
                 self.next_virtual = self.next_virtual.max(number + 1);
-                *self.users.get_mut(physical as usize)? += 1;
+                self.take(physical)?;
                 self.leases.push_back(*lease);
                 let row = SegmentRow::of_log(physical, self.segment_blocks, self.checkpoint.sequence.get());
                 self.insert(number, row)?;
@@ -287,7 +291,7 @@ impl Metadata {
             Change::Checkpoint(checkpoint) => {
                 for _ in 0..checkpoint.released.get() {
                     let lease = self.leases.pop_front()?;
-                    self.users[lease.physical.get() as usize] -= 1;
+                    self.leave(lease.physical.get());
                 }
                 self.checkpoint = *checkpoint;
                 self.checkpoint.released = 0.into();
@@ -307,7 +311,7 @@ impl Metadata {
                         present.iter().map(|word| u64::from(word.count_ones())).sum::<u64>()
                     });
                 let room = u64::from(self.segment_blocks) * row.segments().count() as u64;
-                if end > room || row.first_block >= self.segment_blocks || row.slots > self.segment_blocks {
+                if end > room || row.first_block >= self.segment_blocks || row.slots != self.segment_blocks {
                     return None;
                 }
                 self.remove(number);
@@ -365,15 +369,28 @@ impl Metadata {
 
     fn insert(&mut self, number: u32, row: SegmentRow) -> Option<()> {
         for physical in row.segments() {
-            *self.users.get_mut(physical as usize)? += 1;
+            self.take(physical)?;
         }
         self.rows.insert(number, row).is_none().then_some(())
     }
 
     fn remove(&mut self, number: u32) -> Option<()> {
         let row = self.rows.remove(&number)?;
-        row.segments().for_each(|physical| self.users[physical as usize] -= 1);
+        row.segments().for_each(|physical| self.leave(physical));
         Some(())
+    }
+
+    fn take(&mut self, physical: u32) -> Option<()> {
+        let users = self.users.get_mut(physical as usize)?;
+        self.free -= u32::from(*users == 0);
+        *users += 1;
+        Some(())
+    }
+
+    fn leave(&mut self, physical: u32) {
+        let users = &mut self.users[physical as usize];
+        *users -= 1;
+        self.free += u32::from(*users == 0);
     }
 
     /// The state made by these changes from nothing.

@@ -4,6 +4,8 @@
 //! is written to one place and then the other, with a flush between all of these. So a creation that is cut
 //! short leaves the old volume untouched, no volume, or the new one; never a mixture.
 
+use std::ops::RangeInclusive;
+
 use super::{BLOCK_BYTES_MAX, Devices, Volume, VolumeInfo};
 use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
@@ -21,8 +23,8 @@ use crate::units::ByteOffset;
 
 /// Bytes of log between checkpoints, on a device that is large enough.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Blocks of a segment at most: their numbers have 16 bits.
-const SEGMENT_BLOCKS_MAX: u32 = 1 << 16;
+/// Blocks that a segment may have: their numbers have 16 bits.
+pub(super) const SEGMENT_BLOCKS: RangeInclusive<u32> = 8..=1 << 16;
 
 /// What the data area of a new volume holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,7 +230,7 @@ fn shape(
             let by_size = (device_bytes / 128).next_power_of_two().clamp(64 << 10, 8 << 20) as u32;
             let segment_bytes = options.segment_bytes.unwrap_or(by_size);
             let blocks = segment_bytes / block_bytes;
-            if !segment_bytes.is_power_of_two() || !(8..=SEGMENT_BLOCKS_MAX).contains(&blocks) {
+            if !segment_bytes.is_power_of_two() || !SEGMENT_BLOCKS.contains(&blocks) {
                 let rule = "a power of two from 8 to 65536 blocks is needed";
                 return wrong("segment size", segment_bytes.into(), rule);
             }
@@ -243,7 +245,8 @@ fn shape(
                 let area = home_area(found_bytes, segment);
                 let least = if options.thin { region } else { options.size_bytes.unwrap_or(region) };
                 if area.bytes.get() < least {
-                    let needed_bytes = area.offset.get() + least.next_multiple_of(segment);
+                    let whole = least.checked_next_multiple_of(segment).unwrap_or(u64::MAX);
+                    let needed_bytes = area.offset.get().saturating_add(whole);
                     let reason = Reason::DeviceTooSmall { needed_bytes, found_bytes };
                     return Err(Error::new("create", reason).on(device.name()));
                 }

@@ -3,11 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::create::SEGMENT_BLOCKS;
 use super::roles::{check_pool_role, home_device};
 use super::{BLOCK_BYTES_MAX, Devices, Inner, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN};
+use crate::format::superblock::{
+    FEATURE_LOG, KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN,
+};
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::superblock;
@@ -146,6 +149,8 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         return Err(Error::new("open", Reason::InvalidSetting { name: "block size", value, rule }));
     }
     let volume_bytes = record.volume_bytes.get();
+    let has_log = record.features_incompatible.get() & FEATURE_LOG != 0;
+    let segment_bytes = record.segment_bytes.get();
     let is_linear = record.backend.get() == Backend::Linear.number();
     let extents_max = if is_linear { EXTENTS_MAX } else { u64::MAX };
     let sound = block_bytes.is_power_of_two()
@@ -156,7 +161,9 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && volume_bytes.is_multiple_of(region_bytes.into())
         && (volume_bytes <= record.data.bytes.get().max(record.home_bytes.get())
             || record.volume_flags.get() & VOLUME_THIN != 0)
-        && volume_bytes.div_ceil(u64::from(record.segment_bytes.get().max(block_bytes))) <= extents_max
+        && volume_bytes.div_ceil(u64::from(segment_bytes.max(block_bytes))) <= extents_max
+        && (!has_log
+            || segment_bytes.is_power_of_two() && SEGMENT_BLOCKS.contains(&(segment_bytes / block_bytes)))
         && record.data.offset.get() >= HEAD_BYTES
         && record.data.offset.get().is_multiple_of(block_bytes.into())
         && record.end() <= record.device_bytes.get()

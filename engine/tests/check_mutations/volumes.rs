@@ -100,8 +100,13 @@ fn made(
             // Opening an image makes a checkpoint.
             drop(volume.image(ImageOptions::default()).await.unwrap());
         }
-        // A last batch of several entries: data, zeroes, and data of two blocks.
+        // A last batch of several entries: data, zeroes, and data of two blocks. They queue up behind a durable one.
         if options.backend != Backend::Direct {
+            let first = {
+                let (volume, mut random) = (volume.clone(), Random::from_seed(9));
+                context.spawn(async move { write(&volume, &mut random, 50, 1, Durability::Durable).await })
+            };
+            context.sleep(1_000).await;
             let tasks = [0, 1, 2, 3].map(|which| {
                 let volume = volume.clone();
                 context.spawn(async move {
@@ -115,7 +120,7 @@ fn made(
                     }
                 })
             });
-            for task in tasks {
+            for task in std::iter::once(first).chain(tasks) {
                 task.await;
             }
             if marked {

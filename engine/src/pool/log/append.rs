@@ -463,7 +463,7 @@ impl Log {
                 branch: 0.into(),
                 lba: entry.lba.into(),
                 blocks: entry.blocks.into(),
-                payload: (at as u32).into(),
+                payload: entry.payload.as_ref().map_or(0, |_| at as u32).into(),
                 tag: 0.into(),
             };
             if let Some(payload) = &entry.payload {

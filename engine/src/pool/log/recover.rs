@@ -13,7 +13,7 @@ use super::window::Window;
 use super::{Geometry, Tail};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::batch::{self, Batch, Decoded, KIND_DATA};
+use crate::format::batch::{self, Batch, BatchEntry, Decoded, KIND_DATA, KIND_DISCARD};
 use crate::format::journal::{Lease, Opening};
 use crate::pool::contents::Contents;
 use crate::units::ByteOffset;
@@ -64,11 +64,17 @@ fn nonce_of(openings: &[Opening], batch: u64) -> Option<[u8; 16]> {
     openings.iter().rev().find(|opening| opening.first_batch.get() <= batch).map(|opening| opening.nonce)
 }
 
-/// Takes in everything that the log holds behind the checkpoint.
+/// Takes in everything that the log holds behind the checkpoint of a volume of so many blocks.
 ///
 /// # Errors
-/// `MetadataDamaged` where the checkpoint contradicts the leases, `UnknownVersion`, and what the device says.
-pub async fn recover(device: &Device, geometry: Geometry, contents: &Rc<Contents>) -> Result<Recovered> {
+/// `MetadataDamaged` where the checkpoint contradicts the leases, `LogDamaged` where a sealed batch writes beyond the
+/// volume, `UnknownVersion`, and what the device says.
+pub async fn recover(
+    device: &Device,
+    geometry: Geometry,
+    volume_blocks: u64,
+    contents: &Rc<Contents>,
+) -> Result<Recovered> {
     let (checkpoint, leases, openings, watermark) = {
         let state = contents.journal().state();
         let leases: Vec<Lease> = state.leases.iter().copied().collect();
@@ -101,6 +107,14 @@ pub async fn recover(device: &Device, geometry: Geometry, contents: &Rc<Contents
             let Some(batch) = window.batch(next.physical.get(), block).await? else { continue };
             if !follows(&batch, &tail, &openings) {
                 continue;
+            }
+            let fits = |entry: &BatchEntry| {
+                let end = entry.lba.get().checked_add(entry.blocks.get().into());
+                entry.kind.get() > KIND_DISCARD || end.is_some_and(|end| end <= volume_blocks)
+            };
+            if !batch.entries.iter().all(fits) {
+                let reason = Reason::LogDamaged { good_through: tail.sequence };
+                return Err(Error::new("read log", reason).on(device.name()));
             }
             take_in(contents, &batch, next.virtual_segment.get(), block, geometry).await?;
             batches += 1;

@@ -188,7 +188,7 @@ impl Core {
 
     fn has_segments(&self) -> bool {
         let state = self.contents.journal().state();
-        self.free_for_log(&state, 0).len() > self.reserved(&state)
+        !state.next_virtual().is_empty() && self.free_for_log(&state, 0).len() > self.reserved(&state)
     }
 
     /// Free segments that the log may not lease: for emptying, or for extents that the volume was promised.
@@ -212,7 +212,7 @@ impl Core {
         let room = free.len().saturating_sub(self.reserved(state)).min(state.rows_left());
         let wanted = self.leases_wanted().saturating_sub(ahead);
         let mut changes = Vec::new();
-        for (physical, number) in free[..room.min(wanted)].iter().zip(state.next_virtual()..) {
+        for (physical, number) in free[..room.min(wanted)].iter().zip(state.next_virtual()) {
             held.push(self.contents.reading(*physical));
             changes
                 .push(Change::Lease(Lease { physical: (*physical).into(), virtual_segment: number.into() }));
@@ -443,6 +443,9 @@ impl Core {
         if !self.is_short() {
             return None;
         }
+        if self.contents.journal().state().next_virtual().is_empty() {
+            return Some("its log has used up the numbers of its segments; copy the volume to a new pool");
+        }
         let held_by_readers = {
             let state = self.contents.journal().state();
             state.free_after(0).filter(|at| self.is_for_log(*at)).count() > self.reserved(&state)
@@ -487,10 +490,16 @@ impl Core {
         if free > RESERVED_SEGMENTS as usize + self.leases_wanted() {
             return None;
         }
+        // Looking costs as much as there are rows; little can have died since nothing was found to be won.
+        let now = self.sequence();
+        if now < self.look_again.get() && !self.is_short() {
+            return None;
+        }
+        self.look_again.set(now + u64::from(state.segment_blocks()));
         let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
         let rows = state.rows.iter().filter(|(_, row)| !leased.contains(&row.physical));
         let mut groups = groups_of(rows.map(|(number, row)| (*number, row)));
-        let (now, room) = (self.sequence(), state.segment_blocks());
+        let room = state.segment_blocks();
         groups.sort_by_cached_key(|group| (Reverse(group.worth(now, room)), group.rows[0]));
         let targets_max = free.min(RESERVED_SEGMENTS as usize) as u32;
         // From the emptiest on; or from a group that is worth it by itself and did not fit beside those.
@@ -499,6 +508,7 @@ impl Core {
             starts.map(|start| &groups[start..]).find_map(|from| choose_groups(from, room, targets_max))?;
         let numbers = chosen.iter().flat_map(|group| &group.rows);
         let rows = numbers.filter_map(|number| Some((*number, state.rows.get(number)?.clone()))).collect();
+        self.look_again.set(now);
         Some(Moving { rows, targets })
     }
 

@@ -72,6 +72,8 @@ struct Core {
     /// Checkpoints asked for, begun and ended.
     checkpoints: Cell<Checkpoints>,
     checkpoint_ended: Signal,
+    /// The sequence from which on segments to empty are looked for again.
+    look_again: Cell<u64>,
     /// Held while runs are added and while names in all of them change.
     run_turn: RangeLock,
     report: RecoveryReport,

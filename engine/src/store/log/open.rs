@@ -170,7 +170,8 @@ impl LogStore {
         let contents =
             Contents::open(Rc::clone(&journal), index, u64::from(geometry.block_bytes), retention).await?;
         let loaded = clock.now().0;
-        let recovered = recover(device, geometry, &contents).await?;
+        let volume_blocks = superblock.volume_bytes.get() / u64::from(geometry.block_bytes);
+        let recovered = recover(device, geometry, volume_blocks, &contents).await?;
         let damaged = recovered.verdict == Verdict::Damage;
         let sequence = recovered.tail.sequence;
         if damaged && access == Access::Write {
@@ -205,6 +206,7 @@ impl LogStore {
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
             checkpoint_ended: Signal::new(device.context()),
+            look_again: Cell::default(),
             run_turn: RangeLock::default(),
             report,
             sequence,
