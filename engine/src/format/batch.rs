@@ -38,7 +38,7 @@ pub const KIND_ROLLBACK: u32 = 7;
 /// | 4 | 4 | `branch`: 0, the volume itself |
 /// | 8 | 8 | `lba`: first block |
 /// | 16 | 4 | `blocks`: of the range |
-/// | 20 | 4 | `payload`: index of its first block in the payload; 0 without payload |
+/// | 20 | 4 | `payload`: index of its first block in the payload; 0 without payload, and not looked at then |
 /// | 24 | 8 | `tag`: what the kind says; else 0 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

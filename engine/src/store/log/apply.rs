@@ -453,6 +453,8 @@ impl Core {
                 Action::Zero { lba, blocks, discard, .. } => {
                     // Nothing names what came home before a crash and was superseded after it.
                     for (number, first, slots) in self.extents(*lba, *blocks) {
+                        let has_space = self.contents.journal().state().rows.contains_key(&number);
+                        let slots = if has_space { slots } else { 0 };
                         (first..first + slots).for_each(|slot| self.contents.kill(number, slot));
                     }
                     if *discard && linear.thin {
