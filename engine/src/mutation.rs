@@ -47,11 +47,14 @@ pub enum Mutation {
     HomeOverwritten,
     /// What a pinned base has not accepted is applied.
     UnacceptedApplied,
+    /// Of a volume that was poisoned, later openings say at each flush that they are poisoned, too, without a cause of
+    /// their own.
+    PoisonedWithoutCause,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 19] = [
+    pub const ALL: [Mutation; 20] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -71,6 +74,7 @@ impl Mutation {
         Mutation::FreedBeforeCursor,
         Mutation::HomeOverwritten,
         Mutation::UnacceptedApplied,
+        Mutation::PoisonedWithoutCause,
     ];
 
     /// Those of a linear volume.
@@ -84,14 +88,26 @@ impl Mutation {
 
 thread_local! {
     static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
+    static POISONED: Cell<Option<([u8; 16], u64)>> = const { Cell::new(None) };
 }
 
-/// Switches one mutation on, on this thread, or all off.
+/// Switches one mutation on, on this thread, or all off. What an earlier play has left is forgotten.
 pub fn switch(mutation: Option<Mutation>) {
     ON.set(mutation);
+    POISONED.set(None);
 }
 
 /// Whether this mutation is on.
 pub fn is_on(mutation: Mutation) -> bool {
     ON.get() == Some(mutation)
+}
+
+/// For [`Mutation::PoisonedWithoutCause`]: the opening of a pool with this generation is poisoned.
+pub fn note_poisoned(pool_id: [u8; 16], generation: u64) {
+    POISONED.set(Some((pool_id, generation)));
+}
+
+/// Whether an earlier opening of this pool was poisoned.
+pub fn was_poisoned(pool_id: [u8; 16], generation: u64) -> bool {
+    POISONED.get().is_some_and(|(pool, at)| pool == pool_id && at < generation)
 }

@@ -12,7 +12,7 @@ use super::HANG_NS;
 use super::faults::{Faults, is_lie};
 use crate::buf::Buf;
 use crate::device::simulated::{Fault, SimulatedDisk};
-use crate::error::{Error, Kind, Reason};
+use crate::error::{Error, Reason};
 use crate::runtime::Context;
 use crate::units::{ByteOffset, SECTOR_BYTES};
 use crate::volume::{Durability, Volume};
@@ -103,17 +103,14 @@ impl Shared {
         self.model.borrow_mut().distrust(sectors);
     }
 
-    /// Judges an error that an operation has returned.
+    /// Judges an error that an operation has returned: a request of the same opening must have failed.
     pub fn judge_error(&self, what: &str, error: &Error) {
         self.absorb();
-        let excused = self.faults.failures.get() > 0;
-        match error.kind() {
-            Kind::DeviceFailed | Kind::NoSpace if excused => {}
-            Kind::Reopen if excused => {
-                self.note("refused: poisoned");
-                self.poisoned.set(true);
-            }
-            _ => self.fail(format!("{what} failed without a reason: {error}")),
+        if !self.faults.strikes.get().excuse(error) {
+            self.fail(format!("{what} failed without a reason: {error}"));
+        } else if *error.reason() == Reason::Poisoned {
+            self.note("refused: poisoned");
+            self.poisoned.set(true);
         }
     }
 
@@ -212,6 +209,21 @@ impl Shared {
             Poll::Pending => limit.as_mut().poll(poll).map(|()| false),
         })
         .await
+    }
+
+    /// Waits for what an operation returns, but not for ever; `None` where it failed and has an excuse.
+    pub async fn judged<T>(
+        &self,
+        what: &str,
+        operation: impl Future<Output = crate::error::Result<T>>,
+    ) -> Result<Option<T>, String> {
+        match self.bounded(what, operation).await? {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                self.judge_error(what, &error);
+                Ok(None)
+            }
+        }
     }
 
     /// Waits for a future, but not for ever.

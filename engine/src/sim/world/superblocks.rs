@@ -54,7 +54,7 @@ impl World<'_> {
         }
         match self.shared.bounded("create", making).await? {
             Some(Ok(_info)) => {}
-            Some(Err(_error)) if self.shared.faults.excuse.take() => {
+            Some(Err(_error)) if self.shared.faults.strikes.get().any() => {
                 return Box::pin(self.make(None)).await;
             }
             Some(Err(error)) => return Err(format!("create fails: {error}")),
