@@ -47,14 +47,16 @@ pub enum Mutation {
     HomeOverwritten,
     /// What a pinned base has not accepted is applied.
     UnacceptedApplied,
-    /// Of a volume that was poisoned, later openings say at each flush that they are poisoned, too, without a cause of
-    /// their own.
+    /// What has completed is applied at once, durable in the log or not.
+    AppliedBeforeDurable,
+    /// Of a volume that was poisoned, a later opening says at its first flush that it is poisoned, without a cause of
+    /// its own.
     PoisonedWithoutCause,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 20] = [
+    pub const ALL: [Mutation; 21] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -74,15 +76,17 @@ impl Mutation {
         Mutation::FreedBeforeCursor,
         Mutation::HomeOverwritten,
         Mutation::UnacceptedApplied,
+        Mutation::AppliedBeforeDurable,
         Mutation::PoisonedWithoutCause,
     ];
 
     /// Those of a linear volume.
-    pub const LINEAR: [Mutation; 4] = [
+    pub const LINEAR: [Mutation; 5] = [
         Mutation::CursorBeforeHome,
         Mutation::FreedBeforeCursor,
         Mutation::HomeOverwritten,
         Mutation::UnacceptedApplied,
+        Mutation::AppliedBeforeDurable,
     ];
 }
 
@@ -107,7 +111,11 @@ pub fn note_poisoned(pool_id: [u8; 16], generation: u64) {
     POISONED.set(Some((pool_id, generation)));
 }
 
-/// Whether an earlier opening of this pool was poisoned.
-pub fn was_poisoned(pool_id: [u8; 16], generation: u64) -> bool {
-    POISONED.get().is_some_and(|(pool, at)| pool == pool_id && at < generation)
+/// Whether an earlier opening of this pool was poisoned; once for each.
+pub fn take_poisoned(pool_id: [u8; 16], generation: u64) -> bool {
+    let was = POISONED.get().is_some_and(|(pool, at)| pool == pool_id && at < generation);
+    if was {
+        POISONED.set(None);
+    }
+    was
 }

@@ -77,7 +77,7 @@ impl Volume {
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::PoisonedWithoutCause) {
             let info = self.info();
-            if crate::mutation::was_poisoned(info.pool_id, info.generation) {
+            if crate::mutation::take_poisoned(info.pool_id, info.generation) {
                 return Err(self.refuse("flush", Reason::Poisoned));
             }
         }
