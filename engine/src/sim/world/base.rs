@@ -8,8 +8,6 @@ use std::rc::Rc;
 use super::World;
 use super::shared::TicketCell;
 use crate::format::journal::{Change, Decoded as Record, RecordHeader};
-use crate::format::root::{Decoded as AtRoot, ROOT_BYTES, Root};
-use crate::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
 use crate::store::log::ImageOptions;
 use crate::units::SECTOR_BYTES;
 use crate::volume::Volume;
@@ -22,24 +20,12 @@ const WRITES: u64 = 4;
 const WAIT_NS: u64 = 200_000_000;
 
 impl World<'_> {
-    /// The bytes of every extent, and where each begins.
-    fn base(&self) -> BTreeMap<u64, Vec<u8>> {
+    /// The bytes of every extent, and where each begins; `None` where the metadata cannot be read.
+    fn base(&self) -> Option<BTreeMap<u64, Vec<u8>>> {
         let disk = &self.shared.disk;
-        let head = disk.peek(0, SUPERBLOCK_BYTES);
-        let Some(Decoded::Valid(superblock)) = head.first_chunk().map(|bytes| Superblock::decode(bytes, 0))
-        else {
-            return BTreeMap::new();
-        };
-        let root = [0, ROOT_BYTES as u64 * 16].into_iter().filter_map(|step| {
-            let at = superblock.roots.offset.get() + step;
-            match disk.peek(at, ROOT_BYTES).first_chunk().map(|bytes| Root::decode(bytes, at)) {
-                Some(AtRoot::Valid(root)) => Some(root),
-                _ => None,
-            }
-        });
-        let Some(root) = root.max_by_key(|root| root.generation.get()) else { return BTreeMap::new() };
+        let (superblock, root) = self.newest_root()?;
         let image = disk.peek(root.image_address.get(), root.image_bytes.get() as usize);
-        let mut changes = Change::decode_list(&image).unwrap_or_default();
+        let mut changes = Change::decode_list(&image)?;
         let records = disk.peek(root.journal_address.get(), root.journal_bytes.get() as usize);
         let (mut used, mut number) = (0, 0);
         while let (Record::Valid(more), bytes) = RecordHeader::decode(
@@ -65,7 +51,7 @@ impl World<'_> {
         let segment_bytes = u64::from(superblock.segment_bytes.get());
         let place = |physical: u32| superblock.data.offset.get() + u64::from(physical) * segment_bytes;
         let bytes = |at| (at, disk.peek(at, segment_bytes as usize));
-        extents.into_values().map(|physical| bytes(place(physical))).collect()
+        Some(extents.into_values().map(|physical| bytes(place(physical))).collect())
     }
 
     /// Pins the base, writes, and sees that it stays as it is until that is accepted.
@@ -78,6 +64,7 @@ impl World<'_> {
             return Ok(());
         }
         let was_striking = shared.faults.striking.replace(false);
+        shared.applies.set(shared.applies.get() + 1);
         let pinned = self.pinned_base_stays(&volume).await;
         shared.faults.striking.set(was_striking);
         if volume.status().poisoned {
@@ -99,18 +86,21 @@ impl World<'_> {
         {
             return Ok(());
         }
-        let before = self.base();
+        let Some(before) = self.base() else { return Err("the base cannot be read".to_string()) };
+        // As many extents as the volume says it has, so that a comparison of nothing is no comparison.
+        let extents = volume.status().log.and_then(|log| log.apply).map(|apply| apply.extents as usize);
+        if extents != Some(before.len()) {
+            return Err(format!("{extents:?} extents are told, {} are on the disk", before.len()));
+        }
         let count = u64::from(self.script.block_bytes) / SECTOR_BYTES;
         let blocks = self.script.volume_bytes / u64::from(self.script.block_bytes);
         for number in 0..WRITES.min(blocks) {
             shared.write(volume, number * count, count, true, &TicketCell::default()).await;
         }
         // Opening an image makes a checkpoint: from there on it could be applied.
-        let image = shared.judged("open image", volume.image(ImageOptions::default())).await?;
-        if image.is_none() {
+        if shared.judged("open image", volume.image(ImageOptions::default())).await?.is_none() {
             return Ok(());
         }
-        drop(image);
         shared.context.sleep(WAIT_NS).await;
         let after: BTreeMap<u64, Vec<u8>> =
             before.iter().map(|(at, bytes)| (*at, shared.disk.peek(*at, bytes.len()))).collect();

@@ -71,6 +71,8 @@ pub fn play(script: &Script, once: Option<(u64, Fault)>) -> Report {
         data_offset: Cell::new(0),
         blocks_called: Cell::new(0),
         block_bytes: script.block_bytes.into(),
+        applies: Cell::new(0),
+        images: Cell::default(),
     });
     shared.faults.install(&disk, device_bytes);
     let past = Past::default();
@@ -279,6 +281,7 @@ impl World<'_> {
     }
 
     fn open_options(&self) -> OpenOptions {
+        self.shared.applies.set(self.shared.applies.get() + u64::from(self.script.apply.at_open));
         let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
         // A write that waits is judged like any other; one that is refused would be no write.
         let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);

@@ -4,6 +4,7 @@ use super::super::model::Model;
 use super::super::script::Tampering;
 use super::World;
 use crate::error::Reason;
+use crate::format::root::{Decoded as AtRoot, ROOT_BYTES, Root};
 use crate::format::superblock::{COPY_OFFSETS, Decoded, SUPERBLOCK_BYTES, Superblock};
 use crate::pool::superblock::{Verdict, judge};
 use crate::store::Backend;
@@ -97,6 +98,26 @@ impl World<'_> {
             bytes.copy_from_slice(&self.shared.disk.peek(offset, SUPERBLOCK_BYTES));
             bytes
         })
+    }
+
+    /// The superblock, and what the two roots say that it names.
+    pub(super) fn roots(&self) -> Option<(Superblock, [Option<Root>; 2])> {
+        let (Verdict::Use(superblock) | Verdict::Repair(superblock, _)) = self.verdict() else { return None };
+        let (first, second) = (superblock.roots.offset.get(), superblock.roots.bytes.get() / 2);
+        let root = |at: u64| match self.shared.disk.peek(at, ROOT_BYTES).first_chunk() {
+            Some(bytes) => match Root::decode(bytes, at) {
+                AtRoot::Valid(root) => Some(root),
+                _ => None,
+            },
+            None => None,
+        };
+        Some((superblock, [root(first), root(first + second)]))
+    }
+
+    /// The superblock, and the root that counts.
+    pub(super) fn newest_root(&self) -> Option<(Superblock, Root)> {
+        let (superblock, roots) = self.roots()?;
+        Some((superblock, roots.into_iter().flatten().max_by_key(|root| root.generation.get())?))
     }
 
     fn verdict(&self) -> Verdict {
