@@ -342,6 +342,12 @@ impl World<'_> {
         if is_volatile {
             self.shared.note("log: volatile");
         }
+        if info.log.is_some_and(|log| log.thin) != self.script.thin {
+            return Err(format!("it says the wrong thing of where its space is: {info:?}"));
+        }
+        if self.script.thin {
+            self.shared.note("linear: thin");
+        }
         self.note_log(&volume);
         self.past.opened(&volume.info());
         self.volume = Some(volume);

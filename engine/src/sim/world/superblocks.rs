@@ -31,6 +31,7 @@ impl World<'_> {
             segment_bytes: (self.script.backend != Backend::Direct).then_some(self.script.segment_bytes),
             checkpoint_bytes: Some(2 * u64::from(self.script.segment_bytes)),
             retention_bytes: self.script.retention_bytes,
+            thin: self.script.thin,
             volatile_log: self.script.volatile_log_bytes.is_some(),
             ..CreateOptions::new(self.script.backend)
         };
