@@ -47,11 +47,16 @@ pub enum Mutation {
     HomeOverwritten,
     /// What a pinned base has not accepted is applied.
     UnacceptedApplied,
+    /// What has completed is applied at once, durable in the log or not.
+    AppliedBeforeDurable,
+    /// Of a volume that was poisoned, a later opening says at its first flush that it is poisoned, without a cause of
+    /// its own.
+    PoisonedWithoutCause,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 19] = [
+    pub const ALL: [Mutation; 21] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -71,27 +76,46 @@ impl Mutation {
         Mutation::FreedBeforeCursor,
         Mutation::HomeOverwritten,
         Mutation::UnacceptedApplied,
+        Mutation::AppliedBeforeDurable,
+        Mutation::PoisonedWithoutCause,
     ];
 
     /// Those of a linear volume.
-    pub const LINEAR: [Mutation; 4] = [
+    pub const LINEAR: [Mutation; 5] = [
         Mutation::CursorBeforeHome,
         Mutation::FreedBeforeCursor,
         Mutation::HomeOverwritten,
         Mutation::UnacceptedApplied,
+        Mutation::AppliedBeforeDurable,
     ];
 }
 
 thread_local! {
     static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
+    static POISONED: Cell<Option<([u8; 16], u64)>> = const { Cell::new(None) };
 }
 
-/// Switches one mutation on, on this thread, or all off.
+/// Switches one mutation on, on this thread, or all off. What an earlier play has left is forgotten.
 pub fn switch(mutation: Option<Mutation>) {
     ON.set(mutation);
+    POISONED.set(None);
 }
 
 /// Whether this mutation is on.
 pub fn is_on(mutation: Mutation) -> bool {
     ON.get() == Some(mutation)
+}
+
+/// For [`Mutation::PoisonedWithoutCause`]: the opening of a pool with this generation is poisoned.
+pub fn note_poisoned(pool_id: [u8; 16], generation: u64) {
+    POISONED.set(Some((pool_id, generation)));
+}
+
+/// Whether an earlier opening of this pool was poisoned; once for each.
+pub fn take_poisoned(pool_id: [u8; 16], generation: u64) -> bool {
+    let was = POISONED.get().is_some_and(|(pool, at)| pool == pool_id && at < generation);
+    if was {
+        POISONED.set(None);
+    }
+    was
 }

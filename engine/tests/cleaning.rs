@@ -16,6 +16,8 @@ const BLOCK: u64 = 512;
 const SEGMENT_BLOCKS: u64 = 256;
 const DEVICE_BYTES: u64 = 12 << 20;
 const DEPTH: u64 = 32;
+/// So full is a full pool of this size at least.
+const LIVE_SHARE_MIN: f64 = 0.60;
 
 /// Which block the next write goes to.
 fn pick(random: &mut Random, blocks: u64, skewed: bool) -> u64 {
@@ -60,8 +62,16 @@ fn written(disk: &SimulatedDisk) -> u64 {
     writes.map(|one| one.length).sum()
 }
 
-/// Bytes written per byte of the application in the last of `rounds` overwrites of a volume that fills its pool.
-fn overwrite(skewed: bool, rounds: u64, hold_an_image: bool) -> f64 {
+/// What the last of some overwrites of a volume that fills its pool was like.
+#[derive(Debug)]
+struct Cost {
+    /// Bytes written to the disk for each of the application's.
+    amplification: f64,
+    /// Blocks that live, of all those in segments.
+    live_share: f64,
+}
+
+fn overwrite(skewed: bool, rounds: u64, hold_an_image: bool) -> Cost {
     let (runtime, calendar) = Runtime::simulated(7).unwrap();
     let disk = SimulatedDisk::new(&calendar, 7, "disk", DEVICE_BYTES, 512);
     let context = runtime.context().clone();
@@ -89,19 +99,27 @@ fn overwrite(skewed: bool, rounds: u64, hold_an_image: bool) -> f64 {
             true => Some(volume.image(ImageOptions::default()).await.unwrap()),
             false => None,
         };
-        let mut amplification = 0.0;
+        let mut cost = Cost { amplification: 0.0, live_share: 0.0 };
         for round in 0..rounds {
             disk.start_recording();
+            let mut asked = 0;
             for step in 0..blocks / DEPTH {
                 let mut batch = std::collections::BTreeSet::new();
                 (0..DEPTH).for_each(|_| {
                     batch.insert(pick(&mut random, blocks, skewed));
                 });
                 let number = 1 + round * blocks + step;
+                asked += batch.len() as u64 * BLOCK;
                 batch.iter().for_each(|block| model[*block as usize] = number);
                 join_all(batch.iter().map(|block| write(&volume, *block, number))).await;
             }
-            amplification = written(&disk) as f64 / (blocks / DEPTH * DEPTH * BLOCK) as f64;
+            let log = volume.status().log.unwrap();
+            let physical = u64::from(log.segments) * SEGMENT_BLOCKS;
+            assert!(log.live_blocks >= blocks, "every block has been written");
+            cost = Cost {
+                amplification: written(&disk) as f64 / asked as f64,
+                live_share: log.live_blocks as f64 / physical as f64,
+            };
         }
         if let Some(image) = &image {
             for (block, number) in (0..).zip(&old) {
@@ -120,23 +138,24 @@ fn overwrite(skewed: bool, rounds: u64, hold_an_image: bool) -> f64 {
         assert_eq!(report.damage, 0, "{:?}", report.findings);
         volume = open().await;
         compare(&volume, &model).await;
-        amplification
+        cost
     })
 }
 
 #[test]
 fn a_full_volume_is_overwritten_again_and_again() {
-    // Greedy cleaning at this fill costs 2.4 to 2.9 in all, as the segments are few and small.
-    let amplification = overwrite(false, 8, false);
-    println!("uniform: {amplification:.2}");
-    assert!(amplification < 3.3, "{amplification}");
+    // The largest volume that the pool takes: little more than six of ten blocks live, since the log's headers, its
+    // leases and what is reserved take the rest of so small a pool.
+    let cost = overwrite(false, 8, false);
+    println!("uniform, {:.2} live: {:.2}", cost.live_share, cost.amplification);
+    assert!(cost.live_share >= LIVE_SHARE_MIN && cost.amplification < 3.3, "{cost:?}");
 }
 
 #[test]
 fn skewed_writes_cost_less() {
-    let amplification = overwrite(true, 8, false);
-    println!("skewed: {amplification:.2}");
-    assert!(amplification < 2.2, "{amplification}");
+    let cost = overwrite(true, 8, false);
+    println!("skewed, {:.2} live: {:.2}", cost.live_share, cost.amplification);
+    assert!(cost.live_share >= LIVE_SHARE_MIN && cost.amplification < 2.2, "{cost:?}");
 }
 
 #[test]

@@ -3,80 +3,44 @@
 //! Where regions lie is read from the disk itself. A segment that the log has written begins with a header, so that
 //! one which begins with a block of letters is a region of the volume, at home.
 
+#[path = "support/vlog.rs"]
+mod vlog;
+
 use icecore::check;
-use icecore::device::simulated::SimulatedDisk;
 use icecore::error::{Error, Kind, Reason};
 use icecore::format::superblock::COPY_OFFSETS;
-use icecore::runtime::Runtime;
-use icecore::runtime::sim::Calendar;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{
-    ApplyMode, ApplyOptions, CreateOptions, Durability, Grown, OpenMode, OpenOptions, Volume,
-};
+use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, Grown, OpenMode, Volume};
+use vlog::{BLOCK, MIB, Rig, SEGMENT_BYTES, WRITES, small};
 
-const BLOCK: u64 = 4096;
 /// A region is a segment: space is taken for one at a time.
-const REGION: u64 = 64 << 10;
-const MIB: u64 = 1 << 20;
-const WRITES: [(u64, u8); 3] = [(0, b'x'), (3, b'z'), (0, b'1')];
-const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Strict, automatic: false, at_open: false };
+const REGION: u64 = SEGMENT_BYTES;
+const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Strict, ..vlog::MANUAL };
 
 fn options(backend: Backend) -> CreateOptions {
-    CreateOptions {
-        region_bytes: REGION as u32,
-        segment_bytes: Some(REGION as u32),
-        checkpoint_bytes: Some(2 * REGION),
-        ..CreateOptions::new(backend)
-    }
+    CreateOptions { region_bytes: REGION as u32, ..small(backend) }
 }
 
 fn thin() -> CreateOptions {
     CreateOptions { thin: true, size_bytes: Some(64 * MIB), ..options(Backend::Linear) }
 }
 
-struct Rig {
-    runtime: Runtime,
-    calendar: Calendar,
-    disk: SimulatedDisk,
+async fn grow(rig: &Rig) -> Result<Grown, Error> {
+    Volume::grow(&rig.device()).await
 }
 
-impl Rig {
-    fn new(seed: u64, bytes: u64, options: CreateOptions) -> Self {
-        let (runtime, calendar) = Runtime::simulated(seed).unwrap();
-        let disk = SimulatedDisk::new(&calendar, seed, "disk", bytes, BLOCK as u32);
-        let device = disk.open(runtime.context()).unwrap();
-        runtime.block_on(Volume::create(&device, options)).unwrap();
-        Self { runtime, calendar, disk }
-    }
-
-    async fn open(&self, apply: ApplyOptions) -> Volume {
-        self.try_open(apply).await.unwrap()
-    }
-
-    async fn try_open(&self, apply: ApplyOptions) -> Result<Volume, Error> {
-        let device = self.disk.open(self.runtime.context()).unwrap();
-        let options = OpenOptions { apply, ..OpenOptions::default() };
-        Volume::open_with(device, OpenMode::ReadWrite, options).await
-    }
-
-    async fn grow(&self) -> Result<Grown, Error> {
-        Volume::grow(&self.disk.open(self.runtime.context()).unwrap()).await
-    }
-
-    /// The letters with which segments of the pool begin: regions at home.
-    fn at_home(&self, volume: &Volume) -> String {
-        let (offset, segments) = (volume.info().data_offset_bytes, log(volume).segments);
-        let begins = (0..u64::from(segments)).map(|at| self.disk.peek(offset + at * REGION, BLOCK as usize));
-        let letters = begins
-            .filter(|bytes| bytes[0].is_ascii_alphanumeric() && *bytes == vec![bytes[0]; BLOCK as usize]);
-        let mut letters: Vec<char> = letters.map(|bytes| char::from(bytes[0])).collect();
-        letters.sort_unstable();
-        letters.into_iter().collect()
-    }
+/// The letters with which segments of the pool begin: regions at home.
+fn at_home(rig: &Rig, volume: &Volume) -> String {
+    let (offset, segments) = (volume.info().data_offset_bytes, log(volume).segments);
+    let begins = (0..u64::from(segments)).map(|at| rig.disk.peek(offset + at * REGION, BLOCK as usize));
+    let letters =
+        begins.filter(|bytes| bytes[0].is_ascii_alphanumeric() && *bytes == vec![bytes[0]; BLOCK as usize]);
+    let mut letters: Vec<char> = letters.map(|bytes| char::from(bytes[0])).collect();
+    letters.sort_unstable();
+    letters.into_iter().collect()
 }
-
 fn log(volume: &Volume) -> icecore::store::log::LogStatus {
     volume.status().log.unwrap()
 }
@@ -86,20 +50,18 @@ fn extents(volume: &Volume) -> u32 {
 }
 
 async fn write(volume: &Volume, region: u64, letter: u8) -> Result<(), Error> {
-    let buf = volume.context().buffers().copy_of(&[letter; BLOCK as usize]).unwrap();
-    volume.write(ByteOffset(region * REGION), buf, Durability::Durable).await.0
+    vlog::write_at(volume, region * REGION, letter, Durability::Durable).await
 }
 
-/// What eight regions begin with; a dot for zeroes.
-async fn current(volume: &Volume) -> String {
-    let mut letters = String::new();
-    for region in 0..8 {
-        let mut bytes = [0; BLOCK as usize];
-        volume.read_bytes(ByteOffset(region * REGION), &mut bytes).await.unwrap();
-        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
-        letters.push(if bytes[0] == 0 { '.' } else { char::from(bytes[0]) });
+/// The first three writes of V-LOG.
+async fn write_three(volume: &Volume) {
+    for (region, letter) in &WRITES[..3] {
+        write(volume, *region, *letter).await.unwrap();
     }
-    letters
+}
+
+async fn current(volume: &Volume) -> String {
+    vlog::current_of(volume, REGION).await
 }
 
 /// Takes space for regions from 8 on until so many segments are free. How many it has filled.
@@ -119,12 +81,10 @@ fn space_is_taken_when_a_region_is_first_applied_and_given_back_by_a_discard() {
     let rig = Rig::new(1, 5 * MIB, thin());
     rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
-        for (region, letter) in WRITES {
-            write(&volume, region, letter).await.unwrap();
-        }
-        assert_eq!((extents(&volume), rig.at_home(&volume).as_str()), (0, ""));
+        write_three(&volume).await;
+        assert_eq!((extents(&volume), at_home(&rig, &volume).as_str()), (0, ""));
         volume.apply(None).await.unwrap();
-        assert_eq!((extents(&volume), rig.at_home(&volume).as_str()), (2, "1z"));
+        assert_eq!((extents(&volume), at_home(&rig, &volume).as_str()), (2, "1z"));
         assert_eq!(current(&volume).await, "1..z....");
         volume.discard(ByteOffset(0), REGION).await.unwrap();
         volume.apply(None).await.unwrap();
@@ -138,15 +98,13 @@ fn applying_that_stalled_for_want_of_space_drains_once_the_pool_has_grown() {
     rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
         let filled = fill_until(&volume, 1).await;
-        for (region, letter) in WRITES {
-            write(&volume, region, letter).await.unwrap();
-        }
+        write_three(&volume).await;
         let stalled =
             |error: &Error| matches!(error.reason(), Reason::ApplyStalled { why } if why.contains("grow it"));
         let error = volume.apply(None).await.unwrap_err();
         assert!(stalled(&error), "{error}");
         // Region 0 has taken what there was; region 3 stays in the log, and so does what comes after it.
-        assert_eq!((u64::from(extents(&volume)), rig.at_home(&volume).as_str()), (filled + 1, "x"));
+        assert_eq!((u64::from(extents(&volume)), at_home(&rig, &volume).as_str()), (filled + 1, "x"));
         assert_eq!(current(&volume).await, "1..z....");
         assert!(log(&volume).apply.unwrap().stalled.is_some());
         drop(volume);
@@ -154,19 +112,19 @@ fn applying_that_stalled_for_want_of_space_drains_once_the_pool_has_grown() {
         // Without growing, nothing changes by opening again.
         let volume = rig.open(MANUAL).await;
         assert!(stalled(&volume.apply(None).await.unwrap_err()));
-        assert_eq!((current(&volume).await.as_str(), rig.at_home(&volume).as_str()), ("1..z....", "x"));
+        assert_eq!((current(&volume).await.as_str(), at_home(&rig, &volume).as_str()), ("1..z....", "x"));
         let segments = log(&volume).segments;
         drop(volume);
         rig.disk.cut_power();
         rig.disk.resize(8 * MIB);
-        let grown = rig.grow().await.unwrap();
+        let grown = grow(&rig).await.unwrap();
         assert_eq!((grown.before_bytes, grown.info.size_bytes), (u64::from(segments) * REGION, 64 * MIB));
         assert!(grown.after_bytes >= grown.before_bytes + 2 * MIB, "{grown:?}");
         let volume = rig.open(MANUAL).await;
         assert_eq!(u64::from(log(&volume).segments) * REGION, grown.after_bytes);
         assert_eq!(current(&volume).await, "1..z....");
         volume.apply(None).await.unwrap();
-        assert_eq!((u64::from(extents(&volume)), rig.at_home(&volume).as_str()), (filled + 2, "1z"));
+        assert_eq!((u64::from(extents(&volume)), at_home(&rig, &volume).as_str()), (filled + 2, "1z"));
         assert_eq!(current(&volume).await, "1..z....");
         volume.close().await.unwrap();
         drop(volume);
@@ -185,9 +143,7 @@ fn stalled(seed: u64) -> (Rig, u32) {
     let segments = rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
         fill_until(&volume, 1).await;
-        for (region, letter) in WRITES {
-            write(&volume, region, letter).await.unwrap();
-        }
+        write_three(&volume).await;
         volume.apply(None).await.unwrap_err();
         log(&volume).segments
     });
@@ -201,14 +157,14 @@ fn a_cut_at_any_request_of_growing_leaves_the_old_pool_or_the_new_one() {
     let (mut as_before, mut grown) = (0, 0);
     let (rig, _) = stalled(0);
     let before = rig.disk.requests();
-    rig.runtime.block_on(rig.grow()).unwrap();
+    rig.runtime.block_on(grow(&rig)).unwrap();
     let requests = rig.disk.requests() - before;
     assert!(requests > 20, "{requests} requests");
     for cut_at in 1..=requests {
         for seed in 0..4 {
             let (rig, segments) = stalled(seed);
             let before = rig.disk.requests();
-            let device = rig.disk.open(rig.runtime.context()).unwrap();
+            let device = rig.device();
             rig.runtime.block_on(async {
                 let context = rig.runtime.context().clone();
                 let growing = context.spawn(async move { Volume::grow(&device).await.map(|_| ()) });
@@ -225,7 +181,7 @@ fn a_cut_at_any_request_of_growing_leaves_the_old_pool_or_the_new_one() {
                     assert!(volume.apply(None).await.is_err(), "{place}");
                     drop(volume);
                     rig.disk.cut_power();
-                    rig.grow().await.unwrap();
+                    grow(&rig).await.unwrap();
                 } else {
                     grown += 1;
                     drop(volume);
@@ -235,7 +191,7 @@ fn a_cut_at_any_request_of_growing_leaves_the_old_pool_or_the_new_one() {
                 assert!(log(&volume).segments > segments + 30, "{place}");
                 volume.apply(None).await.unwrap();
                 assert_eq!(current(&volume).await, "1..z....", "{place}");
-                assert_eq!(rig.at_home(&volume), "1z", "{place}");
+                assert_eq!(at_home(&rig, &volume), "1z", "{place}");
             });
         }
     }
@@ -249,7 +205,7 @@ fn a_superblock_written_too_early_is_noticed() {
     let (rig, _) = stalled(5);
     let early = rig.disk.after_cut(&rig.calendar, |_, _| true);
     rig.runtime.block_on(async {
-        rig.grow().await.unwrap();
+        grow(&rig).await.unwrap();
         for offset in COPY_OFFSETS {
             early.poke(offset, &rig.disk.peek(offset, BLOCK as usize));
         }
@@ -269,8 +225,8 @@ fn a_log_keeps_its_past_and_passes_the_check_each_time_it_grows() {
         for (round, bytes) in [8 * MIB, 12 * MIB, 16 * MIB].into_iter().enumerate() {
             if round > 0 {
                 rig.disk.resize(bytes);
-                rig.grow().await.unwrap();
-                let device = rig.disk.open(rig.runtime.context()).unwrap();
+                grow(&rig).await.unwrap();
+                let device = rig.device();
                 let report = check::check(&device, &mut |_| {}).await.unwrap();
                 assert_eq!((report.damage, report.findings), (0, Vec::new()), "{bytes}");
                 assert!(report.blocks > 0);
@@ -310,17 +266,15 @@ fn a_pool_of_many_segments_passes_the_check_before_and_after_it_grows() {
             for bytes in [64 * MIB, 128 * MIB] {
                 if bytes > 64 * MIB {
                     rig.disk.resize(bytes);
-                    rig.grow().await.unwrap();
+                    grow(&rig).await.unwrap();
                 }
                 let volume = rig.open(ApplyOptions::default()).await;
                 assert!(u64::from(log(&volume).segments) * REGION > bytes * 3 / 4);
-                for (region, letter) in WRITES {
-                    write(&volume, region, letter).await.unwrap();
-                }
+                write_three(&volume).await;
                 volume.close().await.unwrap();
                 drop(volume);
                 rig.disk.cut_power();
-                let device = rig.disk.open(rig.runtime.context()).unwrap();
+                let device = rig.device();
                 let report = check::check(&device, &mut |_| {}).await.unwrap();
                 assert_eq!((report.damage, report.findings), (0, Vec::new()), "{:?} {bytes}", made.backend);
                 assert!(report.blocks >= 2);
@@ -336,7 +290,7 @@ fn what_cannot_grow_is_refused_by_name_and_nothing_is_written() {
     let refused = |rig: &Rig, bytes: u64| {
         rig.disk.resize(bytes);
         let hash = rig.disk.hash();
-        let error = rig.runtime.block_on(rig.grow()).unwrap_err();
+        let error = rig.runtime.block_on(grow(rig)).unwrap_err();
         assert_eq!(rig.disk.hash(), hash, "{error}");
         assert!(error.to_string().contains("disk"), "{error}");
         error
@@ -355,7 +309,7 @@ fn what_cannot_grow_is_refused_by_name_and_nothing_is_written() {
     // Just that much is needed and is enough.
     assert_eq!(refused(&rig, needed_bytes - BLOCK).kind(), Kind::NoSpace);
     rig.disk.resize(needed_bytes);
-    let grown = rig.runtime.block_on(rig.grow()).unwrap();
+    let grown = rig.runtime.block_on(grow(&rig)).unwrap();
     assert_eq!(grown.after_bytes, grown.before_bytes + REGION);
 }
 
@@ -373,7 +327,7 @@ fn a_damaged_page_of_the_index_is_not_copied() {
     rig.disk.poke(page + 100, &[byte ^ 1]);
     rig.disk.resize(16 * MIB);
     let superblock = rig.disk.peek(0, 4096);
-    let error = rig.runtime.block_on(rig.grow()).unwrap_err();
+    let error = rig.runtime.block_on(grow(&rig)).unwrap_err();
     assert_eq!((error.reason(), error.place().offset), (&Reason::MetadataDamaged, Some(page)));
     assert_eq!(rig.disk.peek(0, 4096), superblock);
 }

@@ -3,130 +3,67 @@
 //! What the volume holds is read from the disk itself, at the place where eight neighbouring regions carry the
 //! letters of the base; what was written there is counted from the disk's own recording.
 
+#[path = "support/vlog.rs"]
+mod vlog;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
 use icecore::device::simulated::{Event, SimulatedDisk};
-use icecore::error::{Error, Kind, Reason};
-use icecore::runtime::{OperationKind, Runtime};
-use icecore::store::Backend;
+use icecore::error::{Kind, Reason};
+use icecore::runtime::OperationKind;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
+use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenOptions, Volume};
+use vlog::{
+    BASE, BLOCK, MANUAL, PREFIXES, Rig, SEGMENT_BYTES, byte, byte_at, current, letters, linear, write,
+};
 
-const BLOCK: u64 = 4096;
-const BASE: &str = "abcdefgh";
-const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
-/// The volume after each of the writes.
-const PREFIXES: [&str; 7] =
-    ["abcdefgh", "xbcdefgh", "xbczefgh", "1bczefgh", "1bFzefgh", "1bFyefgh", "1bFyeGgh"];
-const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false };
-
-struct Rig {
-    runtime: Runtime,
-    disk: SimulatedDisk,
-    bytes: u64,
-}
-
-fn small(size_bytes: u64) -> CreateOptions {
-    CreateOptions {
-        size_bytes: Some(size_bytes),
-        region_bytes: BLOCK as u32,
-        segment_bytes: Some(64 << 10),
-        checkpoint_bytes: Some(128 << 10),
-        ..CreateOptions::new(Backend::Linear)
-    }
-}
-
-impl Rig {
-    fn new(bytes: u64, options: CreateOptions) -> Self {
-        let (runtime, calendar) = Runtime::simulated(7).unwrap();
-        let disk = SimulatedDisk::new(&calendar, 7, "disk", bytes, BLOCK as u32);
-        let device = disk.open(runtime.context()).unwrap();
-        runtime.block_on(Volume::create(&device, options)).unwrap();
-        Self { runtime, disk, bytes }
-    }
-
-    async fn open(&self, apply: ApplyOptions) -> Volume {
-        let device = self.disk.open(self.runtime.context()).unwrap();
-        let options = OpenOptions { apply, ..OpenOptions::default() };
-        Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap()
-    }
-
-    /// With the base written and applied: the volume, and where its first region lies on the disk.
-    async fn with_base(&self, apply: ApplyOptions) -> (Volume, u64) {
-        let volume = self.open(apply).await;
-        for (region, letter) in (0..).zip(BASE.bytes()) {
-            write(&volume, region, letter).await.unwrap();
-        }
-        volume.apply(None).await.unwrap();
-        let is_base = |at: &u64| {
-            let letters = self.letters(*at);
-            letters.starts_with('a') && letters == BASE
-        };
-        let home = (0..self.bytes - 8 * BLOCK).step_by(BLOCK as usize).find(is_base);
-        (volume, home.expect("the base lies somewhere on the disk"))
-    }
-
-    /// What eight neighbouring regions of the disk begin with.
-    fn letters(&self, at: u64) -> String {
-        (0..8).map(|region| char::from(self.disk.peek(at + region * BLOCK, 1)[0])).collect()
-    }
-
-    /// Writes to a range of the disk since the recording began.
-    fn writes_to(&self, at: u64, bytes: u64) -> usize {
-        let recorded = self.disk.recorded();
-        let hits = recorded.iter().filter(|one| {
-            matches!((one.event, one.kind), (Event::Arrived, OperationKind::Write { .. }))
-                && one.offset < at + bytes
-                && at < one.offset + one.length
-        });
-        hits.count()
-    }
-}
-
-async fn write(volume: &Volume, region: u64, letter: u8) -> Result<(), Error> {
-    let buf = volume.context().buffers().copy_of(&[letter; BLOCK as usize]).unwrap();
-    volume.write(ByteOffset(region * BLOCK), buf, Durability::Durable).await.0
-}
-
-async fn current(volume: &Volume) -> String {
-    let mut letters = String::new();
-    for region in 0..8 {
-        let mut bytes = [0; BLOCK as usize];
-        volume.read_bytes(ByteOffset(region * BLOCK), &mut bytes).await.unwrap();
-        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
-        letters.push(char::from(bytes[0]));
-    }
-    letters
+fn rig(disk_bytes: u64, options: CreateOptions) -> Rig {
+    Rig::new(7, disk_bytes, options)
 }
 
 async fn write_all(volume: &Volume) {
-    for (region, letter) in WRITES {
-        write(volume, region, letter).await.unwrap();
-    }
+    vlog::write_all(volume, Durability::Durable).await;
+}
+
+/// Writes to a range of the disk since the recording began.
+fn writes_to(disk: &SimulatedDisk, at: u64, bytes: u64) -> usize {
+    let recorded = disk.recorded();
+    let hits = recorded.iter().filter(|one| {
+        matches!((one.event, one.kind), (Event::Arrived, OperationKind::Write { .. }))
+            && one.offset < at + bytes
+            && at < one.offset + one.length
+    });
+    hits.count()
 }
 
 #[test]
 fn nothing_reaches_the_volume_before_it_is_applied() {
-    let rig = Rig::new(16 << 20, small(1 << 20));
+    let rig = rig(16 << 20, linear(1 << 20));
     rig.runtime.block_on(async {
         let (volume, home) = rig.with_base(MANUAL).await;
         rig.disk.start_recording();
         write_all(&volume).await;
-        assert_eq!((current(&volume).await.as_str(), rig.letters(home).as_str()), ("1bFyeGgh", BASE));
-        assert_eq!(rig.writes_to(home, 8 * BLOCK), 0);
+        assert_eq!((current(&volume).await.as_str(), letters(&rig.disk, home).as_str()), ("1bFyeGgh", BASE));
+        assert_eq!(writes_to(&rig.disk, home, 8 * BLOCK), 0);
         drop(volume);
         rig.disk.cut_power();
         let volume = rig.open(MANUAL).await;
-        assert_eq!((current(&volume).await.as_str(), rig.letters(home).as_str()), ("1bFyeGgh", BASE));
+        assert_eq!((current(&volume).await.as_str(), letters(&rig.disk, home).as_str()), ("1bFyeGgh", BASE));
         // And both ways of opening give the same.
         drop(volume);
         rig.disk.cut_power();
         let volume = rig.open(ApplyOptions { at_open: true, ..MANUAL }).await;
-        assert_eq!((current(&volume).await.as_str(), rig.letters(home).as_str()), ("1bFyeGgh", "1bFyeGgh"));
+        assert_eq!(
+            (current(&volume).await.as_str(), letters(&rig.disk, home).as_str()),
+            ("1bFyeGgh", "1bFyeGgh")
+        );
     });
 }
 
 #[test]
 fn strict_applying_brings_each_entry_home_in_order() {
-    let rig = Rig::new(16 << 20, small(1 << 20));
+    let rig = rig(16 << 20, linear(1 << 20));
     rig.runtime.block_on(async {
         let strict = ApplyOptions { mode: ApplyMode::Strict, ..MANUAL };
         let (volume, home) = rig.with_base(strict).await;
@@ -135,7 +72,7 @@ fn strict_applying_brings_each_entry_home_in_order() {
         for (count, expected) in PREFIXES.iter().enumerate().skip(1) {
             let applied = volume.apply(Some(Seq(base + count as u64))).await.unwrap();
             assert_eq!(applied, Seq(base + count as u64));
-            assert_eq!(rig.letters(home), *expected, "{count} entries");
+            assert_eq!(letters(&rig.disk, home), *expected, "{count} entries");
             assert_eq!(current(&volume).await, "1bFyeGgh");
         }
         let error = volume.apply(Some(Seq(base + 7))).await.unwrap_err();
@@ -150,7 +87,7 @@ fn a_cut_at_any_write_of_the_applier_changes_nothing_that_is_read() {
         let mut requests = None;
         let mut cut_at = 0;
         while requests.is_none_or(|requests| cut_at <= requests) {
-            let rig = Rig::new(16 << 20, small(1 << 20));
+            let rig = rig(16 << 20, linear(1 << 20));
             let options = ApplyOptions { mode, ..MANUAL };
             rig.runtime.block_on(async {
                 let (volume, home) = rig.with_base(options).await;
@@ -173,7 +110,7 @@ fn a_cut_at_any_write_of_the_applier_changes_nothing_that_is_read() {
                     assert_eq!(current(&volume).await, "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
                     volume.apply(None).await.unwrap();
                     assert_eq!(current(&volume).await, "1bFyeGgh");
-                    assert_eq!(rig.letters(home), "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
+                    assert_eq!(letters(&rig.disk, home), "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
                     cut_at += 1;
                 }
             });
@@ -184,7 +121,7 @@ fn a_cut_at_any_write_of_the_applier_changes_nothing_that_is_read() {
 
 #[test]
 fn a_pinned_base_stays_as_it_is_until_changes_are_accepted() {
-    let rig = Rig::new(16 << 20, small(1 << 20));
+    let rig = rig(16 << 20, linear(1 << 20));
     rig.runtime.block_on(async {
         let (volume, home) = rig.with_base(ApplyOptions::default()).await;
         let base = volume.pin_base().await.unwrap().0;
@@ -201,19 +138,22 @@ fn a_pinned_base_stays_as_it_is_until_changes_are_accepted() {
         assert_eq!(current(&volume).await, "1bFyeGgh");
         volume.accept(Some(Seq(base + 3))).await.unwrap();
         volume.apply(Some(Seq(base + 3))).await.unwrap();
-        assert_eq!((rig.letters(home).as_str(), current(&volume).await.as_str()), ("1bczefgh", "1bFyeGgh"));
+        assert_eq!(
+            (letters(&rig.disk, home).as_str(), current(&volume).await.as_str()),
+            ("1bczefgh", "1bFyeGgh")
+        );
         assert!(volume.apply(None).await.is_err());
         volume.accept(None).await.unwrap();
         volume.apply(None).await.unwrap();
-        assert_eq!(rig.letters(home), "1bFyeGgh");
+        assert_eq!(letters(&rig.disk, home), "1bFyeGgh");
     });
 }
 
 #[test]
 fn absorbed_entries_reach_the_volume_once_and_stay_readable() {
     for (mode, expected) in [(ApplyMode::Absorb, 1), (ApplyMode::Strict, 1000)] {
-        let options = CreateOptions { retention_bytes: 16 << 20, ..small(1 << 20) };
-        let rig = Rig::new(64 << 20, CreateOptions { checkpoint_bytes: Some(16 << 20), ..options });
+        let options = CreateOptions { retention_bytes: 16 << 20, ..linear(1 << 20) };
+        let rig = rig(64 << 20, CreateOptions { checkpoint_bytes: Some(16 << 20), ..options });
         rig.runtime.block_on(async {
             let (volume, home) = rig.with_base(ApplyOptions { mode, ..MANUAL }).await;
             let base = volume.info().sequence.0;
@@ -225,7 +165,7 @@ fn absorbed_entries_reach_the_volume_once_and_stay_readable() {
                 volume.write(ByteOffset(0), buf, Durability::OnFlush).await.0.unwrap();
             }
             volume.apply(None).await.unwrap();
-            assert_eq!(rig.writes_to(home, BLOCK), expected, "{mode:?}");
+            assert_eq!(writes_to(&rig.disk, home, BLOCK), expected, "{mode:?}");
             for tag in [17_u64, 500, 999] {
                 let options = icecore::store::log::ImageOptions {
                     sequence: Some(Seq(base + tag)),
@@ -245,23 +185,21 @@ fn absorbed_entries_reach_the_volume_once_and_stay_readable() {
 #[test]
 fn a_thin_volume_takes_space_when_it_is_applied_and_loses_nothing_without() {
     // Room for the log and a few extents; the volume is far larger.
-    let rig = Rig::new(5 << 20, CreateOptions { thin: true, ..small(64 << 20) });
+    let rig = rig(5 << 20, CreateOptions { thin: true, ..linear(64 << 20) });
     rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
         let extents = |volume: &Volume| volume.status().log.unwrap().apply.unwrap().extents;
-        let regions_of_extent = (64 << 10) / BLOCK;
+        let regions_of_extent = SEGMENT_BYTES / BLOCK;
         for extent in 0..3 {
             write(&volume, extent * regions_of_extent, b'a' + extent as u8).await.unwrap();
         }
         assert_eq!(extents(&volume), 0);
         volume.apply(None).await.unwrap();
         assert_eq!(extents(&volume), 3);
-        volume.discard(ByteOffset(0), 64 << 10).await.unwrap();
+        volume.discard(ByteOffset(0), SEGMENT_BYTES).await.unwrap();
         volume.apply(None).await.unwrap();
         assert_eq!(extents(&volume), 2);
-        let mut bytes = [1; BLOCK as usize];
-        volume.read_bytes(ByteOffset(0), &mut bytes).await.unwrap();
-        assert_eq!(bytes, [0; BLOCK as usize]);
+        assert_eq!(byte(&volume, 0).await.unwrap(), 0);
         volume.close().await.unwrap();
         drop(volume);
         // On until there is no room.
@@ -280,9 +218,8 @@ fn a_thin_volume_takes_space_when_it_is_applied_and_loses_nothing_without() {
         for _ in 0..2 {
             let volume = opened.take().unwrap();
             for extent in 1..written {
-                volume.read_bytes(ByteOffset(extent * (64 << 10)), &mut bytes).await.unwrap();
                 let expected = (extent % 200) as u8 + 1;
-                assert_eq!(bytes[0], expected, "extent {extent}");
+                assert_eq!(byte_at(&volume, extent * SEGMENT_BYTES).await.unwrap(), expected, "{extent}");
             }
             drop(volume);
             rig.disk.cut_power();
@@ -291,9 +228,17 @@ fn a_thin_volume_takes_space_when_it_is_applied_and_loses_nothing_without() {
     });
 }
 
+/// Each region holds the last of the first `count` writes that went to it.
+async fn holds(volume: &Volume, count: u64) {
+    for region in 0..256.min(count) {
+        let last = (0..count).rev().find(|one| one % 256 == region).unwrap();
+        assert_eq!(byte(volume, region).await.unwrap(), (last % 251) as u8, "region {region} of {count}");
+    }
+}
+
 #[test]
 fn a_full_log_refuses_writes_and_goes_on_when_it_has_been_applied() {
-    let rig = Rig::new(5 << 20, small(1 << 20));
+    let rig = rig(5 << 20, linear(1 << 20));
     rig.runtime.block_on(async {
         let (volume, _) = rig.with_base(MANUAL).await;
         let mut count = 0_u64;
@@ -306,12 +251,12 @@ fn a_full_log_refuses_writes_and_goes_on_when_it_has_been_applied() {
         };
         assert!(matches!(error.reason(), Reason::LogFull { .. }), "{error}");
         assert!(count > 100);
-        for region in 0..256.min(count) {
-            let last = (0..count).rev().find(|one| one % 256 == region).unwrap();
-            let mut bytes = [0; BLOCK as usize];
-            volume.read_bytes(ByteOffset(region * BLOCK), &mut bytes).await.unwrap();
-            assert_eq!(bytes[0], (last % 251) as u8);
-        }
+        holds(&volume, count).await;
+        // What was acknowledged before the refusal survives it.
+        drop(volume);
+        rig.disk.cut_power();
+        let volume = rig.open(MANUAL).await;
+        holds(&volume, count).await;
         volume.apply(None).await.unwrap();
         for region in 0..256 {
             write(&volume, region, 9).await.unwrap();
@@ -320,5 +265,37 @@ fn a_full_log_refuses_writes_and_goes_on_when_it_has_been_applied() {
             }
         }
         volume.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_write_that_waits_for_a_full_log_takes_nothing_with_it_when_power_is_cut() {
+    let rig = rig(5 << 20, linear(1 << 20));
+    rig.runtime.block_on(async {
+        let waiting = OpenOptions { apply: MANUAL, refuse_when_full: false, ..OpenOptions::default() };
+        let volume = rig.open_with(waiting).await;
+        let acknowledged = Rc::new(Cell::new(0_u64));
+        let (writing, count) = (volume.clone(), Rc::clone(&acknowledged));
+        let task = volume.context().spawn(async move {
+            loop {
+                let next = count.get();
+                write(&writing, next % 256, (next % 251) as u8).await.unwrap();
+                count.set(next + 1);
+            }
+        });
+        let mut before = u64::MAX;
+        while acknowledged.get() != before {
+            before = acknowledged.get();
+            volume.context().sleep(10_000_000_000).await;
+        }
+        assert!((101..4096).contains(&before) && !task.has_ended(), "after {before} one waits");
+        task.abort();
+        drop((task, volume));
+        rig.disk.cut_power();
+        let volume = rig.open_with(waiting).await;
+        holds(&volume, before).await;
+        volume.apply(None).await.unwrap();
+        holds(&volume, before).await;
+        write(&volume, 0, 9).await.unwrap();
     });
 }

@@ -1,97 +1,67 @@
 //! a volume without a log, and one with a log in memory. What the disk got is judged from its own recording.
 
+#[path = "support/vlog.rs"]
+mod vlog;
+
 use icecore::device::Cause;
-use icecore::device::simulated::{Event, Fault, Recorded, SimulatedDisk};
+use icecore::device::simulated::{Event, Fault, Recorded};
 use icecore::error::{Error, Kind, Reason};
-use icecore::runtime::{OperationKind, Runtime};
+use icecore::runtime::OperationKind;
 use icecore::store::Backend;
 use icecore::units::ByteOffset;
-use icecore::volume::{CreateOptions, Durability, DurabilityClass, OpenMode, OpenOptions, Volume};
+use icecore::volume::{CreateOptions, Durability, DurabilityClass, OpenOptions, Volume};
+use vlog::{BASE, BLOCK, MIB, PREFIXES, Rig, WRITES, byte, current};
 
-const BLOCK: u64 = 4096;
-const MIB: u64 = 1 << 20;
-const BASE: &str = "abcdefgh";
-const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
-/// The volume after each of the writes.
-const PREFIXES: [&str; 7] =
-    ["abcdefgh", "xbcdefgh", "xbczefgh", "1bczefgh", "1bFzefgh", "1bFyefgh", "1bFyeGgh"];
 const ROOM_BYTES: usize = 16 * BLOCK as usize;
 
-struct Rig {
-    runtime: Runtime,
-    disk: SimulatedDisk,
+/// A volume of two mebibytes with the base written.
+fn rig(seed: u64, volatile_log: bool) -> Rig {
+    let direct = CreateOptions::new(Backend::Direct);
+    let options =
+        CreateOptions { size_bytes: Some(2 * MIB), region_bytes: BLOCK as u32, volatile_log, ..direct };
+    let rig = Rig::new(seed, 8 * MIB, options);
+    rig.runtime.block_on(async {
+        let volume = open(&rig).await;
+        for (region, letter) in (0..).zip(BASE.bytes()) {
+            write(&volume, region, letter, Durability::OnFlush).await.unwrap();
+        }
+        volume.close().await.unwrap();
+    });
+    rig
 }
 
-impl Rig {
-    /// A volume of two mebibytes with the base written.
-    fn new(seed: u64, volatile_log: bool) -> Self {
-        let (runtime, calendar) = Runtime::simulated(seed).unwrap();
-        let disk = SimulatedDisk::new(&calendar, seed, "disk", 8 * MIB, BLOCK as u32);
-        let device = disk.open(runtime.context()).unwrap();
-        let direct = CreateOptions::new(Backend::Direct);
-        let options =
-            CreateOptions { size_bytes: Some(2 * MIB), region_bytes: BLOCK as u32, volatile_log, ..direct };
-        let rig = Self { runtime, disk };
-        rig.runtime.block_on(async {
-            Volume::create(&device, options).await.unwrap();
-            drop(device);
-            let volume = rig.open().await;
-            for (region, letter) in (0..).zip(BASE.bytes()) {
-                write(&volume, region, letter, Durability::OnFlush).await.unwrap();
-            }
-            volume.close().await.unwrap();
-        });
-        rig
-    }
+async fn open(rig: &Rig) -> Volume {
+    rig.open_with(OpenOptions { volatile_log_bytes: ROOM_BYTES, ..OpenOptions::default() }).await
+}
 
-    async fn open(&self) -> Volume {
-        let device = self.disk.open(self.runtime.context()).unwrap();
-        let options = OpenOptions { volatile_log_bytes: ROOM_BYTES, ..OpenOptions::default() };
-        Volume::open_with(device, OpenMode::ReadWrite, options).await.unwrap()
-    }
+/// Opens once what an earlier opening left behind is gone.
+async fn open_again(rig: &Rig) -> Volume {
+    rig.disk.cut_power();
+    open(rig).await
+}
 
-    async fn after_a_cut(&self, volume: Volume) -> String {
-        drop(volume);
-        self.disk.cut_power();
-        current(&self.open().await).await
-    }
+async fn after_a_cut(rig: &Rig, volume: Volume) -> String {
+    drop(volume);
+    current(&open_again(rig).await).await
+}
 
-    fn writes(&self) -> Vec<Recorded> {
-        let is_write = |one: &Recorded| {
-            one.event == Event::Arrived && !matches!(one.kind, OperationKind::Read | OperationKind::Flush)
-        };
-        self.disk.recorded().into_iter().filter(is_write).collect()
-    }
+fn writes(rig: &Rig) -> Vec<Recorded> {
+    let is_write = |one: &Recorded| {
+        one.event == Event::Arrived && !matches!(one.kind, OperationKind::Read | OperationKind::Flush)
+    };
+    rig.disk.recorded().into_iter().filter(is_write).collect()
+}
 
-    fn fail(&self, which: impl Fn(OperationKind) -> bool + 'static, fault: Fault) {
-        self.disk.set_plan(Box::new(move |request, _| which(request.kind).then_some(fault)));
-    }
+fn fail(rig: &Rig, which: impl Fn(OperationKind) -> bool + 'static, fault: Fault) {
+    rig.disk.set_plan(Box::new(move |request, _| which(request.kind).then_some(fault)));
 }
 
 async fn write(volume: &Volume, region: u64, letter: u8, durability: Durability) -> Result<(), Error> {
-    let buf = volume.context().buffers().copy_of(&[letter; BLOCK as usize]).unwrap();
-    volume.write(ByteOffset(region * BLOCK), buf, durability).await.0
+    vlog::write_at(volume, region * BLOCK, letter, durability).await
 }
 
 async fn write_all(volume: &Volume) {
-    for (region, letter) in WRITES {
-        write(volume, region, letter, Durability::OnFlush).await.unwrap();
-    }
-}
-
-async fn letter(volume: &Volume, region: u64) -> char {
-    let mut bytes = [0; BLOCK as usize];
-    volume.read_bytes(ByteOffset(region * BLOCK), &mut bytes).await.unwrap();
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is whole");
-    if bytes[0] == 0 { '.' } else { char::from(bytes[0]) }
-}
-
-async fn current(volume: &Volume) -> String {
-    let mut letters = String::new();
-    for region in 0..8 {
-        letters.push(letter(volume, region).await);
-    }
-    letters
+    vlog::write_all(volume, Durability::OnFlush).await;
 }
 
 fn is_write(kind: OperationKind) -> bool {
@@ -105,9 +75,9 @@ fn is_flush(kind: OperationKind) -> bool {
 #[test]
 fn without_a_log_each_durable_write_is_one_write_at_its_place_and_survives() {
     for count in 1..=WRITES.len() {
-        let rig = Rig::new(count as u64, false);
+        let rig = rig(count as u64, false);
         rig.runtime.block_on(async {
-            let volume = rig.open().await;
+            let volume = open(&rig).await;
             assert_eq!(volume.info().durability_class, DurabilityClass::Local);
             rig.disk.start_recording();
             for (region, letter) in &WRITES[..count] {
@@ -115,23 +85,23 @@ fn without_a_log_each_durable_write_is_one_write_at_its_place_and_survives() {
             }
             // No log at all: each write once, at its home, and nothing else.
             let data = volume.info().data_offset_bytes;
-            let places: Vec<_> = rig.writes().iter().map(|one| (one.offset, one.length)).collect();
+            let places: Vec<_> = writes(&rig).iter().map(|one| (one.offset, one.length)).collect();
             let homes: Vec<_> =
                 WRITES[..count].iter().map(|(region, _)| (data + region * BLOCK, BLOCK)).collect();
             assert_eq!(places, homes);
             let ledger = volume.status().ledger;
             let log = ledger.iter().find(|(cause, _)| *cause == Cause::Log.name()).unwrap();
             assert_eq!((log.1.reads, log.1.writes, log.1.flushes), (0, 0, 0));
-            assert_eq!(rig.after_a_cut(volume).await, PREFIXES[count]);
+            assert_eq!(after_a_cut(&rig, volume).await, PREFIXES[count]);
         });
     }
 }
 
 #[test]
 fn a_volatile_log_is_in_memory_until_a_flush_and_says_so() {
-    let rig = Rig::new(1, true);
+    let rig = rig(1, true);
     rig.runtime.block_on(async {
-        let volume = rig.open().await;
+        let volume = open(&rig).await;
         let status = volume.status();
         assert_eq!(status.info.durability_class, DurabilityClass::None);
         assert_eq!(
@@ -141,54 +111,46 @@ fn a_volatile_log_is_in_memory_until_a_flush_and_says_so() {
         rig.disk.start_recording();
         write_all(&volume).await;
         assert_eq!(current(&volume).await, "1bFyeGgh");
-        assert_eq!(rig.writes(), [], "nothing has left memory");
+        assert_eq!(writes(&rig), [], "nothing has left memory");
         // Not flushed: gone, as the status had said.
-        assert_eq!(rig.after_a_cut(volume).await, BASE);
+        assert_eq!(after_a_cut(&rig, volume).await, BASE);
 
-        let volume = rig.open_again().await;
+        let volume = open_again(&rig).await;
         write_all(&volume).await;
         rig.disk.start_recording();
         volume.flush().await.unwrap();
         let data = volume.info().data_offset_bytes;
-        assert!(rig.writes().iter().all(|one| (data..data + 8 * BLOCK).contains(&one.offset)));
-        let bytes: u64 = rig.writes().iter().map(|one| one.length).sum();
+        assert!(writes(&rig).iter().all(|one| (data..data + 8 * BLOCK).contains(&one.offset)));
+        let bytes: u64 = writes(&rig).iter().map(|one| one.length).sum();
         assert_eq!(bytes, 4 * BLOCK, "the newest of each block, once");
         assert!(matches!(rig.disk.recorded().last(), Some(last) if last.kind == OperationKind::Flush));
-        assert_eq!(rig.after_a_cut(volume).await, "1bFyeGgh");
+        assert_eq!(after_a_cut(&rig, volume).await, "1bFyeGgh");
     });
-}
-
-impl Rig {
-    /// Opens once what an earlier opening left behind is gone.
-    async fn open_again(&self) -> Volume {
-        self.disk.cut_power();
-        self.open().await
-    }
 }
 
 #[test]
 fn a_durable_write_survives_by_itself_and_a_close_saves_everything() {
     for count in 1..=WRITES.len() {
-        let rig = Rig::new(20 + count as u64, true);
+        let rig = rig(20 + count as u64, true);
         rig.runtime.block_on(async {
-            let volume = rig.open().await;
+            let volume = open(&rig).await;
             for (region, letter) in &WRITES[..count] {
                 write(&volume, *region, *letter, Durability::Durable).await.unwrap();
             }
-            assert_eq!(rig.after_a_cut(volume).await, PREFIXES[count]);
-            let volume = rig.open_again().await;
+            assert_eq!(after_a_cut(&rig, volume).await, PREFIXES[count]);
+            let volume = open_again(&rig).await;
             write_all(&volume).await;
             volume.close().await.unwrap();
-            assert_eq!(rig.after_a_cut(volume).await, "1bFyeGgh");
+            assert_eq!(after_a_cut(&rig, volume).await, "1bFyeGgh");
         });
     }
 }
 
 /// Writes, flushes, cuts power. What the flush said, and whether everything was there.
 fn flushed(seed: u64, plan: impl Fn(&Rig)) -> (Result<(), Error>, bool) {
-    let rig = Rig::new(seed, true);
+    let rig = rig(seed, true);
     rig.runtime.block_on(async {
-        let volume = rig.open().await;
+        let volume = open(&rig).await;
         write_all(&volume).await;
         plan(&rig);
         let said = volume.flush().await;
@@ -201,7 +163,7 @@ fn flushed(seed: u64, plan: impl Fn(&Rig)) -> (Result<(), Error>, bool) {
         rig.disk.set_plan(Box::new(|_, _| None));
         drop(volume);
         rig.disk.cut_power();
-        let volume = rig.open().await;
+        let volume = open(&rig).await;
         let mut there = true;
         for (region, newest) in "1bFyeGgh".bytes().enumerate() {
             let mut bytes = [0; BLOCK as usize];
@@ -223,35 +185,35 @@ fn a_flush_has_forced_everything_to_the_volume_or_it_fails() {
         let (said, there) = flushed(seed, |_| {});
         assert!(said.is_ok() && there);
         for which in [is_write as fn(OperationKind) -> bool, is_flush] {
-            let (said, _) = flushed(seed, |rig| rig.fail(which, Fault::Fail(libc::EIO)));
+            let (said, _) = flushed(seed, |rig| fail(rig, which, Fault::Fail(libc::EIO)));
             assert!(said.is_err(), "seed {seed}");
         }
     }
     // The control: a disk that lies to the engine is found out by this test.
     assert!((0..20).any(|seed| {
-        let (said, there) = flushed(seed, |rig| rig.fail(is_write, Fault::Drop));
+        let (said, there) = flushed(seed, |rig| fail(rig, is_write, Fault::Drop));
         said.is_ok() && !there
     }));
 }
 
 #[test]
 fn memory_is_bounded_and_what_leaves_it_early_is_what_was_written() {
-    let rig = Rig::new(3, true);
+    let rig = rig(3, true);
     rig.runtime.block_on(async {
-        let volume = rig.open().await;
+        let volume = open(&rig).await;
         rig.disk.start_recording();
         for region in 0..256_u64 {
             write(&volume, region, b'A' + (region % 26) as u8, Durability::OnFlush).await.unwrap();
-            let left: u64 = rig.writes().iter().map(|one| one.length).sum();
+            let left: u64 = writes(&rig).iter().map(|one| one.length).sum();
             let held = (region + 1) * BLOCK - left;
             assert!(held <= ROOM_BYTES as u64, "{held} bytes in memory");
         }
         assert!(!rig.disk.recorded().iter().any(|one| one.kind == OperationKind::Flush), "nobody asked");
         for region in 0..256 {
-            assert_eq!(letter(&volume, region).await, char::from(b'A' + (region % 26) as u8));
+            assert_eq!(byte(&volume, region).await.unwrap(), b'A' + (region % 26) as u8);
         }
         // A write that finds no room and a disk that fails is told so, and takes nothing else with it.
-        rig.fail(is_write, Fault::Fail(libc::EIO));
+        fail(&rig, is_write, Fault::Fail(libc::EIO));
         let mut refused = 0;
         for region in 0..32 {
             refused += u32::from(write(&volume, region, b'n', Durability::OnFlush).await.is_err());
@@ -261,9 +223,9 @@ fn memory_is_bounded_and_what_leaves_it_early_is_what_was_written() {
         volume.flush().await.unwrap();
         drop(volume);
         rig.disk.cut_power();
-        let volume = rig.open().await;
+        let volume = open(&rig).await;
         for region in 32..256 {
-            assert_eq!(letter(&volume, region).await, char::from(b'A' + (region % 26) as u8));
+            assert_eq!(byte(&volume, region).await.unwrap(), b'A' + (region % 26) as u8);
         }
     });
 }
@@ -271,12 +233,12 @@ fn memory_is_bounded_and_what_leaves_it_early_is_what_was_written() {
 /// While something newer is on its way to the disk, nobody reads what was there before what has completed.
 #[test]
 fn no_read_sees_less_than_what_has_completed() {
-    for (kind, allowed) in [(0, "bc"), (1, "b."), (2, "b.")] {
-        let rig = Rig::new(4, true);
+    for (kind, allowed) in [(0, b"bc"), (1, b"b\0"), (2, b"b\0")] {
+        let rig = rig(4, true);
         rig.runtime.block_on(async {
-            let volume = rig.open().await;
+            let volume = open(&rig).await;
             write(&volume, 0, b'b', Durability::OnFlush).await.unwrap();
-            rig.fail(|kind| kind != OperationKind::Read, Fault::Stall(5_000_000));
+            fail(&rig, |kind| kind != OperationKind::Read, Fault::Stall(5_000_000));
             let changing = volume.clone();
             let task = volume.context().spawn(async move {
                 match kind {
@@ -287,12 +249,12 @@ fn no_read_sees_less_than_what_has_completed() {
             });
             let mut reads = 0;
             while !task.has_ended() {
-                let found = letter(&volume, 0).await;
-                assert!(allowed.contains(found), "{found} while {kind}");
+                let found = byte(&volume, 0).await.unwrap();
+                assert!(allowed.contains(&found), "{found} while {kind}");
                 reads += 1;
             }
             assert!(reads > 3);
-            assert_eq!(Some(letter(&volume, 0).await), allowed.chars().last());
+            assert_eq!(Some(&byte(&volume, 0).await.unwrap()), allowed.last());
         });
     }
 }
@@ -300,12 +262,12 @@ fn no_read_sees_less_than_what_has_completed() {
 /// A flush whose future is dropped leaves a write-back under way; what is written later still comes after it.
 #[test]
 fn a_dropped_flush_overtakes_nothing() {
-    let rig = Rig::new(5, true);
+    let rig = rig(5, true);
     rig.runtime.block_on(async {
-        let volume = rig.open().await;
+        let volume = open(&rig).await;
         let context = volume.context().clone();
         write(&volume, 0, b'b', Durability::OnFlush).await.unwrap();
-        rig.fail(is_write, Fault::Hold);
+        fail(&rig, is_write, Fault::Hold);
         let flushing = volume.clone();
         let task = context.spawn(async move { flushing.flush().await });
         while rig.disk.tickets().is_empty() {
@@ -325,15 +287,14 @@ fn a_dropped_flush_overtakes_nothing() {
         }
         let on_disk = rig.disk.peek(volume.info().data_offset_bytes, 1);
         assert_eq!(on_disk, b"c");
-        assert_eq!(rig.after_a_cut(volume).await, "cbcdefgh");
+        assert_eq!(after_a_cut(&rig, volume).await, "cbcdefgh");
     });
 }
 
 #[test]
 fn a_log_on_the_device_is_not_volatile_as_well() {
-    let (runtime, calendar) = Runtime::simulated(9).unwrap();
-    let disk = SimulatedDisk::new(&calendar, 9, "disk", 32 * MIB, BLOCK as u32);
-    let device = disk.open(runtime.context()).unwrap();
+    let rig = Rig::new(9, 32 * MIB, CreateOptions::new(Backend::Log));
+    let (runtime, device) = (&rig.runtime, rig.device());
     for backend in [Backend::Log, Backend::Linear] {
         let options = CreateOptions { volatile_log: true, ..CreateOptions::new(backend) };
         let error = runtime.block_on(Volume::create(&device, options)).unwrap_err();

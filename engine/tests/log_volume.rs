@@ -2,6 +2,9 @@
 //!
 //! Everything runs on a simulated disk, whose bytes and records the assertions look at.
 
+#[path = "support/vlog.rs"]
+mod vlog;
+
 use std::collections::BTreeSet;
 
 use icecore::device::Device;
@@ -13,12 +16,7 @@ use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, OpenMode, OpenOptions, Volume};
-
-/// W1 to W6: region and letter.
-const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
-/// The image after each of them, the base first.
-const PREFIXES: [&str; 7] =
-    ["abcdefgh", "xbcdefgh", "xbczefgh", "1bczefgh", "1bFzefgh", "1bFyefgh", "1bFyeGgh"];
+use vlog::{BLOCK, PREFIXES, WRITES, byte, small, write_at};
 
 /// How the letters are laid out.
 #[derive(Clone, Copy, Debug)]
@@ -301,13 +299,7 @@ fn the_log_laps_its_segments_and_nothing_old_comes_back() {
     let disk = SimulatedDisk::new(&calendar, 3, "disk", 6 << 20, 4096);
     let context = runtime.context().clone();
     runtime.block_on(async {
-        let options = CreateOptions {
-            size_bytes: Some(256 << 10),
-            region_bytes: 4096,
-            segment_bytes: Some(64 << 10),
-            checkpoint_bytes: Some(128 << 10),
-            ..CreateOptions::new(Backend::Log)
-        };
+        let options = CreateOptions { size_bytes: Some(256 << 10), ..small(Backend::Log) };
         Volume::create(&disk.open(&context).unwrap(), options).await.unwrap();
         let mut expected = [0_u8; 64];
         for lap in 0..3_u8 {
@@ -315,9 +307,8 @@ fn the_log_laps_its_segments_and_nothing_old_comes_back() {
             // Each lap writes more than the pool has room for.
             for round in 0..1200_u64 {
                 let (block, value) = ((round * 37 % 64) as usize, lap * 80 + (round % 79) as u8 + 1);
-                let buf = context.buffers().copy_of(&[value; 4096]).unwrap();
                 let durable = if round % 16 == 0 { Durability::Durable } else { Durability::OnFlush };
-                volume.write(ByteOffset(block as u64 * 4096), buf, durable).await.0.unwrap();
+                write_at(&volume, block as u64 * BLOCK, value, durable).await.unwrap();
                 expected[block] = value;
             }
             volume.flush().await.unwrap();
@@ -325,9 +316,7 @@ fn the_log_laps_its_segments_and_nothing_old_comes_back() {
             disk.cut_power();
             let volume = Volume::open(disk.open(&context).unwrap(), OpenMode::ReadWrite).await.unwrap();
             for (block, value) in expected.iter().enumerate() {
-                let mut bytes = vec![0; 4096];
-                volume.read_bytes(ByteOffset(block as u64 * 4096), &mut bytes).await.unwrap();
-                assert!(bytes.iter().all(|byte| byte == value), "lap {lap}, block {block}");
+                assert_eq!(byte(&volume, block as u64).await.unwrap(), *value, "lap {lap}, block {block}");
             }
             volume.close().await.unwrap();
         }
@@ -340,14 +329,8 @@ fn an_image_stays_what_it_is_and_an_expired_moment_is_refused() {
     let disk = SimulatedDisk::new(&calendar, 4, "disk", 8 << 20, 4096);
     let context = runtime.context().clone();
     runtime.block_on(async {
-        let options = CreateOptions {
-            size_bytes: Some(64 << 10),
-            region_bytes: 4096,
-            segment_bytes: Some(64 << 10),
-            checkpoint_bytes: Some(128 << 10),
-            retention_bytes: 400 * 4096,
-            ..CreateOptions::new(Backend::Log)
-        };
+        let options =
+            CreateOptions { size_bytes: Some(64 << 10), retention_bytes: 400 * 4096, ..small(Backend::Log) };
         Volume::create(&disk.open(&context).unwrap(), options).await.unwrap();
         let volume = Volume::open(disk.open(&context).unwrap(), OpenMode::ReadWrite).await.unwrap();
         let write = async |tag: u64| {
@@ -441,16 +424,13 @@ async fn small_log(disk: &SimulatedDisk, runtime: &Runtime, refuse_when_full: bo
 }
 
 async fn fill(volume: &Volume, number: u64) -> Result<(), icecore::error::Error> {
-    let buf = volume.context().buffers().copy_of(&[(number % 251) as u8; 4096]).unwrap();
-    volume.write(ByteOffset(number % 64 * 4096), buf, Durability::Durable).await.0
+    vlog::write(volume, number % 64, (number % 251) as u8).await
 }
 
 async fn holds(volume: &Volume, count: u64) {
     for block in 0..64.min(count) {
         let last = (0..count).rev().find(|one| one % 64 == block).unwrap();
-        let mut bytes = [0; 4096];
-        volume.read_bytes(ByteOffset(block * 4096), &mut bytes).await.unwrap();
-        assert_eq!(bytes, [(last % 251) as u8; 4096], "block {block}");
+        assert_eq!(byte(volume, block).await.unwrap(), (last % 251) as u8, "block {block}");
     }
 }
 
@@ -459,14 +439,8 @@ fn a_full_log_refuses_or_waits_as_chosen_and_goes_on_when_there_is_room() {
     for refuse in [true, false] {
         let (runtime, calendar) = Runtime::simulated(5).unwrap();
         let disk = SimulatedDisk::new(&calendar, 5, "disk", 5 << 20, 4096);
-        let options = CreateOptions {
-            size_bytes: Some(64 * 4096),
-            region_bytes: 4096,
-            segment_bytes: Some(64 << 10),
-            checkpoint_bytes: Some(128 << 10),
-            retention_bytes: 1 << 20,
-            ..CreateOptions::new(Backend::Log)
-        };
+        let options =
+            CreateOptions { size_bytes: Some(64 * 4096), retention_bytes: 1 << 20, ..small(Backend::Log) };
         runtime.block_on(async {
             let context = runtime.context().clone();
             Volume::create(&disk.open(&context).unwrap(), options).await.unwrap();

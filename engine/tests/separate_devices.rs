@@ -1,11 +1,14 @@
 //! R-11 for `linear`: the log and all metadata on one device, the volume on another. What each of them got is judged
 //! from the recordings of two simulated disks, and from the ledgers.
 
+#[path = "support/vlog.rs"]
+mod vlog;
+
 use std::collections::BTreeSet;
 
 use icecore::device::simulated::{Event, Fault, Recorded, SimulatedDisk};
 use icecore::device::{Device, Tally};
-use icecore::error::{Error, Kind, Reason};
+use icecore::error::{Kind, Reason};
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{OperationKind, Random, Runtime};
 use icecore::store::Backend;
@@ -13,22 +16,7 @@ use icecore::units::ByteOffset;
 use icecore::volume::{
     ApplyMode, ApplyOptions, CreateOptions, Devices, Durability, OpenMode, OpenOptions, Volume, format_id,
 };
-
-const BLOCK: u64 = 4096;
-const MIB: u64 = 1 << 20;
-const BASE: &str = "abcdefgh";
-const WRITES: [(u64, u8); 6] = [(0, b'x'), (3, b'z'), (0, b'1'), (2, b'F'), (3, b'y'), (5, b'G')];
-const MANUAL: ApplyOptions = ApplyOptions { mode: ApplyMode::Absorb, automatic: false, at_open: false };
-
-fn linear(size_bytes: u64) -> CreateOptions {
-    CreateOptions {
-        size_bytes: Some(size_bytes),
-        region_bytes: BLOCK as u32,
-        segment_bytes: Some(64 << 10),
-        checkpoint_bytes: Some(128 << 10),
-        ..CreateOptions::new(Backend::Linear)
-    }
-}
+use vlog::{BASE, BLOCK, MANUAL, MIB, WRITES, byte as block, current, linear, write};
 
 struct Rig {
     runtime: Runtime,
@@ -71,9 +59,7 @@ impl Rig {
 
     async fn with_base(&self, apply: ApplyOptions) -> Volume {
         let volume = self.open(apply).await;
-        for (region, letter) in (0..).zip(BASE.bytes()) {
-            write(&volume, region, letter).await.unwrap();
-        }
+        vlog::write_base(&volume).await;
         volume.apply(None).await.unwrap();
         assert_eq!(self.letters(), BASE);
         volume
@@ -81,7 +67,7 @@ impl Rig {
 
     /// What the volume's disk holds at the volume's first extent, behind its superblocks.
     fn letters(&self) -> String {
-        (0..8).map(|region| char::from(self.volume.peek(MIB + region * BLOCK, 1)[0])).collect()
+        vlog::letters(&self.volume, MIB)
     }
 
     fn requests(&self) -> u64 {
@@ -98,30 +84,8 @@ fn changes(kind: OperationKind) -> bool {
     !matches!(kind, OperationKind::Read | OperationKind::Flush)
 }
 
-async fn write(volume: &Volume, region: u64, letter: u8) -> Result<(), Error> {
-    let buf = volume.context().buffers().copy_of(&[letter; BLOCK as usize]).unwrap();
-    volume.write(ByteOffset(region * BLOCK), buf, Durability::Durable).await.0
-}
-
 async fn write_all(volume: &Volume) {
-    for (region, letter) in WRITES {
-        write(volume, region, letter).await.unwrap();
-    }
-}
-
-async fn block(volume: &Volume, region: u64) -> Result<u8, Error> {
-    let mut bytes = [0; BLOCK as usize];
-    volume.read_bytes(ByteOffset(region * BLOCK), &mut bytes).await?;
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is whole");
-    Ok(bytes[0])
-}
-
-async fn current(volume: &Volume) -> String {
-    let mut letters = String::new();
-    for region in 0..8 {
-        letters.push(char::from(block(volume, region).await.unwrap()));
-    }
-    letters
+    vlog::write_all(volume, Durability::Durable).await;
 }
 
 #[test]

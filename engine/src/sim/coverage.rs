@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 /// Everything a campaign is expected to reach.
-pub const EXPECTED: [&str; 47] = [
+pub const EXPECTED: [&str; 50] = [
     "operation: write",
     "operation: durable write",
     "operation: partial write",
@@ -55,6 +55,9 @@ pub const EXPECTED: [&str; 47] = [
     "past: moment of before a cut shown",
     "past: moment expired",
     "past: open image kept its moment",
+    "linear: thin",
+    "linear: pinned base stayed as it was",
+    "linear: moment shown that had to be kept",
 ];
 
 impl Coverage {

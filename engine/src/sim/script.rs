@@ -14,6 +14,8 @@ pub const FAULTS_MIN: u64 = 5;
 
 /// Blocks by which a roomy disk is larger: more than are superseded while an image is held open.
 const ROOM_BLOCKS: u64 = 4096;
+/// Of the linear volumes on roomy disks, one in so many is thin.
+const THIN_EVERY: u64 = 4;
 /// A roomy disk keeps so many times the volume of the past at most.
 const PAST_VOLUMES_MAX: u64 = 16;
 
@@ -44,6 +46,8 @@ pub struct Script {
     pub volatile_log_bytes: Option<usize>,
     /// The disk has room for more of the past than is to be kept, so that none of it is given up for room.
     pub is_roomy: bool,
+    /// A linear volume takes space when a block is first applied.
+    pub thin: bool,
     /// Size of the disk.
     pub device_bytes: u64,
     /// Operations in flight at most.
@@ -261,6 +265,9 @@ impl Script {
         if self.seed % 3 != 1 {
             self.look_back(random);
         }
+        // Nothing is drawn for it, so that the script of a seed stays what it was. Where room is short, a thin
+        // volume stands still until the pool is grown, which no play does.
+        self.thin = backend == Backend::Linear && self.is_roomy && self.seed % THIN_EVERY == 1;
     }
 
     fn look_back(&mut self, random: &mut Random) {
@@ -307,6 +314,7 @@ impl Script {
             apply: ApplyOptions::default(),
             volatile_log_bytes: None,
             is_roomy: false,
+            thin: false,
             device_bytes: 0,
             depth: 1 + random.below(8) as usize,
             steps: Vec::new(),

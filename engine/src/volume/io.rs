@@ -74,6 +74,13 @@ impl Volume {
             }
         }
         self.0.store.flush(self.flush_io()).await?;
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::PoisonedWithoutCause) {
+            let info = self.info();
+            if crate::mutation::take_poisoned(info.pool_id, info.generation) {
+                return Err(self.refuse("flush", Reason::Poisoned));
+            }
+        }
         // Another flush may have failed meanwhile and taken with it what this one was to save.
         self.check_unpoisoned("flush")
     }
@@ -299,6 +306,8 @@ impl Volume {
 
     pub(super) fn check_unpoisoned(&self, name: &'static str) -> Result<()> {
         if self.0.failed.is_raised() {
+            #[cfg(feature = "mutations")]
+            crate::mutation::note_poisoned(self.info().pool_id, self.info().generation);
             return Err(self.refuse(name, Reason::Poisoned));
         }
         Ok(())

@@ -8,8 +8,6 @@ use std::rc::Rc;
 use super::World;
 use super::shared::TicketCell;
 use crate::format::journal::{Change, Decoded as Record, RecordHeader};
-use crate::format::root::{Decoded as AtRoot, ROOT_BYTES, Root};
-use crate::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
 use crate::store::log::ImageOptions;
 use crate::units::SECTOR_BYTES;
 use crate::volume::Volume;
@@ -22,24 +20,12 @@ const WRITES: u64 = 4;
 const WAIT_NS: u64 = 200_000_000;
 
 impl World<'_> {
-    /// The bytes of every extent, and where each begins.
-    fn base(&self) -> BTreeMap<u64, Vec<u8>> {
+    /// The bytes of every extent, and where each begins; `None` where the metadata cannot be read.
+    fn base(&self) -> Option<BTreeMap<u64, Vec<u8>>> {
         let disk = &self.shared.disk;
-        let head = disk.peek(0, SUPERBLOCK_BYTES);
-        let Some(Decoded::Valid(superblock)) = head.first_chunk().map(|bytes| Superblock::decode(bytes, 0))
-        else {
-            return BTreeMap::new();
-        };
-        let root = [0, ROOT_BYTES as u64 * 16].into_iter().filter_map(|step| {
-            let at = superblock.roots.offset.get() + step;
-            match disk.peek(at, ROOT_BYTES).first_chunk().map(|bytes| Root::decode(bytes, at)) {
-                Some(AtRoot::Valid(root)) => Some(root),
-                _ => None,
-            }
-        });
-        let Some(root) = root.max_by_key(|root| root.generation.get()) else { return BTreeMap::new() };
+        let (superblock, root) = self.newest_root()?;
         let image = disk.peek(root.image_address.get(), root.image_bytes.get() as usize);
-        let mut changes = Change::decode_list(&image).unwrap_or_default();
+        let mut changes = Change::decode_list(&image)?;
         let records = disk.peek(root.journal_address.get(), root.journal_bytes.get() as usize);
         let (mut used, mut number) = (0, 0);
         while let (Record::Valid(more), bytes) = RecordHeader::decode(
@@ -65,7 +51,7 @@ impl World<'_> {
         let segment_bytes = u64::from(superblock.segment_bytes.get());
         let place = |physical: u32| superblock.data.offset.get() + u64::from(physical) * segment_bytes;
         let bytes = |at| (at, disk.peek(at, segment_bytes as usize));
-        extents.into_values().map(|physical| bytes(place(physical))).collect()
+        Some(extents.into_values().map(|physical| bytes(place(physical))).collect())
     }
 
     /// Pins the base, writes, and sees that it stays as it is until that is accepted.
@@ -78,31 +64,43 @@ impl World<'_> {
             return Ok(());
         }
         let was_striking = shared.faults.striking.replace(false);
+        shared.applies.set(shared.applies.get() + 1);
         let pinned = self.pinned_base_stays(&volume).await;
         shared.faults.striking.set(was_striking);
-        // What was armed before may have struck a request in the background since.
-        if pinned.is_err() && volume.status().poisoned && shared.faults.failures.get() > 0 {
-            shared.model.borrow_mut().fail_flush();
-            shared.poisoned.set(true);
-            return Ok(());
+        if volume.status().poisoned {
+            // What was armed before may have struck a request in the background since.
+            drop(volume);
+            self.reopen_poisoned().await?;
+            let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+            // It may have been pinned by then.
+            let accepted = shared.bounded("accept", volume.accept(None)).await?;
+            accepted.map_err(|error| format!("accept fails: {error}"))?;
         }
         pinned
     }
 
     async fn pinned_base_stays(&self, volume: &Volume) -> Result<(), String> {
         let shared = &self.shared;
-        let told = |what: &str, error| format!("{what} fails: {error}");
-        shared.bounded("apply", volume.apply(None)).await?.map_err(|error| told("apply", error))?;
-        shared.bounded("pin", volume.pin_base()).await?.map_err(|error| told("pin", error))?;
-        let before = self.base();
+        if shared.judged("apply", volume.apply(None)).await?.is_none()
+            || shared.judged("pin", volume.pin_base()).await?.is_none()
+        {
+            return Ok(());
+        }
+        let Some(before) = self.base() else { return Err("the base cannot be read".to_string()) };
+        // As many extents as the volume says it has, so that a comparison of nothing is no comparison.
+        let extents = volume.status().log.and_then(|log| log.apply).map(|apply| apply.extents as usize);
+        if extents != Some(before.len()) {
+            return Err(format!("{extents:?} extents are told, {} are on the disk", before.len()));
+        }
         let count = u64::from(self.script.block_bytes) / SECTOR_BYTES;
         let blocks = self.script.volume_bytes / u64::from(self.script.block_bytes);
         for number in 0..WRITES.min(blocks) {
             shared.write(volume, number * count, count, true, &TicketCell::default()).await;
         }
         // Opening an image makes a checkpoint: from there on it could be applied.
-        let image = shared.bounded("open image", volume.image(ImageOptions::default())).await?;
-        drop(image.map_err(|error| told("open image", error))?);
+        if shared.judged("open image", volume.image(ImageOptions::default())).await?.is_none() {
+            return Ok(());
+        }
         shared.context.sleep(WAIT_NS).await;
         let after: BTreeMap<u64, Vec<u8>> =
             before.iter().map(|(at, bytes)| (*at, shared.disk.peek(*at, bytes.len()))).collect();
@@ -110,6 +108,7 @@ impl World<'_> {
             shared.fail("a pinned base has changed".to_string());
         }
         shared.note("linear: pinned base stayed as it was");
-        shared.bounded("accept", volume.accept(None)).await?.map_err(|error| told("accept", error))
+        shared.judged("accept", volume.accept(None)).await?;
+        Ok(())
     }
 }

@@ -6,12 +6,39 @@ use std::rc::Rc;
 
 use super::super::script::ArmedFault;
 use crate::device::simulated::{Fault, Request, SimulatedDisk};
+use crate::error::{Error, Reason};
 use crate::pool::layout::HEAD_BYTES;
 use crate::runtime::{OperationKind, Random};
 use crate::units::SECTOR_BYTES;
 
 /// How long a stall lasts.
 const STALL_NS: u64 = 50_000_000;
+
+/// Requests that have failed since the disk was last opened, by how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Strikes {
+    io_errors: u64,
+    no_space: u64,
+    short: u64,
+}
+
+impl Strikes {
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Whether they explain an error that the same opening has returned.
+    pub fn excuse(self, error: &Error) -> bool {
+        match error.reason() {
+            Reason::Os { errno: libc::EIO } => self.io_errors > 0,
+            Reason::Os { errno: libc::ENOSPC } => self.no_space > 0,
+            Reason::ShortTransfer { .. } => self.short > 0,
+            Reason::Poisoned => self.any(),
+            _ => false,
+        }
+    }
+}
 
 /// Faults that wait for a request, and what they need to remember.
 #[derive(Default)]
@@ -23,11 +50,12 @@ pub(super) struct Faults {
     /// The disk has lied about a superblock since the volume was last opened. It does so once at most: two
     /// copies cannot survive two lies.
     pub lied_about_head: Cell<bool>,
-    pub failures: Cell<u64>,
+    /// What errors may be put down to. Nothing of an earlier opening is in flight when the disk is opened.
+    pub strikes: Cell<Strikes>,
+    /// A flush whose future is dropped may leave writes behind that nobody waits for.
+    pub leaves_writes: bool,
     /// One request that fails, whatever the play is doing.
-    pub once: Cell<Option<(u64, Fault)>>,
-    /// That request has failed and nobody has been excused for it yet.
-    pub excuse: Cell<bool>,
+    pub once: Option<(u64, Fault)>,
 }
 
 impl Faults {
@@ -38,11 +66,10 @@ impl Faults {
     }
 
     fn strike(&self, request: Request, random: &mut Random, device_bytes: u64) -> Option<Fault> {
-        if let Some((number, fault)) = self.once.get()
+        if let Some((number, fault)) = self.once
             && number == request.number
         {
-            self.failures.set(self.failures.get() + 1);
-            self.excuse.set(true);
+            self.count(fault, &request);
             return Some(fault);
         }
         if !self.striking.get() {
@@ -75,13 +102,34 @@ impl Faults {
             return None;
         }
         self.armed.borrow_mut().remove(at);
-        match fault {
-            Fault::Hold => self.held.borrow_mut().push(request.ticket),
-            Fault::Fail(_) | Fault::Short(_) => self.failures.set(self.failures.get() + 1),
-            _ => {}
+        if fault == Fault::Hold {
+            self.held.borrow_mut().push(request.ticket);
         }
+        self.count(fault, &request);
         Some(fault)
     }
+
+    /// Counts a fault that makes its request fail.
+    fn count(&self, fault: Fault, request: &Request) {
+        let mut strikes = self.strikes.get();
+        match fault {
+            Fault::Fail(libc::ENOSPC) => strikes.no_space += 1,
+            Fault::Fail(_) => strikes.io_errors += 1,
+            Fault::Short(bytes) => {
+                let bytes = u64::from(bytes);
+                let is_short = moves_bytes(request) && bytes < request.length;
+                // From a whole sector on it is continued, if somebody waits for it.
+                let is_continued = bytes > 0 && bytes.is_multiple_of(SECTOR_BYTES) && !self.leaves_writes;
+                strikes.short += u64::from(is_short && !is_continued);
+            }
+            _ => {}
+        }
+        self.strikes.set(strikes);
+    }
+}
+
+fn moves_bytes(request: &Request) -> bool {
+    matches!(request.kind, OperationKind::Read | OperationKind::Write { .. })
 }
 
 fn fits(armed: ArmedFault, request: &Request) -> bool {
@@ -91,7 +139,7 @@ fn fits(armed: ArmedFault, request: &Request) -> bool {
         ArmedFault::FailRead => read,
         ArmedFault::FailWrite { .. } => write,
         ArmedFault::FailFlush => request.kind == OperationKind::Flush,
-        ArmedFault::Short { .. } => (read || write) && request.length > SECTOR_BYTES,
+        ArmedFault::Short { .. } => moves_bytes(request) && request.length > SECTOR_BYTES,
         ArmedFault::Stall | ArmedFault::Hold => true,
         ArmedFault::Drop | ArmedFault::Misdirect => write,
         ArmedFault::Corrupt { read: on_read } => {

@@ -21,6 +21,7 @@ use crate::device::simulated::{Fault, SimulatedDisk};
 use crate::runtime::{Runtime, Task};
 use crate::units::SECTOR_BYTES;
 use crate::volume::{DurabilityClass, OpenMode, OpenOptions, Volume};
+use faults::{Faults, Strikes};
 use past::Past;
 use shared::{Shared, TicketCell};
 
@@ -61,13 +62,18 @@ pub fn play(script: &Script, once: Option<(u64, Fault)>) -> Report {
         failure: RefCell::default(),
         active: Cell::new(0),
         contents: Cell::new(script.seed << 20),
-        faults: Rc::default(),
+        faults: Rc::new(Faults {
+            once,
+            leaves_writes: script.volatile_log_bytes.is_some(),
+            ..Faults::default()
+        }),
         poisoned: Cell::new(false),
         data_offset: Cell::new(0),
         blocks_called: Cell::new(0),
         block_bytes: script.block_bytes.into(),
+        applies: Cell::new(0),
+        images: Cell::default(),
     });
-    shared.faults.once.set(once);
     shared.faults.install(&disk, device_bytes);
     let past = Past::default();
     let mut world = World { shared: Rc::clone(&shared), script, volume: None, tasks: Vec::new(), past };
@@ -275,6 +281,7 @@ impl World<'_> {
     }
 
     fn open_options(&self) -> OpenOptions {
+        self.shared.applies.set(self.shared.applies.get() + u64::from(self.script.apply.at_open));
         let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
         // A write that waits is judged like any other; one that is refused would be no write.
         let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);
@@ -293,13 +300,16 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Opens the disk, once what an earlier opener left in flight has ended.
+    /// Opens the disk, once what an earlier opener left in flight has ended. No fault from before excuses anything.
     async fn open_disk(&self) -> Result<Device, String> {
         self.past.close_images();
         let started = self.shared.context.now().0;
         loop {
             match self.shared.disk.open(&self.shared.context) {
-                Ok(device) => return Ok(device),
+                Ok(device) => {
+                    self.shared.faults.strikes.set(Strikes::default());
+                    return Ok(device);
+                }
                 Err(error) if self.shared.context.now().0 - started > HANG_NS => {
                     return Err(error.to_string());
                 }
@@ -313,7 +323,8 @@ impl World<'_> {
         let opening = Volume::open_with(device, OpenMode::ReadWrite, self.open_options());
         let volume = match self.shared.bounded("open", opening).await? {
             Ok(volume) => volume,
-            Err(_error) if self.shared.faults.excuse.take() => {
+            // What opening cannot read, it may call damaged.
+            Err(_error) if self.shared.faults.strikes.get().any() => {
                 return Box::pin(self.open()).await;
             }
             Err(error) => return Err(format!("open fails: {error}")),
@@ -331,6 +342,12 @@ impl World<'_> {
         if is_volatile {
             self.shared.note("log: volatile");
         }
+        if info.log.is_some_and(|log| log.thin) != self.script.thin {
+            return Err(format!("it says the wrong thing of where its space is: {info:?}"));
+        }
+        if self.script.thin {
+            self.shared.note("linear: thin");
+        }
         self.note_log(&volume);
         self.past.opened(&volume.info());
         self.volume = Some(volume);
@@ -344,10 +361,17 @@ impl World<'_> {
         let mut at = 0;
         while at < sectors {
             let count = (sectors - at).min(512);
+            let before = self.shared.faults.strikes.get();
             let reading = self.shared.read_digests(volume, at, count);
             match self.shared.bounded("read", reading).await? {
                 Ok(digests) => found.extend(digests),
-                Err(_error) if self.shared.faults.excuse.take() => continue,
+                // That one request has failed just now; it does so once.
+                Err(error)
+                    if self.shared.faults.strikes.get() != before
+                        && self.shared.faults.strikes.get().excuse(&error) =>
+                {
+                    continue;
+                }
                 Err(error) => return Err(format!("reading everything fails: {error}")),
             }
             at += count;
@@ -378,8 +402,12 @@ impl World<'_> {
             if cut {
                 self.shared.note("cut: while closing");
                 closing.abort();
-            } else if matches!(closing.await, Some(Ok(()))) {
-                self.shared.model.borrow_mut().end_flush(mark);
+            } else {
+                match closing.await {
+                    Some(Ok(())) => self.shared.model.borrow_mut().end_flush(mark),
+                    Some(Err(error)) => self.shared.judge_error("close", &error),
+                    None => return Err("the closing vanished".to_string()),
+                }
             }
             self.power_off();
             return self.recover().await;

@@ -12,10 +12,9 @@ use super::super::Coverage;
 use super::super::model::{Digest, digest};
 use super::super::script::Script;
 use super::World;
-use super::shared::{Shared, TicketCell};
+use super::shared::{OpenImage, Shared, TicketCell};
 use crate::error::{Reason, Result};
 use crate::format::batch::{self, Decoded};
-use crate::format::root::{self, ROOT_BYTES, Root};
 use crate::store::Backend;
 use crate::store::log::{Image, ImageOptions};
 use crate::units::{ByteOffset, SECTOR_BYTES, Seq};
@@ -29,8 +28,6 @@ const KEPT_MAX: usize = 2;
 const IDLE_NS: u64 = 3_000_000_000;
 /// Blocks of writes that were called before a moment was noted and may end after it: those whose futures were dropped.
 const STRAGGLING_BLOCKS: u64 = 64;
-/// Where the two roots lie.
-const ROOTS: [u64; 2] = [64 << 10, 128 << 10];
 /// Sectors read from an image at a time.
 const PIECE_SECTORS: u64 = 512;
 
@@ -39,15 +36,23 @@ struct Moment {
     sequence: u64,
     contents: Rc<Vec<Digest>>,
     blocks_called: u64,
+    applies: u64,
     is_from_before_a_cut: bool,
 }
 
+/// An image that is held open, and what it must show.
+struct Kept {
+    image: Image,
+    contents: Rc<Vec<Digest>>,
+    _open: OpenImage,
+}
+
 /// What is remembered.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Past {
     pool_id: [u8; 16],
     moments: Vec<Moment>,
-    kept: RefCell<Vec<(Image, Rc<Vec<Digest>>)>>,
+    kept: RefCell<Vec<Kept>>,
 }
 
 impl Past {
@@ -74,9 +79,10 @@ impl Moment {
     /// Whether retention may have let it go by now.
     fn may_have_expired(&self, script: &Script, shared: &Shared) -> bool {
         let superseded = shared.blocks_called.get() - self.blocks_called + STRAGGLING_BLOCKS;
-        // Applying to a linear volume gives up what it overwrites.
-        script.backend == Backend::Linear
-            || !script.is_roomy
+        // What applies by itself stays behind the window, where there is room; who asks for more gives up what it
+        // overwrites.
+        !script.is_roomy
+            || shared.applies.get() > self.applies
             || superseded > script.retention_bytes / u64::from(script.block_bytes)
     }
 }
@@ -109,14 +115,8 @@ impl World<'_> {
         note("log: batches taken in", report.batches > 0);
         note("log: batches in doubt written again", report.in_doubt > 0);
         note("log: later batches behind the end", report.has_later);
-        let generation = |at: u64| {
-            let bytes = self.shared.disk.peek(at, ROOT_BYTES);
-            match bytes.first_chunk().map(|bytes| Root::decode(bytes, at)) {
-                Some(root::Decoded::Valid(root)) => root.generation.get(),
-                _ => 0,
-            }
-        };
-        let [first, second] = ROOTS.map(generation);
+        let Some((_, roots)) = self.roots() else { return };
+        let [first, second] = roots.map(|root| root.map_or(0, |root| root.generation.get()));
         note("log: first root newest", first > second);
         note("log: second root newest", second > first);
     }
@@ -151,12 +151,14 @@ impl World<'_> {
             sequence,
             contents: Rc::clone(&contents),
             blocks_called,
+            applies: shared.applies.get(),
             is_from_before_a_cut: false,
         });
         if keep {
             let options = ImageOptions { sequence: Some(Seq(sequence)), ..ImageOptions::default() };
+            let open = OpenImage::new(&shared);
             match shared.bounded("open image", volume.image(options)).await? {
-                Ok(image) => self.past.kept.borrow_mut().push((image, contents)),
+                Ok(image) => self.past.kept.borrow_mut().push(Kept { image, contents, _open: open }),
                 // A straggler may have ended since; without retention that is the end of the moment.
                 Err(error) if matches!(error.reason(), Reason::Expired { .. }) => {}
                 Err(error) => shared.judge_error("open image", &error),
@@ -174,7 +176,7 @@ impl World<'_> {
         let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
         let sectors = self.script.volume_bytes / SECTOR_BYTES;
         let kept = std::mem::take(&mut *self.past.kept.borrow_mut());
-        for (image, expected) in &kept {
+        for Kept { image, contents: expected, .. } in &kept {
             let reading = contents_of(&shared, image, sectors);
             match shared.bounded("read image", reading).await? {
                 Ok(found) => {
@@ -194,6 +196,7 @@ impl World<'_> {
         let Some(at) = which.checked_rem(recent.len() as u64) else { return Ok(()) };
         let moment = recent[at as usize].clone();
         let options = ImageOptions { sequence: Some(Seq(moment.sequence)), ..ImageOptions::default() };
+        let _open = OpenImage::new(&shared);
         let image = match shared.bounded("open image", volume.image(options)).await? {
             Ok(image) => image,
             Err(error) if matches!(error.reason(), Reason::Expired { .. }) => {
@@ -214,6 +217,10 @@ impl World<'_> {
                     return Err(format!("moment {} shows other bytes in sector {sector}", moment.sequence));
                 }
                 shared.note("past: moment shown");
+                let is_linear = self.script.backend == Backend::Linear;
+                if is_linear && !moment.may_have_expired(self.script, &shared) {
+                    shared.note("linear: moment shown that had to be kept");
+                }
                 if moment.is_from_before_a_cut {
                     shared.note("past: moment of before a cut shown");
                 }

@@ -12,10 +12,13 @@ use super::HANG_NS;
 use super::faults::{Faults, is_lie};
 use crate::buf::Buf;
 use crate::device::simulated::{Fault, SimulatedDisk};
-use crate::error::{Error, Kind, Reason};
+use crate::error::{Error, Reason};
 use crate::runtime::Context;
 use crate::units::{ByteOffset, SECTOR_BYTES};
 use crate::volume::{Durability, Volume};
+
+/// Why applying may stand still while an image is open.
+const IMAGE_IS_OPEN: &str = "an image of an older moment is open; close it";
 
 /// Where a write leaves its ticket, for the one who may drop the write.
 pub(super) type TicketCell = RefCell<Option<WriteTicket>>;
@@ -36,6 +39,28 @@ pub(super) struct Shared {
     /// Blocks in the ranges of all writes called so far: no more have been superseded.
     pub blocks_called: Cell<u64>,
     pub block_bytes: u64,
+    /// How often somebody has asked for everything to be applied.
+    pub applies: Cell<u64>,
+    /// Images that were opened so far, and closed.
+    pub images: Cell<(u64, u64)>,
+}
+
+/// An image is open while this exists.
+pub(super) struct OpenImage(Rc<Shared>);
+
+impl OpenImage {
+    pub fn new(shared: &Rc<Shared>) -> Self {
+        let (opened, closed) = shared.images.get();
+        shared.images.set((opened + 1, closed));
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for OpenImage {
+    fn drop(&mut self) {
+        let (opened, closed) = self.0.images.get();
+        self.0.images.set((opened, closed + 1));
+    }
 }
 
 /// Counts an operation as active until it ends or is dropped.
@@ -103,17 +128,14 @@ impl Shared {
         self.model.borrow_mut().distrust(sectors);
     }
 
-    /// Judges an error that an operation has returned.
+    /// Judges an error that an operation has returned: a request of the same opening must have failed.
     pub fn judge_error(&self, what: &str, error: &Error) {
         self.absorb();
-        let excused = self.faults.failures.get() > 0;
-        match error.kind() {
-            Kind::DeviceFailed | Kind::NoSpace if excused => {}
-            Kind::Reopen if excused => {
-                self.note("refused: poisoned");
-                self.poisoned.set(true);
-            }
-            _ => self.fail(format!("{what} failed without a reason: {error}")),
+        if !self.faults.strikes.get().excuse(error) {
+            self.fail(format!("{what} failed without a reason: {error}"));
+        } else if *error.reason() == Reason::Poisoned {
+            self.note("refused: poisoned");
+            self.poisoned.set(true);
         }
     }
 
@@ -191,15 +213,25 @@ impl Shared {
 
     /// Applies everything. What it flushes on the way is not counted; what it fails to flush is.
     pub async fn apply(&self, volume: &Volume) {
+        self.applies.set(self.applies.get() + 1);
+        let (completed, (_, closed)) = (volume.info().sequence, self.images.get());
         let result = volume.apply(None).await;
         self.absorb();
-        if let Err(error) = result
-            // An image of an older moment may be open.
-            && !matches!(error.reason(), Reason::ApplyStalled { .. })
-        {
-            self.model.borrow_mut().fail_flush();
-            self.poisoned.set(true);
-            self.judge_error("apply", &error);
+        match result {
+            Ok(applied) if applied < completed => {
+                self.fail(format!("{applied:?} is applied, {completed:?} had completed"));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                // Meanwhile one was open.
+                let may_stall = self.images.get().0 > closed;
+                if may_stall && *error.reason() == (Reason::ApplyStalled { why: IMAGE_IS_OPEN }) {
+                    return;
+                }
+                self.model.borrow_mut().fail_flush();
+                self.poisoned.set(true);
+                self.judge_error("apply", &error);
+            }
         }
     }
 
@@ -212,6 +244,21 @@ impl Shared {
             Poll::Pending => limit.as_mut().poll(poll).map(|()| false),
         })
         .await
+    }
+
+    /// Waits for what an operation returns, but not for ever; `None` where it failed and has an excuse.
+    pub async fn judged<T>(
+        &self,
+        what: &str,
+        operation: impl Future<Output = crate::error::Result<T>>,
+    ) -> Result<Option<T>, String> {
+        match self.bounded(what, operation).await? {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                self.judge_error(what, &error);
+                Ok(None)
+            }
+        }
     }
 
     /// Waits for a future, but not for ever.

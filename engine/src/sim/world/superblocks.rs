@@ -4,6 +4,7 @@ use super::super::model::Model;
 use super::super::script::Tampering;
 use super::World;
 use crate::error::Reason;
+use crate::format::root::{Decoded as AtRoot, ROOT_BYTES, Root};
 use crate::format::superblock::{COPY_OFFSETS, Decoded, SUPERBLOCK_BYTES, Superblock};
 use crate::pool::superblock::{Verdict, judge};
 use crate::store::Backend;
@@ -30,6 +31,7 @@ impl World<'_> {
             segment_bytes: (self.script.backend != Backend::Direct).then_some(self.script.segment_bytes),
             checkpoint_bytes: Some(2 * u64::from(self.script.segment_bytes)),
             retention_bytes: self.script.retention_bytes,
+            thin: self.script.thin,
             volatile_log: self.script.volatile_log_bytes.is_some(),
             ..CreateOptions::new(self.script.backend)
         };
@@ -54,7 +56,7 @@ impl World<'_> {
         }
         match self.shared.bounded("create", making).await? {
             Some(Ok(_info)) => {}
-            Some(Err(_error)) if self.shared.faults.excuse.take() => {
+            Some(Err(_error)) if self.shared.faults.strikes.get().any() => {
                 return Box::pin(self.make(None)).await;
             }
             Some(Err(error)) => return Err(format!("create fails: {error}")),
@@ -97,6 +99,26 @@ impl World<'_> {
             bytes.copy_from_slice(&self.shared.disk.peek(offset, SUPERBLOCK_BYTES));
             bytes
         })
+    }
+
+    /// The superblock, and what the two roots say that it names.
+    pub(super) fn roots(&self) -> Option<(Superblock, [Option<Root>; 2])> {
+        let (Verdict::Use(superblock) | Verdict::Repair(superblock, _)) = self.verdict() else { return None };
+        let (first, second) = (superblock.roots.offset.get(), superblock.roots.bytes.get() / 2);
+        let root = |at: u64| match self.shared.disk.peek(at, ROOT_BYTES).first_chunk() {
+            Some(bytes) => match Root::decode(bytes, at) {
+                AtRoot::Valid(root) => Some(root),
+                _ => None,
+            },
+            None => None,
+        };
+        Some((superblock, [root(first), root(first + second)]))
+    }
+
+    /// The superblock, and the root that counts.
+    pub(super) fn newest_root(&self) -> Option<(Superblock, Root)> {
+        let (superblock, roots) = self.roots()?;
+        Some((superblock, roots.into_iter().flatten().max_by_key(|root| root.generation.get())?))
     }
 
     fn verdict(&self) -> Verdict {

@@ -413,6 +413,10 @@ impl Core {
             true => ALL_ACCEPTED,
             false => accepted,
         };
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::AppliedBeforeDurable) {
+            return log.sequence().min(accepted);
+        }
         automatic.max(linear.wanted.get()).min(durable).min(accepted)
     }
 
