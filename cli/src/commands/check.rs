@@ -37,7 +37,7 @@ impl Check {
     /// As [`check`]; damage that was found.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let device = io.take(&runtime, &self.path)?;
+        let device = io.take_to_read(&runtime, &self.path)?;
         let paths = IoPaths::of(&device);
         let shown = std::io::stderr().is_terminal();
         let mut last = Instant::now();
