@@ -301,7 +301,7 @@ impl Row<'_> {
         let mut block = 0;
         while block < end {
             let address = shape.address(physical, block);
-            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { break };
+            let bytes = window.seen(checker, shape, physical, block).await?.bytes;
             let Decoded::Valid(found) = batch::decode(bytes, address, shape.block_bytes) else { break };
             if contradiction(&found, shape).is_some() {
                 break;
@@ -391,8 +391,10 @@ impl Row<'_> {
         if !known.checked {
             return Ok(());
         }
-        let Some(bytes) = window.bytes(checker, shape, place.0, place.1).await? else { return Ok(()) };
-        let whole = crc32c(&[&bytes[..shape.block_bytes as usize]]) == known.checksum;
+        let bytes = window.seen(checker, shape, place.0, place.1).await?.bytes;
+        // What cannot be read has been told.
+        let Some(block) = bytes.get(..shape.block_bytes as usize) else { return Ok(()) };
+        let whole = crc32c(&[block]) == known.checksum;
         checker.report.blocks += 1;
         if !whole {
             let at = Place::at(shape.address(place.0, place.1)).sequence(known.sequence).block(known.lba);
@@ -402,6 +404,10 @@ impl Row<'_> {
     }
 
     fn tell_leaks(&self, checker: &mut Checker<'_>, shape: &Shape, tail: &Tail) {
+        // What cannot be read may name them.
+        if tail.is_cut {
+            return;
+        }
         let of_tail = tail.named.get(&self.number);
         let is_extent = shape.is_extent(self.number);
         let leaked = (0..shape.segment_blocks).filter(|slot| {

@@ -5,7 +5,9 @@
 
 mod tables;
 mod targets;
+mod unreadable;
 mod volumes;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
