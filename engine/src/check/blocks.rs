@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::index::{Merged, deaths};
 use super::log::{Tail, Window, contradiction};
-use super::state::{RowState, State, count};
+use super::state::{RowState, State, count, ones};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
@@ -80,12 +80,13 @@ pub(super) async fn check(
     (checker.progress)(Progress { done, total });
     let numbers: Vec<u32> = state.rows.keys().copied().collect();
     let room = shape.segment_blocks as usize;
+    let window = earliest(shape, state, tail);
     for (at, chunk) in numbers.chunks((SLOTS_MAX / room).max(1)).enumerate() {
         let rows = chunk.iter().zip((0..).step_by(room)).map(|(number, start)| (*number, start)).collect();
         let slots = vec![Slot::default(); chunk.len() * room];
         let mut group = Group { rows, slots, is_first: at == 0 };
-        fill(checker, shape, state, tail, &mut group).await?;
-        check_deaths(checker, shape, state, tail, &mut group).await?;
+        fill(checker, shape, state, tail, window, &mut group).await?;
+        check_deaths(checker, shape, state, window, &mut group).await?;
         let mut in_order: Vec<(u32, u32, u32)> = chunk
             .iter()
             .filter_map(|number| state.rows.get(number).map(|row| (row.physical, row.first_block, *number)))
@@ -111,9 +112,9 @@ async fn fill(
     shape: &Shape,
     state: &State,
     tail: &Tail,
+    window: u64,
     group: &mut Group,
 ) -> Result<()> {
-    let window = earliest(shape, state, tail);
     let mut merged = Merged::open(checker, shape, state).await?;
     let mut next = merged.next(checker, shape).await?;
     while let Some(entry) = next {
@@ -204,10 +205,9 @@ async fn check_deaths(
     checker: &mut Checker<'_>,
     shape: &Shape,
     state: &State,
-    tail: &Tail,
+    window: u64,
     group: &mut Group,
 ) -> Result<()> {
-    let window = earliest(shape, state, tail);
     for run in &state.runs {
         let mut deaths = deaths(run);
         while let Some(death) = deaths.next(checker, shape).await? {
@@ -272,15 +272,9 @@ impl Row<'_> {
             }
             None => {}
             Some(present) => {
-                let slots = (0..shape.segment_blocks).filter(|slot| bit(present, *slot));
-                for (block, slot) in (self.row.first_block..).zip(slots) {
-                    let (physical, at) = match self.row.continued {
-                        Some(continued) if block >= shape.segment_blocks => {
-                            (continued, block - shape.segment_blocks)
-                        }
-                        _ => (self.row.physical, block),
-                    };
-                    self.check_block(checker, shape, &mut window, slot, (physical, at)).await?;
+                for (block, slot) in (self.row.first_block..).zip(ones(present)) {
+                    let place = self.row.place(block, shape.segment_blocks);
+                    self.check_block(checker, shape, &mut window, slot, place).await?;
                 }
             }
         }

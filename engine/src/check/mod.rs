@@ -6,8 +6,8 @@
 //! every block that lives, against its index entry and the batch that wrote it.
 //!
 //! Invariants: nothing is written; whatever lies on the device, it ends, does not panic, and its memory is the
-//! rows of the segments, a few pages of each run, the entries of the log's tail, and at most [`SLOTS_MAX`] slots at
-//! a time. What a power cut may leave behind is no finding.
+//! rows of the segments, a few pages of each run, the entries of the log's tail, some thousand places that cannot be
+//! read, and at most [`SLOTS_MAX`] slots at a time. What a power cut may leave behind is no finding.
 
 mod blocks;
 mod index;

@@ -41,7 +41,8 @@ fn is_subset(part: &[u64], whole: &[u64]) -> bool {
     part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
 }
 
-fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
+/// The bits that a bitmap has.
+pub(super) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
     words.iter().enumerate().flat_map(|(index, word)| {
         let mut rest = *word;
         std::iter::from_fn(move || {
@@ -58,11 +59,16 @@ impl RowState {
         let blocks = (self.first_block..).zip(self.present.as_deref().into_iter().flat_map(ones));
         let of_log = self.present.is_none().then(|| ones(&self.live)).into_iter().flatten();
         let moved = blocks.filter(|(_, slot)| super::bit(&self.live, *slot)).map(|(block, _)| block);
-        let place = move |block| match self.continued {
+        let place = move |block| self.place(block, segment_blocks);
+        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
+    }
+
+    /// The segment where a block of it lies, and which one of that: what passes the end goes on in the next.
+    pub fn place(&self, block: u32, segment_blocks: u32) -> (u32, u32) {
+        match self.continued {
             Some(continued) if block >= segment_blocks => (continued, block - segment_blocks),
             _ => (self.physical, block),
-        };
-        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
+        }
     }
 
     pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
@@ -122,9 +128,8 @@ fn rank(change: &Change) -> Option<u32> {
 }
 
 impl State {
-    /// The state of an image.
-    pub fn from_image(shape: &Shape, changes: &[Change]) -> Judged<Self> {
-        let mut state = Self {
+    fn empty(shape: &Shape) -> Self {
+        Self {
             segments: shape.segments,
             segment_blocks: shape.segment_blocks,
             shape: shape.clone(),
@@ -139,7 +144,12 @@ impl State {
             accepted: ALL_ACCEPTED,
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
-        };
+        }
+    }
+
+    /// The state of an image.
+    pub fn from_image(shape: &Shape, changes: &[Change]) -> Judged<Self> {
+        let mut state = Self::empty(shape);
         let ranks: Option<Vec<u32>> = changes.iter().map(rank).collect();
         let ranks = ranks.ok_or("it removes what nothing has made")?;
         require(ranks.is_sorted(), "its changes are not in their order")?;
@@ -612,22 +622,7 @@ mod tests {
             thin: false,
             keeps_past: false,
         };
-        let mut state = State {
-            segments: shape.segments,
-            segment_blocks: SEGMENT_BLOCKS,
-            gathering: shape.journal_bytes(),
-            shape,
-            openings: Vec::new(),
-            leases: VecDeque::new(),
-            checkpoint: Checkpoint::default(),
-            rows: BTreeMap::new(),
-            runs: Vec::new(),
-            watermark: 0,
-            window: 0,
-            applied: Applied::default(),
-            accepted: ALL_ACCEPTED,
-            users: BTreeMap::new(),
-        };
+        let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));
         state
     }
