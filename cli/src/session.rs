@@ -75,6 +75,16 @@ impl IoOptions {
     }
 }
 
+/// A volume that a command has for itself alone.
+#[derive(Debug, Args)]
+pub struct ClosedVolume {
+    /// The block device or file that holds the volume; nobody may have it open
+    pub path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The device of a linear volume that does not lie on that of its log.
 #[derive(Debug, Args)]
 pub struct VolumeDevice {

@@ -193,15 +193,16 @@ impl Linear {
 }
 
 impl LogStore {
-    fn linear(&self) -> Result<(&Linear, &Log)> {
+    fn linear(&self, operation: &'static str) -> Result<(&Linear, &Log)> {
         let name = self.backend().name();
-        let refused = || Error::new("apply", Reason::NotLinear { backend: name }).on(self.core.device.name());
+        let refused =
+            || Error::new(operation, Reason::NotLinear { backend: name }).on(self.core.device.name());
         Ok((self.core.linear.as_ref().ok_or_else(refused)?, self.core.log()?))
     }
 
     /// Applies everything up to a sequence, or all there is, and makes that durable. How far it is then.
     pub async fn apply(&self, through: Option<Seq>) -> Result<Seq> {
-        let (linear, log) = self.linear()?;
+        let (linear, log) = self.linear("apply")?;
         let name = self.core.device.name();
         // Only what is durable is applied.
         let last = log.sequence();
@@ -265,7 +266,7 @@ impl LogStore {
 
     /// Leaves the base as it is from now on, until more is accepted.
     pub async fn pin_base(&self) -> Result<Seq> {
-        let (linear, log) = self.linear()?;
+        let (linear, log) = self.linear("pin")?;
         // What is under way ends in the base; nothing begins after this.
         let holding = linear.hold(log);
         while linear.applying.get() {
@@ -281,7 +282,7 @@ impl LogStore {
 
     /// Lets the base take changes up to this sequence; all, if none is given.
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
-        let (_, log) = self.linear()?;
+        let (_, log) = self.linear("accept")?;
         let refused = |reason| Err(Error::new("accept", reason).on(self.core.device.name()));
         let last = log.sequence();
         if let Some(moment) = through.map(|through| through.0).filter(|moment| *moment > last) {
