@@ -70,7 +70,12 @@ impl From<Error> for Failure {
             (_, Kind::InvalidArgument) => EXIT_USAGE,
             _ => EXIT_ENVIRONMENT,
         };
-        Self { exit_code, message: error.to_string() }
+        // Whatever takes a device takes --create too.
+        let message = match error.reason() {
+            Reason::NotFound => format!("{error}, or pass --create BYTES to make a file of that size"),
+            _ => error.to_string(),
+        };
+        Self { exit_code, message }
     }
 }
 

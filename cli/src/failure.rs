@@ -1,6 +1,6 @@
 //! Why a command ended without doing what was asked.
 
-use icecore::error::Error;
+use icecore::error::{Error, Reason};
 
 use crate::exit::{Code, Intent, code_of};
 use crate::output::Done;
@@ -69,6 +69,9 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Engine(error, Intent::Create) if *error.reason() == Reason::NotFound => {
+                write!(f, "{error}, or pass --create BYTES to make a file of that size")
+            }
             Self::Engine(error, _) => error.fmt(f),
             Self::Usage(why) => f.write_str(why),
             Self::Stream(what, error) => write!(f, "{what}: {error}"),

@@ -57,10 +57,32 @@ impl IoOptions {
     /// # Errors
     /// As [`safety::refuse_if_in_use`] and [`Device::open`].
     pub fn take(self, runtime: &Runtime, path: &Path) -> Outcome<Device> {
+        self.claim(runtime, path, Access::Exclusive)
+    }
+
+    /// Opens the device of a volume for reading, unless anybody uses it. Needs no permission to write.
+    ///
+    /// # Errors
+    /// As [`safety::refuse_if_in_use`] and [`Device::open`].
+    pub fn take_to_read(self, runtime: &Runtime, path: &Path) -> Outcome<Device> {
+        self.claim(runtime, path, Access::ExclusiveReadOnly)
+    }
+
+    fn claim(self, runtime: &Runtime, path: &Path, access: Access) -> Outcome<Device> {
         safety::refuse_if_in_use(path)?;
-        let open = || Device::open(runtime.context(), path, Access::Exclusive, self.caching());
+        let open = || Device::open(runtime.context(), path, access, self.caching());
         Ok(patiently(open)?)
     }
+}
+
+/// A volume that a command has for itself alone.
+#[derive(Debug, Args)]
+pub struct ClosedVolume {
+    /// The block device or file that holds the volume; nobody may have it open
+    pub path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The device of a linear volume that does not lie on that of its log.

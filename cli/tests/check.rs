@@ -54,6 +54,37 @@ fn damage_is_listed_and_ends_with_1() {
     icecore(&["check", &image.path]).ok();
 }
 
+/// A check finds everything whole, and nobody can write there.
+fn is_checked_and_cannot_be_written(path: &str, says: &str) {
+    assert_eq!(icecore(&["check", path, "--json"]).ok().json()["clean"], true);
+    write(path, 0, &[8; 4096]).refused(3, says);
+}
+
+#[test]
+fn a_read_only_device_is_checked() {
+    let image = Image::new(64 * MIB);
+    create_log(&image);
+    write(&image.path, 0, &[7; 8192]).ok();
+    let before = image.bytes();
+    let Some(device) = Loop::over(image, "-r") else { return };
+    is_checked_and_cannot_be_written(&device.path, "permission denied");
+    assert_eq!(device.bytes(), before);
+}
+
+#[test]
+fn a_file_that_may_only_be_read_is_checked() {
+    use std::os::unix::fs::PermissionsExt;
+    let image = Image::new(16 * MIB);
+    create_log(&image);
+    write(&image.path, 0, &[7; 8192]).ok();
+    if is_root() {
+        println!("skipped: root may write every file");
+        return;
+    }
+    std::fs::set_permissions(&image.path, std::fs::Permissions::from_mode(0o444)).unwrap();
+    is_checked_and_cannot_be_written(&image.path, "permission denied");
+}
+
 #[test]
 fn what_somebody_has_open_or_is_no_volume_is_refused() {
     let image = Image::new(16 * MIB);

@@ -36,7 +36,8 @@ fn a_volume_and_its_log_on_two_devices() {
     };
     let before = (log.bytes(), volume.bytes());
     let missing = made["roles"][0]["device_id"].as_str().unwrap();
-    on(&log.path, &[]).refused(4, &format!("its volume device, {missing}, is missing"));
+    let refused = on(&log.path, &[]).refused(4, &format!("its volume device, {missing}, is missing"));
+    assert!(refused.stderr.contains("--volume-device PATH"), "{}", refused.stderr);
     on(&volume.path, &["--volume-device", &log.path]).refused(64, "it is not the log device of this pool");
     icecore(&["inspect", &volume.path]).refused(64, "it is the volume device");
     assert_eq!((log.bytes(), volume.bytes()), before, "what is refused writes nothing");
@@ -45,6 +46,10 @@ fn a_volume_and_its_log_on_two_devices() {
     assert_eq!(icecore(&[&read[..], &apart].concat()).ok().stdout, b"apart");
     icecore(&read).refused(4, "is missing");
     let info = icecore(&[&["inspect", &log.path, "--json"][..], &apart].concat()).ok().json();
+    assert_eq!(
+        (&info["device"], &info["volume_device"]),
+        (&log.path.as_str().into(), &volume.path.as_str().into())
+    );
     assert_eq!((&info["features"], &info["id"]), (&serde_json::json!(["log", "volume device"]), &made["id"]));
     icecore(&["apply", &log.path]).refused(4, "is missing");
     let commands: [&[&str]; 4] = [&["apply"], &["pin"], &["accept", "--through", "1"], &["accept", "--all"]];

@@ -67,6 +67,8 @@ fn a_file_is_made_only_when_asked_for_and_only_kept_when_whole() {
     let path = image.folder().join("new.img").to_str().unwrap().to_owned();
     let base = ["create", "--device", &path, "--backend", "direct"];
     icecore(&base).refused(3, "--create BYTES");
+    let missing = icecore(&["inspect", &path]).refused(4, "it does not exist; check the path");
+    assert!(!missing.stderr.contains("--create"), "no other command makes a file: {}", missing.stderr);
     icecore(&[&base[..], &["--create", "1M"]].concat()).refused(3, "bytes; at least");
     icecore(&[&base[..], &["--create", "16M", "--size", "1000"]].concat()).refused(64, "region size");
     icecore(&[&base[..], &["--create", "16M", "--block-bytes", "3000"]].concat()).refused(64, "block size");

@@ -95,10 +95,41 @@ fn what_is_not_for_this_backend_is_refused_and_writes_nothing() {
         let before = image.bytes();
         let commands: [&[&str]; 3] = [&["apply"], &["pin"], &["accept", "--all"]];
         for command in commands {
-            let says = format!("the {backend} backend applies nothing");
+            let says =
+                format!("icecore: {} {}: the {backend} backend applies nothing", command[0], image.path);
             icecore(&[command, &[&image.path]].concat()).refused(64, &says);
         }
         icecore(&["accept", &image.path]).refused(64, "--through");
         assert_eq!(image.bytes(), before);
+    }
+}
+
+#[test]
+fn every_result_names_how_its_io_was_done() {
+    let image = Image::new(64 * MIB);
+    create_linear(&image, &[]).ok();
+    let path = image.path.as_str();
+    let commands: [&[&str]; 9] = [
+        &["inspect", path],
+        &["check", path],
+        &["write", path, "--offset", "0"],
+        &["versions", path, "--offset", "0"],
+        &["recover", path],
+        &["pin", path],
+        &["accept", path, "--all"],
+        &["apply", path],
+        &["read", path, "--offset", "0", "--length", "1"],
+    ];
+    for command in commands {
+        let fallback = [command, &["--blocking", "--page-cache"]].concat();
+        // What is copied to standard output has no object.
+        if command[0] != "read" {
+            let found = icecore_plain(&[&fallback[..], &["--json"]].concat()).ok().json();
+            let found = (&found["io_path"], &found["caching"]);
+            assert_eq!(found, (&"blocking".into(), &"page cache".into()), "{command:?}");
+        }
+        let ran = icecore_plain(&fallback).ok();
+        let said = if command[0] == "inspect" { ran.text() } else { ran.stderr };
+        assert!(said.contains("blocking") && said.contains("page cache"), "{command:?}: {said}");
     }
 }

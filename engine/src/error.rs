@@ -129,7 +129,7 @@ pub enum Reason {
         expected: String,
     },
     /// The path does not exist.
-    #[error("it does not exist; pass --create BYTES to make a file of that size")]
+    #[error("it does not exist; check the path")]
     NotFound,
     /// The path is neither a block device nor a regular file.
     #[error("it is a {found}; a block device or a regular file is needed")]
@@ -168,7 +168,9 @@ pub enum Reason {
         found: String,
     },
     /// A device of the pool was not given.
-    #[error("its {role} device, {id}, is missing; open both devices of it together")]
+    #[error(
+        "its {role} device, {id}, is missing; open both devices of it together, here with --volume-device PATH"
+    )]
     DeviceMissing {
         /// The part it plays.
         role: &'static str,

@@ -13,6 +13,7 @@ use icecore::units::Seq;
 use icecore::volume::{ApplyMode, ApplyOptions, ApplyStatus, OpenMode, OpenOptions, Volume, format_id};
 use serde_json::json;
 
+use super::inspect::IoPaths;
 use crate::failure::Outcome;
 use crate::output::Done;
 use crate::session::{IoOptions, VolumeDevice};
@@ -75,7 +76,7 @@ impl Apply {
     /// As [`Volume::apply`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let mode = if self.strict { ApplyMode::Strict } else { ApplyMode::Absorb };
-        with_volume(io, &self.path, &self.volume, mode, "applied", async |volume, before| {
+        with_volume(io, &self.path, &self.volume, mode, ("apply", "applied"), async |volume, before| {
             let through = match (self.entries, self.through) {
                 (Some(entries), _) => {
                     Some(volume.info().sequence.0.min(before.applied.saturating_add(entries)))
@@ -94,7 +95,7 @@ impl Pin {
     /// As [`Volume::pin_base`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let mode = ApplyMode::default();
-        with_volume(io, &self.path, &self.volume, mode, "pinned", async |volume, _| {
+        with_volume(io, &self.path, &self.volume, mode, ("pin", "pinned"), async |volume, _| {
             volume.pin_base().await.map(drop)
         })
     }
@@ -108,26 +109,27 @@ impl Accept {
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let through = self.through.map(Seq);
         let mode = ApplyMode::default();
-        with_volume(io, &self.path, &self.volume, mode, "accepted", async |volume, _| {
+        with_volume(io, &self.path, &self.volume, mode, ("accept", "accepted"), async |volume, _| {
             volume.accept(through).await
         })
     }
 }
 
-/// Opens a linear volume, does something with it, and tells how far it is.
+/// Opens a linear volume, does something with it, which has a name before and one after it, and tells how far it is.
 fn with_volume(
     io: IoOptions,
     path: &Path,
     volume: &VolumeDevice,
     mode: ApplyMode,
-    what: &str,
+    (operation, what): (&'static str, &str),
     work: impl AsyncFnOnce(&Volume, ApplyStatus) -> Result<(), Error>,
 ) -> Outcome<Done> {
     let runtime: Runtime = io.runtime()?;
     runtime.block_on(async {
         let device = io.take(&runtime, path)?;
+        let paths = IoPaths::of(&device);
         let backend = Volume::inspect(&device).await?.backend;
-        let refused = || Error::new("apply", Reason::NotLinear { backend: backend.name() });
+        let refused = || Error::new(operation, Reason::NotLinear { backend: backend.name() });
         if backend != Backend::Linear {
             return Err(refused().on(path.display().to_string()).into());
         }
@@ -149,7 +151,7 @@ fn with_volume(
             Some(accepted) => format!("changes are accepted up to {accepted}"),
             None => "its base is not pinned".to_string(),
         };
-        Ok(Done {
+        Ok(paths.named_in(Done {
             object: json!({
                 "id": format_id(&info.id),
                 "sequence": info.sequence.0,
@@ -164,6 +166,6 @@ fn with_volume(
                 now.applied,
                 info.sequence.0
             ),
-        })
+        }))
     })
 }

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -15,7 +14,7 @@ use super::inspect::IoPaths;
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::IoOptions;
+use crate::session::{ClosedVolume, IoOptions};
 
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -23,11 +22,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Arguments of `icecore check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The block device or file that holds the volume; nobody may have it open
-    path: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub volume: ClosedVolume,
 }
 
 impl Check {
@@ -37,7 +33,8 @@ impl Check {
     /// As [`check`]; damage that was found.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let device = io.take(&runtime, &self.path)?;
+        let path = &self.volume.path;
+        let device = io.take_to_read(&runtime, path)?;
         let paths = IoPaths::of(&device);
         let shown = std::io::stderr().is_terminal();
         let mut last = Instant::now();
@@ -51,8 +48,7 @@ impl Check {
         if shown {
             eprint!("\r");
         }
-        let (io_path, caching) = paths.names();
-        let done = Done {
+        let done = paths.named_in(Done {
             object: json!({
                 "clean": report.damage == 0,
                 "damage": report.damage,
@@ -61,13 +57,11 @@ impl Check {
                 "index_entries": report.entries,
                 "blocks": report.blocks,
                 "findings": report.findings.iter().map(describe).collect::<Vec<Value>>(),
-                "device": self.path.display().to_string(),
-                "io_path": io_path,
-                "caching": caching,
+                "device": path.display().to_string(),
             }),
             text: table(&report),
-            remark: format!("checked {} blocks of {} ({paths})", report.blocks, self.path.display()),
-        };
+            remark: format!("checked {} blocks of {}", report.blocks, path.display()),
+        });
         if report.damage > 0 { Err(Failure::Found(done, Code::Found)) } else { Ok(done) }
     }
 }

@@ -103,15 +103,11 @@ impl Create {
         if let Some(file) = new_file {
             file.keep();
         }
-        Ok(Done {
+        Ok(paths.named_in(Done {
             object: describe(&info, &paths),
             text: format!("{}\n", format_id(&info.id)),
-            remark: format!(
-                "made a volume of {} bytes on {} ({paths})",
-                info.size_bytes,
-                self.device.display()
-            ),
-        })
+            remark: format!("made a volume of {} bytes on {}", info.size_bytes, self.device.display()),
+        }))
     }
 
     fn options(&self) -> Result<CreateOptions, Error> {

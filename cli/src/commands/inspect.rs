@@ -44,9 +44,20 @@ impl IoPaths {
         Self { device: device.name().to_string(), io, caching: device.caching() }
     }
 
-    /// `io_path` and `caching` of a result.
-    pub fn names(&self) -> (&'static str, &'static str) {
-        (self.io.kind, caching_name(self.caching))
+    /// Names them in a result: for programs, and for people where there is a remark.
+    pub fn named_in(&self, mut done: Done) -> Done {
+        if done.object.is_object() {
+            self.add_to(&mut done.object);
+        }
+        if !done.remark.is_empty() {
+            done.remark = format!("{} ({self})", done.remark);
+        }
+        done
+    }
+
+    fn add_to(&self, object: &mut Value) {
+        object["io_path"] = self.io.kind.into();
+        object["caching"] = caching_name(self.caching).into();
     }
 }
 
@@ -58,7 +69,6 @@ impl std::fmt::Display for IoPaths {
 
 /// A volume as an object.
 pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
-    let (io_path, caching) = paths.names();
     let mut object = json!({
         "id": format_id(&info.id),
         "format_version": info.format_version,
@@ -79,9 +89,8 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         "generation": info.generation,
         "data_offset_bytes": info.data_offset_bytes,
         "device": paths.device,
-        "io_path": io_path,
-        "caching": caching,
     });
+    paths.add_to(&mut object);
     if let Some(log) = info.log {
         object["log"] = json!({
             "segment_bytes": log.segment_bytes,
@@ -138,6 +147,9 @@ impl Inspect {
         let mut damage = None;
         if info.log.is_some() {
             let devices = self.volume.look_at(io, &runtime, device)?;
+            if let Some(volume) = &devices.volume {
+                object["volume_device"] = volume.name().into();
+            }
             match runtime.block_on(Volume::open(devices, OpenMode::ReadOnly)) {
                 Ok(volume) => {
                     let log = volume.status().log;

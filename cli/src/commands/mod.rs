@@ -52,7 +52,7 @@ impl Command {
         match self {
             Self::Create(create) => create.json,
             Self::Inspect(inspect) => inspect.json,
-            Self::Check(check) => check.json,
+            Self::Check(check) => check.volume.json,
             Self::Write(write) => write.json,
             Self::Read(_) => false,
             Self::Apply(apply) => apply.json,
@@ -60,7 +60,7 @@ impl Command {
             Self::Accept(accept) => accept.json,
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
-            Self::Grow(grow) => grow.json,
+            Self::Grow(grow) => grow.volume.json,
             Self::Simulate(simulate) => simulate.json,
         }
     }

@@ -79,8 +79,8 @@ impl Read {
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             self.copy_from(volume, &self.path).await
         })?;
-        let remark = format!("read {} bytes at byte {} ({paths})", self.length, self.offset);
-        Ok(Done { object: Value::Null, text: String::new(), remark })
+        let remark = format!("read {} bytes at byte {}", self.length, self.offset);
+        Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }))
     }
 
     async fn copy_from(&self, volume: Volume, path: &Path) -> Outcome<()> {

@@ -10,6 +10,7 @@ use icecore::store::log::RecoveryReport;
 use icecore::volume::{OpenMode, Volume};
 use serde_json::{Value, json};
 
+use super::inspect::IoPaths;
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
@@ -37,7 +38,10 @@ impl Recover {
     /// As [`Volume::open`]; a damage whose loss was not accepted ends with the code of a refusal.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let devices = self.volume.take(io, &runtime, io.take(&runtime, &self.path)?)?;
+        let device = io.take(&runtime, &self.path)?;
+        let paths = IoPaths::of(&device);
+        let devices = self.volume.take(io, &runtime, device)?;
+        let done = |object, remark| paths.named_in(Done { object, text: String::new(), remark });
         runtime.block_on(async {
             let looked = Volume::open(devices.clone(), OpenMode::ReadOnly).await?;
             let recovery = looked.status().log.map(|log| log.recovery);
@@ -46,19 +50,18 @@ impl Recover {
             let Some((recovery, good)) = recovery.and_then(|found| Some((found, found.damaged_after?)))
             else {
                 let remark = format!("{path}: nothing is damaged; nothing was done");
-                return Ok(Done { object: json!({ "damaged": false }), text: String::new(), remark });
+                return Ok(done(json!({ "damaged": false }), remark));
             };
             let lost = loss(&recovery, good);
             if !self.accept_loss {
                 let remark = format!("{path}: {lost}; pass --accept-loss to give it up and write on");
-                let done = Done { object: describe(&recovery, good, false), text: String::new(), remark };
-                return Err(Failure::Found(done, Code::Refused));
+                return Err(Failure::Found(done(describe(&recovery, good, false), remark), Code::Refused));
             }
             eprintln!("icecore: {path}: {lost}");
             let volume = Volume::open(devices, OpenMode::ReadWriteAcceptingLoss).await?;
             volume.close().await?;
             let remark = format!("{path}: writable again from sequence {good} on");
-            Ok(Done { object: describe(&recovery, good, true), text: String::new(), remark })
+            Ok(done(describe(&recovery, good, true), remark))
         })
     }
 }

@@ -8,6 +8,7 @@ use icecore::units::ByteOffset;
 use icecore::volume::{OpenMode, Volume};
 use serde_json::json;
 
+use super::inspect::IoPaths;
 use crate::failure::Outcome;
 use crate::output::Done;
 use crate::session::{IoOptions, VolumeDevice};
@@ -35,7 +36,9 @@ impl Versions {
     /// As [`Volume::versions`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let devices = self.volume.look_at(io, &runtime, io.look_at(&runtime, &self.path)?)?;
+        let device = io.look_at(&runtime, &self.path)?;
+        let paths = IoPaths::of(&device);
+        let devices = self.volume.look_at(io, &runtime, device)?;
         let versions = runtime.block_on(async {
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             volume.versions(ByteOffset(self.offset)).await
@@ -54,6 +57,7 @@ impl Versions {
             })
             .collect();
         let remark = format!("{} versions, oldest first: sequence and CRC-32C", versions.len());
-        Ok(Done { object: json!({ "offset_bytes": self.offset, "versions": list }), text, remark })
+        let object = json!({ "offset_bytes": self.offset, "versions": list });
+        Ok(paths.named_in(Done { object, text, remark }))
     }
 }

@@ -15,9 +15,10 @@ use icecore::units::ByteOffset;
 use icecore::volume::{Durability, OpenMode, Volume, format_id};
 use serde_json::json;
 
+use super::inspect::IoPaths;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::{IoOptions, VolumeDevice, caching_name};
+use crate::session::{IoOptions, VolumeDevice};
 use crate::size;
 
 /// What is read from standard input and written at a time; a multiple of every block, so that only the first
@@ -51,6 +52,7 @@ impl Write {
 
     async fn copy(&self, runtime: &Runtime, io: IoOptions) -> Outcome<Done> {
         let device = io.take(runtime, &self.path)?;
+        let paths = IoPaths::of(&device);
         let devices = self.volume.take(io, runtime, device.clone())?;
         let size_bytes = Volume::inspect(&device).await?.size_bytes;
         let known = length_if_known().map_err(|error| Failure::Stream("look at standard input", error))?;
@@ -65,23 +67,17 @@ impl Write {
         let closed = volume.close().await;
         let bytes = bytes?;
         closed?;
-        let status = volume.status();
-        let caching = caching_name(status.caching);
-        Ok(Done {
+        let info = volume.info();
+        Ok(paths.named_in(Done {
             object: json!({
-                "id": format_id(&status.info.id),
+                "id": format_id(&info.id),
                 "offset_bytes": self.offset,
                 "length_bytes": bytes,
                 "durable": true,
-                "io_path": status.io_path.kind,
-                "caching": caching,
             }),
             text: String::new(),
-            remark: format!(
-                "wrote {bytes} bytes at byte {}, durable ({}; {caching})",
-                self.offset, status.io_path
-            ),
-        })
+            remark: format!("wrote {bytes} bytes at byte {}, durable", self.offset),
+        }))
     }
 
     /// The bytes written, all of them flushed.

@@ -199,12 +199,16 @@ pub struct Loop {
 impl Loop {
     /// `None`, with the reason printed, where there is none to be had.
     pub fn new(sector_bytes: u32) -> Option<Self> {
+        Self::over(Image::new(64 * MIB), &format!("-b {sector_bytes}"))
+    }
+
+    /// The same over this image, with these options of `losetup`.
+    pub fn over(image: Image, options: &str) -> Option<Self> {
         if !is_root() {
             println!("skipped: not root");
             return None;
         }
-        let image = Image::new(64 * MIB);
-        let line = format!("losetup -f --show --direct-io=on -b {sector_bytes} {}", image.path);
+        let line = format!("losetup -f --show --direct-io=on {options} {}", image.path);
         let Some(path) = run(&line) else {
             println!("skipped: no loop device to be had");
             return None;

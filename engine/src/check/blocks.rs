@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::index::{Merged, deaths};
 use super::log::{Tail, Window, contradiction};
-use super::state::{RowState, State, count};
+use super::state::{RowState, State, count, ones};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
@@ -80,12 +80,13 @@ pub(super) async fn check(
     (checker.progress)(Progress { done, total });
     let numbers: Vec<u32> = state.rows.keys().copied().collect();
     let room = shape.segment_blocks as usize;
+    let window = earliest(shape, state, tail);
     for (at, chunk) in numbers.chunks((SLOTS_MAX / room).max(1)).enumerate() {
         let rows = chunk.iter().zip((0..).step_by(room)).map(|(number, start)| (*number, start)).collect();
         let slots = vec![Slot::default(); chunk.len() * room];
         let mut group = Group { rows, slots, is_first: at == 0 };
-        fill(checker, shape, state, tail, &mut group).await?;
-        check_deaths(checker, shape, state, tail, &mut group).await?;
+        fill(checker, shape, state, tail, window, &mut group).await?;
+        check_deaths(checker, shape, state, window, &mut group).await?;
         let mut in_order: Vec<(u32, u32, u32)> = chunk
             .iter()
             .filter_map(|number| state.rows.get(number).map(|row| (row.physical, row.first_block, *number)))
@@ -111,9 +112,9 @@ async fn fill(
     shape: &Shape,
     state: &State,
     tail: &Tail,
+    window: u64,
     group: &mut Group,
 ) -> Result<()> {
-    let window = earliest(shape, state, tail);
     let mut merged = Merged::open(checker, shape, state).await?;
     let mut next = merged.next(checker, shape).await?;
     while let Some(entry) = next {
@@ -204,10 +205,9 @@ async fn check_deaths(
     checker: &mut Checker<'_>,
     shape: &Shape,
     state: &State,
-    tail: &Tail,
+    window: u64,
     group: &mut Group,
 ) -> Result<()> {
-    let window = earliest(shape, state, tail);
     for run in &state.runs {
         let mut deaths = deaths(run);
         while let Some(death) = deaths.next(checker, shape).await? {
@@ -272,15 +272,9 @@ impl Row<'_> {
             }
             None => {}
             Some(present) => {
-                let slots = (0..shape.segment_blocks).filter(|slot| bit(present, *slot));
-                for (block, slot) in (self.row.first_block..).zip(slots) {
-                    let (physical, at) = match self.row.continued {
-                        Some(continued) if block >= shape.segment_blocks => {
-                            (continued, block - shape.segment_blocks)
-                        }
-                        _ => (self.row.physical, block),
-                    };
-                    self.check_block(checker, shape, &mut window, slot, (physical, at)).await?;
+                for (block, slot) in (self.row.first_block..).zip(ones(present)) {
+                    let place = self.row.place(block, shape.segment_blocks);
+                    self.check_block(checker, shape, &mut window, slot, place).await?;
                 }
             }
         }
@@ -301,7 +295,7 @@ impl Row<'_> {
         let mut block = 0;
         while block < end {
             let address = shape.address(physical, block);
-            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { break };
+            let bytes = window.seen(checker, shape, physical, block).await?.bytes;
             let Decoded::Valid(found) = batch::decode(bytes, address, shape.block_bytes) else { break };
             if contradiction(&found, shape).is_some() {
                 break;
@@ -391,8 +385,10 @@ impl Row<'_> {
         if !known.checked {
             return Ok(());
         }
-        let Some(bytes) = window.bytes(checker, shape, place.0, place.1).await? else { return Ok(()) };
-        let whole = crc32c(&[&bytes[..shape.block_bytes as usize]]) == known.checksum;
+        let bytes = window.seen(checker, shape, place.0, place.1).await?.bytes;
+        // What cannot be read has been told.
+        let Some(block) = bytes.get(..shape.block_bytes as usize) else { return Ok(()) };
+        let whole = crc32c(&[block]) == known.checksum;
         checker.report.blocks += 1;
         if !whole {
             let at = Place::at(shape.address(place.0, place.1)).sequence(known.sequence).block(known.lba);
@@ -402,6 +398,10 @@ impl Row<'_> {
     }
 
     fn tell_leaks(&self, checker: &mut Checker<'_>, shape: &Shape, tail: &Tail) {
+        // What cannot be read may name them.
+        if tail.is_cut {
+            return;
+        }
         let of_tail = tail.named.get(&self.number);
         let is_extent = shape.is_extent(self.number);
         let leaked = (0..shape.segment_blocks).filter(|slot| {

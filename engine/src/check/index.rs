@@ -79,7 +79,8 @@ fn check_extents(checker: &mut Checker<'_>, shape: &Shape, state: &State) {
 /// The items of pages of a run, a few pages at a time.
 pub(super) struct Pages<T> {
     number: u64,
-    extents: Vec<(u32, u32)>,
+    /// Of each extent: the page of the run that follows it, its first page, its pages.
+    extents: Vec<(u64, u32, u32)>,
     page: u32,
     end: u32,
     /// Items of the pages from `page` on, and how many there are.
@@ -91,9 +92,14 @@ pub(super) struct Pages<T> {
 
 impl<T: Item> Pages<T> {
     fn new(run: &RunState, first: u32, pages: u32, items: u64) -> Self {
+        let mut end = 0;
+        let extents = run.extents.iter().map(|(first, pages)| {
+            end += u64::from(*pages);
+            (end, *first, *pages)
+        });
         Self {
             number: run.run.run.get(),
-            extents: run.extents.clone(),
+            extents: extents.collect(),
             page: first,
             end: first + pages,
             left: items,
@@ -103,14 +109,11 @@ impl<T: Item> Pages<T> {
     }
 
     /// Where a page lies, and how many follow it there.
-    fn place(&self, mut page: u32) -> Option<(u32, u32)> {
-        for (first, pages) in &self.extents {
-            if page < *pages {
-                return Some((first + page, pages - page));
-            }
-            page -= pages;
-        }
-        None
+    fn place(&self, page: u32) -> Option<(u32, u32)> {
+        let at = self.extents.partition_point(|(end, ..)| *end <= page.into());
+        let (end, first, pages) = *self.extents.get(at)?;
+        let left = (end - u64::from(page)) as u32;
+        Some((first + (pages - left), left))
     }
 
     /// The address of the page that the next read begins with.
@@ -304,5 +307,23 @@ impl Merged {
             *head = pages.next(checker, shape).await?;
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn every_page_of_a_run_lies_in_its_extent() {
+        let extents = vec![(10, 3), (50, 1), (4, 2)];
+        let run = RunState { run: Run::new_zeroed(), extents };
+        let pages = Pages::<IndexEntry>::new(&run, 0, 6, 0);
+        let places: Vec<_> = (0..7).map(|page| pages.place(page)).collect();
+        let expected = [(10, 3), (11, 2), (12, 1), (50, 1), (4, 2), (5, 1)];
+        assert_eq!(places[..6], expected.map(Some));
+        assert_eq!(places[6], None);
     }
 }

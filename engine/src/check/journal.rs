@@ -6,9 +6,10 @@
 
 use zerocopy::FromBytes;
 
+use super::reading::PIECE_BYTES;
 use super::state::State;
 use super::superblock::Shape;
-use super::{Checker, Code, PIECE_BYTES, Place, is_sealed, is_zero};
+use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 use crate::format::crc32c;
 use crate::format::journal::{self, Change, RECORD_ALIGNMENT_BYTES, RecordHeader};
@@ -213,7 +214,8 @@ fn judge(record: &Record, shape: &Shape, at: u64, generation: u64, number: u64) 
     }
 }
 
-/// The first sealed record of this pool from `used` bytes on in a journal area whose generation is `wanted`.
+/// The first sealed record of this pool from `used` bytes on in a journal area whose generation is `wanted`. A cut
+/// leaves the header of one record at most that is not whole; so as many bytes as the area has are enough for all.
 async fn later_record(
     checker: &mut Checker<'_>,
     shape: &Shape,
@@ -222,23 +224,31 @@ async fn later_record(
     wanted: impl Fn(u64) -> bool,
 ) -> Result<Option<u64>> {
     let (mut at, end) = (area + used, area + shape.journal_bytes());
+    let mut budget = shape.journal_bytes();
     let mut candidates = Vec::new();
     while at < end {
         let length = (end - at).min(PIECE_BYTES);
-        if let Some(piece) = checker.read(at, length).await? {
-            for (index, unit) in piece.chunks(UNIT as usize).enumerate() {
-                let Ok((header, _)) = RecordHeader::read_from_prefix(unit) else { continue };
-                let address = at + index as u64 * UNIT;
-                if header.magic == journal::MAGIC
-                    && header.address.get() == address
-                    && header.pool_id == shape.pool_id
-                    && wanted(header.generation.get())
-                {
-                    candidates.push(address);
-                }
+        let piece = checker.read_around(at, length, UNIT).await?.bytes;
+        for (index, unit) in piece.chunks(UNIT as usize).enumerate() {
+            let Ok((header, _)) = RecordHeader::read_from_prefix(unit) else { continue };
+            let address = at + index as u64 * UNIT;
+            if header.magic == journal::MAGIC
+                && header.address.get() == address
+                && header.pool_id == shape.pool_id
+                && wanted(header.generation.get())
+                && header.bytes.get() <= end - address
+            {
+                candidates.push((address, header.bytes.get()));
             }
         }
-        for address in candidates.drain(..) {
+        drop(piece);
+        for (address, bytes) in candidates.drain(..) {
+            let Some(left) = budget.checked_sub(bytes.max(UNIT)) else {
+                let text = "more looks like records that are missing than the journal has room for";
+                checker.found(Code::Journal, Place::at(address), text);
+                return Ok(None);
+            };
+            budget = left;
             let record = read_record(checker, shape, address, end - address).await?;
             if record.is_some_and(|record| record.possible && is_sealed(&record.sealed)) {
                 return Ok(Some(address));

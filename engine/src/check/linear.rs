@@ -4,7 +4,7 @@
 //! checkpoint that tells the index: then the log's slot of a version that is not said to be applied yet is dead
 //! already, its block is whole there all the same, and the slot at home lives before any run names it.
 
-use super::log::{self, Batch, End, Window};
+use super::log::{self, Batch, Before, End, Window};
 use super::state::{ALL_ACCEPTED, State};
 use super::superblock::Shape;
 use super::{Checker, Code, Place};
@@ -38,10 +38,14 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
     }
     let mut is_first = true;
     while at.batch < checkpoint.batch.get() {
-        let Some((number, block, batch)) = next(checker, shape, state, &mut window, &at).await? else {
-            let text = format!("batch {} is to be applied, and is not where the log goes on", at.batch);
-            checker.found(Code::Log, Place::default().sequence(at.sequence + 1), text);
-            return Ok(());
+        let (number, block, batch) = match next(checker, shape, state, &mut window, &at).await? {
+            Next::Batch(number, block, batch) => (number, block, batch),
+            Next::Unreadable => return Ok(()),
+            Next::Missing => {
+                let text = format!("batch {} is to be applied, and is not where the log goes on", at.batch);
+                checker.found(Code::Log, Place::default().sequence(at.sequence + 1), text);
+                return Ok(());
+            }
         };
         let entries = batch.entries.len() as u64;
         if is_first && applied.sequence.get() >= at.sequence + entries {
@@ -83,22 +87,35 @@ async fn begins_there(
     let Some(row) = state.rows.get(&at.virtual_segment).filter(|_| at.block <= shape.segment_blocks) else {
         return Ok(false);
     };
-    Ok(log::batch_before(checker, shape, window, row.physical, at).await?.is_some())
+    Ok(!matches!(log::batch_before(checker, shape, window, row.physical, at).await?, Before::Other))
 }
 
-/// The batch that follows, whole: its virtual segment and block. It is in the next segment only if it did not fit.
+/// What follows a place of the log.
+enum Next {
+    /// The batch, whole: its virtual segment and block.
+    Batch(u32, u32, Box<Batch>),
+    /// It cannot be read, and has been told.
+    Unreadable,
+    Missing,
+}
+
+/// The batch that follows. It is in the next segment only if it did not fit.
 async fn next(
     checker: &mut Checker<'_>,
     shape: &Shape,
     state: &State,
     window: &mut Window,
     at: &End,
-) -> Result<Option<(u32, u32, Box<Batch>)>> {
+) -> Result<Next> {
+    let mut unreadable = false;
     for (number, block) in [(at.virtual_segment, at.block), (at.virtual_segment + 1, 0)] {
         let Some(row) = state.rows.get(&number).filter(|_| block < shape.segment_blocks) else { continue };
         let address = shape.address(row.physical, block);
-        let Some(bytes) = window.bytes(checker, shape, row.physical, block).await? else { continue };
-        let Some(batch) = log::whole_batch(bytes, address, shape) else { continue };
+        let seen = window.seen(checker, shape, row.physical, block).await?;
+        let Some(batch) = log::whole_batch(seen, address, shape) else {
+            unreadable |= seen.is_cut;
+            continue;
+        };
         let header = &batch.header;
         let follows = header.batch.get() == at.batch
             && header.first_sequence.get() == at.sequence + 1
@@ -110,9 +127,10 @@ async fn next(
         let needed =
             header_bytes(1, payload, shape.block_bytes as usize) / shape.block_bytes as usize + payload;
         let did_not_fit = at.block as usize + needed > shape.segment_blocks as usize;
-        return Ok((number == at.virtual_segment || did_not_fit).then_some((number, block, batch)));
+        let belongs = number == at.virtual_segment || did_not_fit;
+        return Ok(if belongs { Next::Batch(number, block, batch) } else { Next::Missing });
     }
-    Ok(None)
+    Ok(if unreadable { Next::Unreadable } else { Next::Missing })
 }
 
 /// The pin names a sequence that there is.

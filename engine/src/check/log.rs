@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use zerocopy::FromBytes;
 
+use super::reading::Piece;
 use super::state::{NUMBER_MAX, State};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
-use crate::buf::Buf;
 use crate::error::Result;
 pub(super) use crate::format::batch::Batch;
 use crate::format::batch::{
@@ -19,7 +19,6 @@ use crate::format::batch::{
     decode, header_bytes,
 };
 use crate::format::crc32c;
-use crate::format::journal::Opening;
 
 /// Bytes of a batch at most.
 pub(super) const BATCH_BYTES_MAX: u64 = 1 << 20;
@@ -45,9 +44,18 @@ pub(super) struct Tail {
     pub named: BTreeMap<u32, BTreeSet<u32>>,
     /// By first block: the end of the range, and the first sequence that gave it new content.
     ranges: BTreeMap<u64, (u64, u64)>,
+    /// The blocks of all ranges: first block and end, none touching another.
+    covered: BTreeMap<u64, u64>,
+    /// It ends where the device cannot be read, and may go on.
+    pub is_cut: bool,
 }
 
 impl Tail {
+    fn new(end: End) -> Self {
+        let (named, ranges, covered) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { end, named, ranges, covered, is_cut: false }
+    }
+
     /// The first sequence behind the checkpoint that gave a block new content.
     pub fn first_change(&self, lba: u64) -> Option<u64> {
         let (_, (end, sequence)) = self.ranges.range(..=lba).next_back()?;
@@ -57,16 +65,22 @@ impl Tail {
     /// Notes a range, but for what an earlier entry has changed.
     fn note(&mut self, lba: u64, blocks: u64, sequence: u64) {
         let (mut at, end) = (lba, lba + blocks);
-        while at < end {
-            let before = self.ranges.range(..=at).next_back().map(|(_, (end, _))| *end);
-            if let Some(covered) = before.filter(|covered| *covered > at) {
-                at = covered;
-                continue;
+        let before = self.covered.range(..=lba).next_back().filter(|(_, end)| **end >= lba);
+        let start = before.map_or(lba, |(start, _)| *start);
+        // What it touches becomes one with it, so that nothing is gone through twice.
+        while let Some((first, covered)) = self.covered.range(start..=end).next().map(|(at, end)| (*at, *end))
+        {
+            self.covered.remove(&first);
+            if at < first {
+                self.ranges.insert(at, (first, sequence));
             }
-            let next = self.ranges.range(at..).next().map_or(end, |(start, _)| *start).min(end);
-            self.ranges.insert(at, (next, sequence));
-            at = next;
+            at = at.max(covered);
         }
+        if at < end {
+            self.ranges.insert(at, (end, sequence));
+            at = end;
+        }
+        self.covered.insert(start, at);
     }
 }
 
@@ -74,34 +88,46 @@ impl Tail {
 pub(super) struct Window {
     physical: u32,
     first_block: u32,
-    buf: Option<Buf>,
+    piece: Option<Piece>,
+}
+
+/// What a segment holds from a block on: at least the largest batch, if the segment goes on so far.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// Up to the first block that cannot be read.
+    pub bytes: &'a [u8],
+    /// There is such a block: what lies behind it is not known.
+    pub is_cut: bool,
 }
 
 impl Window {
     pub fn new() -> Self {
-        Self { physical: 0, first_block: 0, buf: None }
+        Self { physical: 0, first_block: 0, piece: None }
     }
 
-    /// The bytes of a segment from this block on: at least the largest batch, if the segment goes on so far;
-    /// `None` where they cannot be read.
-    pub async fn bytes(
+    /// The bytes of a segment from this block on; none where this block cannot be read.
+    pub async fn seen(
         &mut self,
         checker: &mut Checker<'_>,
         shape: &Shape,
         physical: u32,
         block: u32,
-    ) -> Result<Option<&[u8]>> {
+    ) -> Result<Seen<'_>> {
         let block_bytes = u64::from(shape.block_bytes);
         let left = u64::from(shape.segment_blocks - block) * block_bytes;
         let skip = u64::from(block.saturating_sub(self.first_block)) * block_bytes;
-        let held = self.buf.as_ref().map_or(0, |buf| buf.len() as u64);
+        let held = self.piece.as_ref().map_or(0, |piece| piece.bytes.len() as u64);
         let within = self.physical == physical && block >= self.first_block;
         if !within || skip + left.min(BATCH_BYTES_MAX) > held {
-            self.buf = checker.read(shape.address(physical, block), left.min(WINDOW_BYTES)).await?;
+            let address = shape.address(physical, block);
+            self.piece = Some(checker.read_around(address, left.min(WINDOW_BYTES), block_bytes).await?);
             (self.physical, self.first_block) = (physical, block);
         }
+        let Some(piece) = &self.piece else { unreachable!("it has just been read") };
         let skip = u64::from(block - self.first_block) * block_bytes;
-        Ok(self.buf.as_ref().map(|buf| &buf[skip as usize..]))
+        let cut = piece.unreadable.iter().find(|range| range.end > skip);
+        let end = cut.map_or(piece.bytes.len() as u64, |range| range.start.max(skip));
+        Ok(Seen { bytes: &piece.bytes[skip as usize..end as usize], is_cut: cut.is_some() })
     }
 }
 
@@ -147,13 +173,20 @@ pub(super) fn payload_blocks(entry: &BatchEntry) -> usize {
     if entry.kind.get() == KIND_DATA { entry.blocks.get() as usize } else { 0 }
 }
 
-/// The batch that these bytes begin with, if it belongs there and is whole, its payload too.
-pub(super) fn whole_batch(bytes: &[u8], address: u64, shape: &Shape) -> Option<Box<Batch>> {
-    let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { return None };
-    let payload = bytes.get(batch.header.header_bytes.get() as usize..batch.header.total_bytes() as usize)?;
-    let blocks = payload.chunks_exact(shape.block_bytes as usize);
-    let whole = blocks.zip(&batch.checksums).all(|(block, sum)| crc32c(&[block]) == *sum);
+/// The batch that a place begins with, if it belongs there and is whole, its payload too.
+pub(super) fn whole_batch(seen: Seen<'_>, address: u64, shape: &Shape) -> Option<Box<Batch>> {
+    let Decoded::Valid(batch) = decode(seen.bytes, address, shape.block_bytes) else { return None };
+    let whole = has_whole_payload(seen, &batch, shape);
     (whole && contradiction(&batch, shape).is_none()).then_some(batch)
+}
+
+/// Whether every block of the payload has its checksum, but for those that cannot be read.
+fn has_whole_payload(seen: Seen<'_>, batch: &Batch, shape: &Shape) -> bool {
+    let payload = &seen.bytes[batch.header.header_bytes.get() as usize..];
+    let mut blocks = payload.chunks_exact(shape.block_bytes as usize).zip(&batch.checksums);
+    (seen.is_cut
+        || payload.len() as u64 >= batch.header.total_bytes() - u64::from(batch.header.header_bytes.get()))
+        && blocks.all(|(block, sum)| crc32c(&[block]) == *sum)
 }
 
 /// Where the log ends. `None` where the checkpoint cannot be believed.
@@ -173,37 +206,41 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
     };
     let mut window = Window::new();
     let follows = match batch_before(checker, shape, &mut window, first.physical.get(), &end).await? {
-        Some(batch) => batch.header.time_unix_ns.get() == end.time_unix_ns,
-        None => is_start(&end) && end.time_unix_ns == 0,
+        Before::Batch(batch) => batch.header.time_unix_ns.get() == end.time_unix_ns,
+        Before::Other => is_start(&end) && end.time_unix_ns == 0,
+        Before::Unreadable => true,
     };
     if !follows {
         let text = "no batch before the checkpoint ends there with what it says";
         checker.found(Code::Log, Place::at(end.address).sequence(end.sequence), text);
         return Ok(None);
     }
-    let mut tail = Tail { end, named: BTreeMap::new(), ranges: BTreeMap::new() };
+    let mut tail = Tail::new(end);
     let mut promised = 0;
     let mut at = 0;
     'batches: loop {
+        tail.is_cut = false;
         for (lease, block) in [(at, end.block), (at + 1, 0)] {
             let Some(next) = state.leases.get(lease).filter(|_| block < shape.segment_blocks) else {
                 continue;
             };
             let (physical, number) = (next.physical.get(), next.virtual_segment.get());
             let address = shape.address(physical, block);
-            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { continue };
-            let batch = match judge(bytes, address, shape, state, &end) {
+            let room = u64::from(shape.segment_blocks - block) * u64::from(shape.block_bytes);
+            let seen = window.seen(checker, shape, physical, block).await?;
+            let batch = match judge(seen, room, address, shape, state, &end) {
                 Judged::Next(batch) => batch,
-                Judged::Other => continue,
+                Judged::Other => {
+                    tail.is_cut |= seen.is_cut;
+                    continue;
+                }
                 Judged::Wrong(text) => {
                     checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
                     continue;
                 }
             };
             let header = &batch.header;
-            let is_own =
-                |opening: &Opening| (opening.first_batch, opening.nonce) == (header.batch, header.nonce);
-            let is_first = state.openings.iter().any(is_own);
+            let is_first = state.opening_of(end.batch).is_some_and(|own| own.first_batch == header.batch);
             let durable = header.durable_through.get();
             if durable > end.sequence || durable < promised || (is_first && durable != end.sequence) {
                 let text = format!("it says that {durable} is durable, after {promised} was");
@@ -265,13 +302,14 @@ enum Judged {
     Wrong(&'static str),
 }
 
-fn judge(bytes: &[u8], address: u64, shape: &Shape, state: &State, end: &End) -> Judged {
-    let Ok((header, _)) = BatchHeader::read_from_prefix(bytes) else { return Judged::Other };
+/// What the place is that a batch may begin at, with so much room left in its segment.
+fn judge(seen: Seen<'_>, room: u64, address: u64, shape: &Shape, state: &State, end: &End) -> Judged {
+    let Ok((header, _)) = BatchHeader::read_from_prefix(seen.bytes) else { return Judged::Other };
     // What lay at the log's very first place may be the first batch of another pool.
     let is_own = [
         header.magic == MAGIC,
         header.address.get() == address,
-        state.nonce_of(end.batch) == Some(header.nonce),
+        state.opening_of(end.batch).is_some_and(|own| own.nonce == header.nonce),
         header.batch.get() == end.batch,
         header.first_sequence.get() == end.sequence + 1,
         header.previous.get() == end.previous,
@@ -285,7 +323,7 @@ fn judge(bytes: &[u8], address: u64, shape: &Shape, state: &State, end: &End) ->
     let possible = header.version.get() == VERSION
         && header.block_bytes.get() == shape.block_bytes
         && entries <= ENTRIES_MAX as usize
-        && header.total_bytes() <= BATCH_BYTES_MAX.min(bytes.len() as u64)
+        && header.total_bytes() <= BATCH_BYTES_MAX.min(room)
         && header_bytes(entries, blocks, shape.block_bytes as usize) == header.header_bytes.get() as usize;
     if !possible {
         return if wrong == 0 {
@@ -294,14 +332,15 @@ fn judge(bytes: &[u8], address: u64, shape: &Shape, state: &State, end: &End) ->
             Judged::Other
         };
     }
-    let sealed = &bytes[..header.header_bytes.get() as usize];
+    // It may be cut by a block that cannot be read.
+    let Some(sealed) = seen.bytes.get(..header.header_bytes.get() as usize) else { return Judged::Other };
     if !is_sealed(sealed) {
         return Judged::Other;
     }
     if wrong == 1 {
         return Judged::Wrong("it is sealed, and one field is not what follows");
     }
-    let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else {
+    let Decoded::Valid(batch) = decode(seen.bytes, address, shape.block_bytes) else {
         return Judged::Wrong("it is sealed, and its entries are none");
     };
     if let Some(text) = contradiction(&batch, shape) {
@@ -311,9 +350,7 @@ fn judge(bytes: &[u8], address: u64, shape: &Shape, state: &State, end: &End) ->
     if !is_zero(&sealed[used..]) {
         return Judged::Wrong("bytes that no field names are not zero");
     }
-    let payload = bytes[sealed.len()..].chunks_exact(shape.block_bytes as usize);
-    let whole = payload.zip(&batch.checksums).all(|(block, sum)| crc32c(&[block]) == *sum);
-    if whole { Judged::Next(batch) } else { Judged::Other }
+    if has_whole_payload(seen, &batch, shape) { Judged::Next(batch) } else { Judged::Other }
 }
 
 /// Whether this is where the log begins.
@@ -321,19 +358,38 @@ pub(super) fn is_start(end: &End) -> bool {
     (end.batch, end.block, end.sequence, end.previous) == (0, 0, 0, 0)
 }
 
-/// The batch that ends at a place of a segment of the log and is what that place says of it.
+/// What ends at a place of a segment of the log.
+pub(super) enum Before {
+    /// The batch that the place says.
+    Batch(Box<Batch>),
+    /// Something else.
+    Other,
+    /// It cannot be read, and has been told.
+    Unreadable,
+}
+
+/// What ends at a place of a segment of the log, and whether it is what that place says of it.
 pub(super) async fn batch_before(
     checker: &mut Checker<'_>,
     shape: &Shape,
     window: &mut Window,
     physical: u32,
     end: &End,
-) -> Result<Option<Box<Batch>>> {
+) -> Result<Before> {
     let mut block = 0;
+    let mut unreadable = false;
     while block < end.block {
         let address = shape.address(physical, block);
-        let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { return Ok(None) };
-        let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { return Ok(None) };
+        let seen = window.seen(checker, shape, physical, block).await?;
+        let Decoded::Valid(batch) = decode(seen.bytes, address, shape.block_bytes) else {
+            // Behind a header that cannot be read the next one is looked for.
+            unreadable |= seen.is_cut;
+            if !unreadable {
+                return Ok(Before::Other);
+            }
+            block += 1;
+            continue;
+        };
         let header = &batch.header;
         block += (header.total_bytes() / u64::from(shape.block_bytes)).max(1) as u32;
         if block == end.block {
@@ -341,10 +397,12 @@ pub(super) async fn batch_before(
                 && header.first_sequence.get().checked_add(batch.entries.len() as u64)
                     == end.sequence.checked_add(1)
                 && header.checksum.get() == end.previous;
-            return Ok(is_it.then_some(batch));
+            return Ok(if is_it { Before::Batch(batch) } else { Before::Other });
         }
+        // What follows a whole batch begins where that ends.
+        unreadable = false;
     }
-    Ok(None)
+    Ok(if unreadable { Before::Unreadable } else { Before::Other })
 }
 
 /// The greatest `durable_through` of a later batch of the same opening behind the end, and where it lies.
@@ -362,7 +420,7 @@ async fn later_promise(
         let first = if lease == at { end.block } else { 0 };
         for block in first..shape.segment_blocks {
             let address = shape.address(physical, block);
-            let Some(bytes) = window.bytes(checker, shape, physical, block).await? else { break };
+            let bytes = window.seen(checker, shape, physical, block).await?.bytes;
             // The whole of it is decoded only where it begins like one.
             if !bytes.starts_with(&MAGIC) {
                 continue;
@@ -370,7 +428,7 @@ async fn later_promise(
             let Decoded::Valid(batch) = decode(bytes, address, shape.block_bytes) else { continue };
             let (number, through) = (batch.header.batch.get(), batch.header.durable_through.get());
             if number > end.batch
-                && state.nonce_of(number) == Some(batch.header.nonce)
+                && state.opening_of(number).is_some_and(|own| own.nonce == batch.header.nonce)
                 && promise.is_none_or(|(_, best)| best < through)
             {
                 promise = Some((address, through));
@@ -378,4 +436,45 @@ async fn later_promise(
         }
     }
     Ok(promise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Random;
+
+    #[test]
+    fn ranges_say_what_changed_a_block_first_and_are_gone_through_once() {
+        let end = End {
+            address: 0,
+            virtual_segment: 0,
+            block: 0,
+            batch: 0,
+            sequence: 0,
+            time_unix_ns: 0,
+            previous: 0,
+        };
+        const BLOCKS: u64 = 64;
+        for seed in 0..200 {
+            let (mut tail, mut random) = (Tail::new(end), Random::from_seed(seed));
+            let mut first = [None; BLOCKS as usize];
+            for sequence in 1..20 {
+                let lba = random.below(BLOCKS);
+                let blocks = 1 + random.below((BLOCKS - lba).min(9));
+                tail.note(lba, blocks, sequence);
+                (lba..lba + blocks).for_each(|at| {
+                    first[at as usize].get_or_insert(sequence);
+                });
+            }
+            let found: Vec<Option<u64>> = (0..BLOCKS).map(|lba| tail.first_change(lba)).collect();
+            assert_eq!(found, first, "seed {seed}");
+            let apart = tail.covered.iter().zip(tail.covered.keys().skip(1)).all(|(one, next)| one.1 < next);
+            assert!(apart, "seed {seed}: {:?}", tail.covered);
+        }
+        let mut tail = Tail::new(end);
+        (0..100_000).for_each(|at| tail.note(2 * at, 1, 1));
+        // Each of these would go through a hundred thousand ranges.
+        (0..100_000).for_each(|sequence| tail.note(0, 200_000, 2 + sequence));
+        assert_eq!(tail.covered, BTreeMap::from([(0, 200_000)]));
+    }
 }

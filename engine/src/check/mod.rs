@@ -6,23 +6,23 @@
 //! every block that lives, against its index entry and the batch that wrote it.
 //!
 //! Invariants: nothing is written; whatever lies on the device, it ends, does not panic, and its memory is the
-//! rows of the segments, a few pages of each run, the entries of the log's tail, and at most [`SLOTS_MAX`] slots at
-//! a time. What a power cut may leave behind is no finding.
+//! rows of the segments, a few pages of each run, the entries of the log's tail, some thousand places that cannot be
+//! read, and at most [`SLOTS_MAX`] slots at a time. What a power cut may leave behind is no finding.
 
 mod blocks;
 mod index;
 mod journal;
 mod linear;
 mod log;
+mod reading;
 mod rows;
 mod state;
 mod superblock;
 
-use crate::buf::Buf;
-use crate::device::{Cause, Device, Io};
-use crate::error::{Kind, Result};
+use crate::device::Device;
+use crate::error::Result;
 use crate::format::crc32c;
-use crate::units::ByteOffset;
+use reading::Unreadable;
 use state::State;
 
 /// Findings that are kept; further ones are counted.
@@ -30,8 +30,6 @@ pub const FINDINGS_MAX: usize = 1000;
 /// Slots that are compared with the index at a time, of 32 bytes each. A larger pool takes several passes
 /// over the index.
 pub const SLOTS_MAX: usize = 4 << 20;
-/// The pieces in which the device is read.
-const PIECE_BYTES: u64 = 1 << 20;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,7 +214,8 @@ pub struct Progress {
 /// `NoSuperblock`, `UnknownVersion`, `UnknownFeatures`, `UnknownBackend` where it is not a volume that this build
 /// can judge; what the device says, unless it is only one place that it cannot read.
 pub async fn check(device: &Device, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
-    let mut checker = Checker { device, report: Report::default(), progress };
+    let mut checker =
+        Checker { device, report: Report::default(), unreadable: Unreadable::default(), progress };
     if let Some(shape) = superblock::check(&mut checker).await?
         && let Some(shape) = shape.log
     {
@@ -270,6 +269,7 @@ fn check_marks(checker: &mut Checker<'_>, shape: &superblock::Shape, state: &Sta
 struct Checker<'a> {
     device: &'a Device,
     report: Report,
+    unreadable: Unreadable,
     progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -282,38 +282,6 @@ impl Checker<'_> {
         if self.report.findings.len() < FINDINGS_MAX {
             self.report.findings.push(Finding { code, place, text: text.into() });
         }
-    }
-
-    /// `length` bytes from `address`, which lie within the device; `None` and a finding where it cannot read them.
-    async fn read(&mut self, address: u64, length: u64) -> Result<Option<Buf>> {
-        let unit = u64::from(self.device.geometry().logical_block_bytes);
-        let mut buf = self.device.context().buffers().get(length.next_multiple_of(unit) as usize)?;
-        let (result, back) = self.device.read(ByteOffset(address), buf, Io::of(Cause::Metadata)).await;
-        buf = back;
-        match result {
-            Ok(()) => {
-                buf.set_len(length as usize);
-                Ok(Some(buf))
-            }
-            Err(error) if error.kind() == Kind::DeviceFailed => {
-                self.found(Code::Unreadable, Place::at(address), error.reason().to_string());
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// As [`Checker::read`], of any length, in memory.
-    async fn read_all(&mut self, address: u64, length: u64) -> Result<Option<Vec<u8>>> {
-        let mut all = Vec::new();
-        while (all.len() as u64) < length {
-            let piece = (length - all.len() as u64).min(PIECE_BYTES);
-            match self.read(address + all.len() as u64, piece).await? {
-                Some(buf) => all.extend_from_slice(&buf),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(all))
     }
 }
 

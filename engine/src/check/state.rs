@@ -3,7 +3,9 @@
 //! Each change is held against the state before it. What contradicts it is told as a text; the state is then of
 //! no use any more.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use super::index;
 use super::superblock::Shape;
@@ -39,9 +41,15 @@ fn is_subset(part: &[u64], whole: &[u64]) -> bool {
     part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
 }
 
-fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
+/// The bits that a bitmap has.
+pub(super) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
     words.iter().enumerate().flat_map(|(index, word)| {
-        (0..64).filter(move |place| word >> place & 1 == 1).map(move |place| index as u32 * 64 + place)
+        let mut rest = *word;
+        std::iter::from_fn(move || {
+            let place = (rest != 0).then(|| rest.trailing_zeros())?;
+            rest &= rest - 1;
+            Some(index as u32 * 64 + place)
+        })
     })
 }
 
@@ -51,11 +59,16 @@ impl RowState {
         let blocks = (self.first_block..).zip(self.present.as_deref().into_iter().flat_map(ones));
         let of_log = self.present.is_none().then(|| ones(&self.live)).into_iter().flatten();
         let moved = blocks.filter(|(_, slot)| super::bit(&self.live, *slot)).map(|(block, _)| block);
-        let place = move |block| match self.continued {
+        let place = move |block| self.place(block, segment_blocks);
+        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
+    }
+
+    /// The segment where a block of it lies, and which one of that: what passes the end goes on in the next.
+    pub fn place(&self, block: u32, segment_blocks: u32) -> (u32, u32) {
+        match self.continued {
             Some(continued) if block >= segment_blocks => (continued, block - segment_blocks),
             _ => (self.physical, block),
-        };
-        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
+        }
     }
 
     pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
@@ -76,6 +89,7 @@ pub(super) struct State {
     segments: u32,
     segment_blocks: u32,
     shape: Shape,
+    /// By their first batch: one that has not written a batch before the next one began has none.
     pub openings: Vec<Opening>,
     pub leases: VecDeque<Lease>,
     pub checkpoint: Checkpoint,
@@ -86,8 +100,11 @@ pub(super) struct State {
     /// How far the linear volume is, where there is one.
     pub applied: Applied,
     pub accepted: u64,
-    /// Rows that lie in each segment.
-    users: Vec<u32>,
+    /// Rows that lie in each segment that has any.
+    users: BTreeMap<u32, BTreeSet<u32>>,
+    /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
+    /// in two segments at most, so that what image and journal have room for is enough.
+    gathering: u64,
 }
 
 fn require(holds: bool, text: &str) -> Judged {
@@ -111,9 +128,8 @@ fn rank(change: &Change) -> Option<u32> {
 }
 
 impl State {
-    /// The state of an image.
-    pub fn from_image(shape: &Shape, changes: &[Change]) -> Judged<Self> {
-        let mut state = Self {
+    fn empty(shape: &Shape) -> Self {
+        Self {
             segments: shape.segments,
             segment_blocks: shape.segment_blocks,
             shape: shape.clone(),
@@ -126,8 +142,14 @@ impl State {
             window: 0,
             applied: Applied::default(),
             accepted: ALL_ACCEPTED,
-            users: vec![0; shape.segments as usize],
-        };
+            users: BTreeMap::new(),
+            gathering: shape.journal_bytes(),
+        }
+    }
+
+    /// The state of an image.
+    pub fn from_image(shape: &Shape, changes: &[Change]) -> Judged<Self> {
+        let mut state = Self::empty(shape);
         let ranks: Option<Vec<u32>> = changes.iter().map(rank).collect();
         let ranks = ranks.ok_or("it removes what nothing has made")?;
         require(ranks.is_sorted(), "its changes are not in their order")?;
@@ -144,7 +166,7 @@ impl State {
         }
         for change in changes {
             match change {
-                Change::Opening(opening) => state.openings.push(*opening),
+                Change::Opening(opening) => state.open(opening),
                 Change::Checkpoint(checkpoint) => {
                     require(checkpoint.released.get() == 0, "an image's checkpoint releases leases")?;
                     state.checkpoint = *checkpoint;
@@ -162,8 +184,12 @@ impl State {
         let is_pin = ranks.last() != Some(&8) || state.accepted != ALL_ACCEPTED;
         require(is_pin, "its pin accepts everything, and is none")?;
         let batch = state.checkpoint.batch.get();
-        let in_order = state.openings.first().is_some_and(|first| first.first_batch.get() <= batch)
-            && state.openings.iter().skip(1).all(|later| later.first_batch.get() >= batch);
+        let mut openings = changes.iter().map_while(|change| match change {
+            Change::Opening(opening) => Some(opening.first_batch.get()),
+            _ => None,
+        });
+        let in_order =
+            openings.next().is_some_and(|first| first <= batch) && openings.all(|later| later >= batch);
         require(in_order, "its openings do not fit its checkpoint")?;
         state.checkpoint_lies_in_its_lease()?;
         let rows = state.leases.iter().all(|lease| state.rows.contains_key(&lease.virtual_segment.get()));
@@ -178,7 +204,7 @@ impl State {
         let has_window = matches!(changes.first(), Some(Change::Window(_)));
         let before = self.checkpoint;
         let has_checkpoint = changes.iter().any(|change| matches!(change, Change::Checkpoint(_)));
-        let leased: BTreeSet<u32> = self.leases.iter().map(|lease| lease.virtual_segment.get()).collect();
+        let leased = self.leased();
         let mut removed: Vec<Run> = Vec::new();
         let mut added: Option<Run> = None;
         for (at, change) in changes.iter().enumerate() {
@@ -208,7 +234,7 @@ impl State {
                     let gives_up = matches!(changes.get(1), Some(Change::Watermark(_)));
                     let last = self.openings.last().map_or(0, |last| last.first_batch.get());
                     require(gives_up || opening.first_batch.get() >= last, "it opens before the last one")?;
-                    self.openings.push(*opening);
+                    self.open(opening);
                 }
                 Change::Lease(lease) => self.lease(lease)?,
                 Change::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
@@ -217,7 +243,7 @@ impl State {
                 }
                 Change::RowRemoved(number) => {
                     let row = self.rows.remove(number).ok_or("it removes a row that is not there")?;
-                    row.segments().for_each(|physical| self.users[physical as usize] -= 1);
+                    self.leave(*number, &row);
                     self.may_be_removed(*number, &row)?;
                 }
                 Change::Dead(number, slots) => self.dead(*number, slots)?,
@@ -272,12 +298,28 @@ impl State {
             let follows = last.virtual_segment.get().checked_add(1) == Some(number);
             require(follows, "the numbers of leased segments do not follow each other")?;
         }
-        require(self.users[physical as usize] == 0, "a segment is leased that is in use")?;
-        self.users[physical as usize] = 1;
+        require(!self.users.contains_key(&physical), "a segment is leased that is in use")?;
+        require(!self.rows.contains_key(&number), "a segment's number is used twice")?;
         let live = vec![0; (self.segment_blocks as usize).div_ceil(64)];
         let row = RowState { physical, continued: None, first_block: 0, live, present: None };
         self.leases.push_back(*lease);
-        require(self.rows.insert(number, row).is_none(), "a segment's number is used twice")
+        self.put(number, row);
+        Ok(())
+    }
+
+    /// The numbers of the leased segments, which follow each other.
+    fn leased(&self) -> RangeInclusive<u32> {
+        match (self.leases.front(), self.leases.back()) {
+            (Some(first), Some(last)) => first.virtual_segment.get()..=last.virtual_segment.get(),
+            _ => RangeInclusive::new(1, 0),
+        }
+    }
+
+    fn open(&mut self, opening: &Opening) {
+        while self.openings.last().is_some_and(|last| last.first_batch >= opening.first_batch) {
+            self.openings.pop();
+        }
+        self.openings.push(*opening);
     }
 
     fn checkpoint(&mut self, next: &Checkpoint) -> Judged {
@@ -290,8 +332,9 @@ impl State {
         require(same || later, "a checkpoint goes back")?;
         self.leases.drain(..released);
         self.checkpoint = Checkpoint { released: 0.into(), ..*next };
-        let current = self.openings.iter().rposition(|opening| opening.first_batch <= next.batch);
-        self.openings.drain(..current.ok_or("nobody has written what a checkpoint covers")?);
+        let begun = self.openings.partition_point(|opening| opening.first_batch <= next.batch);
+        let current = begun.checked_sub(1).ok_or("nobody has written what a checkpoint covers")?;
+        self.openings.drain(..current);
         self.checkpoint_lies_in_its_lease()
     }
 
@@ -351,14 +394,30 @@ impl State {
     }
 
     fn is_of_lease(&self, number: u32, row: &RowState) -> bool {
-        let lease = self.leases.iter().find(|lease| lease.virtual_segment.get() == number);
+        let at = number.checked_sub(*self.leased().start());
+        let lease = at.and_then(|at| self.leases.get(at as usize));
         lease.is_none_or(|lease| lease.physical.get() == row.physical && row.present.is_none())
     }
 
     fn put(&mut self, number: u32, row: RowState) {
-        row.segments().for_each(|physical| self.users[physical as usize] += 1);
-        if let Some(before) = self.rows.insert(number, row) {
-            before.segments().for_each(|physical| self.users[physical as usize] -= 1);
+        if let Some(before) = self.rows.remove(&number) {
+            self.leave(number, &before);
+        }
+        for physical in row.segments() {
+            self.users.entry(physical).or_default().insert(number);
+        }
+        self.rows.insert(number, row);
+    }
+
+    /// A row does not lie in its segments any more.
+    fn leave(&mut self, number: u32, row: &RowState) {
+        for physical in row.segments() {
+            if let Entry::Occupied(mut users) = self.users.entry(physical) {
+                users.get_mut().remove(&number);
+                if users.get().is_empty() {
+                    users.remove();
+                }
+            }
         }
     }
 
@@ -384,7 +443,13 @@ impl State {
         Ok(())
     }
 
-    fn changed_row(&mut self, row: &Row, live: &[u64], present: &[u64], leased: &BTreeSet<u32>) -> Judged {
+    fn changed_row(
+        &mut self,
+        row: &Row,
+        live: &[u64],
+        present: &[u64],
+        leased: &RangeInclusive<u32>,
+    ) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
         let is_extent = self.shape.is_extent(number);
@@ -419,12 +484,13 @@ impl State {
     fn gathered_row(&mut self, number: u32, made: RowState) -> Judged {
         let whole = made.first_block == 0 && made.present.as_deref().map(count) == Some(self.segment_blocks);
         require(whole, "a row that others are gathered in is not a whole segment")?;
-        let lived: BTreeSet<u32> = self
-            .rows
-            .values()
-            .filter(|row| row.segments().any(|at| at == made.physical))
-            .flat_map(|row| row.live_in(made.physical, self.segment_blocks))
-            .collect();
+        let users = self.users.get(&made.physical).into_iter().flatten();
+        let rows = || users.clone().filter_map(|number| self.rows.get(number));
+        let words = |row: &RowState| (row.live.len() + row.present.as_ref().map_or(0, Vec::len)) as u64;
+        let left = self.gathering.checked_sub(rows().map(words).sum());
+        self.gathering = left.ok_or("more rows are gathered than there is room for")?;
+        let lived: BTreeSet<u32> =
+            rows().flat_map(|row| row.live_in(made.physical, self.segment_blocks)).collect();
         require(ones(&made.live).all(|block| lived.contains(&block)), "a dead slot lives again")?;
         self.put(number, made);
         Ok(())
@@ -433,7 +499,7 @@ impl State {
     /// Space is taken for an extent of the linear volume.
     fn new_extent(&mut self, number: u32, row: RowState) -> Judged {
         require(self.shape.is_extent(number), "a row has the number of no extent")?;
-        require(self.users[row.physical as usize] == 0, "an extent takes a segment that is in use")?;
+        require(!self.users.contains_key(&row.physical), "an extent takes a segment that is in use")?;
         require(!self.rows.contains_key(&number), "an extent has two rows")?;
         self.put(number, row);
         Ok(())
@@ -523,9 +589,75 @@ impl State {
         Ok(())
     }
 
-    /// The nonce of the opening that a batch of this number is of.
-    pub fn nonce_of(&self, batch: u64) -> Option<[u8; 16]> {
-        let opening = self.openings.iter().rev().find(|opening| opening.first_batch.get() <= batch);
-        opening.map(|opening| opening.nonce)
+    /// The opening that a batch of this number is of.
+    pub fn opening_of(&self, batch: u64) -> Option<&Opening> {
+        let begun = self.openings.partition_point(|opening| opening.first_batch.get() <= batch);
+        self.openings[..begun].last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT_BLOCKS: u32 = 64;
+
+    /// A state where nothing is but what these rows hold; all of them lie in segment 0.
+    fn state(rows: u32, image_bytes: u64) -> State {
+        let shape = Shape {
+            pool_id: [1; 16],
+            epoch: 1,
+            closed: false,
+            volume_blocks: 1 << 20,
+            block_bytes: 4096,
+            segment_blocks: SEGMENT_BLOCKS,
+            segments: 4,
+            data_offset: 1 << 30,
+            roots_offset: 64 << 10,
+            metadata_offset: 1 << 20,
+            image_bytes,
+            index_offset: 1 << 29,
+            index_pages: 8,
+            linear: false,
+            thin: false,
+            keeps_past: false,
+        };
+        let mut state = State::empty(&shape);
+        (0..rows).for_each(|number| state.put(number, row(u64::MAX)));
+        state
+    }
+
+    fn row(live: u64) -> RowState {
+        let present = Some(vec![u64::MAX]);
+        RowState { physical: 0, continued: None, first_block: 0, live: vec![live], present }
+    }
+
+    #[test]
+    fn gathering_the_same_rows_again_and_again_comes_to_an_end() {
+        let mut state = state(1000, 64 << 10);
+        // As many words as the journal has bytes: 131,072, and each time 2,000 are looked at, and two more.
+        let gathered = (0..).position(|at| state.gathered_row((1 << 30) + at, row(1)).is_err());
+        assert!((60..=65).contains(&gathered.unwrap()), "{gathered:?}");
+    }
+
+    #[test]
+    fn an_opening_that_wrote_nothing_has_no_batch() {
+        let mut state = state(0, 64 << 10);
+        for (first, nonce) in [(0, 1), (5, 2), (9, 3), (9, 4), (7, 5), (12, 6)] {
+            state.open(&Opening { first_batch: u64::into(first), nonce: [nonce; 16] });
+        }
+        let found: Vec<u8> = (0..14).filter_map(|batch| Some(state.opening_of(batch)?.nonce[0])).collect();
+        assert_eq!(found, [1, 1, 1, 1, 1, 2, 2, 5, 5, 5, 5, 5, 6, 6]);
+    }
+
+    #[test]
+    fn what_leaves_a_segment_frees_it() {
+        let mut state = state(2, 64 << 10);
+        for number in [0, 1] {
+            let row = state.rows.remove(&number).unwrap();
+            assert!(state.users.contains_key(&0));
+            state.leave(number, &row);
+        }
+        assert!(state.users.is_empty());
     }
 }

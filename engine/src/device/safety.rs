@@ -1,6 +1,6 @@
 //! Whether anything on this system uses a device, asked before it is written.
 //!
-//! The real guard is [`sys::open`] with [`sys::Access::Exclusive`]: the kernel refuses it while a
+//! The real guard is [`sys::open`] with exclusive access: the kernel refuses it while a
 //! device is claimed, without a gap between asking and opening. This module adds what that cannot: it
 //! says *what* stands in the way, and it sees users that claim nothing, such as a loop device over the
 //! same bytes. A look without writing (`inspect`) never calls it.

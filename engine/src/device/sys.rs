@@ -24,6 +24,8 @@ use crate::runtime::Claim;
 pub enum Access {
     /// To read and write, and nobody else may open it exclusively or mount it meanwhile.
     Exclusive,
+    /// To read, and nobody else may open it exclusively or mount it meanwhile. Needs no permission to write.
+    ExclusiveReadOnly,
     /// To look only. Never fails because somebody else has it open.
     ReadOnly,
 }
@@ -93,14 +95,14 @@ pub fn node(metadata: &Metadata) -> Result<Node> {
 pub struct Opened {
     /// Where requests go.
     pub fd: OwnedFd,
-    /// What keeps others out, until it is closed; with [`Access::Exclusive`] only.
+    /// What keeps others out, until it is closed; with exclusive access only.
     pub claim: Option<Claim>,
 }
 
 /// Opens the block device or regular file at `path` (`O_CLOEXEC`, and `O_DIRECT` unless the caller asked for
 /// the page cache).
 ///
-/// [`Access::Exclusive`] opens it a second time to keep others out: a block device `O_EXCL`, which the kernel
+/// Exclusive access opens it a second time to keep others out: a block device `O_EXCL`, which the kernel
 /// refuses while the device, one of its partitions or the whole it is part of is mounted, used as swap,
 /// claimed by another device or opened exclusively by somebody; a regular file, for which `O_EXCL` means
 /// nothing, is locked with `flock`. A descriptor of its own, because the kernel's ring may go on holding the other
@@ -129,7 +131,7 @@ fn open_nodes(path: &Path, access: Access, caching: Caching) -> Result<Opened> {
     };
     let claim = match access {
         Access::ReadOnly => None,
-        Access::Exclusive => {
+        Access::Exclusive | Access::ExclusiveReadOnly => {
             let flags = if kind == Node::BlockDevice { libc::O_EXCL } else { 0 };
             let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
             let file = same(file.map_err(system)?)?;
@@ -142,7 +144,8 @@ fn open_nodes(path: &Path, access: Access, caching: Caching) -> Result<Opened> {
     let direct = caching == Caching::Direct;
     let flags = if direct { libc::O_DIRECT } else { 0 };
     // The standard library adds O_CLOEXEC to every descriptor it opens.
-    let opened = OpenOptions::new().read(true).write(claim.is_some()).custom_flags(flags).open(path);
+    let writes = access == Access::Exclusive;
+    let opened = OpenOptions::new().read(true).write(writes).custom_flags(flags).open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) if direct && kind == Node::File => no_direct_io(path),
         _ => system(error),
@@ -393,6 +396,24 @@ mod tests {
             assert!(direct.offset_alignment_bytes.is_power_of_two());
             assert!(direct.memory_alignment_bytes.is_power_of_two());
         }
+    }
+
+    #[test]
+    fn a_file_that_is_claimed_for_reading_has_no_writer_and_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image");
+        std::fs::write(&path, [0; 8192]).unwrap();
+        let first = open(&path, Access::ExclusiveReadOnly, Caching::Direct).unwrap();
+        for access in [Access::Exclusive, Access::ExclusiveReadOnly] {
+            assert_eq!(refused(&path, access), Reason::AlreadyOpen);
+        }
+        open(&path, Access::ReadOnly, Caching::Direct).unwrap();
+        let error = std::os::unix::fs::FileExt::write_at(&File::from(first.fd), &[1; 4096], 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        drop(first.claim);
+        let writer = open(&path, Access::Exclusive, Caching::Direct).unwrap();
+        assert_eq!(refused(&path, Access::ExclusiveReadOnly), Reason::AlreadyOpen);
+        drop(writer);
     }
 
     #[test]

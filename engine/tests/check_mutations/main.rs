@@ -5,11 +5,14 @@
 
 mod tables;
 mod targets;
+mod unreadable;
 mod volumes;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use icecore::check::{Report, check};
+use icecore::error::{Error, Reason};
 use targets::{Fields, Seal, Target, reseal};
 use volumes::Made;
 
@@ -45,10 +48,26 @@ struct Tried {
     unseen: BTreeMap<(String, String), Vec<String>>,
 }
 
-fn checked(made: &Made) -> Option<Report> {
+/// What a check says; that it is no volume which this build can judge, only where its superblock was changed.
+fn checked(made: &Made, may_refuse: bool) -> Option<Report> {
     let context = made.runtime.context();
     let device = made.disk.open(context).unwrap();
-    made.runtime.block_on(async { check(&device, &mut |_| ()).await.ok() })
+    match made.runtime.block_on(async { check(&device, &mut |_| ()).await }) {
+        Ok(report) => Some(report),
+        Err(error) if may_refuse && is_refusal(&error) => None,
+        Err(error) => panic!("{}: {error}", made.name),
+    }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.reason(),
+        Reason::NoSuperblock
+            | Reason::UnknownVersion { .. }
+            | Reason::UnknownFeatures { .. }
+            | Reason::UnknownBackend { .. }
+            | Reason::NotChecked { .. }
+    )
 }
 
 /// Puts changed sectors on the disk.
@@ -63,7 +82,7 @@ fn put(made: &Made, from: &[u8], to: &[u8]) {
 fn mutate(made: &Made, targets: &[Target], tried: &mut Tried) {
     let tables = tables::tables();
     let original = made.disk.peek(0, made.device_bytes as usize);
-    let report = checked(made).unwrap();
+    let report = checked(made, false).unwrap();
     assert_eq!(report.findings, [], "{}", made.name);
     let mut changed = original.clone();
     for target in targets {
@@ -92,7 +111,7 @@ fn mutate(made: &Made, targets: &[Target], tried: &mut Tried) {
                     touched.iter().map(|page| (*page, changed[*page..page + 4096].to_vec())).collect();
                 pages.iter().for_each(|(page, bytes)| made.disk.poke(*page as u64, bytes));
                 tried.mutations += 1;
-                if checked(made).is_some_and(|report| report.damage == 0) {
+                if checked(made, target.is_superblock()).is_some_and(|report| report.damage == 0) {
                     let text = format!(
                         "{}: {:?} at {at}: {:?} for {:?}",
                         made.name,

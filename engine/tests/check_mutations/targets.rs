@@ -37,6 +37,13 @@ pub struct Target {
     pub seal: Seal,
 }
 
+impl Target {
+    /// Whether it is a superblock or part of one.
+    pub fn is_superblock(&self) -> bool {
+        matches!(self.fields, Fields::Table("Superblock" | "RoleEntry"))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Fields {
     Table(&'static str),

@@ -198,15 +198,16 @@ impl Linear {
 }
 
 impl LogStore {
-    fn linear(&self) -> Result<(&Linear, &Log)> {
+    fn linear(&self, operation: &'static str) -> Result<(&Linear, &Log)> {
         let name = self.backend().name();
-        let refused = || Error::new("apply", Reason::NotLinear { backend: name }).on(self.core.device.name());
+        let refused =
+            || Error::new(operation, Reason::NotLinear { backend: name }).on(self.core.device.name());
         Ok((self.core.linear.as_ref().ok_or_else(refused)?, self.core.log()?))
     }
 
     /// Applies everything up to a sequence, or all there is, and makes that durable. How far it is then.
     pub async fn apply(&self, through: Option<Seq>) -> Result<Seq> {
-        let (linear, log) = self.linear()?;
+        let (linear, log) = self.linear("apply")?;
         let name = self.core.device.name();
         // Only what is durable is applied.
         let last = log.sequence();
@@ -270,7 +271,7 @@ impl LogStore {
 
     /// Leaves the base as it is from now on, until more is accepted.
     pub async fn pin_base(&self) -> Result<Seq> {
-        let (linear, _) = self.linear()?;
+        let (linear, _) = self.linear("pin")?;
         // What is under way ends in the base; nothing begins after this.
         let holding = Holding::new(&self.core, linear);
         while linear.applying.get() {
@@ -289,7 +290,7 @@ impl LogStore {
 
     /// Lets the base take changes up to this sequence; all, if none is given.
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
-        self.linear()?;
+        self.linear("accept")?;
         let core = Rc::clone(&self.core);
         self.core.whole(async move { core.accept(through).await }).await
     }
