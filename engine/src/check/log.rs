@@ -337,10 +337,16 @@ fn judge(seen: Seen<'_>, room: u64, address: u64, shape: &Shape, state: &State, 
     if !is_sealed(sealed) {
         return Judged::Other;
     }
+    let decoded = decode(seen.bytes, address, shape.block_bytes);
+    // An opening began here because what the one before it had written lost its payload.
+    let is_torn = matches!(&decoded, Decoded::Valid(batch) if !has_whole_payload(seen, batch, shape));
+    if wrong == 1 && !is_own[2] && is_torn {
+        return Judged::Other;
+    }
     if wrong == 1 {
         return Judged::Wrong("it is sealed, and one field is not what follows");
     }
-    let Decoded::Valid(batch) = decode(seen.bytes, address, shape.block_bytes) else {
+    let Decoded::Valid(batch) = decoded else {
         return Judged::Wrong("it is sealed, and its entries are none");
     };
     if let Some(text) = contradiction(&batch, shape) {
