@@ -69,7 +69,7 @@ impl World<'_> {
     async fn what_is_there(&mut self, before: Option<[u8; 16]>) -> Result<Made, String> {
         self.note_row();
         let device = self.open_disk().await?;
-        match Volume::open(device, OpenMode::ReadWrite).await {
+        match Volume::open_with(device, OpenMode::ReadWrite, self.open_options()).await {
             Ok(volume) => {
                 let info = volume.info();
                 self.shared.data_offset.set(info.data_offset_bytes);
