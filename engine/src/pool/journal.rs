@@ -292,13 +292,17 @@ impl Places {
 
 async fn newest_root(device: &Device, pool_id: &[u8; 16], places: &Places) -> Result<Root> {
     let mut newest: Option<Root> = None;
+    let mut unreadable = None;
     for at in places.roots {
         let buf = device.context().buffers().reserved().get(ROOT_BYTES)?;
         let (result, buf) = device.read(ByteOffset(at), buf, Io::of(Cause::Metadata)).await;
         match result {
             Ok(()) => {}
             // The other one may be whole.
-            Err(error) if error.kind() == Kind::DeviceFailed => continue,
+            Err(error) if error.kind() == Kind::DeviceFailed => {
+                unreadable = Some(error);
+                continue;
+            }
             Err(error) => return Err(error),
         }
         let Some(bytes) = buf.first_chunk::<ROOT_BYTES>() else { unreachable!("the buffer has that size") };
@@ -316,7 +320,7 @@ async fn newest_root(device: &Device, pool_id: &[u8; 16], places: &Places) -> Re
             }
         }
     }
-    newest.ok_or_else(|| damaged(device, places.roots[0]))
+    newest.ok_or_else(|| unreadable.unwrap_or_else(|| damaged(device, places.roots[0])))
 }
 
 const _: () = assert!(RECORD_ALIGNMENT_BYTES == 4096);
