@@ -211,7 +211,7 @@ async fn check_deaths(
     for run in &state.runs {
         let mut deaths = deaths(run);
         while let Some(death) = deaths.next(checker, shape).await? {
-            let (number, slot) = (death.virtual_segment.get(), death.slot.get());
+            let (number, slot) = death.place();
             let sequence = death.death.get();
             if sequence <= window {
                 continue;

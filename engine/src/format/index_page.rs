@@ -83,6 +83,13 @@ pub struct IndexDeath {
     pub slot: U32,
 }
 
+impl IndexDeath {
+    /// The row's number and the slot that died.
+    pub fn place(&self) -> (u32, u32) {
+        (self.virtual_segment.get(), self.slot.get())
+    }
+}
+
 /// The first entry of each entry page, in order, so that a look-up reads one page.
 ///
 /// | offset | bytes | field |

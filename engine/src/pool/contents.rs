@@ -17,7 +17,7 @@ use super::index::Index;
 use super::index::current::Version;
 use super::index::merge::{Wanted, rename_death};
 use super::journal::Journal;
-use super::metadata::{GATHERED_FIRST, Metadata};
+use super::metadata::{GATHERED_FIRST, HOME_FIRST, Metadata};
 use crate::error::Result;
 use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ZERO};
 use crate::format::index_page::{IndexDeath, ZERO};
@@ -103,13 +103,16 @@ impl Contents {
         retention: Retention,
     ) -> Result<Rc<Self>> {
         let window = journal.state().window;
-        let (mut pending, mut past) = (Vec::new(), Vec::new());
+        let (mut pending, mut held_back) = (Vec::new(), Vec::new());
         for run in index.runs() {
-            let deaths = run.deaths().await?;
             let (later, earlier): (Vec<_>, Vec<_>) =
-                deaths.into_iter().partition(|death| death.death.get() > window);
+                run.deaths().await?.into_iter().partition(|death| death.death.get() > window);
             pending.extend(later);
-            past.extend(earlier);
+            // Numbers of other rows may have been given anew since.
+            let state = journal.state();
+            held_back.extend(earlier.iter().map(IndexDeath::place).filter(|(number, slot)| {
+                *number < GATHERED_FIRST && state.rows.get(number).is_some_and(|row| row.is_live(*slot))
+            }));
         }
         pending.sort_by_key(|death| death.death.get());
         let segments = journal.state().segments() as usize;
@@ -128,9 +131,8 @@ impl Contents {
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
         });
-        // An image that was open held these back. Numbers of other rows may have been given anew since.
-        let of_log = past.iter().filter(|death| death.virtual_segment.get() < GATHERED_FIRST);
-        of_log.for_each(|death| contents.kill(death.virtual_segment.get(), death.slot.get()));
+        // An image was open when the volume ended.
+        held_back.into_iter().for_each(|place| contents.kill(place));
         let checkpoint = contents.journal.state().checkpoint;
         contents.note_time(checkpoint.sequence.get(), checkpoint.time_unix_ns.get());
         Ok(contents)
@@ -205,12 +207,12 @@ impl Contents {
         // When the log is read at open, the journal may have told of a later window already.
         let is_past = version.birth <= self.window.get();
         if is_past || self.retention.get().bytes == 0 && self.pins.borrow().is_empty() {
-            self.kill(death.virtual_segment.get(), death.slot.get());
+            self.kill(death.place());
             return;
         }
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::PastThrownAway) {
-            self.kill(death.virtual_segment.get(), death.slot.get());
+            self.kill(death.place());
         }
         self.index.note_death(death);
         self.pending.borrow_mut().push_back(death);
@@ -260,7 +262,7 @@ impl Contents {
             if places.is_empty() {
                 break;
             }
-            if places.remove(&(death.virtual_segment.get(), death.slot.get())).is_some() {
+            if places.remove(&death.place()).is_some() {
                 last = last.max(death.death.get());
             }
         }
@@ -338,7 +340,7 @@ impl Contents {
             if held {
                 self.held.borrow_mut().push(first);
             } else {
-                self.kill(first.virtual_segment.get(), first.slot.get());
+                self.kill(first.place());
             }
         }
     }
@@ -353,9 +355,10 @@ impl Contents {
     }
 
     /// A slot dies: no moment needs it.
-    pub fn kill(&self, number: u32, slot: u32) {
-        let in_log = self.homecoming.borrow_mut().remove((number, slot));
-        self.kill_in(&mut self.journal.state_mut(), in_log.unwrap_or((number, slot)));
+    pub fn kill(&self, place: (u32, u32)) {
+        let at_home = place.0 >= HOME_FIRST;
+        let in_log = at_home.then(|| self.homecoming.borrow_mut().remove(place)).flatten();
+        self.kill_in(&mut self.journal.state_mut(), in_log.unwrap_or(place));
     }
 
     fn kill_in(&self, state: &mut Metadata, (number, slot): (u32, u32)) {
@@ -409,7 +412,7 @@ impl Contents {
             .into_iter()
             .partition(|death| wanted.sees(death.birth.get(), death.death.get()));
         *self.held.borrow_mut() = held;
-        dead.iter().for_each(|death| self.kill(death.virtual_segment.get(), death.slot.get()));
+        dead.iter().for_each(|death| self.kill(death.place()));
     }
 
     /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.
@@ -426,8 +429,7 @@ impl Contents {
         for number in gathered.rows() {
             let slots = died(self.touched.borrow_mut().remove(&number));
             for slot in slots {
-                let (number, slot) = rename((number, u32::from(slot)));
-                self.kill(number, slot);
+                self.kill(rename((number, u32::from(slot))));
             }
         }
         if !self.pins.borrow().is_empty() {

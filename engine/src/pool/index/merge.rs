@@ -77,7 +77,7 @@ impl Reader {
 
 /// Gives a death's place its new name.
 pub fn rename_death(death: &mut IndexDeath, rename: impl Fn((u32, u32)) -> (u32, u32)) {
-    let (virtual_segment, slot) = rename((death.virtual_segment.get(), death.slot.get()));
+    let (virtual_segment, slot) = rename(death.place());
     (death.virtual_segment, death.slot) = (virtual_segment.into(), slot.into());
 }
 

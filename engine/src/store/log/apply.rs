@@ -460,7 +460,7 @@ impl Core {
                     for (number, first, slots) in self.extents(*lba, *blocks) {
                         let has_space = self.contents.journal().state().rows.contains_key(&number);
                         let slots = if has_space { slots } else { 0 };
-                        (first..first + slots).for_each(|slot| self.contents.kill(number, slot));
+                        (first..first + slots).for_each(|slot| self.contents.kill((number, slot)));
                     }
                     if *discard && linear.thin {
                         self.note_emptied(linear, *lba, *blocks);
