@@ -148,7 +148,9 @@ fn a_real_fio_is_understood() {
         let separate_flush = workload.durability == Durability::WriteThenFlush;
         assert_eq!(outcome.flush.operations > 0, separate_flush, "{workload}");
         assert_eq!(outcome.write.latency_ns.is_empty(), separate_flush || !workload.writes(), "{workload}");
-        assert!(outcome.elapsed_ns.abs_diff(task.measure_ns) < 100_000_000, "{}", outcome.elapsed_ns);
+        // In its own unit; how late a busy machine ends is not what is tested.
+        let expected = task.measure_ns * 9 / 10..task.measure_ns * 100;
+        assert!(expected.contains(&outcome.elapsed_ns), "{}", outcome.elapsed_ns);
         assert!(outcome.cpu_user_ns.is_some());
     }
 }
