@@ -67,6 +67,32 @@ fn a_pinned_base_takes_what_is_accepted_and_no_more() {
 }
 
 #[test]
+fn what_was_not_accepted_can_be_discarded() {
+    let image = Image::new(64 * MIB);
+    create_linear(&image, &[]).ok();
+    fill(&image, 0, b'a');
+    fill(&image, 1, b'b');
+    icecore(&["apply", &image.path]).ok();
+    let home = home_of(&image, b"ab").expect("both blocks are at home");
+    icecore(&["pin", &image.path]).ok();
+    [b'x', b'y', b'z'].into_iter().for_each(|letter| fill(&image, 0, letter));
+    icecore(&["snapshot", "rollback", &image.path, "--sequence", "1"]).refused(4, "the earliest is 2");
+    let went = icecore(&["snapshot", "rollback", &image.path, "--sequence", "3", "--json"]).ok().json();
+    assert_eq!((&went["to"], &went["at"], &went["discarded"]), (&3.into(), &6.into(), &2.into()));
+    assert_eq!(read(&image.path, 0, 1).ok().stdout, b"x");
+    assert_eq!(home_of(&image, b"ab"), Some(home), "the base is untouched");
+    icecore(&["snapshot", "rollback", &image.path, "--sequence", "4"])
+        .refused(64, "was discarded when the volume went back at 6");
+    icecore(&["snapshot", "rollback", &image.path, "--sequence", "7"]).refused(64, "there is no sequence 7");
+    icecore(&["accept", &image.path, "--all"]).ok();
+    icecore(&["apply", &image.path]).ok();
+    assert_eq!(home_of(&image, b"xb"), Some(home));
+    let shown = icecore(&["inspect", &image.path, "--json"]).ok().json();
+    assert!(shown["features"].as_array().unwrap().contains(&"rollback".into()), "{shown}");
+    icecore(&["check", &image.path]).ok();
+}
+
+#[test]
 fn a_thin_volume_is_larger_than_its_device() {
     let image = Image::new(64 * MIB);
     create_linear(&image, &["--size", "1G"]).refused(3, "bytes");

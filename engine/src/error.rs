@@ -294,6 +294,32 @@ pub enum Reason {
         /// The earliest that can be opened.
         earliest: u64,
     },
+    /// A moment that the volume has gone back from.
+    #[error(
+        "sequence {moment} was discarded when the volume went back at {discarded_at}; open it as an image, for reading"
+    )]
+    Discarded {
+        /// What was asked for.
+        moment: u64,
+        /// The sequence at which it was discarded.
+        discarded_at: u64,
+    },
+    /// A linear volume holds later changes than those of the moment.
+    #[error(
+        "changes up to sequence {applied} are in the base already, later ones than {moment}; pin the base first"
+    )]
+    AppliedAlready {
+        /// What was asked for.
+        moment: u64,
+        /// The last sequence that has been applied.
+        applied: u64,
+    },
+    /// The metadata has room for so many returns.
+    #[error("it has gone back {limit} times, and has no room for more; copy it to a new pool")]
+    TooManyRollbacks {
+        /// How many there is room for.
+        limit: usize,
+    },
     /// Nothing but a log and a linear volume together can do this.
     #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
     NotLinear {
@@ -445,6 +471,7 @@ impl Reason {
             | Reason::DestroyMismatch { .. }
             | Reason::ReadOnly
             | Reason::Pinned { .. }
+            | Reason::AppliedAlready { .. }
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound | Reason::Closed | Reason::DeviceGone | Reason::DeviceMissing { .. } => {
                 Kind::Unavailable
@@ -452,8 +479,9 @@ impl Reason {
             Reason::DeviceTooSmall { .. }
             | Reason::CannotShrink { .. }
             | Reason::MetadataFull { .. }
+            | Reason::TooManyRollbacks { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
-            Reason::UnknownMoment { .. } => Kind::InvalidArgument,
+            Reason::UnknownMoment { .. } | Reason::Discarded { .. } => Kind::InvalidArgument,
             Reason::Expired { .. } | Reason::ApplyStalled { .. } => Kind::Unavailable,
             Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
             Reason::SuperblockDamaged

@@ -52,11 +52,15 @@ pub enum Mutation {
     /// Of a volume that was poisoned, a later opening says at its first flush that it is poisoned, without a cause of
     /// its own.
     PoisonedWithoutCause,
+    /// A page of the current image that is read from the device shows what was discarded.
+    DiscardedShown,
+    /// What lives again after a return to an earlier moment still dies when its old death leaves the window.
+    RevivedDies,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 21] = [
+    pub const ALL: [Mutation; 23] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -78,6 +82,8 @@ impl Mutation {
         Mutation::UnacceptedApplied,
         Mutation::AppliedBeforeDurable,
         Mutation::PoisonedWithoutCause,
+        Mutation::DiscardedShown,
+        Mutation::RevivedDies,
     ];
 
     /// Those of a linear volume.

@@ -8,6 +8,7 @@ mod inspect;
 mod read;
 mod recover;
 mod simulate;
+mod snapshot;
 mod versions;
 mod write;
 
@@ -36,6 +37,9 @@ pub enum Command {
     Pin(apply::Pin),
     /// Let the pinned base of a linear volume take changes up to a sequence, or all
     Accept(apply::Accept),
+    /// Moments of a volume
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// List the versions of a block that can still be read; writes nothing
     Versions(versions::Versions),
     /// Say what a damaged log has lost and, where that is accepted, make the volume writable again
@@ -58,6 +62,7 @@ impl Command {
             Self::Apply(apply) => apply.json,
             Self::Pin(pin) => pin.json,
             Self::Accept(accept) => accept.json,
+            Self::Snapshot(snapshot) => snapshot.wants_json(),
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
             Self::Grow(grow) => grow.volume.json,
@@ -79,6 +84,7 @@ impl Command {
             Self::Apply(apply) => apply.run(io),
             Self::Pin(pin) => pin.run(io),
             Self::Accept(accept) => accept.run(io),
+            Self::Snapshot(snapshot) => snapshot.run(io),
             Self::Versions(versions) => versions.run(io),
             Self::Recover(recover) => recover.run(io),
             Self::Grow(grow) => grow.run(io),

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use super::index::{Merged, deaths};
 use super::log::{Tail, Window, contradiction};
-use super::state::{RowState, State, count, ones};
+use super::returns::Returns;
+use super::state::{ALL_ACCEPTED, RowState, State, count, ones};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
@@ -81,12 +82,13 @@ pub(super) async fn check(
     let numbers: Vec<u32> = state.rows.keys().copied().collect();
     let room = shape.segment_blocks as usize;
     let window = earliest(shape, state, tail);
+    let returns = Returns::new(&state.rollbacks, tail.rollback);
     for (at, chunk) in numbers.chunks((SLOTS_MAX / room).max(1)).enumerate() {
         let rows = chunk.iter().zip((0..).step_by(room)).map(|(number, start)| (*number, start)).collect();
         let slots = vec![Slot::default(); chunk.len() * room];
         let mut group = Group { rows, slots, is_first: at == 0 };
-        fill(checker, shape, state, tail, window, &mut group).await?;
-        check_deaths(checker, shape, state, window, &mut group).await?;
+        fill(checker, shape, state, tail, &returns, window, &mut group).await?;
+        check_deaths(checker, shape, state, &returns, window, &mut group).await?;
         let mut in_order: Vec<(u32, u32, u32)> = chunk
             .iter()
             .filter_map(|number| state.rows.get(number).map(|row| (row.physical, row.first_block, *number)))
@@ -112,45 +114,68 @@ async fn fill(
     shape: &Shape,
     state: &State,
     tail: &Tail,
+    returns: &Returns,
     window: u64,
     group: &mut Group,
 ) -> Result<()> {
     let mut merged = Merged::open(checker, shape, state).await?;
     let mut next = merged.next(checker, shape).await?;
+    // Versions of the block at hand that nothing has superseded so far, and when they were discarded: ever earlier.
+    let mut living: Vec<(IndexEntry, u64)> = Vec::new();
     while let Some(entry) = next {
         next = merged.next(checker, shape).await?;
-        let lba = entry.lba.get();
+        let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
         if shape.linear && entry.sequence > state.applied.sequence {
             let (number, slot) = shape.home(lba);
             group.slot(number, slot).into_iter().for_each(|slot| slot.explained = true);
         }
-        if entry.virtual_segment.get() == ZERO {
+        let discarded_at = returns.discarded_at(sequence);
+        while let Some((older, end)) = living.pop_if(|(_, end)| *end <= discarded_at) {
+            let death = sequence.min(end);
+            let version = Version { entry: older, death, wanted: death > window, newest: false };
+            place(checker, shape, state, returns, group, &version);
+        }
+        living.push((entry, discarded_at));
+        if next.is_some_and(|next| next.lba == entry.lba) {
             continue;
         }
-        let superseded = next.filter(|next| next.lba == entry.lba).map(|next| next.sequence.get());
-        let death = superseded.or_else(|| tail.first_change(lba)).unwrap_or(u64::MAX);
-        let wanted = death > window;
-        let version = Version { entry, death, wanted, newest: superseded.is_none() };
-        place(checker, shape, state, group, &version);
+        for (older, end) in living.drain(..) {
+            let newest = end == u64::MAX;
+            let death = if newest { tail.first_change(lba).unwrap_or(end) } else { end };
+            let version = Version { entry: older, death, wanted: death > window, newest };
+            place(checker, shape, state, returns, group, &version);
+        }
     }
     Ok(())
 }
 
 /// The earliest moment that can be opened. What a linear volume has taken in may have been written over without a
-/// word where no past is kept.
+/// word where no past is kept and its base is not pinned.
 fn earliest(shape: &Shape, state: &State, tail: &Tail) -> u64 {
-    if shape.linear && !shape.keeps_past { state.window.max(tail.end.sequence) } else { state.window }
+    let keeps_none = shape.linear && !shape.keeps_past && state.accepted == ALL_ACCEPTED;
+    if keeps_none { state.window.max(tail.end.sequence) } else { state.window }
 }
 
 /// Notes a version where it lies.
-fn place(checker: &mut Checker<'_>, shape: &Shape, state: &State, group: &mut Group, version: &Version) {
+fn place(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    state: &State,
+    returns: &Returns,
+    group: &mut Group,
+    version: &Version,
+) {
     let Version { entry, death, wanted, newest } = version;
+    if entry.virtual_segment.get() == ZERO {
+        return;
+    }
     let (number, slot) = (entry.virtual_segment.get(), entry.slot.get());
     let at = Place::default().sequence(entry.sequence.get()).block(entry.lba.get());
     let lives = |number, slot| state.rows.get(&number).is_some_and(|row| bit(&row.live, slot));
     let (is_home, is_live) = (shape.is_extent(number), lives(number, slot));
     let is_applied = entry.sequence <= state.applied.sequence;
-    if shape.linear && !is_home && *newest && is_applied && group.is_first {
+    let is_passed = returns.may_be_passed(entry.sequence.get());
+    if shape.linear && !is_home && *newest && is_applied && !is_passed && group.is_first {
         checker.found(Code::Index, at, "it is said to be applied, and is not at home");
     }
     // Brought home, and the index is not told yet, or never because it has been superseded since.
@@ -205,6 +230,7 @@ async fn check_deaths(
     checker: &mut Checker<'_>,
     shape: &Shape,
     state: &State,
+    returns: &Returns,
     window: u64,
     group: &mut Group,
 ) -> Result<()> {
@@ -213,7 +239,7 @@ async fn check_deaths(
         while let Some(death) = deaths.next(checker, shape).await? {
             let (number, slot) = death.place();
             let sequence = death.death.get();
-            if sequence <= window {
+            if sequence <= window || returns.revives(death.birth.get(), sequence) {
                 continue;
             }
             let agrees = match group.slot(number, slot) {
@@ -238,7 +264,7 @@ async fn check_deaths(
     }
     let last = state.checkpoint.sequence.get();
     for slot in &group.slots {
-        if slot.wanted && slot.death <= last && !slot.has_death {
+        if slot.wanted && slot.death <= last && !slot.has_death && !returns.may_lack_deaths(slot.death) {
             let place = Place::default().sequence(slot.sequence).block(slot.lba);
             checker.found(Code::Index, place, format!("no run says that it died at {}", slot.death));
         }

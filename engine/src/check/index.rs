@@ -254,9 +254,12 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let place = death.virtual_segment.get();
         let is_home =
             shape.is_extent(place) && shape.block_at_home(place, death.slot.get()) < shape.volume_blocks;
+        // What a return discarded may be told later.
+        let is_late = || state.rollbacks.iter().any(|one| one.at.get() == sequence);
         let sound = birth >= 1
             && birth < sequence
-            && sequences.contains(&sequence)
+            && sequence <= *sequences.end()
+            && (sequence >= *sequences.start() || is_late())
             && (place <= last_virtual || shape.is_gathered(place) || (is_home && birth <= applied))
             && death.slot.get() < shape.segment_blocks;
         if !sound || sequence < before {

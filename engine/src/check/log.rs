@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use zerocopy::FromBytes;
 
 use super::reading::Piece;
+use super::returns::Returns;
 use super::state::{NUMBER_MAX, State};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 pub(super) use crate::format::batch::Batch;
 use crate::format::batch::{
-    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ZERO, MAGIC, VERSION,
-    decode, header_bytes,
+    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_ZERO, MAGIC,
+    VERSION, decode, header_bytes,
 };
 use crate::format::crc32c;
 
@@ -46,6 +47,8 @@ pub(super) struct Tail {
     ranges: BTreeMap<u64, (u64, u64)>,
     /// The blocks of all ranges: first block and end, none touching another.
     covered: BTreeMap<u64, u64>,
+    /// The return to an earlier moment that it begins with: where it stands, and the moment.
+    pub rollback: Option<(u64, u64)>,
     /// It ends where the device cannot be read, and may go on.
     pub is_cut: bool,
 }
@@ -53,7 +56,7 @@ pub(super) struct Tail {
 impl Tail {
     fn new(end: End) -> Self {
         let (named, ranges, covered) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { end, named, ranges, covered, is_cut: false }
+        Self { end, named, ranges, covered, rollback: None, is_cut: false }
     }
 
     /// The first sequence behind the checkpoint that gave a block new content.
@@ -134,8 +137,19 @@ impl Window {
 /// What is wrong with the entries of a batch that is sealed, if anything.
 pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str> {
     let mut payload = 0;
-    for entry in &batch.entries {
+    for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
         let (lba, blocks) = (entry.lba.get(), entry.blocks.get());
+        if entry.kind.get() == KIND_ROLLBACK {
+            let names = [entry.branch.get(), blocks, entry.payload.get()];
+            let alone = batch.entries.len() == 1 && lba == 0 && names == [0; 3];
+            if !shape.goes_back {
+                return Some("it goes back to an earlier moment, and the superblock knows nothing of that");
+            }
+            if !alone || entry.tag.get() >= sequence {
+                return Some("it goes back to a later moment, or says more than that");
+            }
+            continue;
+        }
         let inside = lba.checked_add(blocks.into()).is_some_and(|end| end <= shape.volume_blocks);
         if blocks == 0 || !inside {
             return Some("an entry lies outside of the volume");
@@ -250,6 +264,15 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
                 let text = "it was written before the batch that it follows";
                 checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
             }
+            if let Some(to) = rollback_of(&batch) {
+                let begins = header.first_sequence.get() == checkpoint.sequence.get() + 1;
+                if !begins || Returns::new(&state.rollbacks, None).discarded_at(to) != u64::MAX {
+                    let text =
+                        "it goes back to a discarded moment, or is not the first behind the checkpoint";
+                    checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
+                }
+                tail.rollback = Some((header.first_sequence.get(), to));
+            }
             promised = promised.max(durable);
             let blocks = (header.total_bytes() / u64::from(shape.block_bytes)) as u32;
             take_in(&mut tail, &batch, number, block, shape);
@@ -285,9 +308,17 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
     Ok(Some(tail))
 }
 
+/// The moment that a batch goes back to, if it does.
+fn rollback_of(batch: &Batch) -> Option<u64> {
+    batch.entries.first().filter(|entry| entry.kind.get() == KIND_ROLLBACK).map(|entry| entry.tag.get())
+}
+
 fn take_in(tail: &mut Tail, batch: &Batch, number: u32, block: u32, shape: &Shape) {
     let mut slot = block + batch.header.header_bytes.get() / shape.block_bytes;
     for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
+        if entry.blocks.get() == 0 {
+            continue;
+        }
         tail.note(entry.lba.get(), entry.blocks.get().into(), sequence);
         if entry.kind.get() == KIND_DATA {
             tail.named.entry(number).or_default().extend(slot..slot + entry.blocks.get());

@@ -15,6 +15,7 @@ mod journal;
 mod linear;
 mod log;
 mod reading;
+mod returns;
 mod rows;
 mod state;
 mod superblock;

@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::index;
+use super::returns::Returns;
 use super::superblock::Shape;
-use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Row, Run};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
+/// Returns to earlier moments at most.
+const ROLLBACKS_MAX: usize = 128;
 /// No sequence and no number of a batch comes so far; what says so is damaged, and could not be counted on from.
 pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
@@ -100,6 +103,8 @@ pub(super) struct State {
     /// How far the linear volume is, where there is one.
     pub applied: Applied,
     pub accepted: u64,
+    /// Returns to earlier moments.
+    pub rollbacks: Vec<Rollback>,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
     /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
@@ -123,6 +128,7 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Window(_) => 6,
         Change::Applied(_) => 7,
         Change::Accepted(_) => 8,
+        Change::Rollback(_) => 9,
         Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => return None,
     })
 }
@@ -142,6 +148,7 @@ impl State {
             window: 0,
             applied: Applied::default(),
             accepted: ALL_ACCEPTED,
+            rollbacks: Vec::new(),
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
         }
@@ -179,9 +186,10 @@ impl State {
                 Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => {}
                 Change::Applied(applied) => state.apply_home(applied)?,
                 Change::Accepted(sequence) => state.accepted = *sequence,
+                Change::Rollback(rollback) => state.rollback(rollback)?,
             }
         }
-        let is_pin = ranks.last() != Some(&8) || state.accepted != ALL_ACCEPTED;
+        let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
         require(is_pin, "its pin accepts everything, and is none")?;
         let batch = state.checkpoint.batch.get();
         let mut openings = changes.iter().map_while(|change| match change {
@@ -226,6 +234,10 @@ impl State {
                     require(changes.len() == 1 || opens, "its pin stands among other changes")?;
                     require(self.shape.linear, "it pins a base, and there is none")?;
                     self.accepted = *sequence;
+                }
+                Change::Rollback(rollback) => {
+                    require(has_checkpoint, "it goes back without a checkpoint")?;
+                    self.rollback(rollback)?;
                 }
                 Change::Opening(opening) => {
                     require(at == 0, "it opens in the middle")?;
@@ -589,6 +601,29 @@ impl State {
         Ok(())
     }
 
+    /// The volume has gone back, or that is settled.
+    fn rollback(&mut self, next: &Rollback) -> Judged {
+        let (at, to) = (next.at.get(), next.to.get());
+        let known = self.rollbacks.iter_mut().find(|known| known.at.get() == at);
+        let is_news = known.as_ref().is_none_or(|known| known.to == next.to && known.settled.get() == 0);
+        let sound = self.shape.goes_back
+            && next.settled.get() <= 1
+            && is_news
+            && at <= self.checkpoint.sequence.get();
+        require(sound, "a return to an earlier moment is none, or told twice")?;
+        if let Some(known) = known {
+            *known = *next;
+            return Ok(());
+        }
+        let before = Returns::new(&self.rollbacks, None).discarded_at(to);
+        let follows = to < at && before == u64::MAX;
+        require(follows, "it goes back to a later moment, or one that was discarded")?;
+        require(self.rollbacks.last().is_none_or(|last| last.at.get() < at), "returns are not in order")?;
+        require(self.rollbacks.len() < ROLLBACKS_MAX, "there are more returns than there is room for")?;
+        self.rollbacks.push(*next);
+        Ok(())
+    }
+
     /// The opening that a batch of this number is of.
     pub fn opening_of(&self, batch: u64) -> Option<&Opening> {
         let begun = self.openings.partition_point(|opening| opening.first_batch.get() <= batch);
@@ -621,6 +656,7 @@ mod tests {
             linear: false,
             thin: false,
             keeps_past: false,
+            goes_back: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

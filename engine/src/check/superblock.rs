@@ -8,8 +8,8 @@ use zerocopy::IntoBytes;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_LOG, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED,
-    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_LOG, FEATURE_ROLLBACK, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME,
+    STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -58,6 +58,8 @@ pub(super) struct Shape {
     pub thin: bool,
     /// Superseded blocks are kept.
     pub keeps_past: bool,
+    /// It has gone back to an earlier moment, or was about to.
+    pub goes_back: bool,
 }
 
 impl Shape {
@@ -215,6 +217,8 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.state = 0.into();
             plain.generation = 0.into();
             plain.generation_tail = 0.into();
+            // What is used for the first time is noted before it is used.
+            plain.features_incompatible &= !FEATURE_ROLLBACK;
         }
         plain
     };
@@ -282,6 +286,10 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (
             (record.features_incompatible.get() & FEATURE_LOG != 0) == is_log,
             "its features and its backend contradict each other",
+        ),
+        (
+            is_log || record.features_incompatible.get() & FEATURE_ROLLBACK == 0,
+            "it has no log, and has gone back to an earlier moment",
         ),
         (
             is_log || (log_fields == 0 && record.segment_bytes.get() == 0),
@@ -402,5 +410,6 @@ fn shape(record: &Superblock) -> Shape {
         linear: record.backend.get() == BACKEND_LINEAR,
         thin: is_thin(record),
         keeps_past: record.retention_bytes.get() > 0,
+        goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
     }
 }

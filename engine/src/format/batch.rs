@@ -27,7 +27,8 @@ pub const KIND_SNAPSHOT_MARK: u32 = 4;
 pub const KIND_GROUP_BEGIN: u32 = 5;
 /// `kind` of the entry that makes a write group take effect; `tag` is the group's number.
 pub const KIND_GROUP_COMMIT: u32 = 6;
-/// `kind` of a return to an earlier moment; `tag` is the sequence returned to.
+/// `kind` of a return to an earlier moment; `tag` is the sequence returned to. It is the first entry behind a
+/// checkpoint, so that all it discards is in the index.
 pub const KIND_ROLLBACK: u32 = 7;
 
 /// One entry of a batch. Its sequence is the batch's `first_sequence` and its position.

@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -192,8 +192,24 @@ pub struct Applied {
     pub reserved: U32,
 }
 
+/// Kind 13: the volume went back to an earlier moment. What it was given in between is its content no more.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `at`: the sequence of the log's entry that says so |
+/// | 8 | 8 | `to`: the sequence that it went back to |
+/// | 16 | 8 | `settled`: 1 once runs have the deaths of what was discarded, else 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Rollback {
+    pub at: U64,
+    pub to: U64,
+    pub settled: U64,
+}
+
 const _: () = {
-    assert!(size_of::<Applied>() == 40);
+    assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
     assert!(size_of::<Row>() == 32 && size_of::<Dead>() == 8 && size_of::<Run>() == 48);
@@ -227,6 +243,8 @@ pub enum Change {
     /// Kind 12: the base of a linear volume takes changes up to this sequence and no further (8 bytes);
     /// `u64::MAX` where it is not pinned.
     Accepted(u64),
+    /// See [`Rollback`].
+    Rollback(Rollback),
 }
 
 impl Change {
@@ -267,6 +285,7 @@ impl Change {
             Change::Window(sequence) => put(to, &sequence.to_le_bytes(), 10),
             Change::Applied(body) => put(to, body.as_bytes(), 11),
             Change::Accepted(sequence) => put(to, &sequence.to_le_bytes(), 12),
+            Change::Rollback(body) => put(to, body.as_bytes(), 13),
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -321,6 +340,7 @@ impl Change {
             10 => Change::Window(U64::read_from_bytes(body).ok()?.get()),
             11 => Change::Applied(Applied::read_from_bytes(body).ok()?),
             12 => Change::Accepted(U64::read_from_bytes(body).ok()?.get()),
+            13 => Change::Rollback(Rollback::read_from_bytes(body).ok()?),
             _ => return None,
         })
     }

@@ -12,15 +12,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::gathered::Gathered;
+use super::history::Rollback;
 use super::homecoming::Homecoming;
 use super::index::Index;
 use super::index::current::Version;
 use super::index::merge::{Wanted, rename_death};
 use super::journal::Journal;
-use super::metadata::{GATHERED_FIRST, HOME_FIRST, Metadata};
+use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
 use crate::error::Result;
-use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ZERO};
-use crate::format::index_page::{IndexDeath, ZERO};
+use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_ZERO};
+use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
 use crate::format::journal::Change;
 
 /// How much of the past is kept for opening any moment of it.
@@ -49,6 +50,8 @@ pub struct Contents {
     block_bytes: u64,
     retention: Cell<Retention>,
     window: Cell<u64>,
+    /// Where the window's start stays, whatever retention allows: the pinned base of a linear volume.
+    floor: Cell<u64>,
     /// Deaths inside the window, in order.
     pending: RefCell<VecDeque<IndexDeath>>,
     /// Deaths that the window has passed and a pinned moment still sees.
@@ -102,11 +105,14 @@ impl Contents {
         block_bytes: u64,
         retention: Retention,
     ) -> Result<Rc<Self>> {
-        let window = journal.state().window;
+        // Where everything is accepted, nothing is pinned.
+        let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
         for run in index.runs() {
+            let mut deaths = run.deaths().await?;
+            deaths.retain(|death| !index.history().revives(death.birth.get(), death.death.get()));
             let (later, earlier): (Vec<_>, Vec<_>) =
-                run.deaths().await?.into_iter().partition(|death| death.death.get() > window);
+                deaths.into_iter().partition(|death| death.death.get() > window);
             pending.extend(later);
             // Numbers of other rows may have been given anew since.
             let state = journal.state();
@@ -122,6 +128,7 @@ impl Contents {
             block_bytes,
             retention: Cell::new(retention),
             window: Cell::new(window),
+            floor: Cell::new(floor),
             pending: RefCell::new(pending.into()),
             held: RefCell::default(),
             pins: RefCell::default(),
@@ -187,10 +194,51 @@ impl Contents {
                     at += 1;
                 }
             }
+            KIND_ROLLBACK => self.roll_back(Rollback { at: sequence, to: entry.tag.get(), settled: false }),
             // Marks change no block.
             _ => {}
         }
         self.release(sequence);
+    }
+
+    /// The volume is again what it was at a moment that can be opened: what was superseded since lives again.
+    fn roll_back(&self, rollback: Rollback) {
+        let stays = |death: &IndexDeath| !rollback.revives(death.birth.get(), death.death.get());
+        #[cfg(feature = "mutations")]
+        let stays = |death: &IndexDeath| {
+            stays(death) || crate::mutation::is_on(crate::mutation::Mutation::RevivedDies)
+        };
+        self.pending.borrow_mut().retain(stays);
+        self.held.borrow_mut().retain(stays);
+        self.index.roll_back(rollback);
+    }
+
+    /// Notes the deaths of what a return has discarded: of the newest version of each block, since the older ones
+    /// had died before. All of it or, where the process ends before, nothing: then it is done again.
+    pub fn settle(&self, rollback: Rollback, discarded: &[IndexEntry]) {
+        let wanted = self.wanted();
+        let of_window = rollback.at > self.window.get();
+        for entry in discarded.iter().filter(|entry| entry.virtual_segment.get() != ZERO) {
+            let death = IndexDeath {
+                birth: entry.sequence,
+                death: rollback.at.into(),
+                virtual_segment: entry.virtual_segment,
+                slot: entry.slot,
+            };
+            if !wanted.sees(death.birth.get(), rollback.at) {
+                self.kill(death.place());
+                continue;
+            }
+            self.index.note_death(death);
+            if of_window {
+                let pending = &mut *self.pending.borrow_mut();
+                let at = pending.partition_point(|other| other.death.get() <= rollback.at);
+                pending.insert(at, death);
+            } else {
+                self.held.borrow_mut().push(death);
+            }
+        }
+        self.index.settle(rollback.at);
     }
 
     fn supersede(&self, lba: u64, version: Version) {
@@ -206,7 +254,7 @@ impl Contents {
         };
         // When the log is read at open, the journal may have told of a later window already.
         let is_past = version.birth <= self.window.get();
-        if is_past || self.retention.get().bytes == 0 && self.pins.borrow().is_empty() {
+        if is_past || !self.keeps_past() && self.pins.borrow().is_empty() {
             self.kill(death.place());
             return;
         }
@@ -271,7 +319,13 @@ impl Contents {
 
     /// Whether superseded versions are kept at all.
     pub fn keeps_past(&self) -> bool {
-        self.retention.get().bytes > 0
+        self.retention.get().bytes > 0 || self.floor.get() != ALL_ACCEPTED
+    }
+
+    /// Keeps every moment from `floor` on, whatever retention allows, up to the sequence that the log is at.
+    pub fn set_floor(&self, floor: u64, sequence: u64) {
+        self.floor.set(floor);
+        self.release(sequence);
     }
 
     /// Whether somebody keeps a moment before `sequence` readable.
@@ -291,7 +345,7 @@ impl Contents {
     }
 
     /// Lets the window's start follow what retention allows, up to `sequence`.
-    fn release(&self, sequence: u64) {
+    pub fn release(&self, sequence: u64) {
         let retention = self.retention.get();
         if retention.bytes == 0 {
             self.retire(sequence);
@@ -319,19 +373,21 @@ impl Contents {
         }
     }
 
-    /// Moves the window's start: no moment before `sequence` can be opened any more, but for pinned ones.
-    pub fn retire(&self, sequence: u64) {
+    /// Moves the window's start: no moment before `sequence` can be opened any more, but for pinned ones, and those
+    /// that a pinned base keeps. Whether it has moved.
+    pub fn retire(&self, sequence: u64) -> bool {
+        let sequence = sequence.min(self.floor.get());
         if sequence <= self.window.get() {
-            return;
+            return false;
         }
         self.window.set(sequence);
         // An image is written of the rows as they are in memory: the window that let their slots die goes with it.
         self.journal.state_mut().window = sequence;
         let wanted = self.wanted();
         loop {
-            let Some(first) = self.pending.borrow().front().copied() else { return };
+            let Some(first) = self.pending.borrow().front().copied() else { return true };
             if first.death.get() > sequence {
-                return;
+                return true;
             }
             self.pending.borrow_mut().pop_front();
             let held = wanted.sees(first.birth.get(), first.death.get());
@@ -345,13 +401,13 @@ impl Contents {
         }
     }
 
-    /// Gives up the older half of the past, because there is no room for it. False if there is none.
+    /// Gives up the older half of the past, because there is no room for it. False if none may be.
     pub fn forget_some(&self) -> bool {
         let middle = {
             let pending = self.pending.borrow();
             pending.get(pending.len() / 2).map(|death| death.death.get())
         };
-        middle.map(|through| self.retire(through)).is_some()
+        middle.is_some_and(|through| self.retire(through))
     }
 
     /// A slot dies: no moment needs it.

@@ -12,7 +12,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Row, Run};
+use super::history::Rollback;
+use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
 /// The first number of an extent of a linear volume.
 pub const HOME_FIRST: u32 = 1 << 31;
@@ -22,6 +23,8 @@ pub const GATHERED_FIRST: u32 = 1 << 30;
 pub const ROWS_PER_SEGMENT: usize = 2;
 /// Extents of a linear volume at most: the highest number of all stands for zeroes.
 pub const EXTENTS_MAX: u64 = (u32::MAX - HOME_FIRST) as u64;
+/// Returns to earlier moments that the metadata has room for.
+pub const ROLLBACKS_MAX: usize = 128;
 /// Everything is accepted by the base: it is not pinned.
 pub const ALL_ACCEPTED: u64 = u64::MAX;
 
@@ -197,6 +200,8 @@ pub struct Metadata {
     pub applied: Applied,
     /// The last sequence that may be applied; [`ALL_ACCEPTED`] if the base is not pinned.
     pub accepted: u64,
+    /// Returns to earlier moments that runs hold what is to be known of.
+    pub rollbacks: Vec<Rollback>,
     next_virtual: u32,
     next_gathered: u32,
     next_run: u64,
@@ -338,6 +343,7 @@ impl Metadata {
             Change::Window(sequence) => self.window = self.window.max(*sequence),
             Change::Applied(applied) => self.applied = *applied,
             Change::Accepted(sequence) => self.accepted = *sequence,
+            Change::Rollback(body) => self.rolled_back(body)?,
         }
         Some(())
     }
@@ -365,6 +371,19 @@ impl Metadata {
                 now.kill(slot);
             });
         }
+    }
+
+    fn rolled_back(&mut self, body: &format::Rollback) -> Option<()> {
+        let (at, to) = (body.at.get(), body.to.get());
+        let rollback = Rollback { at, to, settled: body.settled.get() == 1 };
+        let last = self.rollbacks.last().map_or(0, |last| last.at);
+        if at > last {
+            let has_room = to < at && self.rollbacks.len() < ROLLBACKS_MAX;
+            return has_room.then(|| self.rollbacks.push(rollback));
+        }
+        let known = self.rollbacks.iter_mut().find(|known| (known.at, known.to) == (at, to))?;
+        *known = rollback;
+        Some(())
     }
 
     fn insert(&mut self, number: u32, row: SegmentRow) -> Option<()> {
@@ -416,6 +435,7 @@ impl Metadata {
         if self.accepted != ALL_ACCEPTED {
             changes.push(Change::Accepted(self.accepted));
         }
+        changes.extend(self.rollbacks.iter().map(|rollback| rollback.change()));
         changes
     }
 }

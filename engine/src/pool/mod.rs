@@ -6,6 +6,7 @@
 
 pub mod contents;
 pub mod gathered;
+pub mod history;
 pub mod homecoming;
 pub mod index;
 pub mod journal;

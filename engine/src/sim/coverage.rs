@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 /// Everything a campaign is expected to reach.
-pub const EXPECTED: [&str; 50] = [
+pub const EXPECTED: [&str; 54] = [
     "operation: write",
     "operation: durable write",
     "operation: partial write",
@@ -55,8 +55,12 @@ pub const EXPECTED: [&str; 50] = [
     "past: moment of before a cut shown",
     "past: moment expired",
     "past: open image kept its moment",
+    "past: went back",
+    "past: went back to before a cut",
+    "past: discarded, refused",
     "linear: thin",
     "linear: pinned base stayed as it was",
+    "linear: went back to a pinned base",
     "linear: moment shown that had to be kept",
 ];
 

@@ -16,6 +16,8 @@ pub const FAULTS_MIN: u64 = 5;
 const ROOM_BLOCKS: u64 = 4096;
 /// Of the linear volumes on roomy disks, one in so many is thin.
 const THIN_EVERY: u64 = 4;
+/// Of so many plays that look back, two go back.
+const GO_BACK_OF: u64 = 5;
 /// A roomy disk keeps so many times the volume of the past at most.
 const PAST_VOLUMES_MAX: u64 = 16;
 
@@ -138,6 +140,11 @@ pub enum Step {
     },
     /// Open an image of a moment that was noted, judge all of it, and the images that are held open.
     Recall {
+        /// Chooses the moment.
+        which: u64,
+    },
+    /// Wait until nothing is in flight, and go back to a moment that was noted.
+    GoBack {
         /// Chooses the moment.
         which: u64,
     },
@@ -264,6 +271,9 @@ impl Script {
         // The others play on without looking back, since opening an image makes a checkpoint.
         if self.seed % 3 != 1 {
             self.look_back(random);
+            if self.seed % GO_BACK_OF < 2 {
+                self.go_back();
+            }
         }
         // Nothing is drawn for it, so that the script of a seed stays what it was. Where room is short, a thin
         // volume stands still until the pool is grown, which no play does.
@@ -291,6 +301,19 @@ impl Script {
             };
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, step);
+        }
+    }
+
+    /// Its own numbers are drawn, so that the other scripts stay what they were.
+    fn go_back(&mut self) {
+        let random = &mut Random::from_seed(self.seed ^ 0x6060_BACC_0000_0001);
+        for _ in 0..2 + random.below(4) {
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, Step::GoBack { which: random.next_u64() });
+            // And back from there, where there is nothing between.
+            if random.chance(1, 4) {
+                self.steps.insert(at, Step::GoBack { which: random.next_u64() });
+            }
         }
     }
 

@@ -144,7 +144,7 @@ impl Volume {
         Io { cause: Cause::Application, durable, guard: Some(guard), failed }
     }
 
-    async fn lock_range(&self, start: u64, end: u64) -> RangeGuard {
+    pub(super) async fn lock_range(&self, start: u64, end: u64) -> RangeGuard {
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::OverlappingWritesReordered) {
             return crate::runtime::RangeLock::default().lock(start, end).await;

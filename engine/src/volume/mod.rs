@@ -17,6 +17,7 @@ mod handle;
 mod io;
 mod open;
 mod roles;
+mod rollback;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,7 +34,7 @@ use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
 use crate::format::superblock::{
-    FEATURE_LOG, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_LOG, FEATURE_ROLLBACK, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
@@ -184,6 +185,7 @@ impl VolumeInfo {
             ("log", has_log),
             ("volume device", superblock.has_volume_device()),
             ("volatile log", is_volatile),
+            ("rollback", superblock.features_incompatible.get() & FEATURE_ROLLBACK != 0),
         ];
         let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));
         Self {

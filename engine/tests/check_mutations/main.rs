@@ -173,9 +173,14 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         &superblock_alike("Superblock of `direct`, both copies alike".replace('`', "").as_str()),
         &mut tried,
     );
-    for (made, backend) in
-        [(volumes::kept(), "log"), (volumes::emptied(), "log"), (volumes::linear(), "linear")]
-    {
+    let made = [
+        (volumes::kept(), "log"),
+        (volumes::emptied(), "log"),
+        (volumes::returned(true), "log"),
+        (volumes::returned(false), "log"),
+        (volumes::linear(), "linear"),
+    ];
+    for (made, backend) in made {
         let bytes = made.disk.peek(0, made.device_bytes as usize);
         mutate(&made, &targets::of_log(&made, &bytes), &mut tried);
         let record = format!("Superblock of {backend}, both copies alike");
@@ -197,6 +202,8 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "Applied",
         "accepted",
         "IndexEntry, at home",
+        "Rollback",
+        "BatchEntry, rollback",
     ] {
         assert!(tried.fields.iter().any(|(record, _)| record == kind), "there was no {kind}");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use icecore::format::batch::{self, KIND_DATA};
+use icecore::format::batch::{self, KIND_DATA, KIND_ROLLBACK};
 use icecore::format::crc32c;
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, Item, PAGE_BYTES, ZERO};
 use icecore::format::journal::{self, Change, RecordHeader};
@@ -158,7 +158,8 @@ pub fn of_log(made: &Made, bytes: &[u8]) -> Vec<Target> {
             listing.add(name, "RecordHeader", *at, *seal);
         }
     }
-    let state = Final::of(&listing.changes);
+    let mut state = Final::of(&listing.changes);
+    state.note_tail(bytes, superblock.block_bytes.get());
     add_changes(&mut listing, &state);
     add_pages(&mut listing, &state, bytes, &superblock);
     add_batches(&mut listing, &state, bytes, &superblock);
@@ -180,6 +181,8 @@ struct Final {
     window: (u64, u64),
     applied: u64,
     accepted: u64,
+    /// By where they stand: the moments, and where the change begins that tells of them.
+    rollbacks: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Final {
@@ -213,9 +216,30 @@ impl Final {
                 Change::Window(sequence) => state.window = (state.window.0.max(*sequence), *at),
                 Change::Applied(_) => state.applied = *at,
                 Change::Accepted(_) => state.accepted = *at,
+                Change::Rollback(body) => {
+                    state.rollbacks.insert(body.at.get(), (body.to.get(), *at));
+                }
             }
         }
         state
+    }
+
+    /// Notes the return that the log's tail begins with, if it does.
+    fn note_tail(&mut self, bytes: &[u8], block_bytes: u32) {
+        let address = self.checkpoint.0.address.get();
+        let batch::Decoded::Valid(batch) = batch::decode(&bytes[address as usize..], address, block_bytes)
+        else {
+            return;
+        };
+        let first = batch.entries[0];
+        if first.kind.get() == KIND_ROLLBACK {
+            self.rollbacks.insert(batch.header.first_sequence.get(), (first.tag.get(), 0));
+        }
+    }
+
+    /// Whether a return has taken a death back.
+    fn revives(&self, birth: u64, death: u64) -> bool {
+        self.rollbacks.iter().any(|(at, (to, _))| birth <= *to && *to < death && death < *at)
     }
 
     fn lives(&self, number: u32, slot: u32) -> bool {
@@ -255,6 +279,11 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             Change::Dead(..) => "Dead".into(),
             Change::Applied(_) => named("Applied", state.applied == at),
             Change::Accepted(_) => named("accepted", state.accepted == at),
+            Change::Rollback(body) => {
+                let passed = body.at.get() <= state.window.0;
+                let name = if passed { "Rollback, before the window" } else { "Rollback" };
+                named(name, state.rollbacks[&body.at.get()].1 == at)
+            }
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -294,6 +323,7 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 listing.one(&name, "sequence", body, 8, seal);
             }
             Change::Applied(_) => listing.add(name, "Applied", body, seal),
+            Change::Rollback(_) => listing.add(name, "Rollback", body, seal),
         }
     }
 }
@@ -342,7 +372,9 @@ fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Su
                     for item in some(count) {
                         let entry = &entries[item as usize];
                         let (segment, slot) = (entry.virtual_segment.get(), entry.slot.get());
-                        let name = if segment == ZERO {
+                        let name = if segment == ZERO && state.revives(0, entry.sequence.get()) {
+                            "IndexEntry, of discarded zeroes"
+                        } else if segment == ZERO {
                             "IndexEntry, of zeroes"
                         } else if !state.lives(segment, slot)
                             || at_home[&(segment, slot)] > entry.sequence.get()
@@ -361,9 +393,15 @@ fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Su
                 IndexDeath::KIND => {
                     for item in some(count) {
                         let death = at + 64 + 24 * item;
-                        let sequence = bytes[death as usize + 8..][..8].try_into().unwrap();
-                        let passed = u64::from_le_bytes(sequence) <= state.window.0;
-                        let name = if passed { "IndexDeath, before the window" } else { "IndexDeath" };
+                        let word = |at| u64::from_le_bytes(bytes[at as usize..][..8].try_into().unwrap());
+                        let (birth, sequence) = (word(death), word(death + 8));
+                        let name = if sequence <= state.window.0 {
+                            "IndexDeath, before the window"
+                        } else if state.revives(birth, sequence) {
+                            "IndexDeath, taken back"
+                        } else {
+                            "IndexDeath"
+                        };
                         listing.add(name, "IndexDeath", death, seal);
                     }
                 }
@@ -405,8 +443,11 @@ fn add_batches(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &
         listing.add(format!("BatchHeader{last}"), "BatchHeader", at, seal);
         for (entry, which) in batch.entries.iter().zip(0..) {
             let what = if entry.kind.get() == KIND_DATA { "data" } else { "zeroes" };
-            let name =
-                if last.is_empty() { "BatchEntry".into() } else { format!("BatchEntry, {what}{last}") };
+            let name = match last.is_empty() {
+                true if entry.kind.get() == KIND_ROLLBACK => "BatchEntry, rollback".into(),
+                true => "BatchEntry".into(),
+                false => format!("BatchEntry, {what}{last}"),
+            };
             listing.add(name, "BatchEntry", at + 128 + 32 * which, seal);
         }
         let sums = at + 128 + 32 * batch.entries.len() as u64;

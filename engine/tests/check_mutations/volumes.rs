@@ -60,6 +60,16 @@ async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
     }
 }
 
+/// Writes and goes back from that, and writes on.
+async fn go_back(volume: &Volume, random: &mut Random) {
+    let before = volume.info().sequence;
+    for number in 0..5 {
+        write(volume, random, number * 2, 1 + number % 2, Durability::OnFlush).await;
+    }
+    volume.write_zeroes(ByteOffset(11 * BLOCK), 3 * BLOCK).await.unwrap();
+    volume.rollback(before).await.unwrap();
+}
+
 fn made(
     name: &'static str,
     device_bytes: u64,
@@ -68,6 +78,7 @@ fn made(
     ahead: u64,
     marked: bool,
 ) -> Made {
+    let goes_back = name.starts_with("returned");
     let (runtime, calendar) = Runtime::simulated(7).unwrap();
     let disk = SimulatedDisk::new(&calendar, 7, name, device_bytes, 4096);
     let context = runtime.context().clone();
@@ -85,6 +96,14 @@ fn made(
             }
         }
         let volume = open_volume(&disk, &context).await;
+        if goes_back {
+            for _ in 0..2 {
+                go_back(&volume, &mut random).await;
+                write(&volume, &mut random, 3, 2, Durability::Durable).await;
+            }
+            // The checkpoint before the next one tells that these are settled.
+            context.sleep(3_000_000_000).await;
+        }
         for number in 0..ahead {
             write(&volume, &mut random, number * 3, 1 + number % 2, Durability::Durable).await;
             context.sleep(1_000_000).await;
@@ -99,6 +118,10 @@ fn made(
             volume.accept(Some(Seq(last + 1))).await.unwrap();
             // Opening an image makes a checkpoint.
             drop(volume.image(ImageOptions::default()).await.unwrap());
+        }
+        if goes_back {
+            go_back(&volume, &mut random).await;
+            write(&volume, &mut random, 12, 1, Durability::Durable).await;
         }
         // A last batch of several entries: data, zeroes, and data of two blocks. They queue up behind a durable one.
         if options.backend != Backend::Direct {
@@ -151,6 +174,13 @@ fn log() -> CreateOptions {
 pub fn kept() -> Made {
     let options = CreateOptions { retention_bytes: 32 << 20, ..log() };
     made("kept", (6 << 20) + 4096, options, &[40, 130], 4, false)
+}
+
+/// It has gone back to earlier moments, the last time after its last checkpoint; all of the past is kept, or none.
+pub fn returned(keeps_past: bool) -> Made {
+    let retention_bytes = if keeps_past { 32 << 20 } else { 12 * BLOCK };
+    let name = if keeps_past { "returned" } else { "returned, little kept" };
+    made(name, (6 << 20) + 4096, CreateOptions { retention_bytes, ..log() }, &[40, 60], 4, false)
 }
 
 /// Little is kept, and segments have been emptied many times.

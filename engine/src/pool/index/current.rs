@@ -121,6 +121,13 @@ impl Current {
         }
     }
 
+    /// Gives all pages up. None is pinned or dirty.
+    pub fn forget(&mut self) {
+        let is_needed = |page: &Page| page.pins > 0 || page.dirty != 0;
+        assert!(!self.pages.values().any(is_needed), "nobody writes while the volume goes back");
+        self.pages.clear();
+    }
+
     /// Holds a page in memory. False if it is not there.
     pub fn pin(&mut self, number: u64) -> bool {
         self.pages.get_mut(&number).map(|page| page.pins += 1).is_some()

@@ -1,17 +1,19 @@
 //! Merging runs: adjacent ones become one, without the versions that no moment can see.
 //!
-//! A version that was born at b and superseded at d is seen by the moments m with b ≤ m < d. It goes when none of
-//! these can be opened: d lies at or before the window's start, and no pinned moment lies between. The newest
-//! version of a block always stays, but for zeroes in the oldest run, which say what no entry says too.
+//! A version that was born at b and superseded or discarded at d is seen by the moments m with b ≤ m < d. It goes
+//! when none of these can be opened: d lies at or before the window's start, and no pinned moment lies between. The
+//! newest version of a block always stays, but for zeroes in the oldest run, which say what no entry says too.
 //!
 //! Invariant: memory does not grow with the runs: they are read and written a piece at a time.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::Index;
 use super::run::{Run, RunWriter};
 use crate::error::Result;
 use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
+use crate::pool::history::{History, Rollback};
 
 /// Pages read from a run at a time.
 const READ_PAGES: u32 = 16;
@@ -75,6 +77,83 @@ impl Reader {
     }
 }
 
+/// The entries of several runs, in order; of those of one version the newest run's, which says where it lies now.
+struct Readers(Vec<Reader>);
+
+impl Readers {
+    async fn open(runs: impl Iterator<Item = &Rc<Run>>) -> Result<Self> {
+        let mut readers = Vec::new();
+        for run in runs {
+            readers.push(Reader::open(Rc::clone(run)).await?);
+        }
+        Ok(Self(readers))
+    }
+
+    async fn next(&mut self) -> Result<Option<IndexEntry>> {
+        let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
+        let heads = self.0.iter().filter_map(|reader| reader.head.as_ref());
+        let Some(smallest) = heads.map(key).min() else { return Ok(None) };
+        let mut found = None;
+        for reader in self.0.iter_mut().filter(|reader| reader.head.as_ref().map(key) == Some(smallest)) {
+            found = reader.head;
+            reader.advance().await?;
+        }
+        Ok(found)
+    }
+}
+
+/// A version that is not decided on yet, or waits for an older one that is not.
+struct Waiting {
+    entry: IndexEntry,
+    /// The return that discarded it.
+    discarded_at: u64,
+    stays: Option<bool>,
+}
+
+/// The versions of one block at a time, in order: which of them a moment that can be opened sees.
+///
+/// A version dies when it is discarded, or by the next one that was not discarded before it.
+struct Judge<'a> {
+    wanted: &'a Wanted,
+    history: &'a History,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Judge<'_> {
+    /// The next version of the block that the others are of.
+    fn take(&mut self, entry: IndexEntry) {
+        let birth = entry.sequence.get();
+        let discarded_at = self.history.discarded_at(birth);
+        for older in self.waiting.iter_mut().filter(|older| older.stays.is_none()) {
+            let sees = self.wanted.sees(older.entry.sequence.get(), birth.min(older.discarded_at));
+            if sees || discarded_at >= older.discarded_at {
+                older.stays = Some(sees);
+            }
+        }
+        self.waiting.push_back(Waiting { entry, discarded_at, stays: None });
+    }
+
+    /// There are no more of this block.
+    fn end(&mut self) {
+        for older in self.waiting.iter_mut().filter(|older| older.stays.is_none()) {
+            let birth = older.entry.sequence.get();
+            let lives = older.discarded_at == u64::MAX;
+            older.stays = Some(lives || self.wanted.sees(birth, older.discarded_at));
+        }
+    }
+
+    /// The next version that stays, as soon as all older ones are decided on.
+    fn give(&mut self) -> Option<IndexEntry> {
+        while let Some(stays) = self.waiting.front()?.stays {
+            let first = self.waiting.pop_front()?;
+            if stays {
+                return Some(first.entry);
+            }
+        }
+        None
+    }
+}
+
 /// Gives a death's place its new name.
 pub fn rename_death(death: &mut IndexDeath, rename: impl Fn((u32, u32)) -> (u32, u32)) {
     let (virtual_segment, slot) = rename(death.place());
@@ -94,51 +173,37 @@ pub async fn merge(
     wanted: &Wanted,
     rename: impl Fn((u32, u32)) -> (u32, u32),
 ) -> Result<Option<Rc<Run>>> {
-    let mut readers = Vec::with_capacity(runs.len());
+    let history = index.history().clone();
     let mut deaths: Vec<IndexDeath> = Vec::new();
     for run in runs {
         deaths.extend(run.deaths().await?);
-        readers.push(Reader::open(Rc::clone(run)).await?);
     }
-    deaths.retain(|death| wanted.sees(death.birth.get(), death.death.get()));
+    let counts = |birth, death| wanted.sees(birth, death) && !history.revives(birth, death);
+    deaths.retain(|death| counts(death.birth.get(), death.death.get()));
     deaths.sort_by_key(|death| death.death.get());
     deaths.iter_mut().for_each(|death| rename_death(death, &rename));
-    let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
+    let mut readers = Readers::open(runs.iter()).await?;
     let mut writer = RunWriter::new(index.pages(), number);
-    let mut before: Option<IndexEntry> = None;
-    // Whether an older version of the block at hand has been written.
-    let mut has_older = false;
-    loop {
-        let smallest = readers
-            .iter_mut()
-            .filter(|reader| reader.head.is_some())
-            .min_by_key(|reader| reader.head.as_ref().map(key));
-        let next = match smallest {
-            Some(reader) => {
-                let head = reader.head;
-                reader.advance().await?;
-                head
+    let mut judge = Judge { wanted, history: &history, waiting: VecDeque::new() };
+    let mut next = readers.next().await?;
+    while let Some(first) = next {
+        // Whether an older version of the block at hand has been written.
+        let mut has_older = false;
+        while let Some(entry) = next.filter(|entry| entry.lba == first.lba) {
+            judge.take(entry);
+            next = readers.next().await?;
+            if next.is_none_or(|next| next.lba != first.lba) {
+                judge.end();
             }
-            None => None,
-        };
-        if let Some(entry) = before.take() {
-            let superseded = next.filter(|next| next.lba == entry.lba);
-            // The same version in a newer run has moved: its entry there counts.
-            let seen = superseded.is_none_or(|next| {
-                next.sequence != entry.sequence && wanted.sees(entry.sequence.get(), next.sequence.get())
-            });
-            let says_nothing = oldest && !has_older && entry.virtual_segment.get() == ZERO;
-            if seen && !says_nothing {
-                let (virtual_segment, slot) = rename((entry.virtual_segment.get(), entry.slot.get()));
-                let (virtual_segment, slot) = (virtual_segment.into(), slot.into());
-                writer.push(&IndexEntry { virtual_segment, slot, ..entry }).await?;
-                has_older = true;
+            while let Some(entry) = judge.give() {
+                let says_nothing = oldest && !has_older && entry.virtual_segment.get() == ZERO;
+                if !says_nothing {
+                    let (virtual_segment, slot) = rename((entry.virtual_segment.get(), entry.slot.get()));
+                    let (virtual_segment, slot) = (virtual_segment.into(), slot.into());
+                    writer.push(&IndexEntry { virtual_segment, slot, ..entry }).await?;
+                    has_older = true;
+                }
             }
-            has_older &= superseded.is_some();
-        }
-        match next {
-            Some(_) => before = next,
-            None => break,
         }
     }
     if writer.entries() == 0 && deaths.is_empty() {
@@ -148,4 +213,26 @@ pub async fn merge(
     let first = runs.first().map_or(0, |run| run.first_sequence());
     let last = runs.last().map_or(0, |run| run.last_sequence());
     Ok(Some(Rc::new(writer.finish(&deaths, (first, last), order).await?)))
+}
+
+/// The newest version of each block that a return has discarded. Nothing of what it discarded has been thrown away.
+///
+/// # Errors
+/// `MetadataDamaged`, and what the device says.
+pub async fn discarded(index: &Index, rollback: Rollback) -> Result<Vec<IndexEntry>> {
+    let line = index.history().line(rollback.at - 1);
+    let runs = index.runs();
+    let mut readers = Readers::open(runs.iter().filter(|run| run.last_sequence() > rollback.to)).await?;
+    let mut found: Vec<IndexEntry> = Vec::new();
+    while let Some(entry) = readers.next().await? {
+        let sequence = entry.sequence.get();
+        if sequence <= rollback.to || !line.sees(sequence) {
+            continue;
+        }
+        match found.last_mut().filter(|last| last.lba == entry.lba) {
+            Some(last) => *last = entry,
+            None => found.push(entry),
+        }
+    }
+    Ok(found)
 }

@@ -11,11 +11,12 @@ pub mod current;
 pub mod merge;
 pub mod run;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use super::history::{History, Line, Rollback};
 use crate::error::Result;
 use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
 use current::{Current, PAGE_BLOCKS, Version};
@@ -41,6 +42,7 @@ pub struct Index {
     checkpoint: Cell<u64>,
     /// Counts what a page that is being read meanwhile would miss: versions that came into a run, new names.
     changes: Cell<u64>,
+    history: RefCell<History>,
 }
 
 /// Holds pages of the current image in memory while a write is under way.
@@ -62,8 +64,9 @@ impl Drop for Pinned {
 }
 
 impl Index {
-    /// An index over these runs, oldest first; `budget_bytes` of memory for pages and the current image.
-    pub fn new(pages: Rc<Pages>, runs: Vec<Rc<Run>>, budget_bytes: usize) -> Rc<Self> {
+    /// An index over these runs, oldest first, of a volume with this history; `budget_bytes` of memory for pages and
+    /// the current image.
+    pub fn new(pages: Rc<Pages>, runs: Vec<Rc<Run>>, history: History, budget_bytes: usize) -> Rc<Self> {
         Rc::new(Self {
             current: RefCell::new(Current::new(budget_bytes / 4 * 3)),
             pages,
@@ -72,6 +75,7 @@ impl Index {
             runs: RefCell::new(runs),
             checkpoint: Cell::new(1),
             changes: Cell::new(0),
+            history: RefCell::new(history),
         })
     }
 
@@ -107,6 +111,13 @@ impl Index {
         for run in &runs {
             // Oldest run first, and within a run the oldest version first: the last one stays.
             run.range(&self.pages, first, first + PAGE_BLOCKS, |entry| {
+                let is_current = self.history.borrow().is_current(entry.sequence.get());
+                #[cfg(feature = "mutations")]
+                let is_current =
+                    is_current || crate::mutation::is_on(crate::mutation::Mutation::DiscardedShown);
+                if !is_current {
+                    return;
+                }
                 versions[(entry.lba.get() - first) as usize] = Version::of(entry);
             })
             .await?;
@@ -183,6 +194,30 @@ impl Index {
         let mut fresh = self.fresh.borrow_mut();
         fresh.entries.push(version.entry(lba));
         before
+    }
+
+    /// The volume's returns to earlier moments.
+    pub fn history(&self) -> Ref<'_, History> {
+        self.history.borrow()
+    }
+
+    /// Whether runs hold all there is to know.
+    pub fn is_clean(&self) -> bool {
+        let is_empty = |fresh: &RefCell<Fresh>| fresh.borrow().entries.is_empty();
+        is_empty(&self.fresh) && is_empty(&self.frozen)
+    }
+
+    /// The volume has gone back to an earlier moment: the current image is read anew. It is clean.
+    pub fn roll_back(&self, rollback: Rollback) {
+        assert!(self.is_clean(), "what is discarded is in runs");
+        self.history.borrow_mut().add(rollback);
+        self.current.borrow_mut().forget();
+        self.changes.set(self.changes.get() + 1);
+    }
+
+    /// The deaths of what the return at `at` discarded have been noted.
+    pub fn settle(&self, at: u64) {
+        self.history.borrow_mut().settle(at);
     }
 
     /// Keeps the death of a version that a moment may still see.
@@ -300,11 +335,30 @@ impl Index {
     }
 }
 
-/// The newest version of a block at or before a sequence, in these runs.
+/// The newest version of a block, born at or before `sequence`, that a line sees, in these runs.
 ///
 /// # Errors
 /// As [`Index::current`].
-pub async fn find(pages: &Pages, runs: &[Rc<Run>], lba: u64, sequence: u64) -> Result<Option<IndexEntry>> {
+pub async fn find(
+    pages: &Pages,
+    runs: &[Rc<Run>],
+    line: &Line,
+    lba: u64,
+    sequence: u64,
+) -> Result<Option<IndexEntry>> {
+    let mut at = line.last_before(sequence);
+    while let Some(sequence) = at {
+        let Some(found) = newest(pages, runs, lba, sequence).await? else { break };
+        if line.sees(found.sequence.get()) {
+            return Ok(Some(found));
+        }
+        at = line.last_before(found.sequence.get());
+    }
+    Ok(None)
+}
+
+/// The newest version of a block born at or before a sequence.
+async fn newest(pages: &Pages, runs: &[Rc<Run>], lba: u64, sequence: u64) -> Result<Option<IndexEntry>> {
     for run in runs.iter().rev() {
         if run.first_sequence() <= sequence
             && let Some(entry) = run.find(pages, lba, sequence).await?

@@ -45,6 +45,8 @@ pub struct Entry {
     pub lba: u64,
     /// Blocks.
     pub blocks: u32,
+    /// What the kind says; else 0.
+    pub tag: u64,
     /// The content, for data; it comes back.
     pub payload: Option<Buf>,
     /// Whether it completes only when it is durable.
@@ -464,7 +466,7 @@ impl Log {
                 lba: entry.lba.into(),
                 blocks: entry.blocks.into(),
                 payload: entry.payload.as_ref().map_or(0, |_| at as u32).into(),
-                tag: 0.into(),
+                tag: entry.tag.into(),
             };
             if let Some(payload) = &entry.payload {
                 let place = &mut buf[header_bytes + at * block_bytes..][..payload.len()];

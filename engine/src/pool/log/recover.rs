@@ -13,7 +13,7 @@ use super::window::Window;
 use super::{Geometry, Tail};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::batch::{self, Batch, BatchEntry, Decoded, KIND_DATA, KIND_DISCARD};
+use crate::format::batch::{self, Batch, BatchEntry, Decoded, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK};
 use crate::format::journal::{Lease, Opening};
 use crate::pool::contents::Contents;
 use crate::units::ByteOffset;
@@ -68,7 +68,7 @@ fn nonce_of(openings: &[Opening], batch: u64) -> Option<[u8; 16]> {
 ///
 /// # Errors
 /// `MetadataDamaged` where the checkpoint contradicts the leases, `LogDamaged` where a sealed batch writes beyond the
-/// volume, `UnknownVersion`, and what the device says.
+/// volume or goes back to no moment, `UnknownVersion`, and what the device says.
 pub async fn recover(
     device: &Device,
     geometry: Geometry,
@@ -108,11 +108,19 @@ pub async fn recover(
             if !follows(&batch, &tail, &openings) {
                 continue;
             }
-            let fits = |entry: &BatchEntry| {
-                let end = entry.lba.get().checked_add(entry.blocks.get().into());
-                entry.kind.get() > KIND_DISCARD || end.is_some_and(|end| end <= volume_blocks)
+            let fits = |(sequence, entry): (u64, &BatchEntry)| match entry.kind.get() {
+                // What it discards is in the index.
+                KIND_ROLLBACK => {
+                    sequence == checkpoint.sequence.get() + 1 && goes_back(contents, entry, sequence)
+                }
+                kind if kind > KIND_DISCARD => true,
+                _ => entry
+                    .lba
+                    .get()
+                    .checked_add(entry.blocks.get().into())
+                    .is_some_and(|end| end <= volume_blocks),
             };
-            if !batch.entries.iter().all(fits) {
+            if !(tail.sequence + 1..).zip(&batch.entries).all(fits) {
                 let reason = Reason::LogDamaged { good_through: tail.sequence };
                 return Err(Error::new("read log", reason).on(device.name()));
             }
@@ -170,6 +178,13 @@ fn follows(batch: &Batch, tail: &Tail, openings: &[Opening]) -> bool {
         && header.first_sequence.get() == tail.sequence + 1
         && header.previous.get() == tail.previous
         && nonce_of(openings, tail.batch) == Some(header.nonce)
+}
+
+/// Whether the volume can have gone back like this.
+fn goes_back(contents: &Contents, entry: &BatchEntry, sequence: u64) -> bool {
+    let history = contents.index().history();
+    let is_next = history.rollbacks().last().is_none_or(|last| last.at < sequence);
+    is_next && entry.tag.get() < sequence && history.is_current(entry.tag.get())
 }
 
 async fn take_in(

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::super::model::Digest;
 use super::World;
+use super::past::PIECE_SECTORS;
 use super::shared::TicketCell;
 use crate::format::journal::{Change, Decoded as Record, RecordHeader};
 use crate::store::log::ImageOptions;
@@ -54,6 +56,16 @@ impl World<'_> {
         Some(extents.into_values().map(|physical| bytes(place(physical))).collect())
     }
 
+    async fn everything(&self, volume: &Volume) -> crate::error::Result<Vec<Digest>> {
+        let sectors = self.script.volume_bytes / SECTOR_BYTES;
+        let mut found = Vec::with_capacity(sectors as usize);
+        while (found.len() as u64) < sectors {
+            let at = found.len() as u64;
+            found.extend(self.shared.read_digests(volume, at, (sectors - at).min(PIECE_SECTORS)).await?);
+        }
+        Ok(found)
+    }
+
     /// Pins the base, writes, and sees that it stays as it is until that is accepted.
     pub(super) async fn pin(&mut self) -> Result<(), String> {
         self.settle().await?;
@@ -79,8 +91,8 @@ impl World<'_> {
         pinned
     }
 
-    async fn pinned_base_stays(&self, volume: &Volume) -> Result<(), String> {
-        let shared = &self.shared;
+    async fn pinned_base_stays(&mut self, volume: &Volume) -> Result<(), String> {
+        let shared = &Rc::clone(&self.shared);
         if shared.judged("apply", volume.apply(None)).await?.is_none()
             || shared.judged("pin", volume.pin_base()).await?.is_none()
         {
@@ -92,6 +104,12 @@ impl World<'_> {
         if extents != Some(before.len()) {
             return Err(format!("{extents:?} extents are told, {} are on the disk", before.len()));
         }
+        let pinned_at = volume.info().sequence.0;
+        let mark = shared.model.borrow().mark();
+        let Some(contents) = shared.judged("read", self.everything(volume)).await? else { return Ok(()) };
+        shared.model.borrow().check_read(mark, 0, &contents)?;
+        // A write whose future was dropped may have ended meanwhile.
+        let is_one_moment = volume.info().sequence.0 == pinned_at;
         let count = u64::from(self.script.block_bytes) / SECTOR_BYTES;
         let blocks = self.script.volume_bytes / u64::from(self.script.block_bytes);
         for number in 0..WRITES.min(blocks) {
@@ -102,6 +120,13 @@ impl World<'_> {
             return Ok(());
         }
         shared.context.sleep(WAIT_NS).await;
+        // Half of the time nothing of it is to be accepted.
+        if is_one_moment
+            && self.script.seed.is_multiple_of(2)
+            && self.return_to(volume, pinned_at, &contents, false).await?
+        {
+            shared.note("linear: went back to a pinned base");
+        }
         let after: BTreeMap<u64, Vec<u8>> =
             before.iter().map(|(at, bytes)| (*at, shared.disk.peek(*at, bytes.len()))).collect();
         if before != after {

@@ -3,6 +3,7 @@
 //! Operations run as tasks, several at a time; between them power is cut, the volume is reopened or made
 //! anew, its superblocks are tampered with. Faults wait in a queue for a request that they fit.
 
+mod back;
 mod base;
 mod faults;
 mod past;
@@ -195,6 +196,7 @@ impl World<'_> {
             Step::Pin => self.pin().await,
             Step::Remember { keep } => self.remember(keep).await,
             Step::Recall { which } => self.recall(which).await,
+            Step::GoBack { which } => self.go_back(which).await,
             Step::DamageLog { byte } => self.damage_log(byte).await,
         }
     }

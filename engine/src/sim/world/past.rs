@@ -29,15 +29,15 @@ const IDLE_NS: u64 = 3_000_000_000;
 /// Blocks of writes that were called before a moment was noted and may end after it: those whose futures were dropped.
 const STRAGGLING_BLOCKS: u64 = 64;
 /// Sectors read from an image at a time.
-const PIECE_SECTORS: u64 = 512;
+pub(super) const PIECE_SECTORS: u64 = 512;
 
 #[derive(Clone, Debug)]
-struct Moment {
-    sequence: u64,
-    contents: Rc<Vec<Digest>>,
+pub(super) struct Moment {
+    pub sequence: u64,
+    pub contents: Rc<Vec<Digest>>,
     blocks_called: u64,
     applies: u64,
-    is_from_before_a_cut: bool,
+    pub is_from_before_a_cut: bool,
 }
 
 /// An image that is held open, and what it must show.
@@ -51,7 +51,9 @@ struct Kept {
 #[derive(Default)]
 pub(super) struct Past {
     pool_id: [u8; 16],
-    moments: Vec<Moment>,
+    pub moments: Vec<Moment>,
+    /// Returns to earlier moments: where they stand, and the moments.
+    pub rollbacks: Vec<(u64, u64)>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -65,9 +67,16 @@ impl Past {
     pub fn opened(&mut self, info: &VolumeInfo) {
         if self.pool_id != info.pool_id {
             self.moments.clear();
+            self.rollbacks.clear();
         }
         self.pool_id = info.pool_id;
+        self.rollbacks.retain(|(at, _)| *at <= info.sequence.0);
         self.moments.retain(|moment| moment.sequence <= info.sequence.0);
+    }
+
+    /// Whether the volume has gone back from a moment.
+    pub fn is_discarded(&self, sequence: u64) -> bool {
+        self.rollbacks.iter().any(|(at, to)| *to < sequence && sequence < *at)
     }
 
     pub fn a_cut_has_passed(&mut self) {
@@ -77,7 +86,7 @@ impl Past {
 
 impl Moment {
     /// Whether retention may have let it go by now.
-    fn may_have_expired(&self, script: &Script, shared: &Shared) -> bool {
+    pub fn may_have_expired(&self, script: &Script, shared: &Shared) -> bool {
         let superseded = shared.blocks_called.get() - self.blocks_called + STRAGGLING_BLOCKS;
         // What applies by itself stays behind the window, where there is room; who asks for more gives up what it
         // overwrites.

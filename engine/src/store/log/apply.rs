@@ -29,7 +29,7 @@ use crate::runtime::{Context, Signal};
 use crate::units::Seq;
 
 /// Payload of a step: what is in memory at a time.
-const STEP_BYTES: usize = 4 << 20;
+pub(super) const STEP_BYTES: usize = 4 << 20;
 /// What a block that reads as zero counts in a step.
 const ZERO_BYTES: usize = 64;
 /// How long applying waits before it tries again what could not be done.
@@ -96,6 +96,8 @@ pub(super) struct Linear {
     applying: Cell<bool>,
     /// How many keep the next one from beginning.
     holds: Cell<u32>,
+    /// The return to an earlier moment whose revived blocks have been brought home.
+    pub(super) home_again: Cell<u64>,
     /// Extents that it writes to.
     pub(super) busy: RefCell<BTreeSet<u32>>,
     /// Extents that have been discarded.
@@ -106,10 +108,10 @@ pub(super) struct Linear {
 }
 
 /// No step begins while this exists.
-struct Holding(Rc<Core>);
+pub(super) struct Holding(Rc<Core>);
 
 impl Holding {
-    fn new(core: &Rc<Core>, linear: &Linear) -> Self {
+    pub fn new(core: &Rc<Core>, linear: &Linear) -> Self {
         linear.holds.set(linear.holds.get() + 1);
         Self(Rc::clone(core))
     }
@@ -151,6 +153,20 @@ pub(super) struct Step {
     is_full: bool,
 }
 
+impl Step {
+    /// One more write; its page of the index is pinned.
+    pub fn add(&mut self, write: Write, pinned: Pinned) {
+        self.bytes += write.bytes.len();
+        self.actions.push(Action::Write(write));
+        self.pinned.push(pinned);
+    }
+
+    /// Payload so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Linear {
     pub fn new(context: &Context, options: ApplyOptions, extents: u32, thin: bool, cursor: Applied) -> Self {
         Self {
@@ -163,6 +179,7 @@ impl Linear {
             told: Cell::new(0),
             applying: Cell::new(false),
             holds: Cell::new(0),
+            home_again: Cell::new(0),
             busy: RefCell::default(),
             emptied: RefCell::default(),
             leaving: RefCell::default(),
@@ -173,6 +190,18 @@ impl Linear {
     /// Where it stands: what a checkpoint that begins now makes durable.
     pub fn cursor(&self) -> Applied {
         self.cursor.get()
+    }
+
+    /// Why it stands still, if it does.
+    pub fn stalled(&self) -> Option<&'static str> {
+        self.stalled.get()
+    }
+
+    /// Waits until no step is under way.
+    pub async fn rest(&self) {
+        while self.applying.get() {
+            self.changed.wait().await;
+        }
     }
 
     /// Segments that the log leaves to extents which have none yet.
@@ -274,14 +303,14 @@ impl LogStore {
         let (linear, _) = self.linear("pin")?;
         // What is under way ends in the base; nothing begins after this.
         let holding = Holding::new(&self.core, linear);
-        while linear.applying.get() {
-            linear.changed.wait().await;
-        }
+        linear.rest().await;
         let applied = linear.cursor.get().sequence.get();
         let core = Rc::clone(&self.core);
         let pinned = async move {
             let _holding = holding;
-            core.contents.journal().commit(|_| vec![Change::Accepted(applied)]).await
+            core.contents.journal().commit(|_| vec![Change::Accepted(applied)]).await?;
+            core.contents.set_floor(applied, core.sequence());
+            Ok(())
         };
         self.core.whole(pinned).await?;
         self.core.checkpoint().await?;
@@ -343,6 +372,8 @@ impl Core {
             Some(through) => vec![Change::Accepted(through.0.max(state.accepted))],
         };
         journal.commit(accept).await?;
+        let accepted = journal.state().accepted;
+        self.contents.set_floor(accepted, log.sequence());
         log.progress.give();
         Ok(())
     }
@@ -352,11 +383,17 @@ impl Core {
         let (Some(linear), Some(log)) = (&self.linear, &self.log) else { return };
         while !self.failed.is_raised() {
             let target = self.apply_target(linear, log);
-            let behind = linear.cursor.get().sequence.get() < target;
+            let is_held = linear.holds.get() > 0;
+            let unsettled = self.contents.index().history().unsettled();
+            let passed = unsettled.filter(|rollback| !is_held && linear.home_again.get() != rollback.at);
+            let behind = linear.cursor.get().sequence.get() < target || passed.is_some();
             let mut stalled = None;
             if behind {
                 linear.applying.set(true);
-                let applied = self.apply_some(linear, log, target).await;
+                let applied = match passed {
+                    Some(rollback) => self.bring_revived_home(linear, rollback).await,
+                    None => self.apply_some(linear, log, target).await,
+                };
                 linear.busy.borrow_mut().clear();
                 linear.applying.set(false);
                 match applied {
@@ -374,6 +411,7 @@ impl Core {
             }
             linear.stalled.set(stalled);
             linear.changed.give();
+            self.settled.give();
             if behind && stalled.is_none() {
                 continue;
             }
@@ -549,6 +587,10 @@ impl Core {
             if sequence > target {
                 break;
             }
+            if !self.contents.index().history().is_current(sequence) {
+                end = sequence;
+                continue;
+            }
             let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
             if entry.kind.get() == KIND_DATA && !self.has_room(step, lba, blocks) {
                 step.is_full = true;
@@ -618,7 +660,7 @@ impl Core {
     }
 
     /// From now on the blocks of a write are found at home, unless there is newer content already.
-    fn bring_home(&self, write: &Write) {
+    pub(super) fn bring_home(&self, write: &Write) {
         let blocks = write.bytes.len() as u64 / u64::from(self.geometry.block_bytes);
         for lba in write.lba..write.lba + blocks {
             let now = self.contents.index().current_now(lba);

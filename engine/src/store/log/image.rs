@@ -9,6 +9,7 @@ use crate::device::Cause;
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::IndexEntry;
 use crate::pool::contents::Pin;
+use crate::pool::history::Line;
 use crate::pool::index::current::Version;
 use crate::pool::index::find;
 use crate::pool::index::run::Run;
@@ -39,6 +40,7 @@ pub struct VersionInfo {
 pub struct Image {
     core: Rc<Core>,
     runs: Vec<Rc<Run>>,
+    line: Line,
     sequence: u64,
     without: BTreeSet<Seq>,
     _pins: Vec<Pin>,
@@ -73,7 +75,8 @@ impl LogStore {
             core.checkpoint().await?;
         }
         let runs = core.contents.index().runs();
-        Ok(Image { core: Rc::clone(core), runs, sequence, without: options.without, _pins: pins })
+        let line = core.contents.index().history().line(sequence);
+        Ok(Image { core: Rc::clone(core), runs, line, sequence, without: options.without, _pins: pins })
     }
 
     /// The versions of a block that can still be read, oldest first.
@@ -87,11 +90,13 @@ impl LogStore {
             let version = Version::of(entry);
             VersionInfo { sequence: Seq(version.birth), checksum: version.checksum, zero: version.is_zero() }
         }));
-        let deaths: Vec<u64> = versions.iter().skip(1).map(|version| version.sequence.0).collect();
+        let births: Vec<u64> = versions.iter().map(|version| version.sequence.0).collect();
+        let history = contents.index().history();
         let mut at = 0;
         versions.retain(|version| {
             at += 1;
-            deaths.get(at - 1).is_none_or(|death| wanted.sees(version.sequence.0, *death))
+            let death = history.death(version.sequence.0, &births[at..]);
+            death.is_none_or(|death| wanted.sees(version.sequence.0, death))
         });
         Ok(versions)
     }
@@ -110,13 +115,13 @@ impl Image {
             let all = self.core.contents.index().versions(lba).await?;
             let shown = |entry: &&IndexEntry| {
                 let sequence = entry.sequence.get();
-                sequence <= self.sequence && !self.without.contains(&Seq(sequence))
+                self.line.sees(sequence) && !self.without.contains(&Seq(sequence))
             };
             return Ok(all.iter().rev().find(shown).map_or(Version::NONE, Version::of));
         }
         let mut sequence = self.sequence;
         loop {
-            match find(pages, &self.runs, lba, sequence).await? {
+            match find(pages, &self.runs, &self.line, lba, sequence).await? {
                 None => return Ok(Version::NONE),
                 Some(entry) if self.without.contains(&Seq(entry.sequence.get())) => {
                     sequence = entry.sequence.get() - 1;

@@ -21,6 +21,7 @@ use crate::format::journal::Checkpoint;
 use crate::format::journal::{Change, Lease};
 use crate::pool::contents::Reading;
 use crate::pool::gathered::Gathered;
+use crate::pool::history::Rollback;
 use crate::pool::index::merge;
 use crate::pool::index::run::Run;
 use crate::pool::layout::RESERVED_SEGMENTS;
@@ -154,6 +155,7 @@ impl Core {
     /// The volume has been poisoned, by whomever: all who wait look at it.
     fn wake_all(&self) {
         self.checkpoint_ended.give();
+        self.settled.give();
         if let Some(log) = &self.log {
             log.go_on();
             log.progress.give();
@@ -259,6 +261,7 @@ impl Core {
         // Nothing runs between these two: the run holds exactly what lies before the place.
         let checkpoint = log.checkpoint();
         self.contents.freeze();
+        let rollbacks: Vec<Rollback> = index.history().rollbacks().to_vec();
         let applied = self.linear.as_ref().map(Linear::cursor);
         let first_sequence = self.contents.journal().state().checkpoint.sequence.get() + 1;
         #[cfg(feature = "mutations")]
@@ -302,6 +305,9 @@ impl Core {
                     Change::Run(info.run, info.extents.clone())
                 }));
                 changes.push(Change::Checkpoint(checkpoint));
+                let told = rollbacks.iter().filter(|rollback| rollback.at <= checkpoint.sequence.get());
+                let news = told.filter(|rollback| !state.rollbacks.contains(rollback));
+                changes.extend(news.map(Rollback::change));
                 changes.extend(self.new_leases(state, ahead, &mut held));
                 changes
             })
@@ -356,9 +362,13 @@ impl Core {
         let Some(log) = &self.log else { return };
         while !self.failed.is_raised() {
             let runs = merge::choose(&self.contents.index().runs());
-            let done = if self.contents.journal().state().has_many_rows() {
+            // What a return has discarded stays in the index until its deaths are noted.
+            let may_merge = self.contents.index().history().unsettled().is_none();
+            let done = if let Some(rollback) = self.to_settle() {
+                self.step(self.settle(rollback)).await
+            } else if may_merge && self.contents.journal().state().has_many_rows() {
                 self.step(self.gather_rows()).await
-            } else if !runs.is_empty() {
+            } else if may_merge && !runs.is_empty() {
                 self.step(self.merge(&runs)).await
             } else if let Some(moving) = self.choose_moving() {
                 self.step(self.empty(moving)).await

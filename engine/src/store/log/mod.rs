@@ -18,6 +18,7 @@ mod image;
 mod maintain;
 mod open;
 mod read;
+mod rollback;
 mod write;
 
 use std::cell::Cell;
@@ -72,6 +73,8 @@ struct Core {
     /// Checkpoints asked for, begun and ended.
     checkpoints: Cell<Checkpoints>,
     checkpoint_ended: Signal,
+    /// A return to an earlier moment has been settled, or stands still.
+    settled: Signal,
     /// The sequence from which on segments to empty are looked for again.
     look_again: Cell<u64>,
     /// Held while runs are added and while names in all of them change.

@@ -14,6 +14,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{Superblock, VOLUME_THIN};
 use crate::pool::contents::{Contents, Retention};
+use crate::pool::history::History;
 use crate::pool::index::Index;
 use crate::pool::index::run::{Pages, Run};
 use crate::pool::journal::Journal;
@@ -159,7 +160,8 @@ impl LogStore {
         for info in infos {
             runs.push(Run::open(&pages, info).await?);
         }
-        let index = Index::new(pages, runs, index_bytes);
+        let history = History::new(journal.state().rollbacks.clone());
+        let index = Index::new(pages, runs, history, index_bytes);
         let retention = Retention {
             bytes: superblock.retention_bytes.get(),
             age_ns: match superblock.retention_age_s.get() {
@@ -174,6 +176,8 @@ impl LogStore {
         let recovered = recover(device, geometry, volume_blocks, &contents).await?;
         let damaged = recovered.verdict == Verdict::Damage;
         let sequence = recovered.tail.sequence;
+        // What is applied without a past goes home without a word.
+        contents.release(sequence);
         if damaged && access == Access::Write {
             return Err(Error::new("open", Reason::LogDamaged { good_through: sequence }).on(device.name()));
         }
@@ -206,6 +210,7 @@ impl LogStore {
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
             checkpoint_ended: Signal::new(device.context()),
+            settled: Signal::new(device.context()),
             look_again: Cell::default(),
             run_turn: RangeLock::default(),
             report,

@@ -73,7 +73,7 @@ impl Core {
         };
         let (durable, guard) = (io.durable, io.guard);
         let (kind, blocks, payload) = (KIND_DATA, blocks as u32, Some(buf));
-        let appended = log.append(Entry { kind, lba, blocks, payload, durable, guard, pinned }).await;
+        let appended = log.append(Entry { kind, lba, blocks, tag: 0, payload, durable, guard, pinned }).await;
         let (result, Some(buf)) = appended else { unreachable!("a payload comes back") };
         (self.judge(result.map(|_| ()), durable), buf)
     }
@@ -85,7 +85,8 @@ impl Core {
             let blocks = (end - lba).min(ZERO_BLOCKS_MAX);
             let pinned = self.contents.index().pin_written(lba, blocks).await?;
             let (durable, guard) = (io.durable, io.guard.clone());
-            let entry = Entry { kind, lba, blocks: blocks as u32, payload: None, durable, guard, pinned };
+            let (blocks_in, payload) = (blocks as u32, None);
+            let entry = Entry { kind, lba, blocks: blocks_in, tag: 0, payload, durable, guard, pinned };
             let appended = self.log()?.append(entry).await.0;
             self.judge(appended.map(|_| ()), durable)?;
             lba += blocks;
@@ -94,7 +95,7 @@ impl Core {
     }
 
     /// A durable write that failed poisons the volume.
-    fn judge(&self, result: Result<()>, durable: bool) -> Result<()> {
+    pub(super) fn judge<T>(&self, result: Result<T>, durable: bool) -> Result<T> {
         let refused = matches!(&result, Err(error) if matches!(error.reason(), Reason::LogFull { .. }));
         if result.is_err() && durable && !refused {
             self.failed.raise();

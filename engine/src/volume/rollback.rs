@@ -1,0 +1,44 @@
+//! Going back to an earlier moment.
+//!
+//! The superblock says first that the volume has done so: a build that does not know what a return means must not take
+//! what was discarded for the volume's content.
+
+use super::Volume;
+use crate::error::{Error, Reason, Result};
+use crate::format::superblock::FEATURE_ROLLBACK;
+use crate::pool::superblock;
+use crate::units::Seq;
+
+impl Volume {
+    /// Makes the volume again what it was at a moment that can still be opened, durably. Sequences go on: what
+    /// was written since then is discarded, and can be opened as an image as long as the past is kept. The sequence
+    /// at which it went back. Reads go on meanwhile, writes wait; a dropped future does not stop it half way.
+    ///
+    /// # Errors
+    /// `NoPast`, `UnknownMoment`, `Expired`, `Discarded` where the volume has gone back from that moment before,
+    /// `AppliedAlready` where a linear volume holds later changes, `TooManyRollbacks`, `ApplyStalled`, `Poisoned`,
+    /// `Closed`, and what the device says.
+    pub async fn rollback(&self, to: Seq) -> Result<Seq> {
+        let volume = self.clone();
+        match self.context().spawn(async move { volume.go_back(to).await }).await {
+            Some(done) => done,
+            None => Err(Error::new("roll back", Reason::Closed)),
+        }
+    }
+
+    async fn go_back(&self, to: Seq) -> Result<Seq> {
+        self.check_writable("roll back")?;
+        let guard = self.lock_range(0, self.0.size_bytes).await;
+        self.check_writable("roll back")?;
+        let log = self.0.store.log()?;
+        log.check_rollback(to)?;
+        let mut record = *self.0.superblock.borrow();
+        if record.features_incompatible.get() & FEATURE_ROLLBACK == 0 {
+            record.features_incompatible |= FEATURE_ROLLBACK;
+            record.generation += 1;
+            superblock::write(&self.0.device, &record, &self.0.failed).await?;
+            *self.0.superblock.borrow_mut() = record;
+        }
+        log.rollback(to, guard).await
+    }
+}
