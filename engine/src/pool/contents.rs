@@ -32,6 +32,10 @@ pub struct Retention {
     pub age_ns: Option<u64>,
 }
 
+/// Times are noted so far apart at least, and so many at most: retention by age is not finer than that.
+const TIMES_APART_NS: u64 = 1_000_000_000;
+const TIMES_MAX: u64 = 1 << 14;
+
 /// What the journal has to learn of a row.
 #[derive(Debug)]
 enum Touched {
@@ -61,7 +65,7 @@ pub struct Contents {
     former: RefCell<Vec<Rc<Gathered>>>,
     /// Reads under way, by physical segment.
     readers: RefCell<Vec<u32>>,
-    /// Sequences and the times they were written at, a second apart.
+    /// Sequences and the times they were written at, some time apart.
     times: RefCell<VecDeque<(u64, u64)>>,
 }
 
@@ -104,17 +108,18 @@ impl Contents {
     ) -> Result<Rc<Self>> {
         let window = journal.state().window;
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
+        // Numbers of other rows may have been given anew since.
+        let is_held_back = |(number, slot): (u32, u32)| {
+            number < GATHERED_FIRST && journal.state().rows.get(&number).is_some_and(|row| row.is_live(slot))
+        };
         for run in index.runs() {
-            let (later, earlier): (Vec<_>, Vec<_>) =
-                run.deaths().await?.into_iter().partition(|death| death.death.get() > window);
-            pending.extend(later);
-            // Numbers of other rows may have been given anew since.
-            let state = journal.state();
-            held_back.extend(earlier.iter().map(IndexDeath::place).filter(|(number, slot)| {
-                *number < GATHERED_FIRST && state.rows.get(number).is_some_and(|row| row.is_live(*slot))
-            }));
+            run.deaths(|death| match death.death.get() > window {
+                true => pending.push(death),
+                false => held_back.extend(Some(death.place()).filter(|place| is_held_back(*place))),
+            })
+            .await?;
         }
-        pending.sort_by_key(|death| death.death.get());
+        pending.sort_unstable_by_key(|death: &IndexDeath| death.death.get());
         let segments = journal.state().segments() as usize;
         let contents = Rc::new(Self {
             journal,
@@ -281,11 +286,10 @@ impl Contents {
 
     /// Notes when a sequence was written, for retention by age.
     pub fn note_time(&self, sequence: u64, time_unix_ns: u64) {
-        if self.retention.get().age_ns.is_none() {
-            return;
-        }
+        let Some(age_ns) = self.retention.get().age_ns else { return };
+        let apart_ns = TIMES_APART_NS.max(age_ns / TIMES_MAX);
         let mut times = self.times.borrow_mut();
-        if times.back().is_none_or(|last| time_unix_ns >= last.1 + 1_000_000_000) {
+        if times.back().is_none_or(|last| time_unix_ns >= last.1.saturating_add(apart_ns)) {
             times.push_back((sequence, time_unix_ns));
         }
     }

@@ -4,7 +4,8 @@
 //! these can be opened: d lies at or before the window's start, and no pinned moment lies between. The newest
 //! version of a block always stays, but for zeroes in the oldest run, which say what no entry says too.
 //!
-//! Invariant: memory does not grow with the runs: they are read and written a piece at a time.
+//! Invariant: memory does not grow with the runs: they are read and written a piece at a time. It holds the deaths that
+//! are still wanted, and the fences of the new run.
 
 use std::rc::Rc;
 
@@ -97,11 +98,11 @@ pub async fn merge(
     let mut readers = Vec::with_capacity(runs.len());
     let mut deaths: Vec<IndexDeath> = Vec::new();
     for run in runs {
-        deaths.extend(run.deaths().await?);
+        let wanted = |death: &IndexDeath| wanted.sees(death.birth.get(), death.death.get());
+        run.deaths(|death| deaths.extend(Some(death).filter(wanted))).await?;
         readers.push(Reader::open(Rc::clone(run)).await?);
     }
-    deaths.retain(|death| wanted.sees(death.birth.get(), death.death.get()));
-    deaths.sort_by_key(|death| death.death.get());
+    deaths.sort_unstable_by_key(|death| death.death.get());
     deaths.iter_mut().for_each(|death| rename_death(death, &rename));
     let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
     let mut writer = RunWriter::new(index.pages(), number);

@@ -354,6 +354,13 @@ impl Core {
             let target = self.apply_target(linear, log);
             let behind = linear.cursor.get().sequence.get() < target;
             let mut stalled = None;
+            // What is brought home waits for a checkpoint, as what is written does.
+            if behind && self.contents.index().is_full(self.index_entries_max()) {
+                if !self.step(self.checkpoint()).await {
+                    break;
+                }
+                continue;
+            }
             if behind {
                 linear.applying.set(true);
                 let applied = self.apply_some(linear, log, target).await;

@@ -165,7 +165,7 @@ impl Core {
         while !self.failed.is_raised() {
             let checkpoints = self.checkpoints.get();
             let due = log.backlog_bytes() >= self.checkpoint_bytes
-                || self.contents.index().is_crowded()
+                || self.contents.index().is_crowded(self.index_entries_max())
                 || checkpoints.wanted > checkpoints.ended;
             let done = if due {
                 self.step(self.write_checkpoint()).await
