@@ -61,8 +61,6 @@ pub struct Contents {
     pins: RefCell<BTreeMap<u64, u32>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
     homecoming: RefCell<Homecoming>,
-    /// Names that open images still know places by.
-    former: RefCell<Vec<Rc<Gathered>>>,
     /// Reads under way, by physical segment.
     readers: RefCell<Vec<u32>>,
     /// Sequences and the times they were written at, some time apart.
@@ -132,7 +130,6 @@ impl Contents {
             pins: RefCell::default(),
             touched: RefCell::default(),
             homecoming: RefCell::default(),
-            former: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
         });
@@ -407,9 +404,6 @@ impl Contents {
                 return;
             }
             pins.remove(&moment);
-            if pins.is_empty() {
-                self.former.borrow_mut().clear();
-            }
         }
         let wanted = self.wanted();
         let (held, dead): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.held.borrow_mut())
@@ -420,7 +414,7 @@ impl Contents {
     }
 
     /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.
-    pub fn rename(&self, gathered: Gathered) {
+    pub fn rename(&self, gathered: &Gathered) {
         let rename = |place| gathered.rename(place);
         self.index.rename(rename);
         self.pending.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
@@ -436,17 +430,6 @@ impl Contents {
                 self.kill(rename((number, u32::from(slot))));
             }
         }
-        if !self.pins.borrow().is_empty() {
-            self.former.borrow_mut().push(Rc::new(gathered));
-        }
-    }
-
-    /// The name that a place goes by now.
-    pub fn name_now(&self, mut place: (u32, u32)) -> (u32, u32) {
-        for gathered in self.former.borrow().iter() {
-            place = gathered.rename(place);
-        }
-        place
     }
 
     /// Keeps a physical segment from being used anew while it is read.

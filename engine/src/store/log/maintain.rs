@@ -416,7 +416,7 @@ impl Core {
                 changes
             })
             .await?;
-        self.contents.rename(gathered);
+        self.contents.rename(&gathered);
         older.iter().chain(&newer).for_each(|run| run.set_replaced());
         index.replace(&older, merged);
         index.replace(&newer, merged_newer);
