@@ -256,6 +256,7 @@ fn memory_stays_within_the_budget_and_what_is_stated_beside_it() {
         volume_bytes: 72 * MIB,
         segment_bytes: 64 << 10,
         blocks: 18432,
+        writes: 40960,
         skewed: true,
         ..scattered
     };
