@@ -1,4 +1,6 @@
 //! a volume without a log, and one with a log in memory. What the disk got is judged from its own recording.
+//!
+//! The log on a device is one stream; that it can be read region by region is shown in `log_volume.rs` (decision 16).
 
 #[path = "support/vlog.rs"]
 mod vlog;

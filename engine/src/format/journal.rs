@@ -390,6 +390,12 @@ impl RecordHeader {
         bytes
     }
 
+    /// How long the record is that begins with these bytes, if one does; nothing of it has been checked.
+    pub fn length(bytes: &[u8]) -> Option<u64> {
+        let (header, _) = Self::read_from_prefix(bytes).ok()?;
+        (header.magic == MAGIC).then_some(header.bytes.get())
+    }
+
     /// Judges the bytes found at `address`; they may go on past the record. Whatever they are, it neither fails
     /// nor panics.
     pub fn decode(

@@ -33,6 +33,10 @@ pub struct Retention {
     pub age_ns: Option<u64>,
 }
 
+/// Times are noted so far apart at least, and so many at most: retention by age is not finer than that.
+const TIMES_APART_NS: u64 = 1_000_000_000;
+const TIMES_MAX: u64 = 1 << 14;
+
 /// What the journal has to learn of a row.
 #[derive(Debug)]
 enum Touched {
@@ -60,11 +64,9 @@ pub struct Contents {
     pins: RefCell<BTreeMap<u64, u32>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
     homecoming: RefCell<Homecoming>,
-    /// Names that open images still know places by.
-    former: RefCell<Vec<Rc<Gathered>>>,
     /// Reads under way, by physical segment.
     readers: RefCell<Vec<u32>>,
-    /// Sequences and the times they were written at, a second apart.
+    /// Sequences and the times they were written at, some time apart.
     times: RefCell<VecDeque<(u64, u64)>>,
 }
 
@@ -108,19 +110,19 @@ impl Contents {
         // Where everything is accepted, nothing is pinned.
         let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
+        // Numbers of other rows may have been given anew since.
+        let is_held_back = |(number, slot): (u32, u32)| {
+            number < GATHERED_FIRST && journal.state().rows.get(&number).is_some_and(|row| row.is_live(slot))
+        };
         for run in index.runs() {
-            let mut deaths = run.deaths().await?;
-            deaths.retain(|death| !index.history().revives(death.birth.get(), death.death.get()));
-            let (later, earlier): (Vec<_>, Vec<_>) =
-                deaths.into_iter().partition(|death| death.death.get() > window);
-            pending.extend(later);
-            // Numbers of other rows may have been given anew since.
-            let state = journal.state();
-            held_back.extend(earlier.iter().map(IndexDeath::place).filter(|(number, slot)| {
-                *number < GATHERED_FIRST && state.rows.get(number).is_some_and(|row| row.is_live(*slot))
-            }));
+            run.deaths(|death| match death.death.get() > window {
+                _ if index.history().revives(death.birth.get(), death.death.get()) => {}
+                true => pending.push(death),
+                false => held_back.extend(Some(death.place()).filter(|place| is_held_back(*place))),
+            })
+            .await?;
         }
-        pending.sort_by_key(|death| death.death.get());
+        pending.sort_unstable_by_key(|death: &IndexDeath| death.death.get());
         let segments = journal.state().segments() as usize;
         let contents = Rc::new(Self {
             journal,
@@ -134,7 +136,6 @@ impl Contents {
             pins: RefCell::default(),
             touched: RefCell::default(),
             homecoming: RefCell::default(),
-            former: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
         });
@@ -335,11 +336,10 @@ impl Contents {
 
     /// Notes when a sequence was written, for retention by age.
     pub fn note_time(&self, sequence: u64, time_unix_ns: u64) {
-        if self.retention.get().age_ns.is_none() {
-            return;
-        }
+        let Some(age_ns) = self.retention.get().age_ns else { return };
+        let apart_ns = TIMES_APART_NS.max(age_ns / TIMES_MAX);
         let mut times = self.times.borrow_mut();
-        if times.back().is_none_or(|last| time_unix_ns >= last.1 + 1_000_000_000) {
+        if times.back().is_none_or(|last| time_unix_ns >= last.1.saturating_add(apart_ns)) {
             times.push_back((sequence, time_unix_ns));
         }
     }
@@ -459,9 +459,6 @@ impl Contents {
                 return;
             }
             pins.remove(&moment);
-            if pins.is_empty() {
-                self.former.borrow_mut().clear();
-            }
         }
         let wanted = self.wanted();
         let (held, dead): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.held.borrow_mut())
@@ -472,7 +469,7 @@ impl Contents {
     }
 
     /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.
-    pub fn rename(&self, gathered: Gathered) {
+    pub fn rename(&self, gathered: &Gathered) {
         let rename = |place| gathered.rename(place);
         self.index.rename(rename);
         self.pending.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
@@ -488,17 +485,6 @@ impl Contents {
                 self.kill(rename((number, u32::from(slot))));
             }
         }
-        if !self.pins.borrow().is_empty() {
-            self.former.borrow_mut().push(Rc::new(gathered));
-        }
-    }
-
-    /// The name that a place goes by now.
-    pub fn name_now(&self, mut place: (u32, u32)) -> (u32, u32) {
-        for gathered in self.former.borrow().iter() {
-            place = gathered.rename(place);
-        }
-        place
     }
 
     /// Keeps a physical segment from being used anew while it is read.

@@ -133,12 +133,25 @@ impl Journal {
             .flatten()
             .and_then(|changes| Metadata::from_changes(segments, blocks, &changes));
         let Some(mut state) = state else { return Err(damaged(device, image.offset.get())) };
-        let records = read_area(device, area.offset.get(), area.bytes.get()).await?;
+        // A piece of the area, and where in it that begins.
+        let (mut held, mut held_at) = (Vec::new(), 0);
         let (mut used_bytes, mut number) = (0, 0);
         let mut last = (root.address.get(), ROOT_BYTES as u64);
         loop {
             let at = area.offset.get() + used_bytes;
-            let rest = &records[used_bytes as usize..];
+            let left_bytes = area.bytes.get() - used_bytes;
+            // Once for the header, once more for a record that is longer than a piece.
+            for _ in 0..2 {
+                let here = &held[(used_bytes - held_at) as usize..];
+                let length = RecordHeader::length(here).filter(|length| *length <= left_bytes).unwrap_or(1);
+                let wanted_bytes = length.next_multiple_of(RECORD_ALIGNMENT_BYTES as u64).min(left_bytes);
+                if here.len() as u64 >= wanted_bytes {
+                    break;
+                }
+                let piece_bytes = wanted_bytes.max(PIECE_BYTES).min(left_bytes);
+                (held, held_at) = (read_area(device, at, piece_bytes).await?, used_bytes);
+            }
+            let rest = &held[(used_bytes - held_at) as usize..];
             match RecordHeader::decode(rest, at, generation, number, &pool_id) {
                 (Decoded::Absent, _) => break,
                 (Decoded::UnknownVersion(found), _) => {
@@ -324,3 +337,58 @@ async fn newest_root(device: &Device, pool_id: &[u8; 16], places: &Places) -> Re
 }
 
 const _: () = assert!(RECORD_ALIGNMENT_BYTES == 4096);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::simulated::SimulatedDisk;
+    use crate::runtime::Runtime;
+
+    const POOL: [u8; 16] = [7; 16];
+
+    fn empty() -> Metadata {
+        Metadata::new(8, 64)
+    }
+
+    fn first_state() -> Metadata {
+        let opening = crate::format::journal::Opening { nonce: [0; 16], first_batch: 0.into() };
+        let mut state = empty();
+        let changes = [Change::Opening(opening), Change::Checkpoint(Default::default())];
+        changes.iter().for_each(|change| state.apply(change).unwrap());
+        state
+    }
+
+    /// Records that begin and end on both sides of where a piece ends, and one that is longer than a piece.
+    #[test]
+    fn records_of_any_length_are_read_a_piece_at_a_time() {
+        let (runtime, calendar) = Runtime::simulated(1).unwrap();
+        let disk = SimulatedDisk::new(&calendar, 1, "disk", 32 << 20, 4096);
+        let area = |mib: u64, length: u64| Area::new(mib << 20, length << 20);
+        let places = Places {
+            roots: [0, 64 << 10],
+            images: [area(1, 1), area(2, 1)],
+            journals: [area(4, 8), area(12, 8)],
+        };
+        let load = async || {
+            let device = disk.open(runtime.context()).unwrap();
+            Journal::load(&device, POOL, places, empty(), FailureFlag::default()).await.unwrap()
+        };
+        runtime.block_on(async {
+            let device = disk.open(runtime.context()).unwrap();
+            Journal::format(&device, POOL, places, first_state()).await.unwrap();
+            drop(device);
+            let mut told = 0;
+            // Of 16 bytes each: 250 records of a block, then long ones, then short ones again.
+            let lengths = [[1; 250].as_slice(), &[30_000, 90_000, 1, 66_000], &[1; 3]].concat();
+            for length in lengths {
+                let journal = load().await;
+                assert_eq!(journal.state().watermark, told, "before a record of {length} changes");
+                told += 1;
+                journal.commit(|_| vec![Change::Watermark(told); length]).await.unwrap();
+                assert_eq!(journal.generation.get(), 1, "all of it lies in one journal");
+            }
+            assert_eq!(load().await.state().watermark, told);
+            assert!(load().await.used_bytes.get() > 3 << 20);
+        });
+    }
+}

@@ -64,7 +64,9 @@ struct Page {
     used: bool,
 }
 
-const PAGE_MEMORY_BYTES: usize = size_of::<Page>() + PAGE_BLOCKS as usize * size_of::<Version>() + 16;
+/// Of a node of the tree, a page takes a share: 11 have room in a node, 5 at least are there, and the nodes above.
+const NODE_SHARE_BYTES: usize = (11 * (size_of::<u64>() + size_of::<Page>()) + 16).div_ceil(5) * 6 / 5;
+const PAGE_MEMORY_BYTES: usize = NODE_SHARE_BYTES + PAGE_BLOCKS as usize * size_of::<Version>();
 
 /// The pages in memory.
 #[derive(Debug)]
@@ -96,20 +98,22 @@ impl Current {
         if self.pages.contains_key(&number) {
             return;
         }
-        if self.pages.len() >= self.pages_max {
-            self.evict();
-        }
+        // More than one, where pages had to stay that may go by now.
+        while self.pages.len() >= self.pages_max && self.evict() {}
         let page = Page { versions: Box::new(versions), dirty: 0, pins: 0, used: true };
         self.pages.insert(number, page);
     }
 
-    /// Evicts one page that may go and was not used since the hand last passed it; none, if none may go.
-    fn evict(&mut self) {
+    /// Evicts one page that may go and was not used since the hand last passed it. False if none may go.
+    fn evict(&mut self) -> bool {
+        if self.dirty == self.pages.len() {
+            return false;
+        }
         for _ in 0..2 * self.pages.len() {
             let next = self.pages.range(self.hand..).next().or_else(|| self.pages.iter().next());
-            let Some((&number, _)) = next else { return };
+            let Some((&number, _)) = next else { return false };
             self.hand = number + 1;
-            let Some(page) = self.pages.get_mut(&number) else { return };
+            let Some(page) = self.pages.get_mut(&number) else { return false };
             if page.dirty != 0 || page.pins > 0 {
                 continue;
             }
@@ -117,8 +121,9 @@ impl Current {
                 continue;
             }
             self.pages.remove(&number);
-            return;
+            return true;
         }
+        false
     }
 
     /// Gives all pages up. None is pinned or dirty.
@@ -186,6 +191,11 @@ impl Current {
     /// Whether dirty pages fill more than half of the budget.
     pub fn is_crowded(&self) -> bool {
         self.dirty * 2 > self.pages_max
+    }
+
+    /// Whether dirty pages fill the budget.
+    pub fn is_full(&self) -> bool {
+        self.dirty >= self.pages_max
     }
 
     /// Bytes of memory in use.

@@ -4,7 +4,8 @@
 //! when none of these can be opened: d lies at or before the window's start, and no pinned moment lies between. The
 //! newest version of a block always stays, but for zeroes in the oldest run, which say what no entry says too.
 //!
-//! Invariant: memory does not grow with the runs: they are read and written a piece at a time.
+//! Invariant: memory does not grow with the runs: they are read and written a piece at a time. It holds the deaths that
+//! are still wanted, and the fences of the new run.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -176,11 +177,13 @@ pub async fn merge(
     let history = index.history().clone();
     let mut deaths: Vec<IndexDeath> = Vec::new();
     for run in runs {
-        deaths.extend(run.deaths().await?);
+        let counts = |death: &IndexDeath| {
+            let (birth, death) = (death.birth.get(), death.death.get());
+            wanted.sees(birth, death) && !history.revives(birth, death)
+        };
+        run.deaths(|death| deaths.extend(Some(death).filter(counts))).await?;
     }
-    let counts = |birth, death| wanted.sees(birth, death) && !history.revives(birth, death);
-    deaths.retain(|death| counts(death.birth.get(), death.death.get()));
-    deaths.sort_by_key(|death| death.death.get());
+    deaths.sort_unstable_by_key(|death| death.death.get());
     deaths.iter_mut().for_each(|death| rename_death(death, &rename));
     let mut readers = Readers::open(runs.iter()).await?;
     let mut writer = RunWriter::new(index.pages(), number);

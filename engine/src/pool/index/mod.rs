@@ -238,9 +238,15 @@ impl Index {
             + self.fresh_entries() * size_of::<IndexEntry>()
     }
 
-    /// Whether so many pages wait for a checkpoint that the memory is short.
-    pub fn is_crowded(&self) -> bool {
-        self.current.borrow().is_crowded()
+    /// Whether so many pages, or versions, wait for a checkpoint that one is due. `entries_max`: versions in memory
+    /// at most.
+    pub fn is_crowded(&self, entries_max: usize) -> bool {
+        self.current.borrow().is_crowded() || self.fresh_entries() * 2 > entries_max
+    }
+
+    /// Whether so many wait that nothing may be added before a checkpoint has ended.
+    pub fn is_full(&self, entries_max: usize) -> bool {
+        self.current.borrow().is_full() || self.fresh_entries() > entries_max
     }
 
     /// Begins a checkpoint: from now on, new versions belong to the next one.

@@ -152,7 +152,7 @@ impl Pages {
 pub struct Run {
     pages: Rc<Pages>,
     info: RunInfo,
-    fences: Vec<IndexFence>,
+    fences: Box<[IndexFence]>,
     /// The journal does not name it any more: its pages are free once nobody reads it.
     replaced: Cell<bool>,
 }
@@ -184,8 +184,9 @@ impl Run {
         if !sound || !pages.claim(&info.extents) {
             return Err(pages.damaged(pages.area.offset.get()));
         }
-        let mut run = Self { pages: Rc::clone(pages), info, fences: Vec::new(), replaced: Cell::new(false) };
-        run.fences = run.items::<IndexFence>(first_fence, fence_pages).await?;
+        let mut run =
+            Self { pages: Rc::clone(pages), info, fences: Box::default(), replaced: Cell::new(false) };
+        run.fences = run.items::<IndexFence>(first_fence, fence_pages).await?.into();
         if run.fences.len() != entry_pages as usize {
             return Err(pages.damaged(run.address(first_fence)));
         }
@@ -239,6 +240,12 @@ impl Run {
     /// The items of pages `first..first + count`, whole.
     async fn items<T: Item>(&self, first: u32, count: u32) -> Result<Vec<T>> {
         let mut items = Vec::new();
+        self.each_page(first, count, |page: Vec<T>| items.extend(page)).await?;
+        Ok(items)
+    }
+
+    /// Tells the items of pages `first..first + count`, page after page.
+    async fn each_page<T: Item>(&self, first: u32, count: u32, mut tell: impl FnMut(Vec<T>)) -> Result<()> {
         let mut page = first;
         while page < first + count {
             let place = self.place(page);
@@ -250,11 +257,11 @@ impl Run {
             for (index, bytes) in (0..row).zip(buf.chunks_exact(PAGE_BYTES)) {
                 let address = self.pages.address(place + index);
                 let found = index_page::decode::<T>(bytes, self.info.run.run.get(), page + index, address);
-                items.extend(found.ok_or_else(|| self.pages.damaged(address))?);
+                tell(found.ok_or_else(|| self.pages.damaged(address))?);
             }
             page += row;
         }
-        Ok(items)
+        Ok(())
     }
 
     async fn entry_page(&self, pages: &Pages, page: u32) -> Result<Rc<[IndexEntry]>> {
@@ -328,12 +335,16 @@ impl Run {
         self.items(first_page, pages).await
     }
 
-    /// All deaths, in order.
+    /// Tells all deaths, in order. They may be many more than are still wanted.
     ///
     /// # Errors
     /// As [`Run::find`].
-    pub async fn deaths(&self) -> Result<Vec<IndexDeath>> {
-        self.items(self.entry_pages(), pages_of::<IndexDeath>(self.info.run.deaths.get())).await
+    pub async fn deaths(&self, mut tell: impl FnMut(IndexDeath)) -> Result<()> {
+        let pages = pages_of::<IndexDeath>(self.info.run.deaths.get());
+        self.each_page(self.entry_pages(), pages, |page: Vec<IndexDeath>| {
+            page.into_iter().for_each(&mut tell)
+        })
+        .await
     }
 }
 
@@ -480,6 +491,6 @@ impl RunWriter {
             deaths: (deaths.len() as u64).into(),
         };
         let info = RunInfo { run, extents: std::mem::take(&mut self.extents) };
-        Ok(Run { pages: Rc::clone(&self.pages), info, fences, replaced: Cell::new(false) })
+        Ok(Run { pages: Rc::clone(&self.pages), info, fences: fences.into(), replaced: Cell::new(false) })
     }
 }

@@ -148,6 +148,8 @@ pub struct LogOptions {
     pub epoch: u64,
     /// Bytes of log behind the last durable checkpoint at which appending waits for the next one.
     pub backlog_bytes_max: u64,
+    /// Versions in memory at which it waits, too.
+    pub index_entries_max: usize,
 }
 
 /// The log of an open pool.
@@ -166,6 +168,8 @@ pub struct Log {
     failed: FailureFlag,
     /// Bytes of log behind the last durable checkpoint at which appending waits for the next one.
     backlog_bytes_max: u64,
+    /// Versions in memory at which it waits, too.
+    index_entries_max: usize,
     backlog_bytes: Cell<u64>,
     /// Of these, what the checkpoint under way covers.
     covered_bytes: Cell<u64>,
@@ -209,6 +213,7 @@ impl Log {
             flushing: RangeLock::default(),
             failed,
             backlog_bytes_max: options.backlog_bytes_max,
+            index_entries_max: options.index_entries_max,
             backlog_bytes: Cell::new(0),
             covered_bytes: Cell::new(0),
             figures: Cell::default(),
@@ -421,7 +426,9 @@ impl Log {
         if !state.can_begin() || self.failed.is_raised() {
             return None;
         }
-        if self.backlog_bytes.get() > self.backlog_bytes_max {
+        if self.backlog_bytes.get() > self.backlog_bytes_max
+            || self.contents.index().is_full(self.index_entries_max)
+        {
             self.progress.give();
             return None;
         }

@@ -388,6 +388,13 @@ impl Core {
             let passed = unsettled.filter(|rollback| !is_held && linear.home_again.get() != rollback.at);
             let behind = linear.cursor.get().sequence.get() < target || passed.is_some();
             let mut stalled = None;
+            // What is brought home waits for a checkpoint, as what is written does.
+            if behind && self.contents.index().is_full(self.index_entries_max()) {
+                if !self.step(self.checkpoint()).await {
+                    break;
+                }
+                continue;
+            }
             if behind {
                 linear.applying.set(true);
                 let applied = match passed {

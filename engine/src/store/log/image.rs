@@ -39,7 +39,6 @@ pub struct VersionInfo {
 #[derive(Debug)]
 pub struct Image {
     core: Rc<Core>,
-    runs: Vec<Rc<Run>>,
     line: Line,
     sequence: u64,
     without: BTreeSet<Seq>,
@@ -70,13 +69,12 @@ impl LogStore {
         }
         let before = options.without.iter().map(|entry| entry.0 - 1).filter(|moment| *moment <= sequence);
         let pins = before.chain([sequence]).map(|moment| core.contents.pin(moment)).collect();
-        // What the image shows is then in runs, which never change.
+        // What the image shows is then in runs, and the pins keep it in those that they are merged to.
         if core.log.is_some() {
             core.checkpoint().await?;
         }
-        let runs = core.contents.index().runs();
         let line = core.contents.index().history().line(sequence);
-        Ok(Image { core: Rc::clone(core), runs, line, sequence, without: options.without, _pins: pins })
+        Ok(Image { core: Rc::clone(core), line, sequence, without: options.without, _pins: pins })
     }
 
     /// The versions of a block that can still be read, oldest first.
@@ -108,7 +106,7 @@ impl Image {
         Seq(self.sequence)
     }
 
-    async fn version(&self, lba: u64) -> Result<Version> {
+    async fn version(&self, runs: &[Rc<Run>], lba: u64) -> Result<Version> {
         let pages = self.core.contents.index().pages();
         if self.core.log.is_none() {
             // Opened for reading: the log's tail is in no run, and nothing changes.
@@ -121,7 +119,7 @@ impl Image {
         }
         let mut sequence = self.sequence;
         loop {
-            match find(pages, &self.runs, &self.line, lba, sequence).await? {
+            match find(pages, runs, &self.line, lba, sequence).await? {
                 None => return Ok(Version::NONE),
                 Some(entry) if self.without.contains(&Seq(entry.sequence.get())) => {
                     sequence = entry.sequence.get() - 1;
@@ -135,24 +133,46 @@ impl Image {
     ///
     /// # Errors
     /// `Misaligned`, `BlockDamaged`, `MetadataDamaged`, and what the device says.
-    pub async fn read(&self, offset: ByteOffset, buf: Buf) -> (Result<()>, Buf) {
+    pub async fn read(&self, offset: ByteOffset, mut buf: Buf) -> (Result<()>, Buf) {
         let block_bytes = u64::from(self.core.geometry.block_bytes);
         let length = buf.len() as u64;
         if (offset.0 | length) & (block_bytes - 1) != 0 {
             let reason = Reason::Misaligned { offset: offset.0, length, granularity: block_bytes };
             return (Err(Error::new("read image", reason).on(self.core.device.name())), buf);
         }
-        let first = offset.0 / block_bytes;
-        let mut versions = Vec::with_capacity((length / block_bytes) as usize);
-        for lba in first..first + length / block_bytes {
-            match self.version(lba).await {
-                Ok(version) => versions.push(version),
+        let (first, blocks) = (offset.0 / block_bytes, length / block_bytes);
+        let mut looked_up = self.versions(first, blocks).await;
+        loop {
+            let versions = match looked_up {
+                Ok(versions) => versions,
                 Err(error) => return (Err(error), buf),
+            };
+            let (result, back) = self.core.read_versions(first, &versions, buf, Cause::Application).await;
+            buf = back;
+            match result {
+                Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
+                    looked_up = self.versions(first, blocks).await;
+                    // Unless it has been given another name meanwhile, or has come home, it is damaged.
+                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                        return (Err(error), buf);
+                    }
+                }
+                result => return (result, buf),
             }
+        }
+    }
+
+    /// Where the blocks lie.
+    async fn versions(&self, first: u64, blocks: u64) -> Result<Vec<Version>> {
+        // As they are now: with old ones, the image would keep their pages, and the names of rows gathered since.
+        let runs = self.core.contents.index().runs();
+        let mut versions = Vec::with_capacity(blocks as usize);
+        for lba in first..first + blocks {
+            versions.push(self.version(&runs, lba).await?);
         }
         for (lba, version) in (first..).zip(&mut versions) {
             *version = self.core.now_at(lba, *version);
         }
-        self.core.read_versions(first, &versions, buf, Cause::Application).await
+        Ok(versions)
     }
 }

@@ -167,7 +167,7 @@ impl Core {
         while !self.failed.is_raised() {
             let checkpoints = self.checkpoints.get();
             let due = log.backlog_bytes() >= self.checkpoint_bytes
-                || self.contents.index().is_crowded()
+                || self.contents.index().is_crowded(self.index_entries_max())
                 || checkpoints.wanted > checkpoints.ended;
             let done = if due {
                 self.step(self.write_checkpoint()).await
@@ -426,7 +426,7 @@ impl Core {
                 changes
             })
             .await?;
-        self.contents.rename(gathered);
+        self.contents.rename(&gathered);
         older.iter().chain(&newer).for_each(|run| run.set_replaced());
         index.replace(&older, merged);
         index.replace(&newer, merged_newer);

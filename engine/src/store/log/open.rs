@@ -53,7 +53,12 @@ pub struct RecoveryReport {
 /// How a log is opened, persistent or volatile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Memory for the index.
+    /// Memory for pages of the index; writes wait for a checkpoint where it is full of what only that can write down.
+    ///
+    /// What a volume holds beside it is bounded too: 192 bytes for each version since the last checkpoint (at most four
+    /// checkpoint intervals of blocks), 144 for each superseded block that is kept, half a byte for each version in the
+    /// index, 2,048 and 3 a block for each segment in use, and little else. The whole list: "Memory" in
+    /// docs/ARCHITECTURE.md. Buffers have limits of their own.
     pub index_bytes: usize,
     /// How the log is applied, where there is a linear volume.
     pub apply: ApplyOptions,
@@ -276,11 +281,21 @@ impl Core {
             })
             .await?;
         let contents = &self.contents;
-        let options =
-            LogOptions { nonce, epoch: superblock.epoch.get(), backlog_bytes_max: 2 * self.checkpoint_bytes };
+        let options = LogOptions {
+            nonce,
+            epoch: superblock.epoch.get(),
+            backlog_bytes_max: 2 * self.checkpoint_bytes,
+            index_entries_max: self.index_entries_max(),
+        };
         let log = Log::new(&self.device, self.geometry, contents, options, tail, failed);
         log.add_backlog(recovered.bytes);
         Ok(log)
+    }
+
+    /// Versions that may be in memory until a checkpoint has written them down: what two checkpoints' worth of log
+    /// brings, as much again for blocks that are brought home, or for zeroes, of which a small entry makes many.
+    pub(super) fn index_entries_max(&self) -> usize {
+        (4 * self.checkpoint_bytes / u64::from(self.geometry.block_bytes)) as usize
     }
 
     pub(super) fn leases_wanted(&self) -> usize {

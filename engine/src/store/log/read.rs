@@ -79,11 +79,11 @@ impl Core {
         if version.is_zero() {
             return None;
         }
-        let (number, slot) = self.contents.name_now((version.virtual_segment, version.slot));
         let state = self.contents.journal().state();
-        // A version that died and was thrown away since it was looked up: its checksum will not be found there.
-        let row = state.rows.get(&number);
-        let place = row.and_then(|row| row.place(slot, self.geometry.segment_blocks));
+        // A version that died and was thrown away, or was given another name, since it was looked up: its checksum will
+        // not be found there.
+        let row = state.rows.get(&version.virtual_segment);
+        let place = row.and_then(|row| row.place(version.slot, self.geometry.segment_blocks));
         let (physical, block) = place.unwrap_or((0, 0));
         Some((physical, self.locate(physical, block).1))
     }
