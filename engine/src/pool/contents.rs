@@ -14,9 +14,9 @@ use std::rc::Rc;
 use super::gathered::Gathered;
 use super::history::Rollback;
 use super::homecoming::Homecoming;
-use super::index::Index;
 use super::index::current::Version;
 use super::index::merge::{Wanted, rename_death};
+use super::index::{Index, Pinned};
 use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
 use crate::error::Result;
@@ -157,7 +157,7 @@ impl Contents {
     }
 
     /// Takes in one entry of the log: its range has new content from `sequence` on. The pages of the range are
-    /// pinned; the payload begins at `slot` of a virtual segment that the log holds.
+    /// `pinned`; the payload begins at `slot` of a virtual segment that the log holds.
     pub fn take_in(
         &self,
         entry: &BatchEntry,
@@ -165,6 +165,7 @@ impl Contents {
         virtual_segment: u32,
         slot: u32,
         checksums: &[u32],
+        pinned: &Pinned,
     ) {
         let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
         match entry.kind.get() {
@@ -179,7 +180,7 @@ impl Contents {
                 for (at, checksum) in (0..blocks).zip(checksums) {
                     let slot = slot + at as u32;
                     let version = Version { birth: sequence, virtual_segment, slot, checksum: *checksum };
-                    self.supersede(lba + at, version);
+                    self.supersede(lba + at, version, pinned);
                 }
             }
             KIND_ZERO | KIND_DISCARD => {
@@ -187,7 +188,7 @@ impl Contents {
                 let mut at = lba;
                 while at < lba + blocks {
                     match self.index.current_now(at) {
-                        Some(now) if !now.is_zero() => self.supersede(at, zero),
+                        Some(now) if !now.is_zero() => self.supersede(at, zero, pinned),
                         Some(_) => {}
                         // A page that was not pinned holds nothing but zeroes.
                         None => at |= super::index::current::PAGE_BLOCKS - 1,
@@ -242,8 +243,8 @@ impl Contents {
         self.index.settle(rollback.at);
     }
 
-    fn supersede(&self, lba: u64, version: Version) {
-        let before = self.index.note(lba, version);
+    fn supersede(&self, lba: u64, version: Version, pinned: &Pinned) {
+        let before = self.index.note(lba, version, Some(pinned));
         if before.virtual_segment == ZERO {
             return;
         }
@@ -270,7 +271,7 @@ impl Contents {
     /// The current version of a block has been copied to its place in a linear volume and is found there from now
     /// on. Its page is pinned.
     pub fn move_home(&self, lba: u64, version: Version, number: u32, slot: u32) {
-        self.index.note(lba, Version { virtual_segment: number, slot, ..version });
+        self.index.note(lba, Version { virtual_segment: number, slot, ..version }, None);
         self.homecoming.borrow_mut().add((number, slot), (version.virtual_segment, version.slot));
     }
 

@@ -1,9 +1,11 @@
 //! The current image: for pages of blocks, where the newest version of each lies.
 //!
 //! Invariants: a page that is pinned, or that has versions in no run yet (dirty), is never evicted; the others
-//! are, the least used first, when the budget is passed.
+//! are, the least used first, when the budget is passed. A page stays in its place until it is evicted, so that
+//! whoever holds it ([`Held`]) finds it there without looking for it.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use crate::format::index_page::{IndexEntry, ZERO};
 
@@ -55,9 +57,20 @@ impl Version {
     }
 }
 
+/// A page that is held in memory: which one, and its place there.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its number.
+    pub page: u64,
+    /// Counted from 1, so that the option of one takes no more room: it travels with each write.
+    place: NonZeroU32,
+}
+
 #[derive(Debug)]
 struct Page {
-    versions: Box<[Version; PAGE_BLOCKS as usize]>,
+    number: u64,
+    /// Of its blocks; none where the place is free.
+    versions: Box<[Version]>,
     /// The checkpoint that will hold its newest version; 0 when runs hold all.
     dirty: u64,
     pins: u32,
@@ -65,13 +78,18 @@ struct Page {
 }
 
 /// Of a node of the tree, a page takes a share: 11 have room in a node, 5 at least are there, and the nodes above.
-const NODE_SHARE_BYTES: usize = (11 * (size_of::<u64>() + size_of::<Page>()) + 16).div_ceil(5) * 6 / 5;
-const PAGE_MEMORY_BYTES: usize = NODE_SHARE_BYTES + PAGE_BLOCKS as usize * size_of::<Version>();
+const NODE_SHARE_BYTES: usize = (11 * (size_of::<u64>() + size_of::<u32>()) + 16).div_ceil(5) * 6 / 5;
+const PAGE_MEMORY_BYTES: usize =
+    NODE_SHARE_BYTES + size_of::<Page>() + PAGE_BLOCKS as usize * size_of::<Version>();
 
 /// The pages in memory.
 #[derive(Debug)]
 pub struct Current {
-    pages: BTreeMap<u64, Page>,
+    pages: Vec<Page>,
+    /// Where in `pages` a page lies.
+    places: BTreeMap<u64, u32>,
+    /// Places where none lies.
+    free: Vec<u32>,
     pages_max: usize,
     dirty: usize,
     /// Where the search for a page to evict goes on.
@@ -82,96 +100,135 @@ impl Current {
     /// No pages, and room for `budget_bytes` of them.
     pub fn new(budget_bytes: usize) -> Self {
         let pages_max = (budget_bytes / PAGE_MEMORY_BYTES).max(4);
-        Self { pages: BTreeMap::new(), pages_max, dirty: 0, hand: 0 }
+        Self { pages: Vec::new(), places: BTreeMap::new(), free: Vec::new(), pages_max, dirty: 0, hand: 0 }
     }
 
     /// The newest version of a block, if its page is in memory.
     #[inline]
     pub fn get(&mut self, lba: u64) -> Option<Version> {
-        let page = self.pages.get_mut(&(lba / PAGE_BLOCKS))?;
+        let place = *self.places.get(&(lba / PAGE_BLOCKS))?;
+        let page = &mut self.pages[place as usize];
         page.used = true;
         Some(page.versions[(lba % PAGE_BLOCKS) as usize])
     }
 
     /// Takes a page in, unless it is there.
     pub fn insert(&mut self, number: u64, versions: [Version; PAGE_BLOCKS as usize]) {
-        if self.pages.contains_key(&number) {
+        if self.places.contains_key(&number) {
             return;
         }
-        // More than one, where pages had to stay that may go by now.
-        while self.pages.len() >= self.pages_max && self.evict() {}
-        let page = Page { versions: Box::new(versions), dirty: 0, pins: 0, used: true };
-        self.pages.insert(number, page);
+        // More than one goes where pages had to stay that may go by now.
+        let mut last = None;
+        while self.places.len() >= self.pages_max
+            && let Some(place) = self.evict()
+        {
+            if let Some(place) = last.replace(place) {
+                self.pages[place as usize].versions = Box::default();
+                self.free.push(place);
+            }
+        }
+        let place = match last.or_else(|| self.free.pop()) {
+            Some(place) => {
+                let page = &mut self.pages[place as usize];
+                match page.versions.len() {
+                    0 => page.versions = Box::new(versions),
+                    _ => page.versions.copy_from_slice(&versions),
+                }
+                (page.number, page.used) = (number, true);
+                place
+            }
+            None => {
+                let versions = Box::new(versions);
+                self.pages.push(Page { number, versions, dirty: 0, pins: 0, used: true });
+                self.pages.len() as u32 - 1
+            }
+        };
+        self.places.insert(number, place);
     }
 
-    /// Evicts one page that may go and was not used since the hand last passed it. False if none may go.
-    fn evict(&mut self) -> bool {
-        if self.dirty == self.pages.len() {
-            return false;
+    /// Evicts one page that may go and was not used since the hand last passed it, and tells its place; none, if none
+    /// may go.
+    fn evict(&mut self) -> Option<u32> {
+        if self.dirty == self.places.len() {
+            return None;
         }
-        for _ in 0..2 * self.pages.len() {
-            let next = self.pages.range(self.hand..).next().or_else(|| self.pages.iter().next());
-            let Some((&number, _)) = next else { return false };
+        for _ in 0..2 * self.places.len() {
+            let next = self.places.range(self.hand..).next().or_else(|| self.places.iter().next());
+            let (&number, &place) = next?;
             self.hand = number + 1;
-            let Some(page) = self.pages.get_mut(&number) else { return false };
+            let page = &mut self.pages[place as usize];
             if page.dirty != 0 || page.pins > 0 {
                 continue;
             }
             if std::mem::take(&mut page.used) {
                 continue;
             }
-            self.pages.remove(&number);
-            return true;
+            self.places.remove(&number);
+            return Some(place);
         }
-        false
+        None
     }
 
     /// Gives all pages up. None is pinned or dirty.
     pub fn forget(&mut self) {
         let is_needed = |page: &Page| page.pins > 0 || page.dirty != 0;
-        assert!(!self.pages.values().any(is_needed), "nobody writes while the volume goes back");
+        assert!(!self.pages.iter().any(is_needed), "nobody writes while the volume goes back");
+        self.places.clear();
         self.pages.clear();
+        self.free.clear();
     }
 
-    /// Holds a page in memory. False if it is not there.
-    pub fn pin(&mut self, number: u64) -> bool {
-        self.pages.get_mut(&number).map(|page| page.pins += 1).is_some()
+    /// Where a page is that is in memory.
+    pub fn find(&self, number: u64) -> Option<Held> {
+        let place = NonZeroU32::new(self.places.get(&number)? + 1)?;
+        Some(Held { page: number, place })
     }
 
-    /// Holds a page in memory if any block of it does not read as zero, and tells whether; `None` if the page is
-    /// not there.
-    pub fn pin_if_written(&mut self, number: u64) -> Option<bool> {
-        let page = self.pages.get_mut(&number)?;
+    /// Holds a page in memory; `None` if it is not there.
+    pub fn pin(&mut self, number: u64) -> Option<Held> {
+        let held = self.find(number)?;
+        self.held(held).pins += 1;
+        Some(held)
+    }
+
+    /// Holds a page in memory if any block of it does not read as zero; `None` if the page is not there.
+    pub fn pin_if_written(&mut self, number: u64) -> Option<Option<Held>> {
+        let held = self.find(number)?;
+        let page = self.held(held);
         let written = page.versions.iter().any(|version| !version.is_zero());
         page.pins += u32::from(written);
-        Some(written)
+        Some(written.then_some(held))
+    }
+
+    #[inline]
+    fn held(&mut self, held: Held) -> &mut Page {
+        let page = &mut self.pages[held.place.get() as usize - 1];
+        assert_eq!(page.number, held.page, "a page that is held stays where it is");
+        page
     }
 
     /// The first page in memory at or after this one.
     pub fn next_page(&self, number: u64) -> Option<u64> {
-        self.pages.range(number..).next().map(|(number, _)| *number)
+        self.places.range(number..).next().map(|(number, _)| *number)
     }
 
     /// Gives a page up.
-    pub fn unpin(&mut self, number: u64) {
-        if let Some(page) = self.pages.get_mut(&number) {
-            page.pins -= 1;
-        }
+    pub fn unpin(&mut self, held: Held) {
+        self.held(held).pins -= 1;
     }
 
-    /// Sets the newest version of a block and tells the one before. Its page is in memory.
-    pub fn replace(&mut self, lba: u64, version: Version, checkpoint: u64) -> Version {
-        let Some(page) = self.pages.get_mut(&(lba / PAGE_BLOCKS)) else {
-            unreachable!("the page of a block that is written is pinned")
-        };
-        self.dirty += usize::from(page.dirty == 0);
-        page.dirty = checkpoint;
-        std::mem::replace(&mut page.versions[(lba % PAGE_BLOCKS) as usize], version)
+    /// Sets the newest version of a block of a page and tells the one before.
+    pub fn replace(&mut self, held: Held, lba: u64, version: Version, checkpoint: u64) -> Version {
+        let page = self.held(held);
+        let was_clean = std::mem::replace(&mut page.dirty, checkpoint) == 0;
+        let before = std::mem::replace(&mut page.versions[(lba % PAGE_BLOCKS) as usize], version);
+        self.dirty += usize::from(was_clean);
+        before
     }
 
     /// Gives places their new names.
     pub fn rename(&mut self, rename: impl Fn((u32, u32)) -> (u32, u32)) {
-        let versions = self.pages.values_mut().flat_map(|page| page.versions.iter_mut());
+        let versions = self.pages.iter_mut().flat_map(|page| page.versions.iter_mut());
         for version in versions.filter(|version| !version.is_zero()) {
             (version.virtual_segment, version.slot) = rename((version.virtual_segment, version.slot));
         }
@@ -180,7 +237,7 @@ impl Current {
     /// Runs now hold everything of the checkpoints before this one.
     pub fn clean_before(&mut self, checkpoint: u64) {
         self.dirty = 0;
-        for page in self.pages.values_mut() {
+        for page in &mut self.pages {
             if page.dirty < checkpoint {
                 page.dirty = 0;
             }
@@ -200,7 +257,7 @@ impl Current {
 
     /// Bytes of memory in use.
     pub fn memory_bytes(&self) -> usize {
-        self.pages.len() * PAGE_MEMORY_BYTES
+        self.places.len() * PAGE_MEMORY_BYTES
     }
 }
 
@@ -216,9 +273,10 @@ mod tests {
     fn pinned_and_dirty_pages_stay_and_the_rest_keeps_within_the_budget() {
         let mut current = Current::new(8 * PAGE_MEMORY_BYTES);
         current.insert(0, [Version::NONE; 64]);
-        assert!(current.pin(0) && !current.pin(1));
-        assert_eq!(current.replace(3, version(9), 1), Version::NONE);
-        current.unpin(0);
+        assert!(current.pin(1).is_none());
+        let held = current.pin(0).unwrap();
+        assert_eq!(current.replace(held, 3, version(9), 1), Version::NONE);
+        current.unpin(held);
         for number in 1..100 {
             current.insert(number, [version(number); 64]);
         }
@@ -234,5 +292,39 @@ mod tests {
             current.insert(number, [Version::NONE; 64]);
         }
         assert_eq!(current.get(3), None);
+    }
+
+    #[test]
+    fn a_held_page_is_found_in_its_place_however_many_come_and_go() {
+        let mut current = Current::new(8 * PAGE_MEMORY_BYTES);
+        for number in 0..5 {
+            current.insert(number, [version(number); 64]);
+        }
+        let held = current.pin(3).unwrap();
+        for number in 5..200 {
+            current.insert(number, [version(number); 64]);
+            let lba = 64 * number;
+            assert_eq!(current.get(lba), Some(version(number)));
+            assert_eq!(current.replace(held, 3 * 64 + 1, version(number), 1), {
+                if number == 5 { version(3) } else { version(number - 1) }
+            });
+            current.clean_before(2);
+        }
+        assert_eq!(current.get(3 * 64), Some(version(3)));
+        assert_eq!(current.get(3 * 64 + 1), Some(version(199)));
+        assert_eq!((current.pages.len(), current.places.len()), (8, 8));
+        current.unpin(held);
+    }
+
+    #[test]
+    #[should_panic(expected = "stays where it is")]
+    fn a_page_that_has_gone_is_not_taken_for_the_one_in_its_place() {
+        let mut current = Current::new(4 * PAGE_MEMORY_BYTES);
+        current.insert(0, [Version::NONE; 64]);
+        let held = current.find(0).unwrap();
+        for number in 1..20 {
+            current.insert(number, [Version::NONE; 64]);
+        }
+        current.replace(held, 0, version(1), 1);
     }
 }

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use super::history::{History, Line, Rollback};
 use crate::error::Result;
 use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
-use current::{Current, PAGE_BLOCKS, Version};
+use current::{Current, Held, PAGE_BLOCKS, Version};
 use run::{Pages, Run, RunWriter};
 
 /// Versions that are in no run yet.
@@ -49,17 +49,37 @@ pub struct Index {
 #[derive(Debug)]
 pub struct Pinned {
     index: Rc<Index>,
-    first_page: u64,
-    end_page: u64,
-    more: Vec<u64>,
+    /// Most writes lie in one page.
+    first: Option<Held>,
+    /// The others, in the order of their numbers.
+    more: Vec<Held>,
+}
+
+impl Pinned {
+    fn none(index: &Rc<Index>) -> Self {
+        Self { index: Rc::clone(index), first: None, more: Vec::new() }
+    }
+
+    fn add(&mut self, held: Held) {
+        match self.first {
+            None => self.first = Some(held),
+            Some(_) => self.more.push(held),
+        }
+    }
+
+    #[inline]
+    fn find(&self, page: u64) -> Option<Held> {
+        self.first.filter(|held| held.page == page).or_else(|| {
+            let at = self.more.binary_search_by_key(&page, |held| held.page).ok()?;
+            Some(self.more[at])
+        })
+    }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         let mut current = self.index.current.borrow_mut();
-        for page in (self.first_page..self.end_page).chain(self.more.drain(..)) {
-            current.unpin(page);
-        }
+        self.first.iter().chain(&self.more).for_each(|held| current.unpin(*held));
     }
 }
 
@@ -135,14 +155,15 @@ impl Index {
     /// # Errors
     /// As [`Index::current`].
     pub async fn pin(self: &Rc<Self>, lba: u64, blocks: u64) -> Result<Pinned> {
-        let (first_page, end_page) = (lba / PAGE_BLOCKS, (lba + blocks).div_ceil(PAGE_BLOCKS));
-        let mut pinned =
-            Pinned { index: Rc::clone(self), first_page, end_page: first_page, more: Vec::new() };
-        while pinned.end_page < end_page {
-            if self.current.borrow_mut().pin(pinned.end_page) {
-                pinned.end_page += 1;
+        let (mut page, end) = (lba / PAGE_BLOCKS, (lba + blocks).div_ceil(PAGE_BLOCKS));
+        let mut pinned = Pinned::none(self);
+        while page < end {
+            let held = self.current.borrow_mut().pin(page);
+            if let Some(held) = held {
+                pinned.add(held);
+                page += 1;
             } else {
-                self.fill(pinned.end_page).await?;
+                self.fill(page).await?;
             }
         }
         Ok(pinned)
@@ -153,13 +174,13 @@ impl Index {
     /// # Errors
     /// As [`Index::current`].
     pub async fn pin_written(self: &Rc<Self>, lba: u64, blocks: u64) -> Result<Pinned> {
-        let mut pinned = Pinned { index: Rc::clone(self), first_page: 0, end_page: 0, more: Vec::new() };
+        let mut pinned = Pinned::none(self);
         let (mut page, end) = (lba / PAGE_BLOCKS, (lba + blocks).div_ceil(PAGE_BLOCKS));
         while page < end {
             let held = self.current.borrow_mut().pin_if_written(page);
             match held {
-                Some(true) => pinned.more.push(page),
-                Some(false) => {}
+                Some(Some(held)) => pinned.add(held),
+                Some(None) => {}
                 None => {
                     // Neither in memory nor, before the next block of a run, on the device.
                     let next = self.next_page(page);
@@ -184,10 +205,15 @@ impl Index {
         of_runs.map(|lba| lba / PAGE_BLOCKS).chain(in_memory).min()
     }
 
-    /// Notes that a block has a new version, and tells which one it supersedes. Its page is pinned. A version
-    /// of zeroes over a block that reads as zero is none.
-    pub fn note(&self, lba: u64, version: Version) -> Version {
-        let before = self.current.borrow_mut().replace(lba, version, self.checkpoint.get());
+    /// Notes that a block has a new version, and tells which one it supersedes. Its page is pinned; where that is
+    /// said by whom, it is not looked for. A version of zeroes over a block that reads as zero is none.
+    pub fn note(&self, lba: u64, version: Version, pinned: Option<&Pinned>) -> Version {
+        let page = lba / PAGE_BLOCKS;
+        let mut current = self.current.borrow_mut();
+        let held = pinned.and_then(|pinned| pinned.find(page)).or_else(|| current.find(page));
+        let Some(held) = held else { unreachable!("the page of a block that is written is pinned") };
+        let before = current.replace(held, lba, version, self.checkpoint.get());
+        drop(current);
         if before.virtual_segment == ZERO && version.virtual_segment == ZERO {
             return before;
         }

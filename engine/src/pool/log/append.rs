@@ -601,11 +601,12 @@ impl Log {
         if failure.is_none() {
             let mut slot = flight.first_slot;
             let mut checksums = flight.checksums.as_slice();
-            for (at, record) in flight.records.iter().enumerate() {
+            for (at, (record, queued)) in flight.records.iter().zip(&flight.entries).enumerate() {
                 let sequence = flight.first_sequence + at as u64;
                 let blocks = if record.kind == KIND_DATA { record.blocks.get() as usize } else { 0 };
                 let (own, rest) = checksums.split_at(blocks);
-                self.contents.take_in(record, sequence, flight.virtual_segment, slot, own);
+                let pinned = &queued.entry.pinned;
+                self.contents.take_in(record, sequence, flight.virtual_segment, slot, own, pinned);
                 slot += blocks as u32;
                 checksums = rest;
             }

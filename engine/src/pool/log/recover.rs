@@ -206,10 +206,9 @@ async fn take_in(
         };
         let payload = if data { blocks as usize } else { 0 };
         let Some((own, rest)) = checksums.split_at_checked(payload) else { break };
-        contents.take_in(entry, sequence, virtual_segment, slot, own);
+        contents.take_in(entry, sequence, virtual_segment, slot, own, &pinned);
         slot += payload as u32;
         checksums = rest;
-        drop(pinned);
     }
     contents.note_time(
         batch.header.first_sequence.get() + batch.entries.len() as u64 - 1,
