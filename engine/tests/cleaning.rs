@@ -62,7 +62,7 @@ fn written(disk: &SimulatedDisk) -> u64 {
     writes.map(|one| one.length).sum()
 }
 
-/// What the last of some overwrites of a volume that fills its pool was like.
+/// What overwrites of a volume that fills its pool were like, from the third on.
 #[derive(Debug)]
 struct Cost {
     /// Bytes written to the disk for each of the application's.
@@ -100,6 +100,7 @@ fn overwrite(skewed: bool, rounds: u64, hold_an_image: bool) -> Cost {
             false => None,
         };
         let mut cost = Cost { amplification: 0.0, live_share: 0.0 };
+        let (mut asked_bytes, mut written_bytes) = (0, 0);
         for round in 0..rounds {
             disk.start_recording();
             let mut asked = 0;
@@ -116,8 +117,11 @@ fn overwrite(skewed: bool, rounds: u64, hold_an_image: bool) -> Cost {
             let log = volume.status().log.unwrap();
             let physical = u64::from(log.segments) * SEGMENT_BLOCKS;
             assert!(log.live_blocks >= blocks, "every block has been written");
+            if round >= 2 {
+                (asked_bytes, written_bytes) = (asked_bytes + asked, written_bytes + written(&disk));
+            }
             cost = Cost {
-                amplification: written(&disk) as f64 / asked as f64,
+                amplification: written_bytes as f64 / asked_bytes as f64,
                 live_share: log.live_blocks as f64 / physical as f64,
             };
         }
