@@ -159,11 +159,12 @@ pub(super) struct Moving {
 }
 
 /// From the segment on that is worth it most: as few as free one more than they need. They need `targets_max` at most.
+/// What was written `cold_after` sequences before `now` is old.
 fn choose(
     state: &Metadata,
     targets: &Targets,
-    now: u64,
-    cold_after: u64,
+    worth: impl Fn(&Used) -> u128,
+    (now, cold_after): (u64, u64),
     targets_max: u32,
 ) -> Option<Moving> {
     let mut kept: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
@@ -171,7 +172,7 @@ fn choose(
     let segment_blocks = state.segment_blocks();
     let used = used_segments(state.rows.iter().map(|(number, row)| (*number, row)), &kept);
     let mut by_worth: Vec<&Used> = used.values().collect();
-    by_worth.sort_by_cached_key(|one| Reverse(one.worth(now, segment_blocks)));
+    by_worth.sort_by_cached_key(|one| Reverse(worth(one)));
     let (mut chosen, mut blocks, mut won) = (BTreeMap::new(), [0; AGES], 0);
     for one in by_worth {
         let new = one.rows.iter().filter(|number| !chosen.contains_key(*number));
@@ -234,16 +235,23 @@ impl Core {
         if now < self.look_again.get() && !is_short {
             return None;
         }
-        self.look_again.set(now + u64::from(state.segment_blocks()));
+        let blocks = state.segment_blocks();
+        self.look_again.set(now + u64::from(blocks));
         let mut targets = self.targets.borrow_mut();
         targets.keep_held(&state);
         let targets_max = free.min(RESERVED_SEGMENTS as u32);
         let cold_after = cold_after(&state, now);
-        let mut moving = choose(&state, &targets, now, cold_after, targets_max);
+        // What is old and almost full can take all targets before anything is won; then the emptiest go first.
+        let choose = |targets: &Targets| {
+            [now, 0].into_iter().find_map(|aged_at| {
+                choose(&state, targets, |used| used.worth(aged_at, blocks), (now, cold_after), targets_max)
+            })
+        };
+        let mut moving = choose(&targets);
         if moving.is_none() && is_short && targets.physical().next().is_some() {
             // What the targets still have room for may be all that there is to be won.
             *targets = Targets::default();
-            moving = choose(&state, &targets, now, cold_after, targets_max);
+            moving = choose(&targets);
         }
         let emptying = match moving {
             Some(moving) => Emptying::Move(moving),
@@ -348,6 +356,10 @@ mod tests {
 
     const BLOCKS: u32 = 16;
 
+    fn by_age(used: &Used) -> u128 {
+        used.worth(100, BLOCKS)
+    }
+
     /// A state of so many segments with these rows: segment, first block, where they go on, live slots, age.
     fn state(segments: u32, rows: &[(u32, u32, Option<u32>, u32, u64)]) -> Metadata {
         let mut state = Metadata::new(segments, BLOCKS);
@@ -378,12 +390,15 @@ mod tests {
         assert_eq!((used[&1].rows.as_slice(), used[&1].live), (&[1, 2][..], 24));
         // Segment 0 takes one target for its 13 blocks, and segment 2 with its 17 needs one more. With these, nothing is
         // left in segment 1: three are free, and two are full but for two blocks.
-        let moving = choose(&state, &Targets::default(), 100, 1000, 5).unwrap();
+        let moving = choose(&state, &Targets::default(), by_age, (100, 1000), 5).unwrap();
         assert_eq!((numbers(&moving, 0), moving.targets), (vec![0, 1, 2, 4], 2));
-        assert!(choose(&state, &Targets::default(), 100, 1000, 1).is_none(), "too few targets");
+        assert!(choose(&state, &Targets::default(), by_age, (100, 1000), 1).is_none(), "too few targets");
         assert_eq!(tied_rows(&state), [0, 1, 2, 4]);
         let full = [(3, 0, None, 16, 0), (4, 0, None, 15, 0)];
-        assert!(choose(&self::state(9, &full), &Targets::default(), 100, 0, 5).is_none(), "nothing is won");
+        assert!(
+            choose(&self::state(9, &full), &Targets::default(), by_age, (100, 0), 5).is_none(),
+            "nothing is won"
+        );
     }
 
     #[test]
@@ -401,7 +416,7 @@ mod tests {
         assert_eq!(targets.physical().collect::<Vec<_>>(), [7, 6]);
         assert_eq!(targets.needed(&[13, 13], BLOCKS), 0);
         assert_eq!(targets.needed(&[14, 30], BLOCKS), 3);
-        assert!(choose(&state, &targets, 100, 0, 5).is_none(), "what lies in a target stays");
+        assert!(choose(&state, &targets, by_age, (100, 0), 5).is_none(), "what lies in a target stays");
         // All that lay in one of them has died: somebody else may have taken it.
         state.apply(&Change::RowRemoved(2)).unwrap();
         state.apply(&Change::Lease(Lease { physical: 7.into(), virtual_segment: 9.into() })).unwrap();
@@ -413,11 +428,25 @@ mod tests {
     fn what_is_old_goes_to_another_target_and_is_worth_more() {
         let rows = [(0, 0, None, 6, 90), (1, 0, None, 6, 10), (2, 0, None, 6, 80), (3, 0, None, 6, 80)];
         let state = state(9, &rows);
-        let moving = choose(&state, &Targets::default(), 100, 50, 5).unwrap();
+        let moving = choose(&state, &Targets::default(), by_age, (100, 50), 5).unwrap();
         assert_eq!((numbers(&moving, 1), numbers(&moving, 0)), (vec![1], vec![2, 3]));
         assert_eq!(moving.targets, 2);
         let used = used_segments(state.rows.iter().map(|(number, row)| (*number, row)), &BTreeSet::new());
         assert!(used[&1].worth(100, BLOCKS) > used[&0].worth(100, BLOCKS));
+    }
+
+    #[test]
+    fn the_emptiest_are_found_behind_old_and_almost_full_ones() {
+        // Two old segments would take both targets; three young ones fit these.
+        let [old, young] = [(15, 0), (10, 100)];
+        let rows = [old, old, young, young, young];
+        let rows: Vec<_> =
+            (0..).zip(rows).map(|(at, (live, written))| (at, 0, None, live, written)).collect();
+        let state = state(9, &rows);
+        assert!(choose(&state, &Targets::default(), by_age, (100, 1000), 2).is_none());
+        let by_room = |used: &Used| used.worth(0, BLOCKS);
+        let moving = choose(&state, &Targets::default(), by_room, (100, 1000), 2).unwrap();
+        assert_eq!((numbers(&moving, 0), moving.targets), (vec![2, 3, 4], 2));
     }
 
     #[test]
