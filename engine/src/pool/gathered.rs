@@ -57,13 +57,19 @@ impl Gathered {
         let other = news.into_iter().filter(is_other);
         let blocks = self.segment_blocks;
         let mut made: BTreeMap<u32, SegmentRow> = BTreeMap::new();
+        // As old as its blocks are on an average.
+        let mut written: BTreeMap<u32, u128> = BTreeMap::new();
         let still = || self.rows.keys().filter_map(|number| Some((*number, state.rows.get(number)?)));
         for (_, row) in still() {
             for slot in row.live() {
                 let Some((physical, block)) = row.place(slot, blocks) else { continue };
-                let empty = || SegmentRow::gathered(physical, blocks, blocks, row.written);
+                let empty = || SegmentRow::gathered(physical, blocks, blocks, 0);
                 made.entry(self.numbers[&physical]).or_insert_with(empty).revive(block);
+                *written.entry(self.numbers[&physical]).or_default() += u128::from(row.written);
             }
+        }
+        for (number, row) in &mut made {
+            row.written = (written[number] / u128::from(row.live_slots())) as u64;
         }
         let made = made.iter().map(|(number, row)| row.change(*number));
         // The new ones first: so the record itself shows what lived in the old ones.

@@ -254,8 +254,12 @@ impl Metadata {
 
     /// Whether rows have become so many that those which share a segment are to be gathered in one.
     pub fn has_many_rows(&self) -> bool {
-        let numbers_left = (HOME_FIRST - self.next_gathered) as usize;
-        self.rows.len() * 2 > self.users.len() * 3 && numbers_left > self.users.len()
+        self.rows.len() * 2 > self.users.len() * 3 && self.can_gather()
+    }
+
+    /// Whether there are numbers left for gathering.
+    pub fn can_gather(&self) -> bool {
+        (HOME_FIRST - self.next_gathered) as usize > self.users.len()
     }
 
     /// Rows for which the journal still has room.

@@ -1,20 +1,19 @@
 //! What goes on in the background: checkpoints, leases, merging of runs, emptying of segments, the idle mark.
 //!
 //! A checkpoint writes the versions since the last one as a run and lets the log be read from here on. Emptying
-//! moves the live blocks of the segments with the fewest of them together into a free one and rewrites their
-//! rows, never an index entry. Only when the rows of old segments have become too many are entries rewritten.
+//! ([`super::empty`]) moves live blocks and rewrites their rows, never an index entry. Only when the rows of old segments
+//! have become too many are entries rewritten.
 //!
-//! Invariants: the last [`RESERVED_SEGMENTS`] free segments are for emptying alone; blocks are in their new place
-//! and flushed before a row says so; a segment is free only once the journal says that nothing lies there.
+//! Invariants: the last [`RESERVED_SEGMENTS`] free segments are for emptying alone; a segment is free only once the
+//! journal says that nothing lies there.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 
 use super::Core;
 use super::apply::{Linear, STALL_NS};
-use crate::device::{Cause, Io};
+use super::empty::{Emptying, tied_rows};
 use crate::error::{Error, Reason, Result};
 #[cfg(feature = "mutations")]
 use crate::format::journal::Checkpoint;
@@ -26,101 +25,11 @@ use crate::pool::index::merge;
 use crate::pool::index::run::Run;
 use crate::pool::layout::RESERVED_SEGMENTS;
 use crate::pool::log::append::Log;
-use crate::pool::metadata::{Metadata, SegmentRow};
+use crate::pool::metadata::Metadata;
 use crate::runtime::Task;
-use crate::units::ByteOffset;
 
 /// How often the idle mark looks whether anything has happened.
 const IDLE_NS: u64 = 1_000_000_000;
-/// The pieces in which live blocks are moved.
-const MOVE_BYTES: usize = 1 << 20;
-/// How long emptying waits for readers of what it emptied before.
-const READER_WAIT_NS: u64 = 1_000_000;
-
-/// What is moved together: the rows of some physical segments.
-struct Moving {
-    rows: Vec<(u32, SegmentRow)>,
-    /// Segments that they fill.
-    targets: u32,
-}
-
-/// Rows that can only be emptied together, because they share segments: a row may go on in the next one.
-#[derive(Debug, Default)]
-struct Group {
-    rows: Vec<u32>,
-    /// Segments that are free once these rows have moved.
-    segments: u32,
-    live: u32,
-    /// The log's sequence when the youngest of them was written.
-    written: u64,
-}
-
-impl Group {
-    /// What emptying it is worth (Rosenblum and Ousterhout, "The design and implementation of a log-structured file
-    /// system", 1992): the space won times its age, over the cost of reading all and writing what lives. What has not
-    /// died for long is going to live longer, so that its space stays won.
-    fn worth(&self, now: u64, segment_blocks: u32) -> u128 {
-        let (blocks, live) = (u128::from(self.segments) * u128::from(segment_blocks), u128::from(self.live));
-        let age = (u128::from(now.saturating_sub(self.written)) + 1).isqrt();
-        blocks.saturating_sub(live) * age * WORTH_SCALE / (blocks + live)
-    }
-}
-
-/// So that worths of little differ.
-const WORTH_SCALE: u128 = 1 << 32;
-
-fn groups_of<'a>(rows: impl Iterator<Item = (u32, &'a SegmentRow)> + Clone) -> Vec<Group> {
-    let mut follows: BTreeMap<u32, u32> = BTreeMap::new();
-    for (_, row) in rows.clone() {
-        follows.extend(row.continued.map(|continued| (continued, row.physical)));
-    }
-    // Segments are filled one after the other, so that each goes on from one other at most.
-    let first = |mut segment: u32| {
-        for _ in 0..follows.len() {
-            match follows.get(&segment) {
-                Some(before) => segment = *before,
-                None => break,
-            }
-        }
-        segment
-    };
-    let mut groups: BTreeMap<u32, (Group, BTreeSet<u32>)> = BTreeMap::new();
-    for (number, row) in rows {
-        let (group, segments) = groups.entry(first(row.physical)).or_default();
-        group.rows.push(number);
-        group.live += row.live_slots();
-        group.written = group.written.max(row.written);
-        segments.extend(row.segments());
-    }
-    let counted =
-        |(group, segments): (Group, BTreeSet<u32>)| Group { segments: segments.len() as u32, ..group };
-    groups.into_values().map(counted).collect()
-}
-
-/// Of the first groups, as many as free segments at the least cost: a full segment of copying for each one that is
-/// free in the end, and what stays empty of the last segment is lost like one. They fit `targets_max` segments. And
-/// how many they fill; `None` if nothing is won.
-fn choose_groups(groups: &[Group], room: u32, targets_max: u32) -> Option<(Vec<&Group>, u32)> {
-    let (mut blocks, mut segments) = (0_u32, 0);
-    let mut chosen = Vec::new();
-    let mut best: Option<(usize, u32, u32)> = None;
-    for group in groups {
-        let targets = (blocks + group.live).div_ceil(room);
-        if targets > targets_max {
-            continue;
-        }
-        blocks += group.live;
-        segments += group.segments;
-        chosen.push(group);
-        let won = segments - targets.min(segments);
-        if won > 0 && best.is_none_or(|(_, best_targets, best_won)| targets * best_won < best_targets * won) {
-            best = Some((chosen.len(), targets, won));
-        }
-    }
-    let (count, targets, _) = best?;
-    chosen.truncate(count);
-    Some((chosen, targets))
-}
 
 /// The changes that put a merged run in the place of those that it was made of.
 fn replacement(runs: &[Rc<Run>], merged: Option<&Rc<Run>>) -> impl Iterator<Item = Change> {
@@ -370,8 +279,11 @@ impl Core {
                 self.step(self.gather_rows()).await
             } else if may_merge && !runs.is_empty() {
                 self.step(self.merge(&runs)).await
-            } else if let Some(moving) = self.choose_moving() {
-                self.step(self.empty(moving)).await
+            } else if let Some(emptying) = self.choose_emptying() {
+                match emptying {
+                    Emptying::Move(moving) => self.step(self.empty(moving)).await,
+                    Emptying::Untie => self.step(self.gather_rows()).await,
+                }
             } else if self.is_short() && (self.contents.forget_some() || self.has_news(log)) {
                 self.step(self.checkpoint()).await
             } else {
@@ -398,11 +310,7 @@ impl Core {
         let index = self.contents.index();
         let gathered = {
             let state = self.contents.journal().state();
-            let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
-            let rows = state.rows.iter().filter(|(_, row)| !leased.contains(&row.physical));
-            let groups = groups_of(rows.map(|(number, row)| (*number, row)));
-            let shared = groups.iter().filter(|group| group.rows.len() > group.segments as usize);
-            Gathered::new(&state, shared.flat_map(|group| group.rows.iter().copied()))
+            Gathered::new(&state, tied_rows(&state).into_iter())
         };
         let rename = |place| gathered.rename(place);
         let older = index.runs();
@@ -487,161 +395,5 @@ impl Core {
         runs.iter().for_each(|run| run.set_replaced());
         index.replace(runs, merged);
         Ok(())
-    }
-
-    /// What to empty next, if free segments run short: the segments with the fewest live blocks, as many as fit
-    /// one segment less together.
-    fn choose_moving(&self) -> Option<Moving> {
-        if self.linear.is_some() {
-            return None;
-        }
-        let state = self.contents.journal().state();
-        let free = state.free_segments() as usize;
-        if free > RESERVED_SEGMENTS as usize + self.leases_wanted() {
-            return None;
-        }
-        // Looking costs as much as there are rows; little can have died since nothing was found to be won.
-        let now = self.sequence();
-        if now < self.look_again.get() && !self.is_short() {
-            return None;
-        }
-        self.look_again.set(now + u64::from(state.segment_blocks()));
-        let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
-        let rows = state.rows.iter().filter(|(_, row)| !leased.contains(&row.physical));
-        let mut groups = groups_of(rows.map(|(number, row)| (*number, row)));
-        let room = state.segment_blocks();
-        groups.sort_by_cached_key(|group| (Reverse(group.worth(now, room)), group.rows[0]));
-        let targets_max = free.min(RESERVED_SEGMENTS as usize) as u32;
-        // From the emptiest on; or from a group that is worth it by itself and did not fit beside those.
-        let starts = (0..groups.len()).filter(|start| *start == 0 || groups[*start].segments > 1);
-        let (chosen, targets) =
-            starts.map(|start| &groups[start..]).find_map(|from| choose_groups(from, room, targets_max))?;
-        let numbers = chosen.iter().flat_map(|group| &group.rows);
-        let rows = numbers.filter_map(|number| Some((*number, state.rows.get(number)?.clone()))).collect();
-        self.look_again.set(now);
-        Some(Moving { rows, targets })
-    }
-
-    async fn empty(&self, moving: Moving) -> Result<()> {
-        let free = self.contents.free_segments(0);
-        let Some(targets) = free.get(..moving.targets as usize) else {
-            // Somebody still reads what was emptied before.
-            self.device.context().sleep(READER_WAIT_NS).await;
-            return Ok(());
-        };
-        let reserved: Vec<Reading<'_>> =
-            targets.iter().map(|target| self.contents.reading(*target)).collect();
-        let room = self.geometry.segment_blocks;
-        let mut moved = Vec::with_capacity(moving.rows.len());
-        let mut next = 0;
-        for (number, row) in &moving.rows {
-            let live = row.live_slots();
-            if live == 0 {
-                moved.push((*number, row.clone()));
-                continue;
-            }
-            let (first, last) = ((next / room) as usize, ((next + live - 1) / room) as usize);
-            let continued = (last > first).then(|| targets[last]);
-            let target = row.moved(targets[first], next % room, continued);
-            self.move_row(row, &target).await?;
-            moved.push((*number, target));
-            next += live;
-        }
-        self.contents
-            .journal()
-            .commit(|state| {
-                let mut changes = self.news_of_rows(state, 0);
-                // Of these, more is said below.
-                changes.retain(|change| {
-                    !matches!(change, Change::RowRemoved(number) if moved.iter().any(|(moved, _)| moved == number))
-                });
-                for (number, mut row) in moved {
-                    // Slots that died meanwhile.
-                    let Some(now) = state.rows.get(&number) else { continue };
-                    let dead: Vec<u32> = row.live().filter(|slot| !now.is_live(*slot)).collect();
-                    dead.iter().for_each(|slot| {
-                        row.kill(*slot);
-                    });
-                    changes.push(match row.live_slots() {
-                        0 => Change::RowRemoved(number),
-                        _ => row.change(number),
-                    });
-                }
-                changes
-            })
-            .await?;
-        drop(reserved);
-        let log = self.log()?;
-        log.progress.give();
-        log.go_on();
-        Ok(())
-    }
-
-    /// Copies the live blocks of a row to where they are going to lie.
-    async fn move_row(&self, from: &SegmentRow, to: &SegmentRow) -> Result<()> {
-        let room = self.geometry.segment_blocks;
-        let block_bytes = self.geometry.block_bytes as usize;
-        let _reading: Vec<Reading<'_>> =
-            from.segments().map(|physical| self.contents.reading(physical)).collect();
-        let places: Vec<((u32, u32), (u32, u32))> =
-            from.live().filter_map(|slot| Some((from.place(slot, room)?, to.place(slot, room)?))).collect();
-        let follows = |one: (u32, u32), next: (u32, u32)| one.0 == next.0 && one.1 + 1 == next.1;
-        let per_piece = (MOVE_BYTES / block_bytes).max(1);
-        for target in places.chunk_by(|one, next| follows(one.1, next.1)) {
-            for piece in target.chunks(per_piece) {
-                let mut buf = self.device.context().buffers().reserved().get(piece.len() * block_bytes)?;
-                let mut filled = 0;
-                for source in piece.chunk_by(|one, next| follows(one.0, next.0)) {
-                    let length = source.len() * block_bytes;
-                    let (physical, block) = source[0].0;
-                    let at = ByteOffset(self.geometry.address(physical, block));
-                    let part = self.device.context().buffers().reserved().get(length)?;
-                    let (result, part) = self.device.read(at, part, Io::of(Cause::Clean)).await;
-                    result?;
-                    buf[filled..filled + length].copy_from_slice(&part);
-                    filled += length;
-                }
-                let (physical, block) = piece[0].1;
-                let at = ByteOffset(self.geometry.address(physical, block));
-                self.device.write(at, buf, Io::of(Cause::Clean)).await.0?;
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(physical: u32, continued: Option<u32>, live: u32) -> SegmentRow {
-        let mut row = SegmentRow::of_log(physical, 16, 0).moved(physical, 0, continued);
-        (0..live).for_each(|slot| row.revive(slot));
-        row
-    }
-
-    #[test]
-    fn rows_that_share_segments_are_emptied_together_and_all_of_these_count() {
-        // Seven segments in which rows begin, twelve that they lie in: 111 blocks fit into seven.
-        let rows = [
-            (1, row(2, None, 9)),
-            (2, row(2, Some(3), 11)),
-            (3, row(3, Some(6), 14)),
-            (4, row(4, Some(5), 16)),
-            (5, row(8, Some(15), 16)),
-            (6, row(9, Some(10), 16)),
-            (7, row(11, Some(12), 13)),
-            (8, row(13, None, 16)),
-        ];
-        let groups = groups_of(rows.iter().map(|(number, row)| (*number, row)));
-        let sizes: Vec<_> =
-            groups.iter().map(|group| (group.rows.as_slice(), group.segments, group.live)).collect();
-        assert_eq!(sizes[0], (&[1, 2, 3][..], 3, 34));
-        assert_eq!(sizes.iter().map(|(_, segments, _)| segments).sum::<u32>(), 12);
-        let (chosen, targets) = choose_groups(&groups, 16, 5).unwrap();
-        assert!(chosen.iter().map(|group| group.segments).sum::<u32>() > targets && targets <= 5);
-        let group = |number, live| Group { rows: vec![number], segments: 1, live, written: 0 };
-        let full = [group(1, 16), group(2, 15)];
-        assert!(choose_groups(&full, 16, 5).is_none(), "nothing is won");
     }
 }

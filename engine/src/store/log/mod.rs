@@ -5,13 +5,14 @@
 //! few live ones are emptied by moving these together.
 //!
 //! Here the parts of the pool are put together: `open` recovers, `write` and `read` are the data path,
-//! `image` opens the past, `maintain` keeps checkpoints, leases, runs and free segments in order.
+//! `image` opens the past, `maintain` keeps checkpoints, leases, runs and free segments in order, `empty` moves blocks.
 //!
 //! With a linear volume behind it (`apply`, `home`), the log is where writes become durable and the past is kept, and
 //! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
 //! in the order in which it wrote them.
 
 mod apply;
+mod empty;
 mod grow;
 mod home;
 mod image;
@@ -21,7 +22,7 @@ mod read;
 mod rollback;
 mod write;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
@@ -77,6 +78,8 @@ struct Core {
     settled: Signal,
     /// The sequence from which on segments to empty are looked for again.
     look_again: Cell<u64>,
+    /// Segments that emptying goes on to fill.
+    targets: RefCell<empty::Targets>,
     /// Held while runs are added and while names in all of them change.
     run_turn: RangeLock,
     report: RecoveryReport,

@@ -4,7 +4,7 @@
 //! For writing, one commit then makes this opening's nonce and its first leases durable, with everything that
 //! recovery relied on flushed before it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::apply::Linear;
@@ -217,6 +217,7 @@ impl LogStore {
             checkpoint_ended: Signal::new(device.context()),
             settled: Signal::new(device.context()),
             look_again: Cell::default(),
+            targets: RefCell::default(),
             run_turn: RangeLock::default(),
             report,
             sequence,
