@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(seen(9), [1]);
         assert_eq!(seen(11), [1, 10, 11]);
         let current: Vec<u64> = (1..=11).filter(|sequence| history.is_current(*sequence)).collect();
-        assert_eq!(current, [1, 10, 11]);
+        assert_eq!(current, [1, 9, 10, 11]);
         assert_eq!((history.discarded_at(4), history.discarded_at(3)), (5, 9));
         assert!(history.revives(2, 4) && history.revives(1, 7) && !history.revives(2, 3));
         assert_eq!(history.line(0).last_before(7), None);

@@ -149,8 +149,9 @@ impl World<'_> {
         };
         self.apply(tampering, &before, whole);
         self.note_row();
-        let hash = self.shared.disk.hash();
+        // What the one before left in flight has ended then.
         let device = self.open_disk().await?;
+        let hash = self.shared.disk.hash();
         let opened = Volume::open(device, OpenMode::ReadWrite).await;
         let expected: fn(&Reason) -> bool = match tampering {
             Tampering::DamageOne { .. } => {

@@ -197,6 +197,11 @@ impl Linear {
         self.stalled.get()
     }
 
+    /// Whoever asks why it stands still hears of what is tried from now on.
+    pub fn try_again(&self) {
+        self.stalled.set(None);
+    }
+
     /// Waits until no step is under way.
     pub async fn rest(&self) {
         while self.applying.get() {
@@ -253,7 +258,7 @@ impl LogStore {
         };
         check_accepted()?;
         linear.wanted.set(linear.wanted.get().max(through));
-        linear.stalled.set(None);
+        linear.try_again();
         log.progress.give();
         while linear.cursor.get().sequence.get() < through {
             if self.core.failed.is_raised() {

@@ -62,6 +62,8 @@ impl Core {
         let index = self.contents.index();
         self.check_rollback(to)?;
         let _pin = self.contents.pin(to);
+        // What stood in the way the last time may have gone.
+        self.linear.iter().for_each(Linear::try_again);
         while index.history().unsettled().is_some() {
             if self.failed.is_raised() {
                 return refused(Reason::Poisoned);
@@ -157,6 +159,8 @@ impl Core {
             linear.busy.borrow_mut().clear();
         }
         linear.home_again.set(rollback.at);
+        // The rest is settled by whoever keeps room.
+        self.log()?.progress.give();
         Ok(None)
     }
 }
