@@ -15,8 +15,6 @@ pub enum Failure {
     Engine(Error, Intent),
     /// Standard input or output failed.
     Stream(&'static str, std::io::Error),
-    /// The call asks for what this volume cannot have.
-    Usage(String),
     /// It did what was asked and found something that is not as it should be; the result is printed all the
     /// same.
     Found(Done, Code),
@@ -50,7 +48,6 @@ impl Failure {
         match self {
             Self::Engine(error, intent) => code_of(error, *intent),
             Self::Stream(..) => Code::Environment,
-            Self::Usage(_) => Code::Usage,
             Self::Found(_, code) => *code,
             Self::ReaderGone => Code::Ok,
         }
@@ -60,7 +57,6 @@ impl Failure {
     pub fn kind(&self) -> String {
         match self {
             Self::Engine(error, _) => format!("{:?}", error.kind()),
-            Self::Usage(_) => "Usage".to_string(),
             Self::Stream(..) | Self::Found(..) | Self::ReaderGone => "Stream".to_string(),
         }
     }
@@ -73,7 +69,6 @@ impl std::fmt::Display for Failure {
                 write!(f, "{error}, or pass --create BYTES to make a file of that size")
             }
             Self::Engine(error, _) => error.fmt(f),
-            Self::Usage(why) => f.write_str(why),
             Self::Stream(what, error) => write!(f, "{what}: {error}"),
             Self::Found(..) => f.write_str("something was found"),
             Self::ReaderGone => f.write_str("nobody reads the output"),

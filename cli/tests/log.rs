@@ -92,7 +92,7 @@ fn the_past_is_read_by_sequence() {
         .collect();
     assert_eq!(sequences, [0, last - 1, last]);
     let at = ["read", &image.path, "--offset", "0", "--length", "1", "--at", "monday"];
-    icecore(&at).refused(64, "no snapshot monday");
+    icecore(&at).refused(64, "no snapshot \"monday\"");
     assert_eq!(image.bytes(), before, "a look writes nothing");
 
     // What is not kept, and a volume that keeps nothing.
@@ -106,6 +106,44 @@ fn the_past_is_read_by_sequence() {
     let none = ["read", &direct.path, "--offset", "0", "--length", "1", "--sequence", "0"];
     icecore(&none).refused(64, "keeps no past");
     icecore(&["versions", &direct.path, "--offset", "0"]).refused(64, "keeps no past");
+}
+
+#[test]
+fn a_snapshot_has_a_name_and_keeps_its_moment() {
+    let image = log_volume(&[]);
+    let snapshot =
+        |command: &str, more: &[&str]| icecore(&[&["snapshot", command, image.path.as_str()], more].concat());
+    let at = |name: &str| icecore(&["read", &image.path, "--offset", "4100", "--length", "5", "--at", name]);
+    write(&image.path, 4100, b"first").ok();
+    let taken = snapshot("create", &["monday", "--json"]).ok().json();
+    assert_eq!((&taken["name"], taken["sequence"].as_u64().is_some()), (&"monday".into(), true));
+    write(&image.path, 4100, b"other").ok();
+    snapshot("create", &["tuesday evening"]).ok();
+    write(&image.path, 4100, b"third").ok();
+    for (name, content) in [("monday", b"first"), ("tuesday evening", b"other")] {
+        assert_eq!(at(name).ok().stdout, content);
+    }
+    snapshot("create", &["monday"]).refused(64, "has a snapshot \"monday\" already");
+    let before = image.bytes();
+    let listed = snapshot("list", &["--json"]).ok().json();
+    let names = |object: &serde_json::Value| -> Vec<String> {
+        let all = object["snapshots"].as_array().unwrap();
+        all.iter().map(|one| one["name"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(names(&listed), ["monday", "tuesday evening"]);
+    assert!(snapshot("list", &[]).ok().text().ends_with("tuesday evening"));
+    let shown = icecore(&["inspect", &image.path, "--json"]).ok().json();
+    assert_eq!((names(&shown), &shown["snapshots"][0]), (names(&listed), &listed["snapshots"][0]));
+    assert_eq!(image.bytes(), before, "a look writes nothing");
+    snapshot("rollback", &["tuesday evening"]).ok();
+    assert_eq!(read(&image.path, 4100, 5).ok().stdout, b"other");
+    snapshot("delete", &["monday"]).ok();
+    snapshot("delete", &["monday"]).refused(64, "no snapshot \"monday\"");
+    at("monday").refused(64, "no snapshot");
+    assert_eq!(at("tuesday evening").ok().stdout, b"other");
+    icecore(&["check", &image.path]).ok();
+    let direct = Image::with_volume(16 * MIB, &[]);
+    icecore(&["snapshot", "create", &direct.path, "monday"]).refused(64, "keeps no past");
 }
 
 /// Six durable writes of a block each, and then a crash.

@@ -320,6 +320,30 @@ pub enum Reason {
         /// How many there is room for.
         limit: usize,
     },
+    /// There is no snapshot of this name.
+    #[error("it has no snapshot {name:?}; `icecore snapshot list` shows those that it has")]
+    NoSnapshot {
+        /// The name.
+        name: String,
+    },
+    /// A snapshot has this name.
+    #[error("it has a snapshot {name:?} already; choose another name, or delete that one first")]
+    SnapshotExists {
+        /// The name.
+        name: String,
+    },
+    /// The metadata has room for so many snapshots.
+    #[error("it has {limit} snapshots, and no room for more; delete some")]
+    TooManySnapshots {
+        /// How many there is room for.
+        limit: usize,
+    },
+    /// The backend cannot keep named moments.
+    #[error("the {backend} backend keeps no named moments; this needs a volume made with `log`")]
+    NoSnapshots {
+        /// Its name.
+        backend: &'static str,
+    },
     /// Nothing but a log and a linear volume together can do this.
     #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
     NotLinear {
@@ -461,6 +485,8 @@ impl Reason {
             | Reason::InvalidSetting { .. }
             | Reason::WrongDevice { .. }
             | Reason::NotPinned
+            | Reason::NoSnapshot { .. }
+            | Reason::SnapshotExists { .. }
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
             Reason::AlreadyOpen => Kind::Busy,
             Reason::Mounted { .. }
@@ -480,6 +506,7 @@ impl Reason {
             | Reason::CannotShrink { .. }
             | Reason::MetadataFull { .. }
             | Reason::TooManyRollbacks { .. }
+            | Reason::TooManySnapshots { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } | Reason::Discarded { .. } => Kind::InvalidArgument,
             Reason::Expired { .. } | Reason::ApplyStalled { .. } => Kind::Unavailable,
@@ -494,6 +521,7 @@ impl Reason {
             | Reason::NoIoUring { .. }
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
+            | Reason::NoSnapshots { .. }
             | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,

@@ -56,11 +56,15 @@ pub enum Mutation {
     DiscardedShown,
     /// What lives again after a return to an earlier moment still dies when its old death leaves the window.
     RevivedDies,
+    /// At open, nothing is kept for the sake of names.
+    NamesForgotten,
+    /// What a deleted snapshot saw comes free though another one sees it too.
+    SweptTooMuch,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 23] = [
+    pub const ALL: [Mutation; 25] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -84,6 +88,8 @@ impl Mutation {
         Mutation::PoisonedWithoutCause,
         Mutation::DiscardedShown,
         Mutation::RevivedDies,
+        Mutation::NamesForgotten,
+        Mutation::SweptTooMuch,
     ];
 
     /// Those of a linear volume.

@@ -12,6 +12,7 @@ use icecore::store::log::LogStatus;
 use icecore::volume::{OpenMode, Volume, VolumeInfo, format_id};
 use serde_json::{Value, json};
 
+use super::snapshot;
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
@@ -80,7 +81,6 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
         "region_bytes": info.region_bytes,
         "epoch": info.epoch.0,
         "sequence": info.sequence.0,
-        // No backend of this build keeps any.
         "snapshots": [],
         "pool_id": format_id(&info.pool_id),
         "roles": info.roles.iter().map(|(role, id)| json!({ "role": role, "device_id": format_id(id) }))
@@ -156,6 +156,7 @@ impl Inspect {
                     let good = log.as_ref().and_then(|log| log.recovery.damaged_after);
                     damage = good.map(|good| format!("its log is damaged behind sequence {good}"));
                     log.iter().for_each(|log| add_status(&mut object, log));
+                    object["snapshots"] = volume.snapshots().iter().map(snapshot::object_of).collect();
                 }
                 Err(error) if error.kind() == Kind::Corrupt => damage = Some(error.to_string()),
                 Err(error) => return Err(error.into()),

@@ -85,11 +85,6 @@ impl Read {
 
     async fn copy_from(&self, volume: Volume, path: &Path) -> Outcome<()> {
         let (offset, length, size_bytes) = (self.offset, self.length, volume.size_bytes());
-        if let Some(name) = &self.at {
-            let why =
-                format!("{}: there is no snapshot {name}: this volume has no named ones yet", path.display());
-            return Err(Failure::Usage(why));
-        }
         if offset.checked_add(length).is_none_or(|end| end > size_bytes) {
             let reason = Reason::OutOfRange { offset, length, size_bytes };
             return Err(Error::new("read", reason).on(path.display().to_string()).into());
@@ -102,10 +97,14 @@ impl Read {
             );
         }
         let context = volume.context().clone();
-        let source = match self.sequence {
+        let sequence = match &self.at {
+            Some(name) => Some(volume.snapshot(name)?.sequence),
+            None => self.sequence.map(Seq),
+        };
+        let source = match sequence {
             None => Source::Now(volume),
-            Some(sequence) => {
-                let options = ImageOptions { sequence: Some(Seq(sequence)), ..ImageOptions::default() };
+            Some(_) => {
+                let options = ImageOptions { sequence, ..ImageOptions::default() };
                 Source::Past(volume.image(options).await?, u64::from(status.info.block_bytes))
             }
         };

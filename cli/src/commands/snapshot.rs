@@ -1,11 +1,14 @@
-//! `icecore snapshot`: moments of a volume. Going back to one, for now.
+//! `icecore snapshot`: the named moments of a volume that nobody has open: taking, listing and deleting them, and going
+//! back to a moment.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use icecore::error::Error;
+use icecore::store::log::SnapshotInfo;
 use icecore::units::Seq;
 use icecore::volume::{ApplyOptions, OpenMode, OpenOptions, Volume, format_id};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
 use crate::failure::Outcome;
@@ -15,30 +18,57 @@ use crate::session::{IoOptions, VolumeDevice};
 /// What to do with moments.
 #[derive(Debug, Subcommand)]
 pub enum Snapshot {
+    /// Give the present moment of a volume a name, which keeps what it shows
+    Create(Named),
+    /// List the snapshots of a volume, by their moments; writes nothing
+    List(Listed),
+    /// Give a name up; what it alone kept comes free, no data is moved
+    Delete(Named),
     /// Make a volume again what it was at an earlier moment; what was written since can still be read as its past
     Rollback(Rollback),
+}
+
+/// A volume.
+#[derive(Debug, Args)]
+pub struct Listed {
+    /// The block device or file that holds the volume
+    path: PathBuf,
+    #[command(flatten)]
+    volume: VolumeDevice,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A volume and the name of a snapshot.
+#[derive(Debug, Args)]
+pub struct Named {
+    #[command(flatten)]
+    of: Listed,
+    /// The snapshot's name: 1 to 64 bytes
+    name: String,
 }
 
 /// Arguments of `icecore snapshot rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The block device or file that holds the volume
-    path: PathBuf,
     #[command(flatten)]
-    volume: VolumeDevice,
-    /// The moment: the sequence of the last write that the volume keeps
-    #[arg(long, value_name = "N")]
-    sequence: u64,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    of: Listed,
+    /// The snapshot to go back to
+    #[arg(required_unless_present = "sequence")]
+    name: Option<String>,
+    /// The moment, by the sequence of the last write that the volume keeps
+    #[arg(long, value_name = "N", conflicts_with = "name")]
+    sequence: Option<u64>,
 }
 
 impl Snapshot {
     /// Whether the result is wanted as one JSON object.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::Rollback(rollback) => rollback.json,
+            Self::Create(named) | Self::Delete(named) => named.of.json,
+            Self::List(listed) => listed.json,
+            Self::Rollback(rollback) => rollback.of.json,
         }
     }
 
@@ -48,42 +78,83 @@ impl Snapshot {
     /// Whatever stopped it.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         match self {
-            Self::Rollback(rollback) => rollback.run(io),
+            Self::Create(Named { of, name }) => of.change(io, async |volume| {
+                let taken = volume.create_snapshot(&name).await?;
+                Ok((object_of(&taken), taken.sequence.0, format!("snapshot {name:?} taken")))
+            }),
+            Self::Delete(Named { of, name }) => of.change(io, async |volume| {
+                let gone = volume.snapshot(&name)?;
+                volume.delete_snapshot(&name).await?;
+                Ok((object_of(&gone), gone.sequence.0, format!("snapshot {name:?} deleted")))
+            }),
+            Self::Rollback(Rollback { of, name, sequence }) => of.change(io, async |volume| {
+                let last = volume.info().sequence.0;
+                let to = match (&name, sequence) {
+                    (Some(name), _) => volume.snapshot(name)?.sequence.0,
+                    (None, sequence) => sequence.unwrap_or_default(),
+                };
+                let at = volume.rollback(Seq(to)).await?.0;
+                let object = json!({ "to": to, "at": at, "discarded": last - to });
+                let remark = format!("went back to {to}; {} entries behind that are discarded", last - to);
+                Ok((object, at, remark))
+            }),
+            Self::List(listed) => listed.list(io),
         }
     }
 }
 
-impl Rollback {
-    fn run(self, io: IoOptions) -> Outcome<Done> {
+/// A snapshot as scripts see it.
+pub fn object_of(snapshot: &SnapshotInfo) -> Value {
+    json!({
+        "name": snapshot.name,
+        "sequence": snapshot.sequence.0,
+        "time_unix_ns": snapshot.time_unix_ns,
+    })
+}
+
+impl Listed {
+    /// Opens the volume, does something with it that gives an object, a number and a remark, and closes it.
+    fn change(
+        self,
+        io: IoOptions,
+        work: impl AsyncFnOnce(&Volume) -> Result<(Value, u64, String), Error>,
+    ) -> Outcome<Done> {
         let runtime = io.runtime()?;
         runtime.block_on(async {
             let device = io.take(&runtime, &self.path)?;
             let paths = IoPaths::of(&device);
             let devices = self.volume.take(io, &runtime, device)?;
-            // Nothing that is going to be discarded goes home meanwhile.
+            // Nothing that may be discarded goes home meanwhile.
             let apply = ApplyOptions { automatic: false, ..ApplyOptions::default() };
             let options = OpenOptions { apply, ..OpenOptions::default() };
             let volume = Volume::open_with(devices, OpenMode::ReadWrite, options).await?;
-            let last = volume.info().sequence.0;
-            let went = volume.rollback(Seq(self.sequence)).await;
+            let worked = work(&volume).await;
             // The note that it was closed in order is worth having after a refusal too.
             let closed = volume.close().await;
-            let at = went?.0;
+            let (mut object, number, remark) = worked?;
             closed?;
+            object["id"] = format_id(&volume.info().id).into();
+            let remark = format!("{}: {remark}", self.path.display());
+            Ok(paths.named_in(Done { object, text: format!("{number}\n"), remark }))
+        })
+    }
+
+    fn list(self, io: IoOptions) -> Outcome<Done> {
+        let runtime = io.runtime()?;
+        runtime.block_on(async {
+            let device = io.look_at(&runtime, &self.path)?;
+            let paths = IoPaths::of(&device);
+            let devices = self.volume.look_at(io, &runtime, device)?;
+            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            let snapshots = volume.snapshots();
+            let line = |one: &SnapshotInfo| format!("{} {}\n", one.sequence.0, one.name);
             Ok(paths.named_in(Done {
                 object: json!({
                     "id": format_id(&volume.info().id),
-                    "to": self.sequence,
-                    "at": at,
-                    "discarded": last - self.sequence,
+                    "snapshots": snapshots.iter().map(object_of).collect::<Vec<_>>(),
                 }),
-                text: format!("{at}\n"),
-                remark: format!(
-                    "went back: {} is what it was at {}; {} entries behind that are discarded",
-                    self.path.display(),
-                    self.sequence,
-                    last - self.sequence
-                ),
+                text: snapshots.iter().map(line).collect(),
+                remark: format!("{}: {} snapshots", self.path.display(), snapshots.len()),
             }))
         })
     }

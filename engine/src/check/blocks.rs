@@ -122,6 +122,8 @@ async fn fill(
     let mut next = merged.next(checker, shape).await?;
     // Versions of the block at hand that nothing has superseded so far, and when they were discarded: ever earlier.
     let mut living: Vec<(IndexEntry, u64)> = Vec::new();
+    let wanted = |birth, death| death > window || state.is_named_between(birth, death);
+    let sequence_of = |entry: &IndexEntry| entry.sequence.get();
     while let Some(entry) = next {
         next = merged.next(checker, shape).await?;
         let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
@@ -132,7 +134,8 @@ async fn fill(
         let discarded_at = returns.discarded_at(sequence);
         while let Some((older, end)) = living.pop_if(|(_, end)| *end <= discarded_at) {
             let death = sequence.min(end);
-            let version = Version { entry: older, death, wanted: death > window, newest: false };
+            let version =
+                Version { entry: older, death, wanted: wanted(sequence_of(&older), death), newest: false };
             place(checker, shape, state, returns, group, &version);
         }
         living.push((entry, discarded_at));
@@ -142,7 +145,7 @@ async fn fill(
         for (older, end) in living.drain(..) {
             let newest = end == u64::MAX;
             let death = if newest { tail.first_change(lba).unwrap_or(end) } else { end };
-            let version = Version { entry: older, death, wanted: death > window, newest };
+            let version = Version { entry: older, death, wanted: wanted(sequence_of(&older), death), newest };
             place(checker, shape, state, returns, group, &version);
         }
     }
@@ -239,13 +242,18 @@ async fn check_deaths(
         while let Some(death) = deaths.next(checker, shape).await? {
             let (number, slot) = death.place();
             let sequence = death.death.get();
-            if sequence <= window || returns.revives(death.birth.get(), sequence) {
+            let is_kept = sequence > window || state.is_named_between(death.birth.get(), sequence);
+            if !is_kept || returns.revives(death.birth.get(), sequence) {
                 continue;
             }
             let agrees = match group.slot(number, slot) {
                 Some(known) => {
                     let is_new = !std::mem::replace(&mut known.has_death, true);
-                    is_new && (known.sequence, known.death) == (death.birth.get(), sequence)
+                    let (birth, next) = (known.sequence, known.death);
+                    // What superseded it may have been thrown away, since no moment that is kept sees that.
+                    let is_gone =
+                        sequence < next && next <= window && !state.is_named_between(sequence, next);
+                    is_new && birth == death.birth.get() && (sequence == next || is_gone)
                 }
                 // What was brought home before a crash and superseded after it may have died in the log.
                 None => {

@@ -10,10 +10,12 @@ use std::ops::RangeInclusive;
 use super::index;
 use super::returns::Returns;
 use super::superblock::Shape;
-use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run, Snapshot};
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
+/// Snapshots at most, and those that have been given up.
+const SNAPSHOTS_MAX: usize = 257;
 /// Returns to earlier moments at most.
 const ROLLBACKS_MAX: usize = 128;
 /// No sequence and no number of a batch comes so far; what says so is damaged, and could not be counted on from.
@@ -105,6 +107,9 @@ pub(super) struct State {
     pub accepted: u64,
     /// Returns to earlier moments.
     pub rollbacks: Vec<Rollback>,
+    /// Named moments, by their numbers: the moment, and whether the name has been given up.
+    pub snapshots: BTreeMap<u64, (u64, bool)>,
+    names: BTreeMap<Vec<u8>, u64>,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
     /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
@@ -129,7 +134,10 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Applied(_) => 7,
         Change::Accepted(_) => 8,
         Change::Rollback(_) => 9,
-        Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => return None,
+        Change::Snapshot(..) => 10,
+        Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) | Change::SnapshotRemoved(_) => {
+            return None;
+        }
     })
 }
 
@@ -149,6 +157,8 @@ impl State {
             applied: Applied::default(),
             accepted: ALL_ACCEPTED,
             rollbacks: Vec::new(),
+            snapshots: BTreeMap::new(),
+            names: BTreeMap::new(),
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
         }
@@ -183,10 +193,14 @@ impl State {
                 Change::Run(run, extents) => state.run(run, extents)?,
                 Change::Watermark(sequence) => state.watermark = *sequence,
                 Change::Window(sequence) => state.window = *sequence,
-                Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) => {}
+                Change::RowRemoved(_)
+                | Change::Dead(..)
+                | Change::RunRemoved(_)
+                | Change::SnapshotRemoved(_) => {}
                 Change::Applied(applied) => state.apply_home(applied)?,
                 Change::Accepted(sequence) => state.accepted = *sequence,
                 Change::Rollback(rollback) => state.rollback(rollback)?,
+                Change::Snapshot(snapshot, name) => state.snapshot(snapshot, name)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -223,6 +237,7 @@ impl State {
                     | Change::Watermark(_)
                     | Change::Window(_)
                     | Change::Accepted(_)
+                    | Change::Snapshot(..)
             );
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
@@ -234,6 +249,14 @@ impl State {
                     require(changes.len() == 1 || opens, "its pin stands among other changes")?;
                     require(self.shape.linear, "it pins a base, and there is none")?;
                     self.accepted = *sequence;
+                }
+                Change::Snapshot(snapshot, name) => {
+                    require(changes.len() == 1, "a snapshot stands among other changes")?;
+                    self.snapshot(snapshot, name)?;
+                }
+                Change::SnapshotRemoved(number) => {
+                    let removed = self.snapshots.remove(number).is_some_and(|(_, is_given_up)| is_given_up);
+                    require(removed, "it forgets a snapshot that has not been given up")?;
                 }
                 Change::Rollback(rollback) => {
                     require(has_checkpoint, "it goes back without a checkpoint")?;
@@ -601,6 +624,40 @@ impl State {
         Ok(())
     }
 
+    /// A moment gets a name, or its name is given up.
+    fn snapshot(&mut self, next: &Snapshot, name: &[u8]) -> Judged {
+        let (number, sequence) = (next.number.get(), next.sequence.get());
+        let is_name = (1..=64).contains(&name.len())
+            && std::str::from_utf8(name).is_ok_and(|name| !name.chars().any(char::is_control));
+        let may_be = self.shape.has_snapshots && !self.shape.linear;
+        require(may_be && is_name && next.removed.get() <= 1, "a snapshot is none, or has no name")?;
+        let given_up = next.removed.get() == 1;
+        let owner = self.names.get(name).copied();
+        match self.snapshots.get(&number) {
+            Some((known, was_given_up)) => {
+                let stays = *known == sequence && owner == Some(number);
+                require(stays && given_up && !was_given_up, "a snapshot changes")?;
+            }
+            None => require(owner.is_none() || given_up, "two snapshots have one name")?,
+        }
+        require(
+            sequence < NUMBER_MAX && self.snapshots.len() < SNAPSHOTS_MAX,
+            "there are too many snapshots",
+        )?;
+        self.snapshots.insert(number, (sequence, given_up));
+        match given_up {
+            true => drop(self.names.remove(name)),
+            false => drop(self.names.insert(name.to_vec(), number)),
+        }
+        Ok(())
+    }
+
+    /// Whether a moment that has a name sees a version of these sequences.
+    pub fn is_named_between(&self, birth: u64, death: u64) -> bool {
+        let mut named = self.snapshots.values().filter(|(_, given_up)| !given_up);
+        named.any(|(moment, _)| birth <= *moment && *moment < death)
+    }
+
     /// The volume has gone back, or that is settled.
     fn rollback(&mut self, next: &Rollback) -> Judged {
         let (at, to) = (next.at.get(), next.to.get());
@@ -657,6 +714,7 @@ mod tests {
             thin: false,
             keeps_past: false,
             goes_back: false,
+            has_snapshots: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

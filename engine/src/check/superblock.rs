@@ -8,8 +8,9 @@ use zerocopy::IntoBytes;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_LOG, FEATURE_ROLLBACK, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME,
-    STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY,
+    MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN,
+    VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -60,6 +61,8 @@ pub(super) struct Shape {
     pub keeps_past: bool,
     /// It has gone back to an earlier moment, or was about to.
     pub goes_back: bool,
+    /// Moments have names, or one was about to.
+    pub has_snapshots: bool,
 }
 
 impl Shape {
@@ -218,7 +221,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.generation = 0.into();
             plain.generation_tail = 0.into();
             // What is used for the first time is noted before it is used.
-            plain.features_incompatible &= !FEATURE_ROLLBACK;
+            plain.features_incompatible &= !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS);
         }
         plain
     };
@@ -288,8 +291,8 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "its features and its backend contradict each other",
         ),
         (
-            is_log || record.features_incompatible.get() & FEATURE_ROLLBACK == 0,
-            "it has no log, and has gone back to an earlier moment",
+            is_log || record.features_incompatible.get() & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS) == 0,
+            "it has no log, and has gone back to an earlier moment or has snapshots",
         ),
         (
             is_log || (log_fields == 0 && record.segment_bytes.get() == 0),
@@ -411,5 +414,6 @@ fn shape(record: &Superblock) -> Shape {
         thin: is_thin(record),
         keeps_past: record.retention_bytes.get() > 0,
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
+        has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,
     }
 }

@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -208,7 +208,28 @@ pub struct Rollback {
     pub settled: U64,
 }
 
+/// Kind 14: a moment has a name, which follows in UTF-8.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `number`: of the snapshot; a later change with the same one replaces it |
+/// | 8 | 8 | `sequence`: of the last entry that it sees |
+/// | 16 | 8 | `time_unix_ns`: when it was taken |
+/// | 24 | 4 | `removed`: 1 once it has been given up and what it alone kept is to be let go of, else 0 |
+/// | 28 | 4 | `name_bytes`: of the name, 1 to 64 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Snapshot {
+    pub number: U64,
+    pub sequence: U64,
+    pub time_unix_ns: U64,
+    pub removed: U32,
+    pub name_bytes: U32,
+}
+
 const _: () = {
+    assert!(size_of::<Snapshot>() == 32);
     assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
@@ -245,6 +266,10 @@ pub enum Change {
     Accepted(u64),
     /// See [`Rollback`].
     Rollback(Rollback),
+    /// See [`Snapshot`]: and its name.
+    Snapshot(Snapshot, Vec<u8>),
+    /// Kind 15: the snapshot of this number is gone (8 bytes).
+    SnapshotRemoved(u64),
 }
 
 impl Change {
@@ -286,6 +311,12 @@ impl Change {
             Change::Applied(body) => put(to, body.as_bytes(), 11),
             Change::Accepted(sequence) => put(to, &sequence.to_le_bytes(), 12),
             Change::Rollback(body) => put(to, body.as_bytes(), 13),
+            Change::Snapshot(body, name) => {
+                to.extend_from_slice(body.as_bytes());
+                to.extend_from_slice(name);
+                14
+            }
+            Change::SnapshotRemoved(number) => put(to, &number.to_le_bytes(), 15),
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -341,6 +372,14 @@ impl Change {
             11 => Change::Applied(Applied::read_from_bytes(body).ok()?),
             12 => Change::Accepted(U64::read_from_bytes(body).ok()?.get()),
             13 => Change::Rollback(Rollback::read_from_bytes(body).ok()?),
+            14 => {
+                let (snapshot, name) = Snapshot::read_from_prefix(body).ok()?;
+                if name.len() != snapshot.name_bytes.get() as usize {
+                    return None;
+                }
+                Change::Snapshot(snapshot, name.to_vec())
+            }
+            15 => Change::SnapshotRemoved(U64::read_from_bytes(body).ok()?.get()),
             _ => return None,
         })
     }
@@ -470,6 +509,18 @@ mod tests {
             Change::RunRemoved(1),
             Change::Watermark(50),
             Change::Window(20),
+            Change::Rollback(Rollback { at: 9.into(), to: 4.into(), settled: 1.into() }),
+            Change::Snapshot(
+                Snapshot {
+                    number: 3.into(),
+                    sequence: 8.into(),
+                    time_unix_ns: 7.into(),
+                    removed: 0.into(),
+                    name_bytes: 5.into(),
+                },
+                b"first".to_vec(),
+            ),
+            Change::SnapshotRemoved(2),
         ]
     }
 

@@ -18,13 +18,16 @@ pub const MAGIC: [u8; 8] = *b"ICECORE\0";
 pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG | FEATURE_VOLUME_DEVICE | FEATURE_ROLLBACK;
+pub const KNOWN_INCOMPATIBLE: u64 =
+    FEATURE_LOG | FEATURE_VOLUME_DEVICE | FEATURE_ROLLBACK | FEATURE_SNAPSHOTS;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
 pub const FEATURE_VOLUME_DEVICE: u64 = 2;
 /// Incompatible feature: the volume has gone back to an earlier moment; what it discarded is still in log and index.
 pub const FEATURE_ROLLBACK: u64 = 4;
+/// Incompatible feature: moments of the volume have names, which keep what they see.
+pub const FEATURE_SNAPSHOTS: u64 = 8;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.

@@ -1,14 +1,16 @@
 //! What a pool holds and what may be thrown away: the index, the live slots, and the past still wanted.
 //!
 //! A superseded version is born at b and dies at d. While a moment m with b ≤ m < d can be opened, its slot
-//! lives. Moments from the *window's* start on can be opened, and those that somebody has *pinned*. When death
-//! leaves the window, the version is held for the pinned moments that see it, or its slot dies.
+//! lives. Moments from the *window's* start on can be opened, and those that are *pinned*: they have names, or somebody
+//! has an image of them open. When death leaves the window, the slot dies, unless a pinned moment sees the version.
+//! When such a moment is given up, what died behind it and before the next one that is kept is looked at again
+//! (*swept*), in the index: nothing of it is in memory.
 //!
 //! Invariants: entries are taken in by sequence, at run time and at recovery alike; a slot's death reaches the
 //! journal only together with a window that no longer wants it, after the log that caused it is durable.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use super::gathered::Gathered;
@@ -58,10 +60,10 @@ pub struct Contents {
     floor: Cell<u64>,
     /// Deaths inside the window, in order.
     pending: RefCell<VecDeque<IndexDeath>>,
-    /// Deaths that the window has passed and a pinned moment still sees.
-    held: RefCell<Vec<IndexDeath>>,
     /// Pinned moments and how often.
     pins: RefCell<BTreeMap<u64, u32>>,
+    /// Moments before the window that are not pinned any more, and have not been swept.
+    given_up: RefCell<BTreeSet<u64>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
     homecoming: RefCell<Homecoming>,
     /// Reads under way, by physical segment.
@@ -110,6 +112,20 @@ impl Contents {
         // Where everything is accepted, nothing is pinned.
         let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
+        let mut pins: BTreeMap<u64, u32> = BTreeMap::new();
+        for snapshot in journal.state().snapshots.values().filter(|snapshot| !snapshot.removed) {
+            *pins.entry(snapshot.sequence).or_default() += 1;
+        }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::NamesForgotten) {
+            pins.clear();
+        }
+        // What a removed snapshot alone kept is swept.
+        let is_kept = |death: &IndexDeath| {
+            let state = journal.state();
+            let moments = state.snapshots.values().map(|snapshot| snapshot.sequence);
+            moments.into_iter().any(|moment| death.birth.get() <= moment && moment < death.death.get())
+        };
         // Numbers of other rows may have been given anew since.
         let is_held_back = |(number, slot): (u32, u32)| {
             number < GATHERED_FIRST && journal.state().rows.get(&number).is_some_and(|row| row.is_live(slot))
@@ -118,6 +134,7 @@ impl Contents {
             run.deaths(|death| match death.death.get() > window {
                 _ if index.history().revives(death.birth.get(), death.death.get()) => {}
                 true => pending.push(death),
+                false if is_kept(&death) => {}
                 false => held_back.extend(Some(death.place()).filter(|place| is_held_back(*place))),
             })
             .await?;
@@ -132,8 +149,8 @@ impl Contents {
             window: Cell::new(window),
             floor: Cell::new(floor),
             pending: RefCell::new(pending.into()),
-            held: RefCell::default(),
-            pins: RefCell::default(),
+            pins: RefCell::new(pins),
+            given_up: RefCell::default(),
             touched: RefCell::default(),
             homecoming: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
@@ -211,14 +228,12 @@ impl Contents {
             stays(death) || crate::mutation::is_on(crate::mutation::Mutation::RevivedDies)
         };
         self.pending.borrow_mut().retain(stays);
-        self.held.borrow_mut().retain(stays);
         self.index.roll_back(rollback);
     }
 
     /// Notes the deaths of what a return has discarded: of the newest version of each block, since the older ones
     /// had died before. All of it or, where the process ends before, nothing: then it is done again.
     pub fn settle(&self, rollback: Rollback, discarded: &[IndexEntry]) {
-        let wanted = self.wanted();
         let of_window = rollback.at > self.window.get();
         for entry in discarded.iter().filter(|entry| entry.virtual_segment.get() != ZERO) {
             let death = IndexDeath {
@@ -227,7 +242,7 @@ impl Contents {
                 virtual_segment: entry.virtual_segment,
                 slot: entry.slot,
             };
-            if !wanted.sees(death.birth.get(), rollback.at) {
+            if !of_window && !self.is_pinned_between(death.birth.get(), rollback.at) {
                 self.kill(death.place());
                 continue;
             }
@@ -236,8 +251,6 @@ impl Contents {
                 let pending = &mut *self.pending.borrow_mut();
                 let at = pending.partition_point(|other| other.death.get() <= rollback.at);
                 pending.insert(at, death);
-            } else {
-                self.held.borrow_mut().push(death);
             }
         }
         self.index.settle(rollback.at);
@@ -256,7 +269,7 @@ impl Contents {
         };
         // When the log is read at open, the journal may have told of a later window already.
         let is_past = version.birth <= self.window.get();
-        if is_past || !self.keeps_past() && self.pins.borrow().is_empty() {
+        if (is_past || !self.keeps_past()) && !self.is_pinned_between(death.birth.get(), version.birth) {
             self.kill(death.place());
             return;
         }
@@ -265,7 +278,17 @@ impl Contents {
             self.kill(death.place());
         }
         self.index.note_death(death);
-        self.pending.borrow_mut().push_back(death);
+        if !is_past {
+            self.pending.borrow_mut().push_back(death);
+        }
+    }
+
+    /// Whether a pinned moment sees a version of these sequences.
+    fn is_pinned_between(&self, birth: u64, death: u64) -> bool {
+        let is_pinned = self.pins.borrow().range(birth..death).next().is_some();
+        #[cfg(feature = "mutations")]
+        let is_pinned = is_pinned && !crate::mutation::is_on(crate::mutation::Mutation::OpenMomentIgnored);
+        is_pinned
     }
 
     /// The current version of a block has been copied to its place in a linear volume and is found there from now
@@ -384,19 +407,13 @@ impl Contents {
         self.window.set(sequence);
         // An image is written of the rows as they are in memory: the window that let their slots die goes with it.
         self.journal.state_mut().window = sequence;
-        let wanted = self.wanted();
         loop {
             let Some(first) = self.pending.borrow().front().copied() else { return true };
             if first.death.get() > sequence {
                 return true;
             }
             self.pending.borrow_mut().pop_front();
-            let held = wanted.sees(first.birth.get(), first.death.get());
-            #[cfg(feature = "mutations")]
-            let held = held && !crate::mutation::is_on(crate::mutation::Mutation::OpenMomentIgnored);
-            if held {
-                self.held.borrow_mut().push(first);
-            } else {
+            if !self.is_pinned_between(first.birth.get(), first.death.get()) {
                 self.kill(first.place());
             }
         }
@@ -433,9 +450,9 @@ impl Contents {
         self.window.get()
     }
 
-    /// Bytes of superseded blocks that are kept.
+    /// Bytes of superseded blocks that the window keeps.
     pub fn past_bytes(&self) -> u64 {
-        (self.pending.borrow().len() + self.held.borrow().len()) as u64 * self.block_bytes
+        self.pending.borrow().len() as u64 * self.block_bytes
     }
 
     /// Which moments can be opened.
@@ -449,24 +466,55 @@ impl Contents {
         Pin { contents: Rc::clone(self), moment }
     }
 
-    fn unpin(&self, moment: u64) {
-        {
-            let mut pins = self.pins.borrow_mut();
-            let count = pins.get_mut(&moment).map(|count| {
-                *count -= 1;
-                *count
-            });
-            if count != Some(0) {
-                return;
-            }
+    /// Keeps a moment readable that a name says.
+    pub fn name(&self, moment: u64) {
+        *self.pins.borrow_mut().entry(moment).or_default() += 1;
+    }
+
+    /// Whether a moment can be opened.
+    pub fn can_open(&self, moment: u64) -> bool {
+        moment >= self.window.get() || self.pins.borrow().contains_key(&moment)
+    }
+
+    /// Gives a moment up: whoever has it pinned still keeps it.
+    pub fn unpin(&self, moment: u64) {
+        let mut pins = self.pins.borrow_mut();
+        let count = pins.get_mut(&moment).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if count == Some(0) {
             pins.remove(&moment);
+            if moment < self.window.get() {
+                self.given_up.borrow_mut().insert(moment);
+            }
         }
-        let wanted = self.wanted();
-        let (held, dead): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.held.borrow_mut())
-            .into_iter()
-            .partition(|death| wanted.sees(death.birth.get(), death.death.get()));
-        *self.held.borrow_mut() = held;
-        dead.iter().for_each(|death| self.kill(death.place()));
+    }
+
+    /// A moment that has been given up and is to be swept.
+    pub fn given_up(&self) -> Option<u64> {
+        self.given_up.borrow().first().copied()
+    }
+
+    /// Lets go of what a moment alone has kept: what died behind it and not behind the next one that is kept.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn sweep(&self, moment: u64) -> Result<()> {
+        let next = self.pins.borrow().range(moment + 1..).next().map_or(u64::MAX, |(next, _)| *next);
+        let deaths = self.index.deaths_between(moment, next.min(self.window.get())).await?;
+        for death in deaths {
+            let (birth, death_at) = (death.birth.get(), death.death.get());
+            let was_kept = birth <= moment && !self.index.history().revives(birth, death_at);
+            let is_kept = self.is_pinned_between(birth, death_at);
+            #[cfg(feature = "mutations")]
+            let is_kept = is_kept && !crate::mutation::is_on(crate::mutation::Mutation::SweptTooMuch);
+            if was_kept && death_at <= self.window.get() && !is_kept {
+                self.kill(death.place());
+            }
+        }
+        self.given_up.borrow_mut().remove(&moment);
+        Ok(())
     }
 
     /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.
@@ -474,7 +522,6 @@ impl Contents {
         let rename = |place| gathered.rename(place);
         self.index.rename(rename);
         self.pending.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
-        self.held.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
         // What has died since the journal was told.
         let died = |touched: Option<Touched>| match touched {
             Some(Touched::Dead(slots)) => slots,

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::history::Rollback;
+use super::snapshots::{SNAPSHOTS_MAX, Snapshot};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
 /// The first number of an extent of a linear volume.
@@ -202,6 +203,8 @@ pub struct Metadata {
     pub accepted: u64,
     /// Returns to earlier moments that runs hold what is to be known of.
     pub rollbacks: Vec<Rollback>,
+    /// Named moments, by number.
+    pub snapshots: BTreeMap<u64, Snapshot>,
     next_virtual: u32,
     next_gathered: u32,
     next_run: u64,
@@ -348,6 +351,14 @@ impl Metadata {
             Change::Applied(applied) => self.applied = *applied,
             Change::Accepted(sequence) => self.accepted = *sequence,
             Change::Rollback(body) => self.rolled_back(body)?,
+            Change::Snapshot(body, name) => {
+                let snapshot = Snapshot::from_change(body, name)?;
+                self.snapshots.insert(snapshot.number, snapshot);
+                if self.snapshots.len() > SNAPSHOTS_MAX {
+                    return None;
+                }
+            }
+            Change::SnapshotRemoved(number) => drop(self.snapshots.remove(number)?),
         }
         Some(())
     }
@@ -440,6 +451,7 @@ impl Metadata {
             changes.push(Change::Accepted(self.accepted));
         }
         changes.extend(self.rollbacks.iter().map(|rollback| rollback.change()));
+        changes.extend(self.snapshots.values().map(Snapshot::change));
         changes
     }
 }

@@ -13,4 +13,5 @@ pub mod journal;
 pub mod layout;
 pub mod log;
 pub mod metadata;
+pub mod snapshots;
 pub mod superblock;

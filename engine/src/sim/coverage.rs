@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 /// Everything a campaign is expected to reach.
-pub const EXPECTED: [&str; 54] = [
+pub const EXPECTED: [&str; 58] = [
     "operation: write",
     "operation: durable write",
     "operation: partial write",
@@ -56,6 +56,10 @@ pub const EXPECTED: [&str; 54] = [
     "past: moment expired",
     "past: open image kept its moment",
     "past: went back",
+    "snapshot: taken",
+    "snapshot: deleted",
+    "snapshot: shown",
+    "snapshot: shown after a cut",
     "past: went back to before a cut",
     "past: discarded, refused",
     "linear: thin",

@@ -18,6 +18,10 @@ const ROOM_BLOCKS: u64 = 4096;
 const THIN_EVERY: u64 = 4;
 /// Of so many plays that look back, two go back.
 const GO_BACK_OF: u64 = 5;
+/// Of so many roomy plays of a log, three take snapshots.
+const SNAPSHOTS_OF: u64 = 7;
+/// Room for what has names.
+const SNAPSHOT_VOLUMES: u64 = 5;
 /// A roomy disk keeps so many times the volume of the past at most.
 const PAST_VOLUMES_MAX: u64 = 16;
 
@@ -148,6 +152,11 @@ pub enum Step {
         /// Chooses the moment.
         which: u64,
     },
+    /// Take a snapshot, delete one where there are many, and judge all (log alone).
+    TakeSnapshot {
+        /// Chooses the one that goes.
+        which: u64,
+    },
     /// Cut power, damage the last batch that was promised, see that opening refuses, mend it, recover (log alone).
     DamageLog {
         /// Chooses the byte.
@@ -274,6 +283,10 @@ impl Script {
             if self.seed % GO_BACK_OF < 2 {
                 self.go_back();
             }
+            // What has a name takes room.
+            if self.is_roomy && backend == Backend::Log && self.seed % SNAPSHOTS_OF < 3 {
+                self.take_snapshots();
+            }
         }
         // Nothing is drawn for it, so that the script of a seed stays what it was. Where room is short, a thin
         // volume stands still until the pool is grown, which no play does.
@@ -314,6 +327,15 @@ impl Script {
             if random.chance(1, 4) {
                 self.steps.insert(at, Step::GoBack { which: random.next_u64() });
             }
+        }
+    }
+
+    fn take_snapshots(&mut self) {
+        let random = &mut Random::from_seed(self.seed ^ 0x5A45_0000_0000_0001);
+        self.device_bytes += SNAPSHOT_VOLUMES * self.volume_bytes;
+        for _ in 0..5 + random.below(6) {
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, Step::TakeSnapshot { which: random.next_u64() });
         }
     }
 

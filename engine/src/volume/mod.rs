@@ -18,6 +18,7 @@ mod io;
 mod open;
 mod roles;
 mod rollback;
+mod snapshot;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -34,7 +35,8 @@ use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
 use crate::format::superblock::{
-    FEATURE_LOG, FEATURE_ROLLBACK, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN,
+    VOLUME_VOLATILE_LOG,
 };
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
@@ -185,6 +187,7 @@ impl VolumeInfo {
             ("log", has_log),
             ("volume device", superblock.has_volume_device()),
             ("volatile log", is_volatile),
+            ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
             ("rollback", superblock.features_incompatible.get() & FEATURE_ROLLBACK != 0),
         ];
         let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));

@@ -1,12 +1,8 @@
 //! Going back to an earlier moment.
-//!
-//! The superblock says first that the volume has done so: a build that does not know what a return means must not take
-//! what was discarded for the volume's content.
 
 use super::Volume;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::FEATURE_ROLLBACK;
-use crate::pool::superblock;
 use crate::units::Seq;
 
 impl Volume {
@@ -32,13 +28,7 @@ impl Volume {
         self.check_writable("roll back")?;
         let log = self.0.store.log()?;
         log.check_rollback(to)?;
-        let mut record = *self.0.superblock.borrow();
-        if record.features_incompatible.get() & FEATURE_ROLLBACK == 0 {
-            record.features_incompatible |= FEATURE_ROLLBACK;
-            record.generation += 1;
-            superblock::write(&self.0.device, &record, &self.0.failed).await?;
-            *self.0.superblock.borrow_mut() = record;
-        }
+        self.use_feature(FEATURE_ROLLBACK).await?;
         log.rollback(to, guard).await
     }
 }

@@ -183,6 +183,8 @@ struct Final {
     accepted: u64,
     /// By where they stand: the moments, and where the change begins that tells of them.
     rollbacks: BTreeMap<u64, (u64, u64)>,
+    /// Where the change begins that tells of each snapshot last.
+    snapshots: BTreeMap<u64, u64>,
 }
 
 impl Final {
@@ -219,6 +221,8 @@ impl Final {
                 Change::Rollback(body) => {
                     state.rollbacks.insert(body.at.get(), (body.to.get(), *at));
                 }
+                Change::Snapshot(body, _) => drop(state.snapshots.insert(body.number.get(), *at)),
+                Change::SnapshotRemoved(number) => drop(state.snapshots.remove(number)),
             }
         }
         state
@@ -284,6 +288,10 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 let name = if passed { "Rollback, before the window" } else { "Rollback" };
                 named(name, state.rollbacks[&body.at.get()].1 == at)
             }
+            Change::Snapshot(body, _) => {
+                named("Snapshot", state.snapshots.get(&body.number.get()) == Some(&at))
+            }
+            Change::SnapshotRemoved(_) => "snapshot removed".into(),
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -324,14 +332,19 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             }
             Change::Applied(_) => listing.add(name, "Applied", body, seal),
             Change::Rollback(_) => listing.add(name, "Rollback", body, seal),
+            Change::Snapshot(_, called) => {
+                listing.add(name.clone(), "Snapshot", body, seal);
+                listing.one(&name, "name", body + 32, called.len(), seal);
+            }
+            Change::SnapshotRemoved(_) => listing.one(&name, "number", body, 8, seal),
         }
     }
 }
 
 /// The first, the last and a few other items of a page.
 fn some(count: u64) -> impl Iterator<Item = u64> {
-    let wanted = [0, 1, count / 2, count.saturating_sub(1)];
-    (0..count).filter(move |at| wanted.contains(at))
+    let step = (count / 10).max(1);
+    (0..count).filter(move |at| at.is_multiple_of(step) || *at == 1 || *at == count - 1)
 }
 
 fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Superblock) {

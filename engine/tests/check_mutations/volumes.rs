@@ -97,10 +97,13 @@ fn made(
         }
         let volume = open_volume(&disk, &context).await;
         if goes_back {
-            for _ in 0..2 {
+            for name in ["first", "second"] {
+                volume.create_snapshot(name).await.unwrap();
                 go_back(&volume, &mut random).await;
                 write(&volume, &mut random, 3, 2, Durability::Durable).await;
             }
+            volume.delete_snapshot("first").await.unwrap();
+            volume.create_snapshot("third").await.unwrap();
             // The checkpoint before the next one tells that these are settled.
             context.sleep(3_000_000_000).await;
         }
@@ -135,7 +138,7 @@ fn made(
                 context.spawn(async move {
                     let mut random = Random::from_seed(which);
                     match which {
-                        2 => volume.write_zeroes(ByteOffset(20 * BLOCK), 3 * BLOCK).await.unwrap(),
+                        1 => volume.write_zeroes(ByteOffset(20 * BLOCK), 3 * BLOCK).await.unwrap(),
                         _ => {
                             write(&volume, &mut random, 30 + 4 * which, 1 + which % 3, Durability::Durable)
                                 .await
@@ -186,7 +189,7 @@ pub fn returned(keeps_past: bool) -> Made {
 /// Little is kept, and segments have been emptied many times.
 pub fn emptied() -> Made {
     let options = CreateOptions { size_bytes: Some(120 * BLOCK), retention_bytes: 24 * BLOCK, ..log() };
-    made("emptied", (4 << 20) + (320 << 10), options, &[500, 700, 260], 5, true)
+    made("emptied", (4 << 20) + (320 << 10), options, &[500, 700, 215], 5, true)
 }
 
 /// A log in front of a thin linear volume that keeps some of the past: some of it is at home, some of it in the log.

@@ -251,6 +251,23 @@ impl Index {
         self.fresh.borrow_mut().deaths.push(death);
     }
 
+    /// The deaths behind `first` and up to `last` that are kept.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn deaths_between(&self, first: u64, last: u64) -> Result<Vec<IndexDeath>> {
+        let is_between = |death: &IndexDeath| first < death.death.get() && death.death.get() <= last;
+        let mut found = Vec::new();
+        for fresh in [&self.frozen, &self.fresh] {
+            found.extend(fresh.borrow().deaths.iter().filter(|death| is_between(death)));
+        }
+        let runs = self.runs();
+        for run in runs.iter().filter(|run| run.last_sequence() > first) {
+            run.deaths_between(first, last, |death| found.extend(Some(death).filter(is_between))).await?;
+        }
+        Ok(found)
+    }
+
     /// Versions that are in no run.
     fn fresh_entries(&self) -> usize {
         self.fresh.borrow().entries.len() + self.frozen.borrow().entries.len()

@@ -21,6 +21,8 @@ use crate::units::ByteOffset;
 
 /// Pages written with one request, and read ahead.
 const WRITE_PAGES: usize = 64;
+/// Pages of deaths that are looked at together.
+const DEATH_PAGES: u32 = 16;
 
 /// The index area: its device, its free pages, its pages in memory.
 #[derive(Debug)]
@@ -345,6 +347,40 @@ impl Run {
             page.into_iter().for_each(&mut tell)
         })
         .await
+    }
+
+    /// Tells the deaths behind `first` and up to `last`, and some more: of the pages that hold them.
+    ///
+    /// # Errors
+    /// As [`Run::find`].
+    pub async fn deaths_between(
+        &self,
+        first: u64,
+        last: u64,
+        mut tell: impl FnMut(IndexDeath),
+    ) -> Result<()> {
+        let pages = pages_of::<IndexDeath>(self.info.run.deaths.get());
+        // The last page that begins at or before `first`, or the first one.
+        let (mut page, mut end) = (0, pages);
+        while page + 1 < end {
+            let middle = page + (end - page) / 2;
+            let items = self.items::<IndexDeath>(self.entry_pages() + middle, 1).await?;
+            match items.first().is_some_and(|death| death.death.get() <= first) {
+                true => page = middle,
+                false => end = middle,
+            }
+        }
+        let mut is_past = false;
+        while page < pages && !is_past {
+            let count = DEATH_PAGES.min(pages - page);
+            self.each_page(self.entry_pages() + page, count, |items: Vec<IndexDeath>| {
+                is_past |= items.last().is_some_and(|death| death.death.get() > last);
+                items.into_iter().for_each(&mut tell);
+            })
+            .await?;
+            page += count;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 mod back;
 mod base;
 mod faults;
+mod named;
 mod past;
 mod shared;
 mod superblocks;
@@ -197,6 +198,10 @@ impl World<'_> {
             Step::Remember { keep } => self.remember(keep).await,
             Step::Recall { which } => self.recall(which).await,
             Step::GoBack { which } => self.go_back(which).await,
+            Step::TakeSnapshot { which } => {
+                self.take_snapshot(which).await?;
+                self.judge_snapshots().await
+            }
             Step::DamageLog { byte } => self.damage_log(byte).await,
         }
     }

@@ -54,6 +54,9 @@ pub(super) struct Past {
     pub moments: Vec<Moment>,
     /// Returns to earlier moments: where they stand, and the moments.
     pub rollbacks: Vec<(u64, u64)>,
+    /// Snapshots by name, and how many names have been given.
+    pub named: Vec<(String, Moment)>,
+    pub names: u64,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -68,6 +71,7 @@ impl Past {
         if self.pool_id != info.pool_id {
             self.moments.clear();
             self.rollbacks.clear();
+            self.named.clear();
         }
         self.pool_id = info.pool_id;
         self.rollbacks.retain(|(at, _)| *at <= info.sequence.0);
@@ -80,7 +84,8 @@ impl Past {
     }
 
     pub fn a_cut_has_passed(&mut self) {
-        self.moments.iter_mut().for_each(|moment| moment.is_from_before_a_cut = true);
+        let named = self.named.iter_mut().map(|(_, moment)| moment);
+        named.chain(&mut self.moments).for_each(|moment| moment.is_from_before_a_cut = true);
     }
 }
 
@@ -96,7 +101,7 @@ impl Moment {
     }
 }
 
-async fn contents_of(shared: &Shared, image: &Image, sectors: u64) -> Result<Vec<Digest>> {
+pub(super) async fn contents_of(shared: &Shared, image: &Image, sectors: u64) -> Result<Vec<Digest>> {
     let mut found = Vec::with_capacity(sectors as usize);
     while (found.len() as u64) < sectors {
         let at = found.len() as u64;
@@ -109,7 +114,7 @@ async fn contents_of(shared: &Shared, image: &Image, sectors: u64) -> Result<Vec
     Ok(found)
 }
 
-fn first_difference(expected: &[Digest], found: &[Digest]) -> Option<usize> {
+pub(super) fn first_difference(expected: &[Digest], found: &[Digest]) -> Option<usize> {
     expected.iter().zip(found).position(|(expected, found)| expected != found)
 }
 

@@ -272,9 +272,13 @@ impl Core {
         while !self.failed.is_raised() {
             let runs = merge::choose(&self.contents.index().runs());
             // What a return has discarded stays in the index until its deaths are noted.
-            let may_merge = self.contents.index().history().unsettled().is_none();
+            // And what nobody keeps any more, until it has been let go of.
+            let given_up = self.has_given_up();
+            let may_merge = !given_up && self.contents.index().history().unsettled().is_none();
             let done = if let Some(rollback) = self.to_settle() {
                 self.step(self.settle(rollback)).await
+            } else if given_up {
+                self.step(self.sweep()).await
             } else if may_merge && self.contents.journal().state().has_many_rows() {
                 self.step(self.gather_rows()).await
             } else if may_merge && !runs.is_empty() {

@@ -20,6 +20,7 @@ mod maintain;
 mod open;
 mod read;
 mod rollback;
+mod snapshot;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -31,6 +32,7 @@ pub(crate) use home::HomeDevice;
 pub use image::{Image, ImageOptions, VersionInfo};
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
+pub use snapshot::SnapshotInfo;
 
 use super::Backend;
 use crate::device::Device;

@@ -40,11 +40,12 @@ impl LogStore {
 impl Core {
     fn check_rollback(&self, to: u64) -> Result<()> {
         let (last, earliest) = (self.log()?.sequence(), self.contents.window());
+        let can_open = self.contents.can_open(to);
         let history = self.contents.index().history();
         let discarded_at = history.discarded_at(to);
         let reason = if to > last {
             Reason::UnknownMoment { moment: to, last }
-        } else if to < earliest {
+        } else if !can_open {
             Reason::Expired { moment: to, earliest }
         } else if discarded_at != u64::MAX {
             Reason::Discarded { moment: to, discarded_at }

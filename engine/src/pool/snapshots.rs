@@ -1,0 +1,67 @@
+//! Named moments: what the journal keeps of them, and which names there may be.
+//!
+//! A name keeps the versions that its moment sees. One that has been given up stays in the set, *removed*, until all
+//! that it alone kept has been let go of (*swept*), so that this is done once more where the process ends before.
+
+use crate::error::{Error, Reason, Result};
+use crate::format::journal::{self, Change};
+
+/// Named moments that the metadata of a pool has room for.
+pub const SNAPSHOTS_MAX: usize = 256;
+/// Bytes of a name at most.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// A named moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Used once at a time.
+    pub number: u64,
+    /// The moment.
+    pub sequence: u64,
+    /// When it was taken, by the clock of the one who took it.
+    pub time_unix_ns: u64,
+    /// It has been given up, and is to be swept.
+    pub removed: bool,
+    /// What it is called.
+    pub name: String,
+}
+
+impl Snapshot {
+    /// The change that tells the journal of it.
+    pub fn change(&self) -> Change {
+        let body = journal::Snapshot {
+            number: self.number.into(),
+            sequence: self.sequence.into(),
+            time_unix_ns: self.time_unix_ns.into(),
+            removed: u32::from(self.removed).into(),
+            name_bytes: (self.name.len() as u32).into(),
+        };
+        Change::Snapshot(body, self.name.clone().into_bytes())
+    }
+
+    /// What a change says; `None` where it says nothing possible.
+    pub fn from_change(body: &journal::Snapshot, name: &[u8]) -> Option<Self> {
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        check_name(&name).ok()?;
+        Some(Self {
+            number: body.number.get(),
+            sequence: body.sequence.get(),
+            time_unix_ns: body.time_unix_ns.get(),
+            removed: body.removed.get() == 1,
+            name,
+        })
+    }
+}
+
+/// Whether a snapshot may be called so.
+///
+/// # Errors
+/// `InvalidSetting` with the rule.
+pub fn check_name(name: &str) -> Result<()> {
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
+    if fits {
+        return Ok(());
+    }
+    let rule = "1 to 64 bytes without control characters are needed";
+    Err(Error::new("name snapshot", Reason::InvalidSetting { name: "name", value: name.to_string(), rule }))
+}

@@ -1,0 +1,94 @@
+//! Snapshots in a play: a moment that has a name opens and shows what was recorded, whatever is written, however
+//! often power is cut, and whatever retention lets go of, until its name is given up.
+
+use std::rc::Rc;
+
+use super::World;
+use super::past::{contents_of, first_difference};
+use crate::error::Reason;
+use crate::store::log::ImageOptions;
+use crate::units::{SECTOR_BYTES, Seq};
+
+/// Snapshots of a play at most: each takes as much room as the volume.
+const NAMED_MAX: usize = 3;
+
+impl World<'_> {
+    /// Takes a snapshot; of too many, one is deleted first.
+    pub(super) async fn take_snapshot(&mut self, which: u64) -> Result<(), String> {
+        if self.past.named.len() == NAMED_MAX {
+            let at = which as usize % NAMED_MAX;
+            let name = self.past.named[at].0.clone();
+            let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+            match self.shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await? {
+                Ok(()) => {
+                    self.past.named.remove(at);
+                    self.shared.note("snapshot: deleted");
+                }
+                Err(error) => {
+                    self.shared.judge_error("delete snapshot", &error);
+                    // It may be gone by the next opening.
+                    self.past.named.remove(at);
+                }
+            }
+        }
+        let before = self.past.moments.len();
+        self.remember(false).await?;
+        let Some(moment) = self.past.moments.get(before).cloned() else { return Ok(()) };
+        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+        self.past.names += 1;
+        let name = format!("moment {}", self.past.names);
+        match self.shared.bounded("take snapshot", volume.create_snapshot(&name)).await? {
+            // A write whose future was dropped has ended meanwhile: it is not the moment that was read.
+            Ok(taken) if taken.sequence != Seq(moment.sequence) => {
+                let deleted = self.shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await?;
+                deleted.err().iter().for_each(|error| self.shared.judge_error("delete snapshot", error));
+            }
+            Ok(_) => {
+                self.past.named.push((name, moment));
+                self.shared.note("snapshot: taken");
+            }
+            Err(error) => self.shared.judge_error("take snapshot", &error),
+        }
+        Ok(())
+    }
+
+    /// Every snapshot is there and shows its moment.
+    pub(super) async fn judge_snapshots(&self) -> Result<(), String> {
+        let shared = Rc::clone(&self.shared);
+        let Some(volume) = &self.volume else { return Err("the volume is not open".to_string()) };
+        let sectors = self.script.volume_bytes / SECTOR_BYTES;
+        for (name, moment) in &self.past.named {
+            let found = match volume.snapshot(name) {
+                Ok(found) => found,
+                Err(error) if matches!(error.reason(), Reason::NoSnapshot { .. }) => {
+                    return Err(format!("{name} is gone"));
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            if found.sequence != Seq(moment.sequence) {
+                return Err(format!("{name} is {:?}, and was {}", found.sequence, moment.sequence));
+            }
+            let options = ImageOptions { sequence: Some(found.sequence), ..ImageOptions::default() };
+            let image = match shared.bounded("open image", volume.image(options)).await? {
+                Ok(image) => image,
+                Err(error) => {
+                    shared.judge_error("open snapshot", &error);
+                    return Ok(());
+                }
+            };
+            match shared.bounded("read snapshot", contents_of(&shared, &image, sectors)).await? {
+                Ok(found) => {
+                    if let Some(sector) = first_difference(&moment.contents, &found) {
+                        return Err(format!("{name} shows other bytes in sector {sector}"));
+                    }
+                    shared.note("snapshot: shown");
+                    if moment.is_from_before_a_cut {
+                        shared.note("snapshot: shown after a cut");
+                    }
+                }
+                Err(error) => shared.judge_error("read snapshot", &error),
+            }
+        }
+        Ok(())
+    }
+}

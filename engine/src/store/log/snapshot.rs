@@ -1,0 +1,156 @@
+//! Named moments: taking, listing and deleting snapshots.
+//!
+//! Taking one flushes the log and writes one record of the metadata: no block is copied, no index entry written. A
+//! snapshot that is deleted is marked so at once, and what it alone kept is let go of in the background.
+
+use std::rc::Rc;
+
+use super::{Core, LogStore};
+use crate::error::{Error, Reason, Result};
+use crate::format::journal::Change;
+use crate::pool::snapshots::{SNAPSHOTS_MAX, Snapshot, check_name};
+use crate::runtime::RangeGuard;
+use crate::store::Backend;
+use crate::units::Seq;
+
+/// A named moment of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// What it is called.
+    pub name: String,
+    /// The moment: the sequence of the last write that it sees.
+    pub sequence: Seq,
+    /// Nanoseconds since 1970 (UTC) when it was taken.
+    pub time_unix_ns: u64,
+}
+
+impl From<&Snapshot> for SnapshotInfo {
+    fn from(snapshot: &Snapshot) -> Self {
+        let (name, sequence) = (snapshot.name.clone(), Seq(snapshot.sequence));
+        Self { name, sequence, time_unix_ns: snapshot.time_unix_ns }
+    }
+}
+
+impl LogStore {
+    /// The snapshots there are, by their moments.
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        let state = self.core.contents.journal().state();
+        let named = state.snapshots.values().filter(|snapshot| !snapshot.removed);
+        let mut named: Vec<SnapshotInfo> = named.map(SnapshotInfo::from).collect();
+        named.sort_by_key(|snapshot| snapshot.sequence);
+        named
+    }
+
+    /// The snapshot of this name.
+    ///
+    /// # Errors
+    /// `NoSnapshot`.
+    pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        let found = self.snapshots().into_iter().find(|snapshot| snapshot.name == name);
+        found.ok_or_else(|| self.core.no_snapshot(name))
+    }
+
+    /// Refuses a snapshot of this name that cannot be taken.
+    pub fn check_snapshot(&self, name: &str) -> Result<()> {
+        let refused = |reason| Err(Error::new("take snapshot", reason).on(self.core.device.name()));
+        if self.backend() == Backend::Linear {
+            // What is overwritten at home is lost to older moments.
+            return refused(Reason::NoSnapshots { backend: self.backend().name() });
+        }
+        check_name(name)?;
+        let state = self.core.contents.journal().state();
+        if state.snapshots.values().any(|snapshot| snapshot.name == name && !snapshot.removed) {
+            return refused(Reason::SnapshotExists { name: name.to_string() });
+        }
+        if state.snapshots.len() == SNAPSHOTS_MAX {
+            return refused(Reason::TooManySnapshots { limit: SNAPSHOTS_MAX });
+        }
+        Ok(())
+    }
+
+    /// Names the present moment; `_guard` holds the whole volume, so that no write is half before it.
+    pub async fn take_snapshot(&self, name: &str, _guard: &RangeGuard) -> Result<SnapshotInfo> {
+        self.check_snapshot(name)?;
+        let core = &self.core;
+        let log = core.log()?;
+        // A sequence that a crash takes back would be another moment's.
+        log.flush().await?;
+        let sequence = log.sequence();
+        // Nothing of it may be thrown away while its name is being written down.
+        core.contents.name(sequence);
+        let (name, time_unix_ns) = (name.to_string(), core.device.context().unix_time_ns());
+        let mut taken = None;
+        let committed = core
+            .contents
+            .journal()
+            .commit(|state| {
+                let number = state.snapshots.last_key_value().map_or(1, |(last, _)| last + 1);
+                let snapshot = Snapshot { number, sequence, time_unix_ns, removed: false, name };
+                taken = Some(SnapshotInfo::from(&snapshot));
+                vec![snapshot.change()]
+            })
+            .await;
+        if committed.is_err() {
+            core.contents.unpin(sequence);
+        }
+        committed?;
+        match taken {
+            Some(taken) => Ok(taken),
+            None => unreachable!("a commit that succeeded has prepared its changes"),
+        }
+    }
+
+    /// Gives a name up. The moment stays open for whoever has an image of it.
+    pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
+        let core = Rc::clone(&self.core);
+        core.log()?;
+        let mut removed = None;
+        core.contents
+            .journal()
+            .commit(|state| {
+                let found = state.snapshots.values().find(|one| one.name == name && !one.removed);
+                removed = found.map(|snapshot| Snapshot { removed: true, ..snapshot.clone() });
+                removed.iter().map(Snapshot::change).collect()
+            })
+            .await?;
+        let Some(removed) = removed else { return Err(core.no_snapshot(name)) };
+        core.contents.unpin(removed.sequence);
+        core.log()?.progress.give();
+        Ok(())
+    }
+}
+
+impl Core {
+    fn no_snapshot(&self, name: &str) -> Error {
+        Error::new("find snapshot", Reason::NoSnapshot { name: name.to_string() }).on(self.device.name())
+    }
+
+    /// A snapshot that has been deleted and not swept, or a moment that nobody has open any more.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.contents.given_up().is_some() || self.removed().is_some()
+    }
+
+    fn removed(&self) -> Option<Snapshot> {
+        let state = self.contents.journal().state();
+        state.snapshots.values().find(|snapshot| snapshot.removed).cloned()
+    }
+
+    /// Lets go of what one of these alone has kept.
+    pub(super) async fn sweep(&self) -> Result<()> {
+        let Some(snapshot) = self.removed() else {
+            return match self.contents.given_up() {
+                Some(moment) => self.contents.sweep(moment).await,
+                None => Ok(()),
+            };
+        };
+        self.contents.sweep(snapshot.sequence).await?;
+        self.contents
+            .journal()
+            .commit(|state| {
+                let mut changes = self.news_of_rows(state, 0);
+                changes.push(Change::SnapshotRemoved(snapshot.number));
+                changes
+            })
+            .await
+    }
+}

@@ -1,0 +1,76 @@
+//! Named moments of a volume.
+
+use super::Volume;
+use crate::error::{Error, Reason, Result};
+use crate::format::superblock::FEATURE_SNAPSHOTS;
+use crate::pool::superblock;
+use crate::store::log::SnapshotInfo;
+
+impl Volume {
+    /// Names the present moment: everything that has completed before this call is in it, and nothing that is
+    /// called after it returned. Durable when it returns. Reads go on meanwhile, writes wait; a dropped future does not
+    /// stop it half way.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoSnapshots`, `InvalidSetting` for the name, `SnapshotExists`, `TooManySnapshots`, `Poisoned`,
+    /// `Closed`, and what the device says.
+    pub async fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        let (volume, name) = (self.clone(), name.to_string());
+        match self.context().spawn(async move { volume.take_snapshot(&name).await }).await {
+            Some(done) => done,
+            None => Err(Error::new("take snapshot", Reason::Closed)),
+        }
+    }
+
+    async fn take_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        self.check_writable("take snapshot")?;
+        let guard = self.lock_range(0, self.0.size_bytes).await;
+        self.check_writable("take snapshot")?;
+        let log = self.0.store.log()?;
+        log.check_snapshot(name)?;
+        self.use_feature(FEATURE_SNAPSHOTS).await?;
+        log.take_snapshot(name, &guard).await
+    }
+
+    /// The snapshots there are, by their moments; none where the backend keeps no past.
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        self.0.store.log().map(|log| log.snapshots()).unwrap_or_default()
+    }
+
+    /// The snapshot of this name: its moment opens as an image, and can be gone back to.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoSnapshot`.
+    pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        self.0.store.log()?.snapshot(name)
+    }
+
+    /// Deletes a snapshot, durably. No block is moved; what it alone kept comes free in the background. Whoever has an
+    /// image of it open keeps that.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoSnapshot`, `Poisoned`, `Closed`, and what the device says.
+    pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
+        self.check_writable("delete snapshot")?;
+        let (volume, name) = (self.clone(), name.to_string());
+        let deleting = async move { volume.0.store.log()?.delete_snapshot(&name).await };
+        match self.context().spawn(deleting).await {
+            Some(done) => done,
+            None => Err(Error::new("delete snapshot", Reason::Closed)),
+        }
+    }
+
+    /// Says in the superblock that this volume uses a feature, before it does: a build that does not know it must not
+    /// take the volume for one without.
+    pub(super) async fn use_feature(&self, feature: u64) -> Result<()> {
+        let mut record = *self.0.superblock.borrow();
+        if record.features_incompatible.get() & feature != 0 {
+            return Ok(());
+        }
+        record.features_incompatible |= feature;
+        record.generation += 1;
+        superblock::write(&self.0.device, &record, &self.0.failed).await?;
+        *self.0.superblock.borrow_mut() = record;
+        Ok(())
+    }
+}

@@ -1,0 +1,309 @@
+//! Named moments on the vectors of V-LOG: what they show, over overwriting, crashes and deletion in any order; what
+//! taking and deleting them costs; and that no write is half before a snapshot.
+
+#[path = "support/vlog.rs"]
+mod vlog;
+
+use icecore::check::{Code, check};
+use icecore::error::Reason;
+use icecore::store::Backend;
+use icecore::store::log::ImageOptions;
+use icecore::units::{ByteOffset, Seq};
+use icecore::volume::{CreateOptions, Durability, Volume};
+use vlog::{BLOCK, MANUAL, MIB, PREFIXES, Rig, current, linear, small, write, write_base};
+
+/// A log of 64 blocks that keeps no past but what has a name.
+fn log() -> CreateOptions {
+    CreateOptions { size_bytes: Some(64 * BLOCK), ..small(Backend::Log) }
+}
+
+/// The image of a snapshot.
+async fn shown(volume: &Volume, name: &str) -> String {
+    let sequence = Some(volume.snapshot(name).unwrap().sequence);
+    let image = volume.image(ImageOptions { sequence, ..ImageOptions::default() }).await.unwrap();
+    let buf = volume.context().buffers().get(8 * BLOCK as usize).unwrap();
+    let (result, buf) = image.read(ByteOffset(0), buf).await;
+    result.unwrap();
+    buf.chunks_exact(BLOCK as usize).map(|block| char::from(block[0])).collect()
+}
+
+/// W from..to of V-LOG.
+async fn write_some(volume: &Volume, which: std::ops::Range<usize>) {
+    for (region, letter) in &vlog::WRITES[which] {
+        write(volume, *region, *letter).await.unwrap();
+    }
+}
+
+/// T0, W1 to W3, T1, W4 to W6, T2.
+async fn take_three(volume: &Volume) {
+    write_base(volume).await;
+    for (name, which) in [("T0", 0..0), ("T1", 0..3), ("T2", 3..6)] {
+        write_some(volume, which).await;
+        volume.create_snapshot(name).await.unwrap();
+    }
+}
+
+/// Overwrites everything behind the eight regions often enough that each segment has been emptied.
+async fn churn(volume: &Volume, rounds: u64) {
+    for round in 0..rounds {
+        for block in 8..64 {
+            let letter = b'A' + ((round + block) % 26) as u8;
+            vlog::write_at(volume, block * BLOCK, letter, Durability::OnFlush).await.unwrap();
+        }
+    }
+    volume.flush().await.unwrap();
+}
+
+/// The disk as it is has no damage, and no block that nothing names. A cut may take one copy of the superblock.
+async fn is_sound(rig: &Rig) {
+    // What was in flight has ended then, and the disk is free.
+    rig.runtime.context().sleep(50_000_000).await;
+    let device = rig.device();
+    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
+    findings.retain(|finding| finding.code != Code::SuperblockCopy);
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+const EXPECTED: [(&str, &str); 3] = [("T0", PREFIXES[0]), ("T1", PREFIXES[3]), ("T2", PREFIXES[6])];
+
+async fn names(volume: &Volume) -> Vec<String> {
+    volume.snapshots().into_iter().map(|snapshot| snapshot.name).collect()
+}
+
+#[test]
+fn snapshots_show_their_moments_and_go_in_any_order() {
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (crash, order) in (0..).zip(orders) {
+        let rig = Rig::new(crash, 4 * MIB, log());
+        rig.runtime.block_on(async {
+            let mut volume = rig.open(MANUAL).await;
+            take_three(&volume).await;
+            write(&volume, 4, b'Q').await.unwrap();
+            churn(&volume, 12).await;
+            let mut left: Vec<(&str, &str)> = EXPECTED.to_vec();
+            for which in order {
+                for (name, expected) in &left {
+                    assert_eq!(shown(&volume, name).await, *expected, "{name}, {order:?}");
+                }
+                assert_eq!(names(&volume).await, left.iter().map(|one| one.0).collect::<Vec<_>>());
+                let name = EXPECTED[which].0;
+                volume.delete_snapshot(name).await.unwrap();
+                let gone = volume.delete_snapshot(name).await.unwrap_err();
+                assert_eq!(*gone.reason(), Reason::NoSnapshot { name: name.to_string() });
+                left.retain(|one| one.0 != name);
+                if crash % 2 == 0 {
+                    drop(volume);
+                    rig.disk.cut_power();
+                    is_sound(&rig).await;
+                    volume = rig.open(MANUAL).await;
+                }
+                churn(&volume, 3).await;
+            }
+            assert_eq!(current(&volume).await, "1bFyQGgh");
+            volume.context().sleep(3_000_000_000).await;
+            assert_eq!(volume.status().log.unwrap().live_blocks, 64, "nothing but the volume lives");
+            volume.close().await.unwrap();
+            drop(volume);
+            is_sound(&rig).await;
+        });
+    }
+}
+
+#[test]
+fn taking_one_writes_a_record_and_deleting_one_moves_no_data() {
+    let rig = Rig::new(4, 4 * MIB, log());
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        take_three(&volume).await;
+        churn(&volume, 4).await;
+        let written = |rig: &Rig| -> u64 {
+            let recorded = rig.disk.recorded();
+            let writes = recorded.iter().filter(|one| {
+                matches!(
+                    (one.event, one.kind),
+                    (
+                        icecore::device::simulated::Event::Arrived,
+                        icecore::runtime::OperationKind::Write { .. }
+                    )
+                )
+            });
+            writes.map(|one| one.length).sum()
+        };
+        // What goes on in the background has ended then.
+        volume.context().sleep(3_000_000_000).await;
+        rig.disk.start_recording();
+        volume.create_snapshot("T3").await.unwrap();
+        assert_eq!(written(&rig), 4096, "one record of the metadata");
+        rig.disk.start_recording();
+        volume.delete_snapshot("T1").await.unwrap();
+        volume.context().sleep(100_000_000).await;
+        assert_eq!(written(&rig), 2 * 4096, "one record that it is given up, one that it is gone");
+    });
+}
+
+#[test]
+fn a_cut_while_one_is_taken_or_deleted_leaves_it_there_or_not() {
+    for deleting in [false, true] {
+        let (mut requests, mut cut_at, mut seen) = (None, 0, [0, 0]);
+        // The last one is behind the last request: when all has ended.
+        while requests.is_none_or(|requests| cut_at <= requests + 1) {
+            let rig = Rig::new(5, 4 * MIB, log());
+            rig.runtime.block_on(async {
+                let volume = rig.open(MANUAL).await;
+                take_three(&volume).await;
+                write(&volume, 4, b'Q').await.unwrap();
+                let before = rig.disk.requests();
+                let context = rig.runtime.context().clone();
+                let own = volume.clone();
+                let task = context.spawn(async move {
+                    match deleting {
+                        true => own.delete_snapshot("T1").await.unwrap(),
+                        false => drop(own.create_snapshot("T3").await.unwrap()),
+                    }
+                    own.context().sleep(100_000_000).await;
+                });
+                if requests.is_none() {
+                    task.await;
+                    requests = Some(rig.disk.requests() - before);
+                    return;
+                }
+                while rig.disk.requests() < before + cut_at && !task.has_ended() {
+                    context.sleep(1_000).await;
+                }
+                task.abort();
+                drop(volume);
+                rig.disk.cut_power();
+                is_sound(&rig).await;
+                let volume = rig.open(MANUAL).await;
+                let now = names(&volume).await;
+                let with = now.iter().any(|name| name == if deleting { "T1" } else { "T3" });
+                seen[usize::from(with)] += 1;
+                assert_eq!(now.len(), 3 - usize::from(deleting) + usize::from(with), "{now:?}");
+                churn(&volume, 12).await;
+                for (name, expected) in EXPECTED.iter().chain(&[("T3", "1bFyQGgh")]) {
+                    if now.iter().any(|one| one == name) {
+                        assert_eq!(shown(&volume, name).await, *expected, "{name}, cut at {cut_at}");
+                    }
+                }
+                volume.close().await.unwrap();
+                drop(volume);
+                is_sound(&rig).await;
+                cut_at += 1;
+            });
+        }
+        println!("deleting {deleting}: {requests:?} requests, without and with: {seen:?}");
+        assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+    }
+}
+
+#[test]
+fn no_write_is_half_before_a_snapshot() {
+    const BYTES: u64 = 2 * MIB;
+    let options = CreateOptions { size_bytes: Some(4 * BYTES), ..small(Backend::Log) };
+    let rig = Rig::new(6, 96 * MIB, options);
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        let context = rig.runtime.context().clone();
+        // Each write of two MiB is many entries of the log.
+        let writers = (0..4_u64).map(|at| {
+            let volume = volume.clone();
+            context.spawn(async move {
+                for round in 1..6_u8 {
+                    let buf = volume.context().buffers().copy_of(&vec![round; BYTES as usize]).unwrap();
+                    volume.write(ByteOffset(at * BYTES), buf, Durability::OnFlush).await.0.unwrap();
+                }
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        for number in 0..6 {
+            context.sleep(700_000).await;
+            volume.create_snapshot(&format!("moment {number}")).await.unwrap();
+        }
+        for writer in writers {
+            writer.await;
+        }
+        let mut seen = Vec::new();
+        for snapshot in volume.snapshots() {
+            let options = ImageOptions { sequence: Some(snapshot.sequence), ..ImageOptions::default() };
+            let image = volume.image(options).await.unwrap();
+            for at in 0..4 {
+                let buf = volume.context().buffers().get(BYTES as usize).unwrap();
+                let (result, buf) = image.read(ByteOffset(at * BYTES), buf).await;
+                result.unwrap();
+                assert!(buf.iter().all(|byte| *byte == buf[0]), "{snapshot:?} at {at}");
+                seen.push(buf[0]);
+            }
+        }
+        assert!(seen.iter().any(|round| *round != seen[0]), "the moments lie among the writes: {seen:?}");
+    });
+}
+
+#[test]
+fn a_named_moment_is_gone_back_to_though_the_window_has_passed_it() {
+    let rig = Rig::new(7, 4 * MIB, log());
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        take_three(&volume).await;
+        churn(&volume, 6).await;
+        let t1 = volume.snapshot("T1").unwrap().sequence;
+        let between = Seq(t1.0 + 1);
+        assert!(matches!(volume.rollback(between).await.unwrap_err().reason(), Reason::Expired { .. }));
+        volume.rollback(t1).await.unwrap();
+        assert_eq!(current(&volume).await, PREFIXES[3]);
+        assert_eq!(vlog::byte(&volume, 20).await.unwrap(), 0, "what was not written then is zero");
+        let refused = volume.rollback(volume.snapshot("T2").unwrap().sequence).await.unwrap_err();
+        assert!(matches!(refused.reason(), Reason::Discarded { .. }), "{refused}");
+        drop(volume);
+        rig.disk.cut_power();
+        is_sound(&rig).await;
+        let volume = rig.open(MANUAL).await;
+        churn(&volume, 6).await;
+        assert_eq!(current(&volume).await, PREFIXES[3]);
+        for (name, expected) in EXPECTED {
+            assert_eq!(shown(&volume, name).await, expected, "{name}");
+            volume.delete_snapshot(name).await.unwrap();
+        }
+        volume.context().sleep(3_000_000_000).await;
+        churn(&volume, 1).await;
+        volume.context().sleep(3_000_000_000).await;
+        assert_eq!(volume.status().log.unwrap().live_blocks, 64);
+        volume.close().await.unwrap();
+        drop(volume);
+        is_sound(&rig).await;
+    });
+}
+
+#[test]
+fn what_cannot_be_named_is_refused_and_changes_nothing() {
+    let rig = Rig::new(8, 8 * MIB, log());
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        write_base(&volume).await;
+        for name in ["", "a\nb", &"x".repeat(65)] {
+            let refused = volume.create_snapshot(name).await.unwrap_err();
+            assert!(matches!(refused.reason(), Reason::InvalidSetting { name: "name", .. }), "{refused}");
+        }
+        assert!(!volume.info().features.contains(&"snapshots"), "nothing has been written");
+        volume.create_snapshot("one").await.unwrap();
+        let refused = volume.create_snapshot("one").await.unwrap_err();
+        assert_eq!(*refused.reason(), Reason::SnapshotExists { name: "one".to_string() });
+        for number in 1..256 {
+            volume.create_snapshot(&format!("{number}: {}", "n".repeat(58))).await.unwrap();
+        }
+        let refused = volume.create_snapshot("too many").await.unwrap_err();
+        assert_eq!(*refused.reason(), Reason::TooManySnapshots { limit: 256 });
+        volume.delete_snapshot("one").await.unwrap();
+        volume.context().sleep(100_000_000).await;
+        volume.create_snapshot("two").await.unwrap();
+        drop(volume);
+        rig.disk.cut_power();
+        is_sound(&rig).await;
+        assert_eq!(rig.open(MANUAL).await.snapshots().len(), 256);
+    });
+    let rig = Rig::new(8, 16 * MIB, linear(MIB));
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        let refused = volume.create_snapshot("one").await.unwrap_err();
+        assert_eq!(*refused.reason(), Reason::NoSnapshots { backend: "linear" });
+    });
+}
