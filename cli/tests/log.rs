@@ -135,6 +135,12 @@ fn a_snapshot_has_a_name_and_keeps_its_moment() {
     let shown = icecore(&["inspect", &image.path, "--json"]).ok().json();
     assert_eq!((names(&shown), &shown["snapshots"][0]), (names(&listed), &listed["snapshots"][0]));
     assert_eq!(image.bytes(), before, "a look writes nothing");
+    let diff = snapshot("diff", &["monday", "tuesday evening", "--json"]).ok().json();
+    assert_eq!((&diff["changed_bytes"], &diff["changed"][0]["offset"]), (&65536.into(), &0.into()));
+    assert_eq!(snapshot("diff", &["tuesday evening"]).ok().text(), "0 65536");
+    assert_eq!(snapshot("diff", &["monday", "monday"]).ok().text(), "");
+    snapshot("diff", &["monday", "@9999"]).refused(64, "there is no sequence 9999");
+    assert_eq!(image.bytes(), before, "a look writes nothing");
     snapshot("rollback", &["tuesday evening"]).ok();
     assert_eq!(read(&image.path, 4100, 5).ok().stdout, b"other");
     snapshot("delete", &["monday"]).ok();

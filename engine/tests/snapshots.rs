@@ -6,6 +6,7 @@ mod vlog;
 
 use icecore::check::{Code, check};
 use icecore::error::Reason;
+use icecore::runtime::Random;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
@@ -271,6 +272,77 @@ fn a_named_moment_is_gone_back_to_though_the_window_has_passed_it() {
         drop(volume);
         is_sound(&rig).await;
     });
+}
+
+/// Every block's content at a moment.
+async fn blocks_of(volume: &Volume, sequence: Seq) -> Vec<u64> {
+    let image =
+        volume.image(ImageOptions { sequence: Some(sequence), ..ImageOptions::default() }).await.unwrap();
+    let buf = volume.context().buffers().get(64 * BLOCK as usize).unwrap();
+    let (result, buf) = image.read(ByteOffset(0), buf).await;
+    result.unwrap();
+    let word = |block: &[u8]| u64::from_le_bytes(block[..8].try_into().unwrap());
+    buf.chunks_exact(BLOCK as usize).map(word).collect()
+}
+
+#[test]
+fn the_difference_of_two_moments_is_what_their_images_say() {
+    for seed in 0..12 {
+        let rig = Rig::new(seed, 16 * MIB, log());
+        rig.runtime.block_on(async {
+            let mut volume = rig.open(MANUAL).await;
+            let random = &mut Random::from_seed(seed);
+            for content in 1..400_u64 {
+                let (first, blocks) = (random.below(60), 1 + random.below(4));
+                let (at, bytes) = (ByteOffset(first * BLOCK), blocks * BLOCK);
+                match random.below(40) {
+                    0 => drop(volume.create_snapshot(&format!("at {content}")).await.unwrap()),
+                    1 => volume.discard(at, bytes).await.unwrap(),
+                    2 => {
+                        let named = volume.snapshots();
+                        if let Some(one) = named.get(random.below(4) as usize) {
+                            // It may have been gone back from.
+                            let _ = volume.rollback(one.sequence).await;
+                        }
+                    }
+                    3 => {
+                        drop(volume);
+                        rig.disk.cut_power();
+                        rig.runtime.context().sleep(50_000_000).await;
+                        volume = rig.open(MANUAL).await;
+                    }
+                    _ => {
+                        let mut buf = volume.context().buffers().get(bytes as usize).unwrap();
+                        for (number, block) in (0_u64..).zip(buf.chunks_mut(BLOCK as usize)) {
+                            block[..8].copy_from_slice(&(content * 8 + number).to_le_bytes());
+                        }
+                        let durability =
+                            if content % 3 == 0 { Durability::Durable } else { Durability::OnFlush };
+                        volume.write(at, buf, durability).await.0.unwrap();
+                    }
+                }
+            }
+            let mut moments: Vec<Seq> = volume.snapshots().iter().map(|one| one.sequence).collect();
+            moments.push(volume.info().sequence);
+            assert!(moments.len() > 4, "seed {seed}");
+            for (one, other) in moments.iter().flat_map(|one| moments.iter().map(move |other| (*one, *other)))
+            {
+                let (before, after) = (blocks_of(&volume, one).await, blocks_of(&volume, other).await);
+                let differs: Vec<bool> = before.iter().zip(&after).map(|(one, other)| one != other).collect();
+                let mut told = vec![false; 64];
+                for range in volume.difference(one, other).await.unwrap() {
+                    (range.start / BLOCK..range.end / BLOCK).for_each(|block| told[block as usize] = true);
+                }
+                // Each content is written once; zeroes may follow zeroes.
+                let is_zero = |block: usize| before[block] == 0 && after[block] == 0;
+                let wrong = (0..64).find(|block| told[*block] != differs[*block] && !is_zero(*block));
+                assert_eq!(wrong, None, "seed {seed}: {one:?} to {other:?}");
+            }
+            let unnamed = (1..).map(Seq).find(|moment| !moments.contains(moment)).unwrap();
+            let gone = volume.difference(unnamed, moments[0]).await.unwrap_err();
+            assert!(matches!(gone.reason(), Reason::Expired { .. }), "{gone}");
+        });
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `icecore snapshot`: the named moments of a volume that nobody has open: taking, listing and deleting them, and going
 //! back to a moment.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -24,6 +25,8 @@ pub enum Snapshot {
     List(Listed),
     /// Give a name up; what it alone kept comes free, no data is moved
     Delete(Named),
+    /// List the regions that differ between two moments; from metadata alone, writes nothing
+    Diff(Diff),
     /// Make a volume again what it was at an earlier moment; what was written since can still be read as its past
     Rollback(Rollback),
 }
@@ -49,6 +52,19 @@ pub struct Named {
     name: String,
 }
 
+/// Arguments of `icecore snapshot diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    #[command(flatten)]
+    of: Listed,
+    /// The first moment: a snapshot's name, or @N for the sequence N
+    #[arg(value_name = "MOMENT")]
+    from: String,
+    /// The other one; now, if not given
+    #[arg(value_name = "MOMENT")]
+    to: Option<String>,
+}
+
 /// Arguments of `icecore snapshot rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
@@ -68,6 +84,7 @@ impl Snapshot {
         match self {
             Self::Create(named) | Self::Delete(named) => named.of.json,
             Self::List(listed) => listed.json,
+            Self::Diff(diff) => diff.of.json,
             Self::Rollback(rollback) => rollback.of.json,
         }
     }
@@ -99,6 +116,7 @@ impl Snapshot {
                 Ok((object, at, remark))
             }),
             Self::List(listed) => listed.list(io),
+            Self::Diff(diff) => diff.run(io),
         }
     }
 }
@@ -139,23 +157,70 @@ impl Listed {
         })
     }
 
-    fn list(self, io: IoOptions) -> Outcome<Done> {
+    /// Opens the volume for reading, and tells what is seen.
+    fn look(self, io: IoOptions, work: impl AsyncFnOnce(&Volume) -> Result<Done, Error>) -> Outcome<Done> {
         let runtime = io.runtime()?;
         runtime.block_on(async {
             let device = io.look_at(&runtime, &self.path)?;
             let paths = IoPaths::of(&device);
             let devices = self.volume.look_at(io, &runtime, device)?;
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            let mut done = work(&volume).await?;
+            done.object["id"] = format_id(&volume.info().id).into();
+            done.remark = format!("{}: {}", self.path.display(), done.remark);
+            Ok(paths.named_in(done))
+        })
+    }
+
+    fn list(self, io: IoOptions) -> Outcome<Done> {
+        self.look(io, async |volume| {
             let snapshots = volume.snapshots();
             let line = |one: &SnapshotInfo| format!("{} {}\n", one.sequence.0, one.name);
-            Ok(paths.named_in(Done {
-                object: json!({
-                    "id": format_id(&volume.info().id),
-                    "snapshots": snapshots.iter().map(object_of).collect::<Vec<_>>(),
-                }),
+            Ok(Done {
+                object: json!({ "snapshots": snapshots.iter().map(object_of).collect::<Vec<_>>() }),
                 text: snapshots.iter().map(line).collect(),
-                remark: format!("{}: {} snapshots", self.path.display(), snapshots.len()),
-            }))
+                remark: format!("{} snapshots", snapshots.len()),
+            })
+        })
+    }
+}
+
+/// The moment that a name or `@N` says.
+fn moment(volume: &Volume, said: &str) -> Result<Seq, Error> {
+    match said.strip_prefix('@').and_then(|number| number.parse().ok()) {
+        Some(sequence) => Ok(Seq(sequence)),
+        None => Ok(volume.snapshot(said)?.sequence),
+    }
+}
+
+impl Diff {
+    fn run(self, io: IoOptions) -> Outcome<Done> {
+        self.of.look(io, async |volume| {
+            let from = moment(volume, &self.from)?;
+            let to = match &self.to {
+                Some(to) => moment(volume, to)?,
+                None => volume.info().sequence,
+            };
+            let changed = volume.difference(from, to).await?;
+            let bytes: u64 = changed.iter().map(|range| range.end - range.start).sum();
+            let piece =
+                |range: &Range<u64>| json!({ "offset": range.start, "length": range.end - range.start });
+            let line = |range: &Range<u64>| format!("{} {}\n", range.start, range.end - range.start);
+            Ok(Done {
+                object: json!({
+                    "from": from.0,
+                    "to": to.0,
+                    "changed_bytes": bytes,
+                    "changed": changed.iter().map(piece).collect::<Vec<_>>(),
+                }),
+                text: changed.iter().map(line).collect(),
+                remark: format!(
+                    "{bytes} bytes in {} places differ between {} and {}",
+                    changed.len(),
+                    from.0,
+                    to.0
+                ),
+            })
         })
     }
 }

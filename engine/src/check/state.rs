@@ -251,7 +251,8 @@ impl State {
                     self.accepted = *sequence;
                 }
                 Change::Snapshot(snapshot, name) => {
-                    require(changes.len() == 1, "a snapshot stands among other changes")?;
+                    // Who accepts a loss gives up the names of what is lost.
+                    require(changes.len() == 1 || opens, "a snapshot stands among other changes")?;
                     self.snapshot(snapshot, name)?;
                 }
                 Change::SnapshotRemoved(number) => {
@@ -602,7 +603,7 @@ impl State {
     fn run(&mut self, run: &Run, extents: &[(u32, u32)]) -> Judged {
         let (first, last) = (run.first_sequence.get(), run.last_sequence.get());
         // Where blocks are brought home, a run may say nothing but that.
-        let least = if self.shape.linear { first.saturating_sub(1) } else { first };
+        let least = if self.shape.linear || self.shape.goes_back { first.saturating_sub(1) } else { first };
         require(first >= 1 && least <= last, "a run covers no sequences")?;
         require(index::fits(&self.shape, run, extents), "a run has not the pages that it needs, or others")?;
         let apart = |known: &RunState| {

@@ -64,6 +64,9 @@ pub struct Contents {
     pins: RefCell<BTreeMap<u64, u32>>,
     /// Moments before the window that are not pinned any more, and have not been swept.
     given_up: RefCell<BTreeSet<u64>>,
+    /// Deaths before the window that nothing in the metadata keeps: an image was open when the volume ended. Until the
+    /// log has been read, which may take them back.
+    held_back: RefCell<Vec<IndexDeath>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
     homecoming: RefCell<Homecoming>,
     /// Reads under way, by physical segment.
@@ -135,7 +138,7 @@ impl Contents {
                 _ if index.history().revives(death.birth.get(), death.death.get()) => {}
                 true => pending.push(death),
                 false if is_kept(&death) => {}
-                false => held_back.extend(Some(death.place()).filter(|place| is_held_back(*place))),
+                false => held_back.extend(Some(death).filter(|death| is_held_back(death.place()))),
             })
             .await?;
         }
@@ -151,13 +154,12 @@ impl Contents {
             pending: RefCell::new(pending.into()),
             pins: RefCell::new(pins),
             given_up: RefCell::default(),
+            held_back: RefCell::new(held_back),
             touched: RefCell::default(),
             homecoming: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
         });
-        // An image was open when the volume ended.
-        held_back.into_iter().for_each(|place| contents.kill(place));
         let checkpoint = contents.journal.state().checkpoint;
         contents.note_time(checkpoint.sequence.get(), checkpoint.time_unix_ns.get());
         Ok(contents)
@@ -285,7 +287,8 @@ impl Contents {
 
     /// Whether a pinned moment sees a version of these sequences.
     fn is_pinned_between(&self, birth: u64, death: u64) -> bool {
-        let is_pinned = self.pins.borrow().range(birth..death).next().is_some();
+        // Whatever the device says of a death.
+        let is_pinned = birth < death && self.pins.borrow().range(birth..death).next().is_some();
         #[cfg(feature = "mutations")]
         let is_pinned = is_pinned && !crate::mutation::is_on(crate::mutation::Mutation::OpenMomentIgnored);
         is_pinned
@@ -491,6 +494,20 @@ impl Contents {
         }
     }
 
+    /// Whether a moment has a name, or somebody has an image of it open.
+    pub fn is_pinned(&self, moment: u64) -> bool {
+        self.pins.borrow().contains_key(&moment)
+    }
+
+    /// The log has been read: what was held back for an image that was open when the volume ended dies.
+    pub fn let_go(&self) {
+        for death in self.held_back.take() {
+            if !self.index.history().revives(death.birth.get(), death.death.get()) {
+                self.kill(death.place());
+            }
+        }
+    }
+
     /// A moment that has been given up and is to be swept.
     pub fn given_up(&self) -> Option<u64> {
         self.given_up.borrow().first().copied()
@@ -509,12 +526,24 @@ impl Contents {
             let is_kept = self.is_pinned_between(birth, death_at);
             #[cfg(feature = "mutations")]
             let is_kept = is_kept && !crate::mutation::is_on(crate::mutation::Mutation::SweptTooMuch);
-            if was_kept && death_at <= self.window.get() && !is_kept {
+            if was_kept && death_at <= self.window.get() && !is_kept && !self.is_home_again(death).await? {
                 self.kill(death.place());
             }
         }
         self.given_up.borrow_mut().remove(&moment);
         Ok(())
+    }
+
+    /// Whether a place at home holds newer content by now. Nothing else runs after the answer.
+    async fn is_home_again(&self, death: IndexDeath) -> Result<bool> {
+        let (number, slot) = death.place();
+        if number < HOME_FIRST {
+            return Ok(false);
+        }
+        let segment_blocks = u64::from(self.journal.state().segment_blocks());
+        let lba = u64::from(number - HOME_FIRST) * segment_blocks + u64::from(slot);
+        let now = self.index.current(lba).await?;
+        Ok((now.virtual_segment, now.slot) == (number, slot))
     }
 
     /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.

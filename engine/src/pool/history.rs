@@ -121,6 +121,21 @@ impl Line {
         Some(sequence.min(range.1))
     }
 
+    /// The last sequence up to which two moments see the same.
+    pub fn common(&self, other: &Line) -> u64 {
+        let mut common = 0;
+        for (one, other) in self.0.iter().rev().zip(other.0.iter().rev()) {
+            if one.0 != other.0 {
+                break;
+            }
+            common = one.1.min(other.1);
+            if one.1 != other.1 {
+                break;
+            }
+        }
+        common
+    }
+
     /// Whether the moment sees it.
     pub fn sees(&self, sequence: u64) -> bool {
         self.last_before(sequence) == Some(sequence)
@@ -170,6 +185,9 @@ mod tests {
                     content.push(sequence);
                 }
             }
+            let [one, other] = [random.below(60), random.below(60)].map(|moment| history.line(moment));
+            let common = one.common(&other);
+            assert!((1..=common).all(|sequence| one.sees(sequence) == other.sees(sequence)), "seed {seed}");
             for (moment, expected) in (0..).zip(&content) {
                 let found = history.line(moment).last_before(moment).unwrap_or(0);
                 assert_eq!(found, *expected, "seed {seed}, moment {moment}, {history:?}");

@@ -8,6 +8,8 @@ use crate::format::journal::{self, Change};
 
 /// Named moments that the metadata of a pool has room for.
 pub const SNAPSHOTS_MAX: usize = 256;
+/// No sequence and no number comes so far.
+const NUMBER_MAX: u64 = 1 << 62;
 /// Bytes of a name at most.
 pub const NAME_BYTES_MAX: usize = 64;
 
@@ -43,6 +45,9 @@ impl Snapshot {
     pub fn from_change(body: &journal::Snapshot, name: &[u8]) -> Option<Self> {
         let name = String::from_utf8(name.to_vec()).ok()?;
         check_name(&name).ok()?;
+        if body.number.get().max(body.sequence.get()) >= NUMBER_MAX {
+            return None;
+        }
         Some(Self {
             number: body.number.get(),
             sequence: body.sequence.get(),

@@ -1,10 +1,13 @@
 //! Named moments of a volume.
 
+use std::ops::Range;
+
 use super::Volume;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::FEATURE_SNAPSHOTS;
 use crate::pool::superblock;
 use crate::store::log::SnapshotInfo;
+use crate::units::Seq;
 
 impl Volume {
     /// Names the present moment: everything that has completed before this call is in it, and nothing that is
@@ -43,6 +46,27 @@ impl Volume {
     /// `NoPast`, `NoSnapshot`.
     pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         self.0.store.log()?.snapshot(name)
+    }
+
+    /// The regions that differ between two moments that can be opened: ranges of bytes, in order, of whole regions. From
+    /// the index alone: a region that was given the same content again is among them.
+    ///
+    /// # Errors
+    /// `NoPast`, `UnknownMoment`, `Expired`, `Closed`, and what the device says.
+    pub async fn difference(&self, one: Seq, other: Seq) -> Result<Vec<Range<u64>>> {
+        self.check_open("compare moments")?;
+        let region = u64::from(self.info().region_bytes);
+        let blocks = self.0.store.log()?.difference(one, other).await?;
+        let mut regions: Vec<Range<u64>> = Vec::new();
+        for range in blocks {
+            let start = range.start * self.0.block_bytes / region * region;
+            let end = (range.end * self.0.block_bytes).next_multiple_of(region);
+            match regions.last_mut().filter(|last| start <= last.end) {
+                Some(last) => last.end = last.end.max(end),
+                None => regions.push(start..end),
+            }
+        }
+        Ok(regions)
     }
 
     /// Deletes a snapshot, durably. No block is moved; what it alone kept comes free in the background. Whoever has an

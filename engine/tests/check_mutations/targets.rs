@@ -457,7 +457,7 @@ fn add_batches(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &
         for (entry, which) in batch.entries.iter().zip(0..) {
             let what = if entry.kind.get() == KIND_DATA { "data" } else { "zeroes" };
             let name = match last.is_empty() {
-                true if entry.kind.get() == KIND_ROLLBACK => "BatchEntry, rollback".into(),
+                _ if entry.kind.get() == KIND_ROLLBACK => "BatchEntry, rollback".into(),
                 true => "BatchEntry".into(),
                 false => format!("BatchEntry, {what}{last}"),
             };

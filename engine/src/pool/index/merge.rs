@@ -79,10 +79,10 @@ impl Reader {
 }
 
 /// The entries of several runs, in order; of those of one version the newest run's, which says where it lies now.
-struct Readers(Vec<Reader>);
+pub(super) struct Readers(Vec<Reader>);
 
 impl Readers {
-    async fn open(runs: impl Iterator<Item = &Rc<Run>>) -> Result<Self> {
+    pub async fn open(runs: impl Iterator<Item = &Rc<Run>>) -> Result<Self> {
         let mut readers = Vec::new();
         for run in runs {
             readers.push(Reader::open(Rc::clone(run)).await?);
@@ -90,7 +90,7 @@ impl Readers {
         Ok(Self(readers))
     }
 
-    async fn next(&mut self) -> Result<Option<IndexEntry>> {
+    pub async fn next(&mut self) -> Result<Option<IndexEntry>> {
         let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
         let heads = self.0.iter().filter_map(|reader| reader.head.as_ref());
         let Some(smallest) = heads.map(key).min() else { return Ok(None) };

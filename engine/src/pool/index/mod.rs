@@ -8,6 +8,7 @@
 //! says of a block is newer than what older ones say, or says anew where its newest version lies; a superseded version that a moment can still see is in the list of deaths until no moment can.
 
 pub mod current;
+pub mod difference;
 pub mod merge;
 pub mod run;
 
@@ -266,6 +267,16 @@ impl Index {
             run.deaths_between(first, last, |death| found.extend(Some(death).filter(is_between))).await?;
         }
         Ok(found)
+    }
+
+    /// Block and sequence of each version that is in no run.
+    fn fresh_versions(&self) -> impl Iterator<Item = (u64, u64)> {
+        let versions = |fresh: &RefCell<Fresh>| {
+            let fresh = fresh.borrow();
+            let keys = fresh.entries.iter().map(|entry| (entry.lba.get(), entry.sequence.get()));
+            keys.collect::<Vec<_>>()
+        };
+        versions(&self.frozen).into_iter().chain(versions(&self.fresh))
     }
 
     /// Versions that are in no run.

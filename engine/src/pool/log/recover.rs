@@ -16,6 +16,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::batch::{self, Batch, BatchEntry, Decoded, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK};
 use crate::format::journal::{Lease, Opening};
 use crate::pool::contents::Contents;
+use crate::pool::metadata::ROLLBACKS_MAX;
 use crate::units::ByteOffset;
 
 /// How far behind the end a later batch is looked for: several of the largest.
@@ -184,7 +185,8 @@ fn follows(batch: &Batch, tail: &Tail, openings: &[Opening]) -> bool {
 fn goes_back(contents: &Contents, entry: &BatchEntry, sequence: u64) -> bool {
     let history = contents.index().history();
     let is_next = history.rollbacks().last().is_none_or(|last| last.at < sequence);
-    is_next && entry.tag.get() < sequence && history.is_current(entry.tag.get())
+    let has_room = history.rollbacks().len() < ROLLBACKS_MAX;
+    has_room && is_next && entry.tag.get() < sequence && history.is_current(entry.tag.get())
 }
 
 async fn take_in(

@@ -274,9 +274,13 @@ impl Core {
             // What a return has discarded stays in the index until its deaths are noted.
             // And what nobody keeps any more, until it has been let go of.
             let given_up = self.has_given_up();
-            let may_merge = !given_up && self.contents.index().history().unsettled().is_none();
+            let is_settled = self.contents.index().history().unsettled().is_none();
+            let is_told = self.returns_are_told();
+            let may_merge = !given_up && is_settled && is_told;
             let done = if let Some(rollback) = self.to_settle() {
                 self.step(self.settle(rollback)).await
+            } else if is_settled && !is_told {
+                self.step(self.checkpoint()).await
             } else if given_up {
                 self.step(self.sweep()).await
             } else if may_merge && self.contents.journal().state().has_many_rows() {
@@ -323,7 +327,8 @@ impl Core {
         // What checkpoints have written meanwhile is little. None is under way until all names are changed.
         let _turn = self.run_turn.lock(0, 1).await;
         let newer = index.runs().split_off(older.len());
-        let (number, wanted) = (self.take_run_number(), self.contents.wanted());
+        // With what was wanted at the beginning: what has been given up since is still to be swept.
+        let number = self.take_run_number();
         let merged_newer = if newer.is_empty() {
             None
         } else {
@@ -377,7 +382,9 @@ impl Core {
         }
         match &self.linear {
             Some(linear) => self.why_not_applied(linear, log),
-            None => Some("open images of the past and the volume itself fill it; close images"),
+            None => {
+                Some("snapshots, open images and the volume itself fill it; delete snapshots or close images")
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use crate::pool::log::Geometry;
 use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
 use crate::pool::metadata::{ALL_ACCEPTED, Metadata};
+use crate::pool::snapshots::Snapshot;
 use crate::runtime::{FailureFlag, RangeLock, Signal};
 use crate::store::Backend;
 
@@ -181,6 +182,7 @@ impl LogStore {
         let recovered = recover(device, geometry, volume_blocks, &contents).await?;
         let damaged = recovered.verdict == Verdict::Damage;
         let sequence = recovered.tail.sequence;
+        contents.let_go();
         // What is applied without a past goes home without a word.
         contents.release(sequence);
         if damaged && access == Access::Write {
@@ -275,6 +277,11 @@ impl Core {
                     // Its sequences are given to other changes, which nobody has accepted.
                     if (tail.sequence..ALL_ACCEPTED).contains(&state.accepted) {
                         changes.push(Change::Accepted(tail.sequence));
+                    }
+                    let lost = state.snapshots.values().filter(|one| one.sequence > tail.sequence);
+                    for snapshot in lost.filter(|one| !one.removed) {
+                        self.contents.unpin(snapshot.sequence);
+                        changes.push(Snapshot { removed: true, ..snapshot.clone() }.change());
                     }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));

@@ -8,7 +8,7 @@
 //! In a linear volume, a version that lives again may lie in the log though applying has passed it: it had been
 //! superseded then. It is brought home before the rest is settled.
 //!
-//! Invariants: while a return is not settled, nothing is merged, so that what it discarded is still in the index;
+//! Invariants: until a return is settled, durably, nothing is merged, so that what it discarded is still in the index;
 //! nothing behind the moment that is gone back to has come home.
 
 use std::rc::Rc;
@@ -103,6 +103,11 @@ impl Core {
         let unsettled = self.contents.index().history().unsettled()?;
         let is_home = self.linear.as_ref().is_none_or(|linear| linear.home_again.get() == unsettled.at);
         is_home.then_some(unsettled)
+    }
+
+    /// Whether the journal knows all returns as they are: until then they may have to be settled once more.
+    pub(super) fn returns_are_told(&self) -> bool {
+        self.contents.journal().state().rollbacks == self.contents.index().history().rollbacks()
     }
 
     /// Notes the deaths of what a return has discarded.

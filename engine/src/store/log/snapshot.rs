@@ -3,11 +3,13 @@
 //! Taking one flushes the log and writes one record of the metadata: no block is copied, no index entry written. A
 //! snapshot that is deleted is marked so at once, and what it alone kept is let go of in the background.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
+use crate::pool::index::difference::difference;
 use crate::pool::snapshots::{SNAPSHOTS_MAX, Snapshot, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
@@ -48,6 +50,27 @@ impl LogStore {
     pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         let found = self.snapshots().into_iter().find(|snapshot| snapshot.name == name);
         found.ok_or_else(|| self.core.no_snapshot(name))
+    }
+
+    /// The blocks that differ between two moments.
+    ///
+    /// # Errors
+    /// `UnknownMoment`, `Expired`, and what the device says.
+    pub async fn difference(&self, one: Seq, other: Seq) -> Result<Vec<Range<u64>>> {
+        let core = &self.core;
+        let last = core.sequence();
+        for moment in [one.0, other.0] {
+            let reason = match moment {
+                _ if moment > last => Reason::UnknownMoment { moment, last },
+                _ if core.contents.can_open(moment) => continue,
+                _ => Reason::Expired { moment, earliest: core.contents.window() },
+            };
+            return Err(Error::new("compare moments", reason).on(core.device.name()));
+        }
+        let _pins = [one.0, other.0].map(|moment| core.contents.pin(moment));
+        let index = core.contents.index();
+        let lines = [one.0, other.0].map(|moment| index.history().line(moment));
+        difference(index, &lines[0], &lines[1]).await
     }
 
     /// Refuses a snapshot of this name that cannot be taken.
@@ -132,7 +155,9 @@ impl Core {
 
     fn removed(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        state.snapshots.values().find(|snapshot| snapshot.removed).cloned()
+        // An image keeps the moment of one that has been deleted.
+        let is_free = |snapshot: &&Snapshot| snapshot.removed && !self.contents.is_pinned(snapshot.sequence);
+        state.snapshots.values().find(is_free).cloned()
     }
 
     /// Lets go of what one of these alone has kept.
