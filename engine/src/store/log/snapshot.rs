@@ -155,8 +155,13 @@ impl Core {
 
     fn removed(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        // An image keeps the moment of one that has been deleted.
-        let is_free = |snapshot: &&Snapshot| snapshot.removed && !self.contents.is_pinned(snapshot.sequence);
+        let has_name =
+            |moment| state.snapshots.values().any(|other| !other.removed && other.sequence == moment);
+        // While nothing but an image keeps its moment, the metadata has to know of it.
+        let is_free = |snapshot: &&Snapshot| {
+            let moment = snapshot.sequence;
+            snapshot.removed && (has_name(moment) || !self.contents.is_pinned(moment))
+        };
         state.snapshots.values().find(is_free).cloned()
     }
 
