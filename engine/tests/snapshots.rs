@@ -329,7 +329,7 @@ fn the_difference_of_two_moments_is_what_their_images_say() {
             {
                 let (before, after) = (blocks_of(&volume, one).await, blocks_of(&volume, other).await);
                 let differs: Vec<bool> = before.iter().zip(&after).map(|(one, other)| one != other).collect();
-                let mut told = vec![false; 64];
+                let mut told = [false; 64];
                 for range in volume.difference(one, other).await.unwrap() {
                     (range.start / BLOCK..range.end / BLOCK).for_each(|block| told[block as usize] = true);
                 }
