@@ -465,7 +465,7 @@ impl Contents {
 
     /// Keeps a moment readable.
     pub fn pin(self: &Rc<Self>, moment: u64) -> Pin {
-        *self.pins.borrow_mut().entry(moment).or_default() += 1;
+        self.name(moment);
         Pin { contents: Rc::clone(self), moment }
     }
 

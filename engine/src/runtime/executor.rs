@@ -24,6 +24,7 @@ use super::random::Random;
 use super::remote::{Remote, TaskWaker};
 use super::timer::Timers;
 use crate::buf::{Buf, BufPool};
+use crate::error::{self, Error, Reason};
 
 /// Names a task at one use of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -437,6 +438,22 @@ impl Context {
     /// Operations that hold a slot: in flight, or ended and not yet taken.
     pub fn operations_in_use(&self) -> usize {
         self.0.slab.borrow().in_use()
+    }
+
+    /// Runs something to its end though the caller's future may be dropped: a commit of metadata that nobody waits for
+    /// any more would otherwise let the next one begin beside it.
+    ///
+    /// # Errors
+    /// What the work returns; `Closed` where the runtime has ended before it.
+    pub async fn to_its_end<T: 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = error::Result<T>> + 'static,
+    ) -> error::Result<T> {
+        match self.spawn(work).await {
+            Some(done) => done,
+            None => Err(Error::new(operation, Reason::Closed)),
+        }
     }
 
     /// Starts a task. It runs while somebody is inside [`Runtime::block_on`].

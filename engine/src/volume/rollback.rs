@@ -1,7 +1,7 @@
 //! Going back to an earlier moment.
 
 use super::Volume;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::format::superblock::FEATURE_ROLLBACK;
 use crate::units::Seq;
 
@@ -16,10 +16,7 @@ impl Volume {
     /// `Closed`, and what the device says.
     pub async fn rollback(&self, to: Seq) -> Result<Seq> {
         let volume = self.clone();
-        match self.context().spawn(async move { volume.go_back(to).await }).await {
-            Some(done) => done,
-            None => Err(Error::new("roll back", Reason::Closed)),
-        }
+        self.context().to_its_end("roll back", async move { volume.go_back(to).await }).await
     }
 
     async fn go_back(&self, to: Seq) -> Result<Seq> {

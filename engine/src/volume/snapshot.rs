@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Volume;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::format::superblock::FEATURE_SNAPSHOTS;
 use crate::pool::superblock;
 use crate::store::log::SnapshotInfo;
@@ -19,10 +19,8 @@ impl Volume {
     /// `Closed`, and what the device says.
     pub async fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         let (volume, name) = (self.clone(), name.to_string());
-        match self.context().spawn(async move { volume.take_snapshot(&name).await }).await {
-            Some(done) => done,
-            None => Err(Error::new("take snapshot", Reason::Closed)),
-        }
+        let taking = async move { volume.take_snapshot(&name).await };
+        self.context().to_its_end("take snapshot", taking).await
     }
 
     async fn take_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
@@ -78,10 +76,7 @@ impl Volume {
         self.check_writable("delete snapshot")?;
         let (volume, name) = (self.clone(), name.to_string());
         let deleting = async move { volume.0.store.log()?.delete_snapshot(&name).await };
-        match self.context().spawn(deleting).await {
-            Some(done) => done,
-            None => Err(Error::new("delete snapshot", Reason::Closed)),
-        }
+        self.context().to_its_end("delete snapshot", deleting).await
     }
 
     /// Says in the superblock that this volume uses a feature, before it does: a build that does not know it must not

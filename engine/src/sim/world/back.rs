@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::super::model::Digest;
 use super::World;
-use super::past::PIECE_SECTORS;
 use crate::error::Reason;
 use crate::store::Backend;
 use crate::units::Seq;
@@ -17,13 +16,8 @@ const RECENT: usize = 6;
 impl World<'_> {
     /// Goes back to one of the moments that were noted.
     pub(super) async fn go_back(&mut self, which: u64) -> Result<(), String> {
-        self.settle().await?;
+        let Some(volume) = self.quiet_volume().await? else { return Ok(()) };
         let shared = Rc::clone(&self.shared);
-        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
-        if volume.status().poisoned {
-            shared.poisoned.set(true);
-            return Ok(());
-        }
         let moments = &self.past.moments;
         let recent = &moments[moments.len().saturating_sub(RECENT)..];
         let Some(at) = which.checked_rem(recent.len() as u64) else { return Ok(()) };
@@ -73,18 +67,10 @@ impl World<'_> {
         };
         self.past.rollbacks.push((at, sequence));
         let mark = shared.model.borrow().mark();
-        let mut found = Vec::with_capacity(contents.len());
-        while found.len() < contents.len() {
-            let (at, left) = (found.len() as u64, (contents.len() - found.len()) as u64);
-            match shared.bounded("read", shared.read_digests(volume, at, left.min(PIECE_SECTORS))).await? {
-                Ok(digests) => found.extend(digests),
-                Err(error) => {
-                    shared.judge_error("read", &error);
-                    return Ok(true);
-                }
-            }
+        let reading = shared.read_everything(volume, contents.len() as u64);
+        if let Some(found) = shared.judged("read", reading).await? {
+            shared.model.borrow().check_read(mark, 0, &found)?;
         }
-        shared.model.borrow().check_read(mark, 0, &found)?;
         Ok(true)
     }
 }

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::super::model::Digest;
 use super::World;
-use super::past::PIECE_SECTORS;
 use super::shared::TicketCell;
 use crate::format::journal::{Change, Decoded as Record, RecordHeader};
 use crate::store::log::ImageOptions;
@@ -56,25 +54,10 @@ impl World<'_> {
         Some(extents.into_values().map(|physical| bytes(place(physical))).collect())
     }
 
-    async fn everything(&self, volume: &Volume) -> crate::error::Result<Vec<Digest>> {
-        let sectors = self.script.volume_bytes / SECTOR_BYTES;
-        let mut found = Vec::with_capacity(sectors as usize);
-        while (found.len() as u64) < sectors {
-            let at = found.len() as u64;
-            found.extend(self.shared.read_digests(volume, at, (sectors - at).min(PIECE_SECTORS)).await?);
-        }
-        Ok(found)
-    }
-
     /// Pins the base, writes, and sees that it stays as it is until that is accepted.
     pub(super) async fn pin(&mut self) -> Result<(), String> {
-        self.settle().await?;
+        let Some(volume) = self.quiet_volume().await? else { return Ok(()) };
         let shared = Rc::clone(&self.shared);
-        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
-        if volume.status().poisoned {
-            shared.poisoned.set(true);
-            return Ok(());
-        }
         let was_striking = shared.faults.striking.replace(false);
         shared.applies.set(shared.applies.get() + 1);
         let pinned = self.pinned_base_stays(&volume).await;
@@ -106,7 +89,9 @@ impl World<'_> {
         }
         let pinned_at = volume.info().sequence.0;
         let mark = shared.model.borrow().mark();
-        let Some(contents) = shared.judged("read", self.everything(volume)).await? else { return Ok(()) };
+        let sectors = self.script.volume_bytes / SECTOR_BYTES;
+        let reading = shared.read_everything(volume, sectors);
+        let Some(contents) = shared.judged("read", reading).await? else { return Ok(()) };
         shared.model.borrow().check_read(mark, 0, &contents)?;
         // A write whose future was dropped may have ended meanwhile.
         let is_one_moment = volume.info().sequence.0 == pinned_at;

@@ -242,6 +242,15 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The volume, with nothing in flight; `None` where it has said that it is poisoned.
+    async fn quiet_volume(&mut self) -> Result<Option<Volume>, String> {
+        self.settle().await?;
+        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+        let poisoned = volume.status().poisoned;
+        self.shared.poisoned.set(self.shared.poisoned.get() || poisoned);
+        Ok((!poisoned).then_some(volume))
+    }
+
     fn abandon(&mut self) {
         for task in self.tasks.drain(..) {
             task.abort();

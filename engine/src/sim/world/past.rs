@@ -12,7 +12,7 @@ use super::super::Coverage;
 use super::super::model::{Digest, digest};
 use super::super::script::Script;
 use super::World;
-use super::shared::{OpenImage, Shared, TicketCell};
+use super::shared::{OpenImage, PIECE_SECTORS, Shared, TicketCell};
 use crate::error::{Reason, Result};
 use crate::format::batch::{self, Decoded};
 use crate::store::Backend;
@@ -28,8 +28,6 @@ const KEPT_MAX: usize = 2;
 const IDLE_NS: u64 = 3_000_000_000;
 /// Blocks of writes that were called before a moment was noted and may end after it: those whose futures were dropped.
 const STRAGGLING_BLOCKS: u64 = 64;
-/// Sectors read from an image at a time.
-pub(super) const PIECE_SECTORS: u64 = 512;
 
 #[derive(Clone, Debug)]
 pub(super) struct Moment {
@@ -142,18 +140,8 @@ impl World<'_> {
         let sectors = self.script.volume_bytes / SECTOR_BYTES;
         let sequence = volume.info().sequence.0;
         let mark = shared.model.borrow().mark();
-        let mut contents = Vec::new();
-        while (contents.len() as u64) < sectors {
-            let at = contents.len() as u64;
-            let reading = shared.read_digests(&volume, at, (sectors - at).min(PIECE_SECTORS));
-            match shared.bounded("read", reading).await? {
-                Ok(digests) => contents.extend(digests),
-                Err(error) => {
-                    shared.judge_error("read", &error);
-                    return Ok(());
-                }
-            }
-        }
+        let reading = shared.read_everything(&volume, sectors);
+        let Some(contents) = shared.judged("read", reading).await? else { return Ok(()) };
         shared.model.borrow().check_read(mark, 0, &contents)?;
         // A write whose future was dropped has ended meanwhile: this is no one moment.
         if volume.info().sequence.0 != sequence {

@@ -20,6 +20,9 @@ use crate::volume::{Durability, Volume};
 /// Why applying may stand still while an image is open.
 const IMAGE_IS_OPEN: &str = "an image of an older moment is open; close it";
 
+/// Sectors read at a time where all are.
+pub(super) const PIECE_SECTORS: u64 = 512;
+
 /// Where a write leaves its ticket, for the one who may drop the write.
 pub(super) type TicketCell = RefCell<Option<WriteTicket>>;
 
@@ -195,6 +198,16 @@ impl Shared {
         let (result, buf) = volume.read(ByteOffset(sector * SECTOR_BYTES), buf).await;
         result?;
         Ok(buf.chunks_exact(SECTOR_BYTES as usize).map(digest).collect())
+    }
+
+    /// As many sectors from the first one on.
+    pub async fn read_everything(&self, volume: &Volume, sectors: u64) -> crate::error::Result<Vec<Digest>> {
+        let mut found = Vec::with_capacity(sectors as usize);
+        while (found.len() as u64) < sectors {
+            let at = found.len() as u64;
+            found.extend(self.read_digests(volume, at, (sectors - at).min(PIECE_SECTORS)).await?);
+        }
+        Ok(found)
     }
 
     pub async fn flush(&self, volume: &Volume) {

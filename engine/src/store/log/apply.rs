@@ -11,7 +11,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::rc::Rc;
 
 use super::{Core, LogStore};
@@ -317,7 +316,7 @@ impl LogStore {
             core.contents.set_floor(applied, core.sequence());
             Ok(())
         };
-        self.core.whole(pinned).await?;
+        self.core.device.context().to_its_end("pin", pinned).await?;
         self.core.checkpoint().await?;
         Ok(Seq(applied))
     }
@@ -326,7 +325,8 @@ impl LogStore {
     pub async fn accept(&self, through: Option<Seq>) -> Result<()> {
         self.linear("accept")?;
         let core = Rc::clone(&self.core);
-        self.core.whole(async move { core.accept(through).await }).await
+        let context = self.core.device.context();
+        context.to_its_end("accept", async move { core.accept(through).await }).await
     }
 
     /// How far applying is, where there is a linear volume.
@@ -343,18 +343,6 @@ impl LogStore {
 }
 
 impl Core {
-    /// Runs something to its end though the caller's future may be dropped: a commit of metadata that nobody waits
-    /// for any more would otherwise let the next one begin beside it.
-    pub(super) async fn whole<T: 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + 'static,
-    ) -> Result<T> {
-        match self.device.context().spawn(work).await {
-            Some(done) => done,
-            None => Err(Error::new("commit", Reason::Closed).on(self.device.name())),
-        }
-    }
-
     async fn accept(&self, through: Option<Seq>) -> Result<()> {
         let log = self.log()?;
         let refused = |reason| Err(Error::new("accept", reason).on(self.device.name()));

@@ -38,7 +38,8 @@ impl LogStore {
         self.core.log()?.flush().await?;
         self.core.checkpoint().await?;
         let core = Rc::clone(&self.core);
-        self.core.whole(async move { core.mark_durable().await }).await
+        let context = self.core.device.context();
+        context.to_its_end("close", async move { core.mark_durable().await }).await
     }
 }
 
