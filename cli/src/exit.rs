@@ -45,8 +45,10 @@ pub fn code_of(error: &Error, intent: Intent) -> Code {
         (_, Reason::DeviceTooSmall { .. } | Reason::CannotShrink { .. }) => Code::Refused,
         (_, Reason::SuperblockConflict) => Code::Found,
         // Another backend was chosen when the volume was made: the same call will always be refused.
-        (_, Reason::NoPast { .. } | Reason::NotLinear { .. }) => Code::Usage,
-        (_, Reason::NoSnapshots { .. } | Reason::CannotGrow { .. }) => Code::Usage,
+        (_, Reason::NoPast { .. } | Reason::NotLinear { .. } | Reason::NoOverlays { .. }) => Code::Usage,
+        (_, Reason::NoSnapshots { .. } | Reason::NoRollback { .. } | Reason::CannotGrow { .. }) => {
+            Code::Usage
+        }
         // The system's own EINVAL says nothing about how the program was called.
         (_, Reason::Os { errno }) if *errno != libc::EBUSY => Code::Environment,
         (Kind::Denied | Kind::Busy | Kind::NotPrimary, _) => Code::Refused,

@@ -344,6 +344,30 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
+    /// The backend has no overlays to fold.
+    #[error("the {backend} backend has no overlays; this needs a volume made with `overlay`")]
+    NoOverlays {
+        /// Its name.
+        backend: &'static str,
+    },
+    /// The base is an image that somebody keeps.
+    #[error("the base is the image of {by}; give that up first")]
+    BasePinned {
+        /// Who keeps it.
+        by: String,
+    },
+    /// An older overlay has to be folded first.
+    #[error("overlays are folded oldest first; fold up to snapshot {first:?} before this one")]
+    OutOfOrder {
+        /// The snapshot that ends the oldest one.
+        first: String,
+    },
+    /// The backend overwrites in place, and cannot go back in one step.
+    #[error("the {backend} backend does not go back by itself; copy what its snapshot shows over the volume")]
+    NoRollback {
+        /// Its name.
+        backend: &'static str,
+    },
     /// Nothing but a log and a linear volume together can do this.
     #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
     NotLinear {
@@ -485,6 +509,7 @@ impl Reason {
             | Reason::InvalidSetting { .. }
             | Reason::WrongDevice { .. }
             | Reason::NotPinned
+            | Reason::OutOfOrder { .. }
             | Reason::NoSnapshot { .. }
             | Reason::SnapshotExists { .. }
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
@@ -497,6 +522,7 @@ impl Reason {
             | Reason::DestroyMismatch { .. }
             | Reason::ReadOnly
             | Reason::Pinned { .. }
+            | Reason::BasePinned { .. }
             | Reason::AppliedAlready { .. }
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound | Reason::Closed | Reason::DeviceGone | Reason::DeviceMissing { .. } => {
@@ -522,6 +548,8 @@ impl Reason {
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
             | Reason::NoSnapshots { .. }
+            | Reason::NoRollback { .. }
+            | Reason::NoOverlays { .. }
             | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,

@@ -8,7 +8,7 @@
 //!
 //! The same code runs in the simulator (feature `sim`): virtual time, a disk that fails, lies and loses power,
 //! and a model that judges every byte. Modules may import only those above them: `units`, `error`, `buf`;
-//! `format`; `runtime`; `device`; `pool`; `store`; `check`; `volume`; `sim`.
+//! `format`; `runtime`; `device`; `pool`; `object`; `store`; `check`; `volume`; `sim`.
 //!
 //! The repository's README has a whole program in twenty lines.
 
@@ -24,6 +24,7 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "mutations")]
 pub mod mutation;
+pub mod object;
 pub mod pool;
 pub mod runtime;
 #[cfg(feature = "sim")]

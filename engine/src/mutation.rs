@@ -60,11 +60,15 @@ pub enum Mutation {
     NamesForgotten,
     /// What a deleted snapshot saw comes free though another one sees it too.
     SweptTooMuch,
+    /// What lies in the base is overwritten though a snapshot sees it.
+    OverwrittenUnsaved,
+    /// What a snapshot sees of the base is overwritten before the copy of it is durable.
+    OverwrittenBeforeSaved,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 25] = [
+    pub const ALL: [Mutation; 27] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -90,7 +94,12 @@ impl Mutation {
         Mutation::RevivedDies,
         Mutation::NamesForgotten,
         Mutation::SweptTooMuch,
+        Mutation::OverwrittenUnsaved,
+        Mutation::OverwrittenBeforeSaved,
     ];
+
+    /// Those of a volume with a base.
+    pub const BASE: [Mutation; 2] = [Mutation::OverwrittenUnsaved, Mutation::OverwrittenBeforeSaved];
 
     /// Those of a linear volume.
     pub const LINEAR: [Mutation; 5] = [

@@ -13,13 +13,15 @@ use super::state::{ALL_ACCEPTED, RowState, State, count, ones};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
-use crate::format::batch::{self, Batch, Decoded, KIND_DATA};
+use crate::format::batch::{self, Batch, Decoded, KIND_SAVED, has_payload};
 use crate::format::crc32c;
-use crate::format::index_page::{IndexEntry, ZERO};
+use crate::format::index_page::{BASE, IndexEntry, ZERO};
 
-/// What the index says of a slot. A sequence of 0: nothing.
+/// What the index says of a slot.
 #[derive(Clone, Copy, Default)]
 struct Slot {
+    /// It says something.
+    named: bool,
     lba: u64,
     sequence: u64,
     /// The sequence that superseded it.
@@ -39,7 +41,16 @@ impl Slot {
     /// Of an index entry whose block lives here or does not.
     fn of(entry: &IndexEntry, death: u64, wanted: bool, checked: bool) -> Self {
         let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
-        Self { lba, sequence, death, checksum: entry.checksum.get(), wanted, checked, ..Self::default() }
+        Self {
+            named: true,
+            lba,
+            sequence,
+            death,
+            checksum: entry.checksum.get(),
+            wanted,
+            checked,
+            ..Self::default()
+        }
     }
 }
 
@@ -169,7 +180,7 @@ fn place(
     version: &Version,
 ) {
     let Version { entry, death, wanted, newest } = version;
-    if entry.virtual_segment.get() == ZERO {
+    if matches!(entry.virtual_segment.get(), ZERO | BASE) {
         return;
     }
     let (number, slot) = (entry.virtual_segment.get(), entry.slot.get());
@@ -216,13 +227,13 @@ fn note(
     is_home: bool,
 ) -> bool {
     let Some(known) = group.slot(number, slot) else { return false };
-    if known.sequence != 0 && (!is_home || (known.wanted && new.wanted)) {
+    if known.named && (!is_home || (known.wanted && new.wanted)) {
         let at = Place::default().sequence(new.sequence).block(new.lba);
         let text = format!("slot {slot} of virtual segment {number} is block {} too", known.lba);
         checker.found(Code::Index, at, text);
         return false;
     }
-    if known.sequence == 0 || new.wanted {
+    if !known.named || new.wanted {
         *known = Slot { explained: known.explained, ..new };
     }
     true
@@ -301,7 +312,7 @@ impl Row<'_> {
                     self.check_block(checker, shape, &mut window, slot, (self.row.physical, slot)).await?;
                 }
             }
-            None if self.slots.iter().any(|slot| slot.sequence != 0) => {
+            None if self.slots.iter().any(|slot| slot.named) => {
                 self.walk(checker, shape, &mut window, end).await?;
             }
             None => {}
@@ -387,21 +398,25 @@ impl Row<'_> {
         };
         for slot in block..first {
             let known = &self.slots[slot as usize];
-            if known.sequence != 0 || bit(&self.row.live, slot) {
+            if known.named || bit(&self.row.live, slot) {
                 wrong(slot, known);
             }
         }
         let data = (batch.header.first_sequence.get()..)
             .zip(&batch.entries)
-            .filter(|(_, entry)| entry.kind.get() == KIND_DATA)
+            .filter(|(_, entry)| has_payload(entry.kind.get()))
             .flat_map(|(sequence, entry)| {
-                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.lba.get() + at))
+                let saved = entry.kind.get() == KIND_SAVED;
+                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.lba.get() + at, saved))
             });
-        for ((slot, (sequence, lba)), checksum) in (first..).zip(data).zip(&batch.checksums) {
+        for ((slot, (sequence, lba, saved)), checksum) in (first..).zip(data).zip(&batch.checksums) {
             let known = &self.slots[slot as usize];
-            if known.sequence != 0
-                && (known.sequence, known.lba, known.checksum) != (sequence, lba, *checksum)
-            {
+            let is_then = match saved {
+                // It is as old as the block that it was saved of, and died no earlier than it was saved.
+                true => known.sequence < sequence && known.death >= sequence,
+                false => known.sequence == sequence,
+            };
+            if known.named && !(is_then && (known.lba, known.checksum) == (lba, *checksum)) {
                 wrong(slot, known);
             }
         }
@@ -443,7 +458,7 @@ impl Row<'_> {
             let is_changed = is_extent
                 && (known.explained || tail.first_change(shape.block_at_home(self.number, *slot)).is_some());
             bit(&self.row.live, *slot)
-                && known.sequence == 0
+                && !known.named
                 && !is_changed
                 && !of_tail.is_some_and(|named| named.contains(slot))
         });

@@ -7,7 +7,7 @@ use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 use crate::format::index_page::{
-    IndexDeath, IndexEntry, IndexFence, Item, MAGIC, PAGE_BYTES, PageHeader, VERSION, ZERO,
+    BASE, IndexDeath, IndexEntry, IndexFence, Item, MAGIC, PAGE_BYTES, PageHeader, VERSION, ZERO,
 };
 use crate::format::journal::Run;
 
@@ -211,14 +211,20 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let sound = entry.branch.get() == 0
             && key.0 < shape.volume_blocks
             && match entry.virtual_segment.get() {
-                ZERO => sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0,
+                ZERO if !shape.saves => {
+                    sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
+                }
+                BASE if shape.saves => {
+                    sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
+                }
                 // It may have been written long before it was brought home.
                 number if shape.is_extent(number) => {
                     (1..=applied.min(*sequences.end())).contains(&key.1)
                         && (number, entry.slot.get()) == shape.home(key.0)
                 }
                 number => {
-                    sequences.contains(&key.1)
+                    // What was saved may be as old as the volume.
+                    (sequences.contains(&key.1) || shape.saves && key.1 < *sequences.end())
                         && (number <= last_virtual || shape.is_gathered(number))
                         && entry.slot.get() < shape.segment_blocks
                 }
@@ -256,7 +262,7 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
             shape.is_extent(place) && shape.block_at_home(place, death.slot.get()) < shape.volume_blocks;
         // What a return discarded may be told later.
         let is_late = || state.rollbacks.iter().any(|one| one.at.get() == sequence);
-        let sound = birth >= 1
+        let sound = (birth >= 1 || shape.saves)
             && birth < sequence
             && sequence <= *sequences.end()
             && (sequence >= *sequences.start() || is_late())
@@ -296,13 +302,16 @@ impl Merged {
             if key(&entry) != smallest {
                 continue;
             }
-            // What a newer run says of a version again is that it has come home: that counts.
+            // What a newer run says of a version again is that it has come home, or has been saved: that counts.
             let comes_home = |before: &IndexEntry| {
                 shape.is_extent(entry.virtual_segment.get())
                     && shape.is_of_log(before.virtual_segment.get())
                     && before.checksum == entry.checksum
             };
-            if found.is_some_and(|before| !comes_home(&before)) {
+            let is_saved = |before: &IndexEntry| {
+                before.virtual_segment.get() == BASE && shape.is_of_log(entry.virtual_segment.get())
+            };
+            if found.is_some_and(|before| !comes_home(&before) && !is_saved(&before)) {
                 let place = Place::default().sequence(smallest.1).block(smallest.0);
                 checker.found(Code::Index, place, "two runs have this version, and it has not come home");
             }

@@ -16,8 +16,8 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 pub(super) use crate::format::batch::Batch;
 use crate::format::batch::{
-    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_ZERO, MAGIC,
-    VERSION, decode, header_bytes,
+    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED,
+    KIND_ZERO, MAGIC, VERSION, decode, has_payload, header_bytes,
 };
 use crate::format::crc32c;
 
@@ -158,9 +158,14 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
             return Some("an entry has a branch or a tag, and this version has none");
         }
         match entry.kind.get() {
-            KIND_DATA if entry.payload.get() == payload => payload += blocks,
+            kind if shape.saves != (kind == KIND_SAVED) => {
+                return Some("an entry is of a kind that its backend writes none of");
+            }
+            KIND_DATA | KIND_SAVED if entry.payload.get() == payload => payload += blocks,
             KIND_ZERO | KIND_DISCARD if entry.payload.get() == payload || entry.payload.get() == 0 => {}
-            KIND_DATA | KIND_ZERO | KIND_DISCARD => return Some("an entry has not the payload that follows"),
+            KIND_DATA | KIND_SAVED | KIND_ZERO | KIND_DISCARD => {
+                return Some("an entry has not the payload that follows");
+            }
             _ => return Some("an entry is of a kind that this version writes none of"),
         }
     }
@@ -184,7 +189,7 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
 
 /// Blocks of an entry's payload.
 pub(super) fn payload_blocks(entry: &BatchEntry) -> usize {
-    if entry.kind.get() == KIND_DATA { entry.blocks.get() as usize } else { 0 }
+    if has_payload(entry.kind.get()) { entry.blocks.get() as usize } else { 0 }
 }
 
 /// The batch that a place begins with, if it belongs there and is whole, its payload too.
@@ -320,7 +325,7 @@ fn take_in(tail: &mut Tail, batch: &Batch, number: u32, block: u32, shape: &Shap
             continue;
         }
         tail.note(entry.lba.get(), entry.blocks.get().into(), sequence);
-        if entry.kind.get() == KIND_DATA {
+        if has_payload(entry.kind.get()) {
             tail.named.entry(number).or_default().extend(slot..slot + entry.blocks.get());
             slot += entry.blocks.get();
         }

@@ -8,9 +8,9 @@ use zerocopy::IntoBytes;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY,
-    MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_THIN,
-    VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE,
+    KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION,
+    VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -22,6 +22,8 @@ const ROOTS_BYTES: u64 = 128 * KIB;
 const BACKEND_DIRECT: u32 = 1;
 const BACKEND_LOG: u32 = 2;
 const BACKEND_LINEAR: u32 = 3;
+const BACKEND_COW: u32 = 4;
+const BACKEND_OVERLAY: u32 = 5;
 /// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
 const GATHERED_FIRST: u32 = 1 << 30;
 const HOME_FIRST: u32 = 1 << 31;
@@ -57,6 +59,8 @@ pub(super) struct Shape {
     pub linear: bool,
     /// It takes space when a block is first applied.
     pub thin: bool,
+    /// What is overwritten in its base is saved in the log, which holds nothing else.
+    pub saves: bool,
     /// Superseded blocks are kept.
     pub keeps_past: bool,
     /// It has gone back to an earlier moment, or was about to.
@@ -170,7 +174,7 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
     if record.has_volume_device() {
         return refuse(Reason::NotChecked { why: "its volume lies on a device of its own" });
     }
-    if !(BACKEND_DIRECT..=BACKEND_LINEAR).contains(&record.backend.get()) {
+    if !(BACKEND_DIRECT..=BACKEND_OVERLAY).contains(&record.backend.get()) {
         return refuse(Reason::UnknownBackend { found: record.backend.get() });
     }
     let is_log = has_log(record);
@@ -182,7 +186,11 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
 }
 
 fn has_log(record: &Superblock) -> bool {
-    matches!(record.backend.get(), BACKEND_LOG | BACKEND_LINEAR)
+    matches!(record.backend.get(), BACKEND_LOG | BACKEND_LINEAR | BACKEND_COW | BACKEND_OVERLAY)
+}
+
+fn has_base(record: &Superblock) -> bool {
+    matches!(record.backend.get(), BACKEND_COW | BACKEND_OVERLAY)
 }
 
 fn is_thin(record: &Superblock) -> bool {
@@ -291,6 +299,14 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "its features and its backend contradict each other",
         ),
         (
+            (record.features_incompatible.get() & FEATURE_BASE != 0) == has_base(record),
+            "its features say of a base what its backend does not",
+        ),
+        (
+            !has_base(record) || record.retention_bytes.get() | record.retention_age_s.get() == 0,
+            "it has a base, and keeps moments without names",
+        ),
+        (
             is_log || record.features_incompatible.get() & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS) == 0,
             "it has no log, and has gone back to an earlier moment or has snapshots",
         ),
@@ -312,11 +328,19 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
     let (metadata, checksums, data) = (record.metadata, record.checksums, record.data);
     let volume_bytes = record.volume_bytes.get();
     let alignment = if is_log { LOG_ALIGNMENT } else { MIB };
-    let roots = record.roots;
+    let (roots, base) = (record.roots, record.base);
+    let has_base = has_base(record);
+    let data_offset = match has_base {
+        true => base.end().checked_next_multiple_of(LOG_ALIGNMENT),
+        false => Some(checksums.end()),
+    };
+    // Behind the metadata as they were made; growing puts them elsewhere.
+    let base_follows = !has_base || base.offset.get() == metadata.end().next_multiple_of(MIB);
     // As it was made; or roots and metadata behind the data, where growing puts them.
     let at_front = roots.offset.get() == ROOTS_OFFSET
         && metadata.offset.get() == HEAD_BYTES
-        && checksums.offset.get() == metadata.end();
+        && checksums.offset.get() == metadata.end()
+        && base_follows;
     let at_end = is_log
         && roots.offset.get() >= data.end()
         && roots.offset.get().is_multiple_of(alignment)
@@ -328,7 +352,10 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
         && metadata.bytes.get().is_multiple_of(alignment)
         && metadata.bytes.get() >= MIB
         && checksums.bytes.get().is_multiple_of(alignment)
-        && data.offset.get() == checksums.end();
+        && Some(data.offset.get()) == data_offset
+        && base.bytes.get() == if has_base { volume_bytes } else { 0 }
+        && base.offset.get().is_multiple_of(MIB)
+        && (base.offset.get() == 0) != has_base;
     let mut rules = vec![
         (in_order, "its areas do not follow each other".to_string()),
         (
@@ -349,12 +376,12 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
         rules.push((
             data.bytes.get().is_multiple_of(u64::from(segment_bytes.max(1)))
                 && (1..1 << 32).contains(&segments)
-                && (volume_bytes <= data.bytes.get() || is_thin(record))
+                && (volume_bytes <= data.bytes.get() || is_thin(record) || has_base)
                 && volume_bytes.div_ceil(u64::from(segment_bytes.max(1))) < u64::from(HOME_FIRST)
                 && checksums.bytes.get() == 0,
             "its data area is no whole number of segments for the volume".to_string(),
         ));
-        let needed_bytes = is_segment.then(|| metadata_bytes(segments, blocks.into())).flatten();
+        let needed_bytes = is_segment.then(|| metadata_bytes(segments, blocks.into(), has_base)).flatten();
         rules.push((
             needed_bytes == Some(metadata.bytes.get()),
             "its metadata area is not what its segments need".to_string(),
@@ -380,9 +407,10 @@ fn image_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
     segments.checked_mul(2 * row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
-/// Two images, two journals of two images each, and three entries of 32 bytes for each block.
-fn metadata_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
-    let index = segments.checked_mul(segment_blocks)?.checked_mul(3 * 32)?.max(MIB);
+/// Two images, two journals of two images each, and three entries of 32 bytes for each block, eight beside a base.
+fn metadata_bytes(segments: u64, segment_blocks: u64, has_base: bool) -> Option<u64> {
+    let entries = if has_base { 8 } else { 3 };
+    let index = segments.checked_mul(segment_blocks)?.checked_mul(entries * 32)?.max(MIB);
     let images = image_bytes(segments, segment_blocks)?.checked_mul(6)?;
     images.checked_add(index)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
@@ -412,6 +440,7 @@ fn shape(record: &Superblock) -> Shape {
         index_pages: ((record.metadata.end() - index_offset) / 4096).min(u64::from(u32::MAX)) as u32,
         linear: record.backend.get() == BACKEND_LINEAR,
         thin: is_thin(record),
+        saves: record.backend.get() == BACKEND_COW,
         keeps_past: record.retention_bytes.get() > 0,
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
         has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,

@@ -23,11 +23,13 @@ pub enum Cause {
     Clean,
     /// Bringing blocks from the log to their place in a linear volume.
     Apply,
+    /// Reading what a snapshot sees, to save it before it is overwritten.
+    Copy,
 }
 
 impl Cause {
     /// All causes, in the order of results.
-    pub const ALL: [Cause; 8] = [
+    pub const ALL: [Cause; 9] = [
         Cause::Application,
         Cause::Merge,
         Cause::Metadata,
@@ -36,6 +38,7 @@ impl Cause {
         Cause::Index,
         Cause::Clean,
         Cause::Apply,
+        Cause::Copy,
     ];
 
     /// The cause's name in results.
@@ -49,6 +52,7 @@ impl Cause {
             Cause::Index => "index",
             Cause::Clean => "clean",
             Cause::Apply => "apply",
+            Cause::Copy => "copy",
         }
     }
 }

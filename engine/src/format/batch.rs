@@ -31,11 +31,20 @@ pub const KIND_GROUP_COMMIT: u32 = 6;
 /// checkpoint, so that all it discards is in the index.
 pub const KIND_ROLLBACK: u32 = 7;
 
+/// `kind` of an entry whose payload is what the base held and a moment still needs: the range may have new content
+/// there from this sequence on.
+pub const KIND_SAVED: u32 = 8;
+
+/// Whether entries of this kind have payload.
+pub fn has_payload(kind: u32) -> bool {
+    matches!(kind, KIND_DATA | KIND_SAVED)
+}
+
 /// One entry of a batch. Its sequence is the batch's `first_sequence` and its position.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback |
+/// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback, 8 saved |
 /// | 4 | 4 | `branch`: 0, the volume itself |
 /// | 8 | 8 | `lba`: first block |
 /// | 16 | 4 | `blocks`: of the range |
@@ -196,7 +205,7 @@ pub fn decode(bytes: &[u8], address: u64, block_bytes: u32) -> Decoded {
     let list = &sealed[HEADER..HEADER + entries * ENTRY];
     let Ok(entries) = <[BatchEntry]>::ref_from_bytes(list) else { return Decoded::Absent };
     let in_payload = |entry: &BatchEntry| {
-        entry.kind.get() != KIND_DATA
+        !has_payload(entry.kind.get())
             || u64::from(entry.payload.get()) + u64::from(entry.blocks.get()) <= blocks as u64
     };
     if !entries.iter().all(in_payload) {

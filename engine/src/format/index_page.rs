@@ -14,6 +14,8 @@ pub const VERSION: u32 = 1;
 
 /// `virtual_segment` of an entry that reads as zero.
 pub const ZERO: u32 = u32::MAX;
+/// `virtual_segment` of an entry that lies at its place in the volume's base; its slot and checksum are 0.
+pub const BASE: u32 = u32::MAX - 1;
 
 /// The header of a page, 64 bytes.
 ///
@@ -50,7 +52,7 @@ pub struct PageHeader {
 /// | 0 | 8 | `lba` |
 /// | 8 | 8 | `sequence`: at which it became the block's content |
 /// | 16 | 4 | `branch`: 0, the volume itself |
-/// | 20 | 4 | `virtual_segment`: where it lies; 4294967295 reads as zero |
+/// | 20 | 4 | `virtual_segment`: where it lies; 4294967295 reads as zero, 4294967294 lies in the base |
 /// | 24 | 4 | `slot`: block of the virtual segment |
 /// | 28 | 4 | `checksum`: CRC-32C of the block |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]

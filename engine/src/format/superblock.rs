@@ -19,7 +19,7 @@ pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
 pub const KNOWN_INCOMPATIBLE: u64 =
-    FEATURE_LOG | FEATURE_VOLUME_DEVICE | FEATURE_ROLLBACK | FEATURE_SNAPSHOTS;
+    FEATURE_LOG | FEATURE_VOLUME_DEVICE | FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BASE;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -28,6 +28,8 @@ pub const FEATURE_VOLUME_DEVICE: u64 = 2;
 pub const FEATURE_ROLLBACK: u64 = 4;
 /// Incompatible feature: moments of the volume have names, which keep what they see.
 pub const FEATURE_SNAPSHOTS: u64 = 8;
+/// Incompatible feature: the volume has a base, where every block has its place, beside the segments of its log.
+pub const FEATURE_BASE: u64 = 16;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
@@ -104,7 +106,7 @@ impl Area {
 /// | 64 | 8 | `features_compatible`: may be ignored |
 /// | 72 | 8 | `features_read_only`: unknown ones forbid writing |
 /// | 80 | 8 | `features_incompatible`: unknown ones forbid opening |
-/// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear |
+/// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear, 4 cow, 5 overlay |
 /// | 92 | 4 | `state`: 1 open, 2 closed |
 /// | 96 | 8 | `device_bytes`: the device's size when the pool was made or last grown |
 /// | 104 | 8 | `volume_bytes` |
@@ -122,7 +124,8 @@ impl Area {
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
 /// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
-/// | 240 | 272 | `reserved_0`: 0 |
+/// | 240 | 16 | `base`: area of the volume's base; 0 where it has none |
+/// | 256 | 256 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -160,7 +163,8 @@ pub struct Superblock {
     pub retention_bytes: U64,
     pub retention_age_s: U64,
     pub home_bytes: U64,
-    pub reserved_0: [u8; 272],
+    pub base: Area,
+    pub reserved_0: [u8; 256],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],
@@ -214,7 +218,11 @@ impl Superblock {
 
     /// The first byte behind all areas.
     pub fn end(&self) -> u64 {
-        [self.roots, self.metadata, self.checksums, self.data].iter().map(Area::end).max().unwrap_or(0)
+        [self.roots, self.metadata, self.checksums, self.data, self.base]
+            .iter()
+            .map(Area::end)
+            .max()
+            .unwrap_or(0)
     }
 
     /// The bytes of the copy that belongs at `address`, sealed.

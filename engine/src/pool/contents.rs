@@ -22,8 +22,8 @@ use super::index::{Index, Pinned};
 use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
 use crate::error::Result;
-use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_ZERO};
-use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
+use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, KIND_ZERO};
+use crate::format::index_page::{BASE, IndexDeath, IndexEntry, ZERO};
 use crate::format::journal::Change;
 
 /// How much of the past is kept for opening any moment of it.
@@ -188,7 +188,7 @@ impl Contents {
     ) {
         let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
         match entry.kind.get() {
-            KIND_DATA => {
+            kind @ (KIND_DATA | KIND_SAVED) => {
                 {
                     let mut state = self.journal.state_mut();
                     if let Some(row) = state.rows.get_mut(&virtual_segment) {
@@ -199,7 +199,10 @@ impl Contents {
                 for (at, checksum) in (0..blocks).zip(checksums) {
                     let slot = slot + at as u32;
                     let version = Version { birth: sequence, virtual_segment, slot, checksum: *checksum };
-                    self.supersede(lba + at, version, pinned);
+                    match kind {
+                        KIND_DATA => self.supersede(lba + at, version, pinned),
+                        _ => self.save(lba + at, version, pinned),
+                    }
                 }
             }
             KIND_ZERO | KIND_DISCARD => {
@@ -237,7 +240,7 @@ impl Contents {
     /// had died before. All of it or, where the process ends before, nothing: then it is done again.
     pub fn settle(&self, rollback: Rollback, discarded: &[IndexEntry]) {
         let of_window = rollback.at > self.window.get();
-        for entry in discarded.iter().filter(|entry| entry.virtual_segment.get() != ZERO) {
+        for entry in discarded.iter().filter(|entry| !matches!(entry.virtual_segment.get(), ZERO | BASE)) {
             let death = IndexDeath {
                 birth: entry.sequence,
                 death: rollback.at.into(),
@@ -260,7 +263,7 @@ impl Contents {
 
     fn supersede(&self, lba: u64, version: Version, pinned: &Pinned) {
         let before = self.index.note(lba, version, Some(pinned));
-        if before.virtual_segment == ZERO {
+        if matches!(before.virtual_segment, ZERO | BASE) {
             return;
         }
         let death = IndexDeath {
@@ -283,6 +286,35 @@ impl Contents {
         if !is_past {
             self.pending.borrow_mut().push_back(death);
         }
+    }
+
+    /// What the base holds of a block has been copied to the place of this version, which is born when the base gets
+    /// new content. Nobody may have needed it: another write has saved it before, or who needed it has been given up.
+    fn save(&self, lba: u64, copy: Version, pinned: &Pinned) {
+        let now = self.index.current_now(lba).filter(Version::is_in_base);
+        let Some(now) = now.filter(|now| self.is_pinned_between(now.birth, copy.birth)) else {
+            self.kill((copy.virtual_segment, copy.slot));
+            return;
+        };
+        let death = IndexDeath {
+            birth: now.birth.into(),
+            death: copy.birth.into(),
+            virtual_segment: copy.virtual_segment.into(),
+            slot: copy.slot.into(),
+        };
+        self.index.note_saved(lba, Version { birth: now.birth, ..copy }, copy.birth, pinned);
+        self.index.note_death(death);
+        if copy.birth > self.window.get() {
+            self.pending.borrow_mut().push_back(death);
+        }
+    }
+
+    /// Whether somebody keeps a moment that sees a version which has not been superseded.
+    pub fn is_kept(&self, version: &Version) -> bool {
+        let is_kept = self.pins.borrow().range(version.birth..).next().is_some();
+        #[cfg(feature = "mutations")]
+        let is_kept = is_kept && !crate::mutation::is_on(crate::mutation::Mutation::OverwrittenUnsaved);
+        is_kept
     }
 
     /// Whether a pinned moment sees a version of these sequences.
@@ -438,7 +470,8 @@ impl Contents {
         self.kill_in(&mut self.journal.state_mut(), in_log.unwrap_or(place));
     }
 
-    fn kill_in(&self, state: &mut Metadata, (number, slot): (u32, u32)) {
+    /// As [`Contents::kill`], inside a commit.
+    pub fn kill_in(&self, state: &mut Metadata, (number, slot): (u32, u32)) {
         let lived = state.rows.get_mut(&number).is_some_and(|row| row.kill(slot));
         if lived
             && let Touched::Dead(slots) =
@@ -546,11 +579,16 @@ impl Contents {
         Ok((now.virtual_segment, now.slot) == (number, slot))
     }
 
-    /// Rows have been gathered: the places in memory get their new names. No checkpoint is under way.
-    pub fn rename(&self, gathered: &Gathered) {
-        let rename = |place| gathered.rename(place);
-        self.index.rename(rename);
-        self.pending.borrow_mut().iter_mut().for_each(|death| rename_death(death, rename));
+    /// The places in memory get their new names. No checkpoint is under way.
+    pub fn rename(&self, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
+        self.index.rename(&rename);
+        let pending = &mut *self.pending.borrow_mut();
+        pending.iter_mut().for_each(|death| rename_death(death, &rename));
+        pending.retain(|death| death.virtual_segment.get() != BASE);
+    }
+
+    /// Rows have been gathered, and the places have their new names.
+    pub fn carry_over(&self, gathered: &Gathered) {
         // What has died since the journal was told.
         let died = |touched: Option<Touched>| match touched {
             Some(Touched::Dead(slots)) => slots,
@@ -559,7 +597,7 @@ impl Contents {
         for number in gathered.rows() {
             let slots = died(self.touched.borrow_mut().remove(&number));
             for slot in slots {
-                self.kill(rename((number, u32::from(slot))));
+                self.kill(gathered.rename((number, u32::from(slot))));
             }
         }
     }

@@ -110,14 +110,15 @@ impl History {
 }
 
 /// The sequences whose versions a moment sees, unless there are newer ones: ranges, newest first, each behind its
-/// first number and up to its second one.
+/// first number and up to its second one. What the volume was at first, of sequence 0, every moment sees.
 #[derive(Clone, Debug)]
 pub struct Line(Vec<(u64, u64)>);
 
 impl Line {
     /// The last sequence of the line at or before this one.
     pub fn last_before(&self, sequence: u64) -> Option<u64> {
-        let range = self.0.iter().find(|(first, last)| *first < sequence.min(*last))?;
+        let is_in = |range: &&(u64, u64)| range.0 < sequence.min(range.1) || range.0 == 0;
+        let range = self.0.iter().find(is_in)?;
         Some(sequence.min(range.1))
     }
 
@@ -167,7 +168,8 @@ mod tests {
         assert_eq!(current, [1, 9, 10, 11]);
         assert_eq!((history.discarded_at(4), history.discarded_at(3)), (5, 9));
         assert!(history.revives(2, 4) && history.revives(1, 7) && !history.revives(2, 3));
-        assert_eq!(history.line(0).last_before(7), None);
+        assert_eq!(history.line(0).last_before(7), Some(0));
+        assert!(history.line(9).sees(0));
     }
 
     /// A block that each sequence writes: what the line of a moment leads to is what a plain replay says.

@@ -34,6 +34,8 @@ pub struct Layout {
     pub checksums: Area,
     /// The volume's blocks.
     pub data: Area,
+    /// Where every block of the volume has its place, beside the segments in `data`; empty where it has no base.
+    pub base: Area,
 }
 
 impl Layout {
@@ -63,7 +65,8 @@ impl Layout {
             let reason = Reason::DeviceTooSmall { needed_bytes: data.end(), found_bytes: device_bytes };
             return Err(Error::new("create", reason));
         }
-        Ok(Self { roots: Area::new(ROOTS_OFFSET, ROOTS_BYTES), metadata, checksums, data })
+        let base = Area::default();
+        Ok(Self { roots: Area::new(ROOTS_OFFSET, ROOTS_BYTES), metadata, checksums, data, base })
     }
 }
 
@@ -73,6 +76,11 @@ const LOG_ALIGNMENT_BYTES: u64 = 64 << 10;
 /// and as much again.
 const INDEX_ENTRIES_PER_BLOCK: u64 = 3;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
+/// With a base, a saved block has two entries and a death: what was saved, and since when the base holds newer content.
+const INDEX_ENTRIES_PER_SAVED_BLOCK: u64 = 8;
+/// A volume with a base takes this part of a device that it is to fill; the rest is for what is changed or saved.
+const BASE_PARTS: u64 = 3;
+const BASE_OF: u64 = 4;
 /// Bytes of a row in a metadata image, without its bitmaps.
 const ROW_BYTES: u64 = 64;
 /// Segments of the smallest log pool.
@@ -93,6 +101,8 @@ pub enum Fill {
     Whole,
     /// Space is taken when it is needed; the volume may be larger than the pool.
     Thin,
+    /// Nothing: the volume has its place beside them, a base, and they hold what has been changed or saved.
+    Beside,
     /// Nothing: the volume has so many segments on a device of its own. In a thin one it may be larger.
     Apart {
         /// Of the volume's device.
@@ -157,22 +167,36 @@ impl Layout {
             Fill::Apart { segments, thin } => (Some(segments), thin),
             _ => (None, fill == Fill::Thin),
         };
+        let beside = (fill == Fill::Beside).then(|| {
+            let part = device_bytes / BASE_OF * BASE_PARTS / region_bytes * region_bytes;
+            volume_bytes.unwrap_or(part).max(region_bytes)
+        });
+        let entries = if beside.is_some() { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
         let layout = |segments: u64| {
-            let metadata_bytes = log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks);
+            let metadata_bytes = log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks, entries);
             let metadata = Area::new(HEAD_BYTES, metadata_bytes);
-            let data = Area::new(metadata.end(), segments * segment_bytes);
             let checksums = Area::new(metadata.end(), 0);
-            Self { roots: Area::new(ROOTS_OFFSET, ROOTS_BYTES), metadata, checksums, data }
+            let roots = Area::new(ROOTS_OFFSET, ROOTS_BYTES);
+            let (base, data_offset) = match beside {
+                Some(bytes) => {
+                    let base = Area::new(metadata.end().next_multiple_of(AREA_ALIGNMENT_BYTES), bytes);
+                    (base, base.end().checked_next_multiple_of(LOG_ALIGNMENT_BYTES).unwrap_or(u64::MAX))
+                }
+                None => (Area::default(), metadata.end()),
+            };
+            let data = Area::new(data_offset, segments * segment_bytes);
+            Self { roots, metadata, checksums, data, base }
         };
         let segments = segments_that_fit(device_bytes, segment_bytes, |segments| layout(segments).data.end());
         let taken = leases + RESERVED_SEGMENTS + 1;
         let (parts, of) = if fill == Fill::Cleaned { (FILL_PARTS, FILL_OF) } else { (1, 1) };
         let most = apart.unwrap_or(segments.saturating_sub(taken) * parts / of) * segment_bytes;
-        let most = most / region_bytes * region_bytes;
+        let most = beside.unwrap_or(most / region_bytes * region_bytes);
         let volume_bytes = volume_bytes.unwrap_or(most).max(region_bytes);
         let fits = volume_bytes <= most || may_exceed;
         if segments < SEGMENTS_MIN || segments <= taken || !fits {
-            let volume_segments = if apart.is_some() { 1 } else { volume_bytes.div_ceil(segment_bytes) };
+            let volume_segments =
+                if apart.is_some() || beside.is_some() { 1 } else { volume_bytes.div_ceil(segment_bytes) };
             let wanted = taken + (volume_segments * of).div_ceil(parts);
             let needed_bytes = layout(wanted.clamp(SEGMENTS_MIN, 1 << 32)).data.end();
             return Err(Error::new(
@@ -197,8 +221,10 @@ impl Layout {
             let data = Area::new(pool.data.offset.get(), segments * segment_bytes);
             let roots_offset = data.end().max(used_end).next_multiple_of(LOG_ALIGNMENT_BYTES);
             let roots = Area::new(roots_offset, ROOTS_BYTES);
-            let metadata = Area::new(roots.end(), log_metadata_bytes(segments, segment_blocks));
-            Self { roots, metadata, checksums: pool.checksums, data }
+            let has_base = pool.base.bytes.get() > 0;
+            let entries = if has_base { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
+            let metadata = Area::new(roots.end(), log_metadata_bytes(segments, segment_blocks, entries));
+            Self { roots, metadata, checksums: pool.checksums, data, base: pool.base }
         };
         let segments =
             segments_that_fit(device_bytes, segment_bytes, |segments| layout(segments).metadata.end());
@@ -219,8 +245,8 @@ pub fn home_area(device_bytes: u64, segment_bytes: u64) -> Area {
 }
 
 /// Bytes of the metadata of a log pool with so many segments.
-fn log_metadata_bytes(segments: u64, segment_blocks: u64) -> u64 {
-    let index = (segments * segment_blocks * 32 * INDEX_ENTRIES_PER_BLOCK).max(INDEX_BYTES_MIN);
+fn log_metadata_bytes(segments: u64, segment_blocks: u64, entries_per_block: u64) -> u64 {
+    let index = (segments * segment_blocks * 32 * entries_per_block).max(INDEX_BYTES_MIN);
     (6 * image_bytes(segments, segment_blocks) + index).next_multiple_of(LOG_ALIGNMENT_BYTES)
 }
 

@@ -162,6 +162,17 @@ impl Model {
         Ok(())
     }
 
+    /// The sectors that nobody can say the lasting contents of: a flush or a write has failed, or was dropped, since
+    /// they were last known to be durable.
+    pub fn doubtful(&self) -> Vec<usize> {
+        let in_doubt = |versions: &[Version]| {
+            let floor = versions.iter().filter(|version| version.durable).map(|version| version.order).max();
+            versions.iter().any(|version| Some(version.order) > floor && version.state == State::Doubtful)
+        };
+        let sectors = self.sectors.iter().enumerate();
+        sectors.filter(|(_, versions)| in_doubt(versions)).map(|(sector, _)| sector).collect()
+    }
+
     fn judge(
         &self,
         first: usize,

@@ -22,6 +22,8 @@ const GO_BACK_OF: u64 = 5;
 const SNAPSHOTS_OF: u64 = 7;
 /// Room for what has names.
 const SNAPSHOT_VOLUMES: u64 = 5;
+/// Room for what has names or is open, beside a base.
+const BASE_VOLUMES: u64 = 10;
 /// A roomy disk keeps so many times the volume of the past at most.
 const PAST_VOLUMES_MAX: u64 = 16;
 
@@ -228,7 +230,7 @@ impl Script {
                 script.volatile_log_bytes = Some(random.below(script.volume_bytes) as usize);
             }
             Backend::Direct => {}
-            Backend::Log | Backend::Linear => script.make_log(backend),
+            _ => script.make_log(backend),
         }
         script
     }
@@ -241,7 +243,14 @@ impl Script {
         self.retention_bytes = if random.chance(1, 2) { 0 } else { random.below(self.volume_bytes) };
         self.index_bytes = if random.chance(1, 2) { 1 << 20 } else { 16 << 10 };
         let (block, segment) = (u64::from(self.block_bytes), u64::from(self.segment_bytes));
-        let fill = if backend == Backend::Linear { Fill::Whole } else { Fill::Cleaned };
+        let fill = match backend {
+            Backend::Linear => Fill::Whole,
+            Backend::Cow | Backend::Overlay => Fill::Beside,
+            _ => Fill::Cleaned,
+        };
+        if backend.has_base() {
+            self.retention_bytes = 0;
+        }
         let room = |device_bytes| {
             let (size, region) = (Some(self.volume_bytes), self.region_bytes.into());
             Layout::plan_log(device_bytes, size, region, block, segment, leases(2 * segment, segment), fill)
@@ -273,6 +282,10 @@ impl Script {
                 *step = Step::Arm(armed_fault(random));
             }
         }
+        if backend.has_base() {
+            self.snapshots_over_base(random);
+            return;
+        }
         if backend == Backend::Linear {
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, Step::Pin);
@@ -291,6 +304,26 @@ impl Script {
         // Nothing is drawn for it, so that the script of a seed stays what it was. Where room is short, a thin
         // volume stands still until the pool is grown, which no play does.
         self.thin = backend == Backend::Linear && self.is_roomy && self.seed % THIN_EVERY == 1;
+    }
+
+    /// Moments are kept where they have names or somebody has them open.
+    fn snapshots_over_base(&mut self, random: &mut Random) {
+        self.is_roomy = true;
+        self.device_bytes += ROOM_BLOCKS * u64::from(self.block_bytes) + BASE_VOLUMES * self.volume_bytes;
+        let taken = (0..6 + random.below(12)).map(|_| 0);
+        let opened = (0..3 + random.below(4)).map(|_| 1);
+        let looked = (0..3 + random.below(4)).map(|_| 2);
+        let back = (0..if self.backend == Backend::Overlay { random.below(4) } else { 0 }).map(|_| 3);
+        for what in taken.chain(opened).chain(looked).chain(back) {
+            let step = match what {
+                0 => Step::TakeSnapshot { which: random.next_u64() },
+                1 => Step::Remember { keep: true },
+                2 => Step::Recall { which: random.next_u64() },
+                _ => Step::GoBack { which: random.next_u64() },
+            };
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, step);
+        }
     }
 
     fn look_back(&mut self, random: &mut Random) {

@@ -3,17 +3,21 @@
 //! A store sees whole blocks only: `Volume` merges smaller writes and orders overlapping ones before they come
 //! here.
 
-pub mod direct;
+mod cow;
+mod direct;
 pub mod log;
+mod overlay;
 
 use crate::buf::Buf;
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::Superblock;
+use crate::object::linear::Linear;
 use crate::runtime::FailureFlag;
 use crate::units::ByteOffset;
-use direct::Direct;
+use cow::Cow;
 use log::{Access, HomeDevice, LogStore, OpenOptions};
+use overlay::Overlay;
 
 /// Which way of keeping a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,11 +28,16 @@ pub enum Backend {
     Log,
     /// A log in front, and every block in its place behind it.
     Linear,
+    /// Every block in its place; what a snapshot sees is copied before it is overwritten.
+    Cow,
+    /// Every block in its place until a snapshot sees it; changes go elsewhere from then on.
+    Overlay,
 }
 
 impl Backend {
     /// All backends of this build.
-    pub const ALL: [Backend; 3] = [Backend::Direct, Backend::Log, Backend::Linear];
+    pub const ALL: [Backend; 5] =
+        [Backend::Direct, Backend::Log, Backend::Linear, Backend::Cow, Backend::Overlay];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {
@@ -36,6 +45,8 @@ impl Backend {
             Backend::Direct => "direct",
             Backend::Log => "log",
             Backend::Linear => "linear",
+            Backend::Cow => "cow",
+            Backend::Overlay => "overlay",
         }
     }
 
@@ -49,10 +60,15 @@ impl Backend {
             let reason = Reason::InvalidSetting {
                 name: "backend",
                 value,
-                rule: "this build has: direct, log, linear",
+                rule: "this build has: direct, log, linear, cow, overlay",
             };
             Error::new("create", reason)
         })
+    }
+
+    /// Whether every block has its place in an area of its own, beside the segments of a log.
+    pub fn has_base(self) -> bool {
+        matches!(self, Backend::Cow | Backend::Overlay)
     }
 
     /// The number that stands for it in a superblock.
@@ -61,6 +77,8 @@ impl Backend {
             Backend::Direct => 1,
             Backend::Log => 2,
             Backend::Linear => 3,
+            Backend::Cow => 4,
+            Backend::Overlay => 5,
         }
     }
 
@@ -76,8 +94,10 @@ impl Backend {
 /// An open store.
 #[derive(Debug)]
 pub(crate) enum Store {
-    Direct(Direct),
+    Direct(Linear),
     Log(LogStore),
+    Cow(Cow),
+    Overlay(Overlay),
 }
 
 impl Store {
@@ -89,18 +109,24 @@ impl Store {
         home: Option<HomeDevice>,
         failed: FailureFlag,
     ) -> Result<Self> {
-        match Backend::from_number(superblock.backend.get())? {
-            Backend::Direct => Ok(Self::Direct(Direct::open(device, superblock, options.volatile_log_bytes))),
-            Backend::Log | Backend::Linear => {
-                Ok(Self::Log(LogStore::open(device, superblock, access, options, home, failed).await?))
-            }
+        let backend = Backend::from_number(superblock.backend.get())?;
+        if backend == Backend::Direct {
+            return Ok(Self::Direct(direct::open(device, superblock, options.volatile_log_bytes)));
         }
+        let log = LogStore::open(device, superblock, access, options, home, failed).await?;
+        Ok(match backend {
+            Backend::Cow => Self::Cow(Cow { past: log }),
+            Backend::Overlay => Self::Overlay(Overlay { layers: log }),
+            _ => Self::Log(log),
+        })
     }
 
     pub fn backend(&self) -> Backend {
         match self {
             Self::Direct(_) => Backend::Direct,
             Self::Log(log) => log.backend(),
+            Self::Cow(_) => Backend::Cow,
+            Self::Overlay(_) => Backend::Overlay,
         }
     }
 
@@ -108,6 +134,8 @@ impl Store {
     pub fn log(&self) -> Result<&LogStore> {
         match self {
             Self::Log(log) => Ok(log),
+            Self::Cow(cow) => Ok(&cow.past),
+            Self::Overlay(overlay) => Ok(&overlay.layers),
             other => Err(Error::new("open the past", Reason::NoPast { backend: other.backend().name() })),
         }
     }
@@ -117,6 +145,8 @@ impl Store {
         match self {
             Self::Direct(direct) => direct.flush(io).await,
             Self::Log(log) => log.close().await,
+            Self::Cow(cow) => cow.close(io).await,
+            Self::Overlay(overlay) => overlay.close(io).await,
         }
     }
 
@@ -124,6 +154,8 @@ impl Store {
         match self {
             Self::Direct(direct) => direct.read(offset, buf, io).await,
             Self::Log(log) => log.read(offset, buf, io).await,
+            Self::Cow(cow) => cow.read(offset, buf, io).await,
+            Self::Overlay(overlay) => overlay.read(offset, buf, io).await,
         }
     }
 
@@ -131,6 +163,8 @@ impl Store {
         match self {
             Self::Direct(direct) => direct.write(offset, buf, io).await,
             Self::Log(log) => log.write(offset, buf, io).await,
+            Self::Cow(cow) => cow.write(offset, buf, io).await,
+            Self::Overlay(overlay) => overlay.write(offset, buf, io).await,
         }
     }
 
@@ -138,6 +172,8 @@ impl Store {
         match self {
             Self::Direct(direct) => direct.flush(io).await,
             Self::Log(log) => log.flush().await,
+            Self::Cow(cow) => cow.flush(io).await,
+            Self::Overlay(overlay) => overlay.flush(io).await,
         }
     }
 
@@ -145,6 +181,8 @@ impl Store {
         match self {
             Self::Direct(direct) => direct.discard(offset, length, io).await,
             Self::Log(log) => log.discard(offset, length, io).await,
+            Self::Cow(cow) => cow.discard(offset, length, io).await,
+            Self::Overlay(overlay) => overlay.discard(offset, length, io).await,
         }
     }
 
@@ -152,6 +190,8 @@ impl Store {
         match self {
             Self::Direct(direct) => direct.write_zeroes(offset, length, io).await,
             Self::Log(log) => log.write_zeroes(offset, length, io).await,
+            Self::Cow(cow) => cow.write_zeroes(offset, length, io).await,
+            Self::Overlay(overlay) => overlay.write_zeroes(offset, length, io).await,
         }
     }
 }

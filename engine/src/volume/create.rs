@@ -11,8 +11,8 @@ use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    Area, FEATURE_LOG, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock,
-    VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED,
+    Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::pool::layout::{Fill, Layout, home_area};
 use crate::pool::metadata::EXTENTS_MAX;
@@ -121,8 +121,13 @@ impl Volume {
         }
         if options.backend != Backend::Direct {
             log::format(device, &record).await?;
-        } else if options.initialise == Initialise::Zero {
-            let (offset, bytes) = (record.data.offset.get(), record.data.bytes.get());
+        }
+        let in_place = match options.backend {
+            Backend::Direct => Some(record.data),
+            backend => backend.has_base().then_some(record.base),
+        };
+        if let Some(area) = in_place.filter(|_| options.initialise == Initialise::Zero) {
+            let (offset, bytes) = (area.offset.get(), area.bytes.get());
             device.discard(ByteOffset(offset), bytes, Io::of(Cause::Zero)).await?;
             device.flush(Io::of(Cause::Zero)).await?;
         }
@@ -213,6 +218,10 @@ fn shape(
             return Err(Error::new("create", reason));
         }
     }
+    if options.backend.has_base() && options.retention_bytes > 0 {
+        let rule = "this backend overwrites in place, and keeps the moments that have names";
+        return wrong("retention", options.retention_bytes, rule);
+    }
     if let Some(device) = volume_device
         && options.backend != Backend::Linear
     {
@@ -226,7 +235,7 @@ fn shape(
             let layout = Layout::plan(device_bytes, options.size_bytes, region)?;
             (layout, layout.data.bytes.get(), 0)
         }
-        Backend::Log | Backend::Linear => {
+        Backend::Log | Backend::Linear | Backend::Cow | Backend::Overlay => {
             let by_size = (device_bytes / 128).next_power_of_two().clamp(64 << 10, 8 << 20) as u32;
             let segment_bytes = options.segment_bytes.unwrap_or(by_size);
             let blocks = segment_bytes / block_bytes;
@@ -256,6 +265,7 @@ fn shape(
                 (Some(area), _, thin) => Fill::Apart { segments: area.bytes.get() / segment, thin },
                 (None, Backend::Linear, true) => Fill::Thin,
                 (None, Backend::Linear, false) => Fill::Whole,
+                (None, Backend::Cow | Backend::Overlay, _) => Fill::Beside,
                 _ => Fill::Cleaned,
             };
             let (layout, volume_bytes) =
@@ -287,10 +297,12 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     record.device_bytes = device_bytes.into();
     record.volume_bytes = volume_bytes.into();
     let flag = |flag, is_set| if is_set { flag } else { 0 };
+    let flag64 = |flag: u64, is_set| if is_set { flag } else { 0 };
     record.volume_flags =
         (flag(VOLUME_THIN, options.thin) | flag(VOLUME_VOLATILE_LOG, options.volatile_log)).into();
     if options.backend != Backend::Direct {
-        record.features_incompatible = FEATURE_LOG.into();
+        let base = flag64(FEATURE_BASE, options.backend.has_base());
+        record.features_incompatible = (FEATURE_LOG | base).into();
         record.segment_bytes = segment_bytes.into();
         record.checkpoint_bytes = checkpoint_bytes.into();
         record.retention_bytes = options.retention_bytes.into();
@@ -304,6 +316,7 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     record.metadata = layout.metadata;
     record.checksums = layout.checksums;
     record.data = layout.data;
+    record.base = layout.base;
     let plays =
         |role: u32, device_id| RoleEntry { role: role.into(), flags: 0.into(), device_id, reserved: [0; 8] };
     record.device_id = device_id;

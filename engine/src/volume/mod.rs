@@ -255,6 +255,11 @@ impl Volume {
     /// `NoPast`, `Expired`, `UnknownMoment`, `Closed`, and what the device says.
     pub async fn image(&self, options: ImageOptions) -> Result<Image> {
         self.check_open("open image")?;
+        // What is overwritten in place must not be half before the moment.
+        let _guard = match self.backend().has_base() {
+            true => Some(self.lock_range(0, self.0.size_bytes).await),
+            false => None,
+        };
         self.0.store.log()?.image(options).await
     }
 

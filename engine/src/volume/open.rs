@@ -9,7 +9,7 @@ use super::{BLOCK_BYTES_MAX, Devices, Inner, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    FEATURE_LOG, KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN,
+    FEATURE_BASE, FEATURE_LOG, KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN,
 };
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::metadata::EXTENTS_MAX;
@@ -152,6 +152,7 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
     let has_log = record.features_incompatible.get() & FEATURE_LOG != 0;
     let segment_bytes = record.segment_bytes.get();
     let is_linear = record.backend.get() == Backend::Linear.number();
+    let has_base = record.features_incompatible.get() & FEATURE_BASE != 0;
     let extents_max = if is_linear { EXTENTS_MAX } else { u64::MAX };
     let sound = block_bytes.is_power_of_two()
         && (SECTOR_BYTES as u32..=BLOCK_BYTES_MAX).contains(&block_bytes)
@@ -159,7 +160,8 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && region_bytes >= block_bytes
         && volume_bytes > 0
         && volume_bytes.is_multiple_of(region_bytes.into())
-        && (volume_bytes <= record.data.bytes.get().max(record.home_bytes.get())
+        && (volume_bytes
+            <= record.data.bytes.get().max(record.home_bytes.get()).max(record.base.bytes.get())
             || record.volume_flags.get() & VOLUME_THIN != 0)
         && volume_bytes.div_ceil(u64::from(segment_bytes.max(block_bytes))) <= extents_max
         && (!has_log
@@ -169,6 +171,10 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && record.end() <= record.device_bytes.get()
         && record.generation == record.generation_tail
         && record.generation.get() < GENERATION_MAX
+        && (!has_base || record.base.bytes.get() == volume_bytes)
+        && (record.base.bytes.get() != 0) == has_base
+        && record.base.offset.get().is_multiple_of(block_bytes.into())
+        && (!has_base || record.base.offset.get() >= HEAD_BYTES && !record.has_volume_device())
         && (record.home_bytes.get() != 0) == record.has_volume_device()
         && record.home_bytes.get() <= HOME_BYTES_MAX;
     if sound { check_pool_role(record) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }

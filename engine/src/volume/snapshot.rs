@@ -30,6 +30,8 @@ impl Volume {
         let log = self.0.store.log()?;
         log.check_snapshot(name)?;
         self.use_feature(FEATURE_SNAPSHOTS).await?;
+        // What a crash takes back must not be in it.
+        self.0.store.flush(self.flush_io()).await?;
         log.take_snapshot(name, &guard).await
     }
 
@@ -77,6 +79,26 @@ impl Volume {
         let (volume, name) = (self.clone(), name.to_string());
         let deleting = async move { volume.0.store.log()?.delete_snapshot(&name).await };
         self.context().to_its_end("delete snapshot", deleting).await
+    }
+
+    /// Folds the oldest overlay into the base: the image of the oldest snapshot, named by `through`, or of now where
+    /// there is no snapshot, is brought to its place there, and the space it took elsewhere comes free. No image
+    /// changes. The moment that the base is the image of. Reads and writes go on meanwhile; a dropped future does not
+    /// stop it half way.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoOverlays`, `NoSnapshot`, `BasePinned` while an older moment is kept, `OutOfOrder` while an older
+    /// overlay is there, `Discarded`, `Poisoned`, `Closed`, and what the device says.
+    pub async fn fold(&self, through: Option<&str>) -> Result<Seq> {
+        self.check_writable("fold")?;
+        let (volume, through) = (self.clone(), through.map(str::to_string));
+        // Now is a moment that no write is half before.
+        let guard = match through {
+            None => Some(self.lock_range(0, self.0.size_bytes).await),
+            Some(_) => None,
+        };
+        let folding = async move { volume.0.store.log()?.fold(through.as_deref(), guard).await };
+        self.context().to_its_end("fold", folding).await
     }
 
     /// Says in the superblock that this volume uses a feature, before it does: a build that does not know it must not

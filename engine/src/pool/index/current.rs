@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use crate::format::index_page::{IndexEntry, ZERO};
+use crate::format::index_page::{BASE, IndexEntry, ZERO};
 
 /// Blocks of a page.
 pub const PAGE_BLOCKS: u64 = 64;
@@ -28,6 +28,9 @@ pub struct Version {
 impl Version {
     /// A block never written.
     pub const NONE: Self = Self { birth: 0, virtual_segment: ZERO, slot: 0, checksum: 0 };
+
+    /// A block of a volume with a base, as it was when the volume was made: at its place there.
+    pub const IN_BASE: Self = Self { virtual_segment: BASE, ..Self::NONE };
 
     /// The version that an entry names.
     pub fn of(entry: &IndexEntry) -> Self {
@@ -51,9 +54,26 @@ impl Version {
         }
     }
 
+    /// Gives its place the new name.
+    pub fn rename(&mut self, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
+        let before = (self.virtual_segment, self.slot);
+        let now = rename(self.birth, before);
+        if now != before {
+            (self.virtual_segment, self.slot) = now;
+            if self.is_in_base() {
+                *self = Self::IN_BASE;
+            }
+        }
+    }
+
     /// Whether it reads as zero.
     pub fn is_zero(&self) -> bool {
         self.virtual_segment == ZERO
+    }
+
+    /// Whether it lies at its place in the base. Nobody knows its checksum.
+    pub fn is_in_base(&self) -> bool {
+        self.virtual_segment == BASE
     }
 }
 
@@ -227,10 +247,9 @@ impl Current {
     }
 
     /// Gives places their new names.
-    pub fn rename(&mut self, rename: impl Fn((u32, u32)) -> (u32, u32)) {
-        let versions = self.pages.iter_mut().flat_map(|page| page.versions.iter_mut());
-        for version in versions.filter(|version| !version.is_zero()) {
-            (version.virtual_segment, version.slot) = rename((version.virtual_segment, version.slot));
+    pub fn rename(&mut self, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
+        for version in self.pages.iter_mut().flat_map(|page| page.versions.iter_mut()) {
+            version.rename(&rename);
         }
     }
 

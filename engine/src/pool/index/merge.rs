@@ -2,7 +2,8 @@
 //!
 //! A version that was born at b and superseded or discarded at d is seen by the moments m with b ≤ m < d. It goes
 //! when none of these can be opened: d lies at or before the window's start, and no pinned moment lies between. The
-//! newest version of a block always stays, but for zeroes in the oldest run, which say what no entry says too.
+//! newest version of a block always stays, but in the oldest run, where it says what no entry says too: zeroes, or, in a
+//! volume with a base, that it lies there.
 //!
 //! Invariant: memory does not grow with the runs: they are read and written a piece at a time. It holds the deaths that
 //! are still wanted, and the fences of the new run.
@@ -13,7 +14,7 @@ use std::rc::Rc;
 use super::Index;
 use super::run::{Run, RunWriter};
 use crate::error::Result;
-use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
+use crate::format::index_page::{BASE, IndexDeath, IndexEntry};
 use crate::pool::history::{History, Rollback};
 
 /// Pages read from a run at a time.
@@ -79,9 +80,13 @@ impl Reader {
 }
 
 /// The entries of several runs, in order; of those of one version the newest run's, which says where it lies now.
-pub(super) struct Readers(Vec<Reader>);
+pub struct Readers(Vec<Reader>);
 
 impl Readers {
+    /// At the beginning of these runs.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
     pub async fn open(runs: impl Iterator<Item = &Rc<Run>>) -> Result<Self> {
         let mut readers = Vec::new();
         for run in runs {
@@ -90,6 +95,10 @@ impl Readers {
         Ok(Self(readers))
     }
 
+    /// The next entry.
+    ///
+    /// # Errors
+    /// As [`Readers::open`].
     pub async fn next(&mut self) -> Result<Option<IndexEntry>> {
         let key = |entry: &IndexEntry| (entry.lba.get(), entry.sequence.get());
         let heads = self.0.iter().filter_map(|reader| reader.head.as_ref());
@@ -156,13 +165,13 @@ impl Judge<'_> {
 }
 
 /// Gives a death's place its new name.
-pub fn rename_death(death: &mut IndexDeath, rename: impl Fn((u32, u32)) -> (u32, u32)) {
-    let (virtual_segment, slot) = rename(death.place());
+pub fn rename_death(death: &mut IndexDeath, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
+    let (virtual_segment, slot) = rename(death.birth.get(), death.place());
     (death.virtual_segment, death.slot) = (virtual_segment.into(), slot.into());
 }
 
-/// Merges runs that follow each other. `oldest`: no run is older than these. `rename` gives the name that a place
-/// (virtual segment and slot) goes by from now on. `None` if nothing is left.
+/// Merges runs that follow each other. `oldest`: no run is older than these. `rename` gives the name that the place
+/// (virtual segment and slot) of a version of this birth goes by from now on; in the base it has none. `None` if nothing is left.
 ///
 /// # Errors
 /// `MetadataDamaged`, `MetadataFull`, and what the device says.
@@ -172,7 +181,7 @@ pub async fn merge(
     number: u64,
     oldest: bool,
     wanted: &Wanted,
-    rename: impl Fn((u32, u32)) -> (u32, u32),
+    rename: impl Fn(u64, (u32, u32)) -> (u32, u32),
 ) -> Result<Option<Rc<Run>>> {
     let history = index.history().clone();
     let mut deaths: Vec<IndexDeath> = Vec::new();
@@ -185,8 +194,10 @@ pub async fn merge(
     }
     deaths.sort_unstable_by_key(|death| death.death.get());
     deaths.iter_mut().for_each(|death| rename_death(death, &rename));
+    deaths.retain(|death| death.virtual_segment.get() != BASE);
     let mut readers = Readers::open(runs.iter()).await?;
     let mut writer = RunWriter::new(index.pages(), number);
+    let blank = index.blank().virtual_segment;
     let mut judge = Judge { wanted, history: &history, waiting: VecDeque::new() };
     let mut next = readers.next().await?;
     while let Some(first) = next {
@@ -199,11 +210,13 @@ pub async fn merge(
                 judge.end();
             }
             while let Some(entry) = judge.give() {
-                let says_nothing = oldest && !has_older && entry.virtual_segment.get() == ZERO;
+                let place = (entry.virtual_segment.get(), entry.slot.get());
+                let (number, slot) = rename(entry.sequence.get(), place);
+                let says_nothing = oldest && !has_older && number == blank;
                 if !says_nothing {
-                    let (virtual_segment, slot) = rename((entry.virtual_segment.get(), entry.slot.get()));
-                    let (virtual_segment, slot) = (virtual_segment.into(), slot.into());
-                    writer.push(&IndexEntry { virtual_segment, slot, ..entry }).await?;
+                    let checksum = if number == BASE { 0.into() } else { entry.checksum };
+                    let (virtual_segment, slot) = (number.into(), slot.into());
+                    writer.push(&IndexEntry { virtual_segment, slot, checksum, ..entry }).await?;
                     has_older = true;
                 }
             }

@@ -5,7 +5,7 @@
 //! *current image* in front holds for pages of blocks where the newest version lies ([`current`]).
 //!
 //! Invariants: a page of the current image with versions that are in no run yet stays in memory; what a newer run
-//! says of a block is newer than what older ones say, or says anew where its newest version lies; a superseded version that a moment can still see is in the list of deaths until no moment can.
+//! says of a block is newer than what older ones say, or says anew where a version lies; a superseded version that a moment can still see is in the list of deaths until no moment can.
 
 pub mod current;
 pub mod difference;
@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use super::history::{History, Line, Rollback};
 use crate::error::Result;
-use crate::format::index_page::{IndexDeath, IndexEntry, ZERO};
+use crate::format::index_page::{BASE, IndexDeath, IndexEntry, ZERO};
 use current::{Current, Held, PAGE_BLOCKS, Version};
 use run::{Pages, Run, RunWriter};
 
@@ -28,6 +28,8 @@ use run::{Pages, Run, RunWriter};
 struct Fresh {
     entries: Vec<IndexEntry>,
     deaths: Vec<IndexDeath>,
+    /// Versions that the base had and that have been saved since, by block and sequence: images look for them.
+    saved: BTreeMap<(u64, u64), Version>,
 }
 
 /// The index of one pool.
@@ -44,6 +46,8 @@ pub struct Index {
     /// Counts what a page that is being read meanwhile would miss: versions that came into a run, new names.
     changes: Cell<u64>,
     history: RefCell<History>,
+    /// What a block is that no entry names.
+    blank: Version,
 }
 
 /// Holds pages of the current image in memory while a write is under way.
@@ -86,8 +90,14 @@ impl Drop for Pinned {
 
 impl Index {
     /// An index over these runs, oldest first, of a volume with this history; `budget_bytes` of memory for pages and
-    /// the current image.
-    pub fn new(pages: Rc<Pages>, runs: Vec<Rc<Run>>, history: History, budget_bytes: usize) -> Rc<Self> {
+    /// the current image. `blank`: what a block is that no entry names.
+    pub fn new(
+        pages: Rc<Pages>,
+        runs: Vec<Rc<Run>>,
+        history: History,
+        budget_bytes: usize,
+        blank: Version,
+    ) -> Rc<Self> {
         Rc::new(Self {
             current: RefCell::new(Current::new(budget_bytes / 4 * 3)),
             pages,
@@ -97,7 +107,13 @@ impl Index {
             checkpoint: Cell::new(1),
             changes: Cell::new(0),
             history: RefCell::new(history),
+            blank,
         })
+    }
+
+    /// What a block is that no entry names.
+    pub fn blank(&self) -> Version {
+        self.blank
     }
 
     /// Where the current version of a block lies, if that is in memory.
@@ -125,7 +141,7 @@ impl Index {
     }
 
     async fn read_page(&self, page: u64) -> Result<()> {
-        let mut versions = [Version::NONE; PAGE_BLOCKS as usize];
+        let mut versions = [self.blank; PAGE_BLOCKS as usize];
         let first = page * PAGE_BLOCKS;
         let changes = self.changes.get();
         let runs = self.runs();
@@ -175,6 +191,9 @@ impl Index {
     /// # Errors
     /// As [`Index::current`].
     pub async fn pin_written(self: &Rc<Self>, lba: u64, blocks: u64) -> Result<Pinned> {
+        if !self.blank.is_zero() {
+            return self.pin(lba, blocks).await;
+        }
         let mut pinned = Pinned::none(self);
         let (mut page, end) = (lba / PAGE_BLOCKS, (lba + blocks).div_ceil(PAGE_BLOCKS));
         while page < end {
@@ -221,6 +240,27 @@ impl Index {
         let mut fresh = self.fresh.borrow_mut();
         fresh.entries.push(version.entry(lba));
         before
+    }
+
+    /// Notes that the base's version of a block, the current one, lies elsewhere from now on, because the base gets new
+    /// content at `sequence`. Its page is pinned.
+    pub fn note_saved(&self, lba: u64, version: Version, sequence: u64, pinned: &Pinned) {
+        {
+            let fresh = &mut *self.fresh.borrow_mut();
+            fresh.entries.push(version.entry(lba));
+            fresh.saved.insert((lba, version.birth), version);
+        }
+        self.note(lba, Version { birth: sequence, ..Version::IN_BASE }, Some(pinned));
+    }
+
+    /// The version of a block that a moment sees, if that was in the base and has been saved since the last checkpoint.
+    pub fn saved_since(&self, lba: u64, moment: u64) -> Option<Version> {
+        let find = |fresh: &RefCell<Fresh>| {
+            let fresh = fresh.borrow();
+            fresh.saved.range((lba, 0)..=(lba, moment)).next_back().map(|(_, version)| *version)
+        };
+        let found = [find(&self.fresh), find(&self.frozen)];
+        found.into_iter().flatten().max_by_key(|version| version.birth)
     }
 
     /// The volume's returns to earlier moments.
@@ -344,11 +384,13 @@ impl Index {
     }
 
     /// Gives the places that are in memory their new names. No checkpoint is under way.
-    pub fn rename(&self, rename: impl Fn((u32, u32)) -> (u32, u32)) {
+    pub fn rename(&self, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
         self.changes.set(self.changes.get() + 1);
         self.current.borrow_mut().rename(&rename);
         let fresh = &mut *self.fresh.borrow_mut();
         fresh.deaths.iter_mut().for_each(|death| merge::rename_death(death, &rename));
+        fresh.deaths.retain(|death| death.virtual_segment.get() != BASE);
+        fresh.saved.values_mut().for_each(|version| version.rename(&rename));
     }
 
     /// Replaces adjacent runs by what they were merged to.
@@ -393,38 +435,39 @@ impl Index {
         found.extend(in_memory);
         Ok(found.into_values().collect())
     }
-}
 
-/// The newest version of a block, born at or before `sequence`, that a line sees, in these runs.
-///
-/// # Errors
-/// As [`Index::current`].
-pub async fn find(
-    pages: &Pages,
-    runs: &[Rc<Run>],
-    line: &Line,
-    lba: u64,
-    sequence: u64,
-) -> Result<Option<IndexEntry>> {
-    let mut at = line.last_before(sequence);
-    while let Some(sequence) = at {
-        let Some(found) = newest(pages, runs, lba, sequence).await? else { break };
-        if line.sees(found.sequence.get()) {
-            return Ok(Some(found));
+    /// The newest version of a block, born at or before `sequence`, that a line sees, in these runs.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn find(
+        &self,
+        runs: &[Rc<Run>],
+        line: &Line,
+        lba: u64,
+        sequence: u64,
+    ) -> Result<Option<IndexEntry>> {
+        let mut at = line.last_before(sequence);
+        while let Some(sequence) = at {
+            let Some(found) = self.newest(runs, lba, sequence).await? else { break };
+            if line.sees(found.sequence.get()) {
+                return Ok(Some(found));
+            }
+            at = line.last_before(found.sequence.get());
         }
-        at = line.last_before(found.sequence.get());
+        Ok(None)
     }
-    Ok(None)
-}
 
-/// The newest version of a block born at or before a sequence.
-async fn newest(pages: &Pages, runs: &[Rc<Run>], lba: u64, sequence: u64) -> Result<Option<IndexEntry>> {
-    for run in runs.iter().rev() {
-        if run.first_sequence() <= sequence
-            && let Some(entry) = run.find(pages, lba, sequence).await?
-        {
-            return Ok(Some(entry));
+    /// The newest version of a block born at or before a sequence.
+    async fn newest(&self, runs: &[Rc<Run>], lba: u64, sequence: u64) -> Result<Option<IndexEntry>> {
+        for run in runs.iter().rev() {
+            // With a base, a later run may say where an earlier version has been saved.
+            if (run.first_sequence() <= sequence || self.blank.is_in_base())
+                && let Some(entry) = run.find(&self.pages, lba, sequence).await?
+            {
+                return Ok(Some(entry));
+            }
         }
+        Ok(None)
     }
-    Ok(None)
 }

@@ -23,7 +23,7 @@ use super::{Geometry, Tail};
 use crate::buf::Buf;
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::batch::{BatchEntry, BatchHeader, ENTRIES_MAX, KIND_DATA, header_bytes};
+use crate::format::batch::{BatchEntry, BatchHeader, ENTRIES_MAX, has_payload, header_bytes};
 use crate::format::crc32c;
 use crate::format::journal::Checkpoint;
 use crate::pool::contents::Contents;
@@ -603,7 +603,7 @@ impl Log {
             let mut checksums = flight.checksums.as_slice();
             for (at, (record, queued)) in flight.records.iter().zip(&flight.entries).enumerate() {
                 let sequence = flight.first_sequence + at as u64;
-                let blocks = if record.kind == KIND_DATA { record.blocks.get() as usize } else { 0 };
+                let blocks = if has_payload(record.kind.get()) { record.blocks.get() as usize } else { 0 };
                 let (own, rest) = checksums.split_at(blocks);
                 let pinned = &queued.entry.pinned;
                 self.contents.take_in(record, sequence, flight.virtual_segment, slot, own, pinned);

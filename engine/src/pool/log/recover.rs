@@ -13,7 +13,9 @@ use super::window::Window;
 use super::{Geometry, Tail};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
-use crate::format::batch::{self, Batch, BatchEntry, Decoded, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK};
+use crate::format::batch::{
+    self, Batch, BatchEntry, Decoded, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, has_payload,
+};
 use crate::format::journal::{Lease, Opening};
 use crate::pool::contents::Contents;
 use crate::pool::metadata::ROLLBACKS_MAX;
@@ -114,7 +116,7 @@ pub async fn recover(
                 KIND_ROLLBACK => {
                     sequence == checkpoint.sequence.get() + 1 && goes_back(contents, entry, sequence)
                 }
-                kind if kind > KIND_DISCARD => true,
+                kind if kind > KIND_DISCARD && kind != KIND_SAVED => true,
                 _ => entry
                     .lba
                     .get()
@@ -200,7 +202,7 @@ async fn take_in(
     let mut checksums = batch.checksums.as_slice();
     for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
         let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
-        let data = entry.kind == KIND_DATA;
+        let data = has_payload(entry.kind.get());
         let pinned = if data {
             contents.index().pin(lba, blocks).await?
         } else {

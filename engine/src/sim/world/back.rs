@@ -18,7 +18,8 @@ impl World<'_> {
     pub(super) async fn go_back(&mut self, which: u64) -> Result<(), String> {
         let Some(volume) = self.quiet_volume().await? else { return Ok(()) };
         let shared = Rc::clone(&self.shared);
-        let moments = &self.past.moments;
+        let named: Vec<_> = self.past.named.iter().map(|(_, moment)| moment.clone()).collect();
+        let moments = if self.script.backend.has_base() { &named } else { &self.past.moments };
         let recent = &moments[moments.len().saturating_sub(RECENT)..];
         let Some(at) = which.checked_rem(recent.len() as u64) else { return Ok(()) };
         let moment = recent[at as usize].clone();

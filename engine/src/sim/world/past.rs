@@ -138,6 +138,22 @@ impl World<'_> {
         let shared = Rc::clone(&self.shared);
         let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
         let sectors = self.script.volume_bytes / SECTOR_BYTES;
+        if self.script.backend.has_base() {
+            // Writes whose futures were dropped end before it opens.
+            let drained = shared.judged("open image", volume.image(ImageOptions::default())).await?;
+            if drained.is_none() {
+                return Ok(());
+            }
+            // What lies in place and is in doubt after a failed flush may be something else after a cut, in a snapshot
+            // as well: who wants it to stay has to write it again.
+            let doubtful = shared.model.borrow().doubtful();
+            for sector in doubtful {
+                shared.write(&volume, sector as u64, 1, true, &TicketCell::default()).await;
+            }
+            if shared.poisoned.get() {
+                return Ok(());
+            }
+        }
         let sequence = volume.info().sequence.0;
         let mark = shared.model.borrow().mark();
         let reading = shared.read_everything(&volume, sectors);
@@ -192,6 +208,10 @@ impl World<'_> {
             }
         }
         *self.past.kept.borrow_mut() = kept;
+        // What is overwritten in place has no moments but those that are kept.
+        if self.script.backend.has_base() {
+            return Ok(());
+        }
         // The older ones are most likely gone.
         let moments = &self.past.moments;
         let recent = &moments[moments.len().saturating_sub(RECENT)..];

@@ -11,8 +11,8 @@ use crate::format::index_page::IndexEntry;
 use crate::pool::contents::Pin;
 use crate::pool::history::Line;
 use crate::pool::index::current::Version;
-use crate::pool::index::find;
 use crate::pool::index::run::Run;
+use crate::store::Backend;
 use crate::units::{ByteOffset, Seq};
 
 /// Which image is asked for.
@@ -29,7 +29,7 @@ pub struct ImageOptions {
 pub struct VersionInfo {
     /// The sequence at which it became the block's content; 0 for what the block was before it was written.
     pub sequence: Seq,
-    /// CRC-32C of the block; 0 for zeroes.
+    /// CRC-32C of the block; 0 for zeroes, and for what lies in the base of the volume.
     pub checksum: u32,
     /// Whether it reads as zero.
     pub zero: bool,
@@ -84,11 +84,16 @@ impl LogStore {
         let lba = offset.0 / u64::from(self.core.geometry.block_bytes);
         let wanted = contents.wanted();
         let all = contents.index().versions(lba).await?;
-        let mut versions = vec![VersionInfo { sequence: Seq(0), checksum: 0, zero: true }];
-        versions.extend(all.iter().map(|entry| {
-            let version = Version::of(entry);
-            VersionInfo { sequence: Seq(version.birth), checksum: version.checksum, zero: version.is_zero() }
-        }));
+        // What was saved of the base may be as old as the volume.
+        let blank =
+            Some(contents.index().blank()).filter(|_| all.first().is_none_or(|first| first.sequence > 0));
+        let all = blank.into_iter().chain(all.iter().map(Version::of));
+        let info = |version: Version| VersionInfo {
+            sequence: Seq(version.birth),
+            checksum: version.checksum,
+            zero: version.is_zero(),
+        };
+        let mut versions: Vec<VersionInfo> = all.map(info).collect();
         let births: Vec<u64> = versions.iter().map(|version| version.sequence.0).collect();
         let history = contents.index().history();
         let mut at = 0;
@@ -108,25 +113,39 @@ impl Image {
     }
 
     async fn version(&self, runs: &[Rc<Run>], lba: u64) -> Result<Version> {
-        let pages = self.core.contents.index().pages();
+        let index = self.core.contents.index();
         if self.core.log.is_none() {
             // Opened for reading: the log's tail is in no run, and nothing changes.
-            let all = self.core.contents.index().versions(lba).await?;
+            let all = index.versions(lba).await?;
             let shown = |entry: &&IndexEntry| {
                 let sequence = entry.sequence.get();
                 self.line.sees(sequence) && !self.without.contains(&Seq(sequence))
             };
-            return Ok(all.iter().rev().find(shown).map_or(Version::NONE, Version::of));
+            return Ok(all.iter().rev().find(shown).map_or(index.blank(), Version::of));
         }
         let mut sequence = self.sequence;
         loop {
-            match find(pages, runs, &self.line, lba, sequence).await? {
-                None => return Ok(Version::NONE),
+            match index.find(runs, &self.line, lba, sequence).await? {
+                None => return Ok(index.blank()),
                 Some(entry) if self.without.contains(&Seq(entry.sequence.get())) => {
                     sequence = entry.sequence.get() - 1;
                 }
                 Some(entry) => return Ok(Version::of(&entry)),
             }
+        }
+    }
+
+    /// As [`Image::version`], where what the image sees in the base may have been saved since it was opened.
+    async fn version_or_saved(&self, lba: u64) -> Result<Version> {
+        let index = self.core.contents.index();
+        let now = index.current(lba).await?;
+        if now.birth <= self.sequence {
+            return Ok(now);
+        }
+        // In memory first: a checkpoint may put it into a run meanwhile.
+        match index.saved_since(lba, self.sequence) {
+            Some(saved) => Ok(saved),
+            None => self.version(&index.runs(), lba).await,
         }
     }
 
@@ -158,6 +177,13 @@ impl Image {
                         return (Err(error), buf);
                     }
                 }
+                // It may have been saved, and then overwritten, while it was read.
+                Ok(()) if self.core.backend == Backend::Cow && versions.iter().any(Version::is_in_base) => {
+                    looked_up = self.versions(first, blocks).await;
+                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                        return (Ok(()), buf);
+                    }
+                }
                 result => return (result, buf),
             }
         }
@@ -165,9 +191,15 @@ impl Image {
 
     /// Where the blocks lie.
     async fn versions(&self, first: u64, blocks: u64) -> Result<Vec<Version>> {
+        let mut versions = Vec::with_capacity(blocks as usize);
+        if self.core.backend == Backend::Cow && self.core.log.is_some() {
+            for lba in first..first + blocks {
+                versions.push(self.version_or_saved(lba).await?);
+            }
+            return Ok(versions);
+        }
         // As they are now: with old ones, the image would keep their pages, and the names of rows gathered since.
         let runs = self.core.contents.index().runs();
-        let mut versions = Vec::with_capacity(blocks as usize);
         for lba in first..first + blocks {
             versions.push(self.version(&runs, lba).await?);
         }

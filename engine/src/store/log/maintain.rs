@@ -283,6 +283,8 @@ impl Core {
                 self.step(self.checkpoint()).await
             } else if given_up {
                 self.step(self.sweep()).await
+            } else if let Some(moment) = self.fold_wanted.get().filter(|_| may_merge) {
+                self.step(self.fold_index(moment)).await
             } else if may_merge && self.contents.journal().state().has_many_rows() {
                 self.step(self.gather_rows()).await
             } else if may_merge && !runs.is_empty() {
@@ -315,15 +317,26 @@ impl Core {
 
     /// Gathers the rows that share segments, so that there are no more of them than segments.
     async fn gather_rows(&self) -> Result<()> {
-        let index = self.contents.index();
         let gathered = {
             let state = self.contents.journal().state();
             Gathered::new(&state, tied_rows(&state).into_iter())
         };
-        let rename = |place| gathered.rename(place);
+        let news = |state: &mut Metadata| gathered.changes(state, self.news_of_rows(state, 0));
+        self.rewrite_index(|_, place| gathered.rename(place), news).await?;
+        self.contents.carry_over(&gathered);
+        Ok(())
+    }
+
+    /// Merges all runs, with new names for places, in one commit with `news`.
+    pub(super) async fn rewrite_index(
+        &self,
+        rename: impl Fn(u64, (u32, u32)) -> (u32, u32),
+        news: impl FnOnce(&mut Metadata) -> Vec<Change>,
+    ) -> Result<()> {
+        let index = self.contents.index();
         let older = index.runs();
         let (number, wanted) = (self.take_run_number(), self.contents.wanted());
-        let merged = merge::merge(index, &older, number, true, &wanted, rename).await?;
+        let merged = merge::merge(index, &older, number, true, &wanted, &rename).await?;
         // What checkpoints have written meanwhile is little. None is under way until all names are changed.
         let _turn = self.run_turn.lock(0, 1).await;
         let newer = index.runs().split_off(older.len());
@@ -332,18 +345,18 @@ impl Core {
         let merged_newer = if newer.is_empty() {
             None
         } else {
-            merge::merge(index, &newer, number, merged.is_none(), &wanted, rename).await?
+            merge::merge(index, &newer, number, merged.is_none(), &wanted, &rename).await?
         };
         self.contents
             .journal()
             .commit(|state| {
-                let mut changes = gathered.changes(state, self.news_of_rows(state, 0));
+                let mut changes = news(state);
                 changes.extend(replacement(&older, merged.as_ref()));
                 changes.extend(replacement(&newer, merged_newer.as_ref()));
                 changes
             })
             .await?;
-        self.contents.rename(&gathered);
+        self.contents.rename(&rename);
         older.iter().chain(&newer).for_each(|run| run.set_replaced());
         index.replace(&older, merged);
         index.replace(&newer, merged_newer);
@@ -393,7 +406,7 @@ impl Core {
         let oldest = index.runs().first().is_some_and(|first| Rc::ptr_eq(first, &runs[0]));
         let wanted = self.contents.wanted();
         let merged =
-            merge::merge(index, runs, self.take_run_number(), oldest, &wanted, |place| place).await?;
+            merge::merge(index, runs, self.take_run_number(), oldest, &wanted, |_, place| place).await?;
         self.contents
             .journal()
             .commit(|state| {

@@ -13,6 +13,7 @@
 
 mod apply;
 mod empty;
+mod fold;
 mod grow;
 mod home;
 mod image;
@@ -20,6 +21,7 @@ mod maintain;
 mod open;
 mod read;
 mod rollback;
+mod save;
 mod snapshot;
 mod write;
 
@@ -32,10 +34,13 @@ pub(crate) use home::HomeDevice;
 pub use image::{Image, ImageOptions, VersionInfo};
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
+pub(super) use read::join_parts;
+pub(super) use save::Piece;
 pub use snapshot::SnapshotInfo;
 
 use super::Backend;
 use crate::device::Device;
+use crate::object;
 use crate::pool::contents::Contents;
 use crate::pool::log::Geometry;
 use crate::pool::log::append::Log;
@@ -59,6 +64,8 @@ impl Drop for LogStore {
 #[derive(Debug)]
 struct Core {
     device: Device,
+    /// The recipe that it is part of.
+    backend: Backend,
     geometry: Geometry,
     contents: Rc<Contents>,
     /// `None` where it was opened for reading.
@@ -67,6 +74,8 @@ struct Core {
     linear: Option<Linear>,
     /// Its device, where it does not lie in the pool.
     home: Option<HomeDevice>,
+    /// Where every block has its place, in a volume that has a base.
+    base: Option<object::linear::Linear>,
     failed: FailureFlag,
     /// When the log is full and no room can be made: writes are refused, rather than wait.
     refuse_when_full: bool,
@@ -76,7 +85,9 @@ struct Core {
     /// Checkpoints asked for, begun and ended.
     checkpoints: Cell<Checkpoints>,
     checkpoint_ended: Signal,
-    /// A return to an earlier moment has been settled, or stands still.
+    /// The moment whose image the base holds, until the index says so.
+    fold_wanted: Cell<Option<u64>>,
+    /// A return to an earlier moment has been settled, or stands still; or what was folded is in the base.
     settled: Signal,
     /// The sequence from which on segments to empty are looked for again.
     look_again: Cell<u64>,
@@ -174,7 +185,7 @@ impl LogStore {
 
     /// Which recipe it is.
     pub fn backend(&self) -> Backend {
-        if self.core.linear.is_some() { Backend::Linear } else { Backend::Log }
+        self.core.backend
     }
 
     /// Of the last entry that has completed.

@@ -13,9 +13,11 @@ use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{Superblock, VOLUME_THIN};
+use crate::object;
 use crate::pool::contents::{Contents, Retention};
 use crate::pool::history::History;
 use crate::pool::index::Index;
+use crate::pool::index::current::Version;
 use crate::pool::index::run::{Pages, Run};
 use crate::pool::journal::Journal;
 use crate::pool::layout;
@@ -167,7 +169,11 @@ impl LogStore {
             runs.push(Run::open(&pages, info).await?);
         }
         let history = History::new(journal.state().rollbacks.clone());
-        let index = Index::new(pages, runs, history, index_bytes);
+        let backend = Backend::from_number(superblock.backend.get())?;
+        let base = backend.has_base();
+        let blank = if base { Version::IN_BASE } else { Version::NONE };
+        let base = base.then(|| object::linear::Linear::new(device, superblock.base));
+        let index = Index::new(pages, runs, history, index_bytes, blank);
         let retention = Retention {
             bytes: superblock.retention_bytes.get(),
             age_ns: match superblock.retention_age_s.get() {
@@ -200,23 +206,26 @@ impl LogStore {
             replay_ns: clock.now().0 - loaded,
         };
         let checkpoint_bytes = superblock.checkpoint_bytes.get().max(geometry.segment_bytes());
-        let linear = (Backend::from_number(superblock.backend.get())? == Backend::Linear).then(|| {
+        let linear = (backend == Backend::Linear).then(|| {
             let extents = superblock.volume_bytes.get().div_ceil(geometry.segment_bytes()) as u32;
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
             Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
         let mut core = Core {
             device: device.clone(),
+            backend,
             geometry,
             log: None,
             linear,
             home,
+            base,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,
             next_run: Cell::new(journal.state().next_run()),
             checkpoints: Cell::default(),
             checkpoint_ended: Signal::new(device.context()),
+            fold_wanted: Cell::default(),
             settled: Signal::new(device.context()),
             look_again: Cell::default(),
             targets: RefCell::default(),

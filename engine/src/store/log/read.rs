@@ -12,6 +12,9 @@ use crate::pool::index::current::Version;
 use crate::runtime::join_all;
 use crate::units::ByteOffset;
 
+/// Stands for the base where a place names a segment; no segment has this number.
+const IN_BASE: u32 = u32::MAX;
+
 impl LogStore {
     pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         self.core.read(offset.0 / u64::from(self.core.geometry.block_bytes), buf, io.cause).await
@@ -74,10 +77,14 @@ impl Core {
         Ok(false)
     }
 
-    /// The device address of a version; `None` for zeroes.
-    fn place(&self, version: &Version) -> Option<(u32, u64)> {
+    /// The segment and device address of a version of a block; `None` for zeroes.
+    fn place(&self, lba: u64, version: &Version) -> Option<(u32, u64)> {
         if version.is_zero() {
             return None;
+        }
+        if let Some(base) = self.base.as_ref().filter(|_| version.is_in_base()) {
+            let address = base.place(ByteOffset(lba * u64::from(self.geometry.block_bytes)));
+            return Some((IN_BASE, address.0));
         }
         let state = self.contents.journal().state();
         // A version that died and was thrown away, or was given another name, since it was looked up: its checksum will
@@ -88,18 +95,19 @@ impl Core {
         Some((physical, self.locate(physical, block).1))
     }
 
-    /// How many of these versions lie behind each other, or are zeroes together.
-    fn row_length(&self, versions: &[Version]) -> usize {
+    /// How many of these versions of the blocks from `lba` on lie behind each other, or are zeroes together.
+    fn row_length(&self, lba: u64, versions: &[Version]) -> usize {
         let [first, _, ..] = versions else { return versions.len() };
-        let first = self.place(first);
+        let first = self.place(lba, first);
         let block_bytes = u64::from(self.geometry.block_bytes);
-        let follows = |(index, version): &(usize, &Version)| match (first, self.place(version)) {
-            (None, None) => true,
-            (Some((segment, start)), Some((other, at))) => {
-                segment == other && at == start + *index as u64 * block_bytes
-            }
-            _ => false,
-        };
+        let follows =
+            |(index, version): &(usize, &Version)| match (first, self.place(lba + *index as u64, version)) {
+                (None, None) => true,
+                (Some((segment, start)), Some((other, at))) => {
+                    segment == other && at == start + *index as u64 * block_bytes
+                }
+                _ => false,
+            };
         versions.iter().enumerate().take_while(follows).count()
     }
 
@@ -112,7 +120,7 @@ impl Core {
         buf: Buf,
         cause: Cause,
     ) -> (Result<()>, Buf) {
-        if self.row_length(versions) == versions.len() {
+        if self.row_length(first, versions) == versions.len() {
             return self.read_row(first, versions, buf, cause).await;
         }
         // Boxed, because it is seldom: in place it would lie in every read.
@@ -127,12 +135,12 @@ impl Core {
         cause: Cause,
     ) -> (Result<()>, Buf) {
         let block_bytes = self.geometry.block_bytes as usize;
-        let (mut rows, mut at, mut length) = (Vec::new(), 0, self.row_length(versions));
+        let (mut rows, mut at, mut length) = (Vec::new(), 0, self.row_length(first, versions));
         while at + length < versions.len() {
             let rest = buf.split_off(length * block_bytes);
             rows.push(self.read_row(first + at as u64, &versions[at..at + length], buf, cause));
             (buf, at) = (rest, at + length);
-            length = self.row_length(&versions[at..]);
+            length = self.row_length(first + at as u64, &versions[at..]);
         }
         rows.push(self.read_row(first + at as u64, &versions[at..], buf, cause));
         join_parts(join_all(rows).await)
@@ -147,10 +155,14 @@ impl Core {
         cause: Cause,
     ) -> (Result<()>, Buf) {
         let block_bytes = self.geometry.block_bytes as usize;
-        let Some((physical, address)) = versions.first().and_then(|version| self.place(version)) else {
+        let Some((physical, address)) = versions.first().and_then(|version| self.place(first, version))
+        else {
             buf.fill(0);
             return (Ok(()), buf);
         };
+        if let Some(base) = self.base.as_ref().filter(|_| physical == IN_BASE) {
+            return base.device().read(ByteOffset(address), buf, Io::of(cause)).await;
+        }
         let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
         let (result, buf) = device.read(ByteOffset(address), buf, Io::of(cause)).await;
@@ -166,7 +178,7 @@ impl Core {
 }
 
 /// Puts the parts of a buffer together again; the first error of them.
-pub(super) fn join_parts(parts: Vec<(Result<()>, Buf)>) -> (Result<()>, Buf) {
+pub(in crate::store) fn join_parts(parts: Vec<(Result<()>, Buf)>) -> (Result<()>, Buf) {
     let joined = parts.into_iter().reduce(|(result, mut buf), (next, part)| {
         buf.join(part);
         (result.and(next), buf)

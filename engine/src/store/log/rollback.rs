@@ -23,6 +23,7 @@ use crate::pool::index::merge;
 use crate::pool::log::append::Entry;
 use crate::pool::metadata::{HOME_FIRST, ROLLBACKS_MAX};
 use crate::runtime::RangeGuard;
+use crate::store::Backend;
 use crate::units::Seq;
 
 impl LogStore {
@@ -39,6 +40,10 @@ impl LogStore {
 
 impl Core {
     fn check_rollback(&self, to: u64) -> Result<()> {
+        if self.backend == Backend::Cow {
+            let reason = Reason::NoRollback { backend: self.backend.name() };
+            return Err(Error::new("roll back", reason).on(self.device.name()));
+        }
         let (last, earliest) = (self.log()?.sequence(), self.contents.window());
         let can_open = self.contents.can_open(to);
         let history = self.contents.index().history();

@@ -1,0 +1,60 @@
+//! Writing: what a moment sees is saved first, then the base is overwritten.
+
+use super::Cow;
+use crate::buf::Buf;
+use crate::device::Io;
+use crate::error::Result;
+use crate::runtime::join_all;
+use crate::units::ByteOffset;
+
+/// Bytes that are saved together before a range of them reads as zero.
+const ZERO_STEP_BYTES: u64 = 4 << 20;
+
+impl Cow {
+    pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
+        match self.save_seen(offset, buf.len() as u64, &io).await {
+            Ok(()) => self.past.base().write(offset, buf, io).await,
+            Err(error) => (Err(error), buf),
+        }
+    }
+
+    async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<()> {
+        let pieces = self.past.pieces(offset, length).await?;
+        let seen = pieces.iter().filter(|piece| !piece.may_be_overwritten);
+        let saving: Vec<_> = seen.map(|piece| self.past.save(&piece.blocks, io.guard.as_ref())).collect();
+        if saving.is_empty() {
+            return Ok(());
+        }
+        join_all(saving).await.into_iter().collect()
+    }
+
+    /// Makes everything that has completed durable; what was saved is so already.
+    pub async fn flush(&self, io: Io) -> Result<()> {
+        self.past.base().flush(io).await
+    }
+
+    pub async fn close(&self, io: Io) -> Result<()> {
+        self.past.base().flush(io).await?;
+        self.past.close().await
+    }
+
+    pub async fn discard(&self, offset: ByteOffset, length: u64, io: Io) -> Result<()> {
+        self.save_all(offset, length, &io).await?;
+        self.past.base().discard(offset, length, io).await
+    }
+
+    pub async fn write_zeroes(&self, offset: ByteOffset, length: u64, io: Io) -> Result<()> {
+        self.save_all(offset, length, &io).await?;
+        self.past.base().write_zeroes(offset, length, io).await
+    }
+
+    async fn save_all(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<()> {
+        let mut done = 0;
+        while done < length {
+            let step = (length - done).min(ZERO_STEP_BYTES);
+            self.save_seen(ByteOffset(offset.0 + done), step, io).await?;
+            done += step;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! A base beside the log: which blocks of it may be overwritten, and saving what a moment still sees.
+//!
+//! A block that no entry of the index names lies in the base, at its place. While a moment that is kept sees it there,
+//! it must not be overwritten: `overlay` writes the new content to the log, `cow` writes the old one there and then
+//! overwrites it. What the log takes in is found by the index, in both cases.
+//!
+//! Invariants: what is saved is durable, with the entry that finds it, before the base is overwritten; the caller holds
+//! the range, so that nobody else writes it meanwhile; a moment is given a name, or an image of it opened, while nobody
+//! holds any range.
+
+use std::ops::Range;
+
+use super::{Core, LogStore};
+use crate::device::{Cause, Io};
+use crate::error::Result;
+use crate::format::batch::KIND_SAVED;
+use crate::object::linear::Linear;
+use crate::pool::log::append::Entry;
+use crate::runtime::{RangeGuard, join_all};
+use crate::units::ByteOffset;
+
+/// A part of a range that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Piece {
+    /// Its blocks.
+    pub blocks: Range<u64>,
+    /// Its newest content lies in the base, and no moment that is kept sees it.
+    pub may_be_overwritten: bool,
+}
+
+impl LogStore {
+    /// The base of this volume.
+    pub(in crate::store) fn base(&self) -> &Linear {
+        match &self.core.base {
+            Some(base) => base,
+            None => unreachable!("a store over a base is opened with one"),
+        }
+    }
+
+    /// Bytes of a block.
+    pub(in crate::store) fn block_bytes(&self) -> u64 {
+        self.core.geometry.block_bytes.into()
+    }
+
+    /// A range of the volume in parts, in order, by whether they may be overwritten in the base.
+    pub(in crate::store) async fn pieces(&self, offset: ByteOffset, length: u64) -> Result<Vec<Piece>> {
+        let contents = &self.core.contents;
+        let (first, end) = (offset.0 / self.block_bytes(), (offset.0 + length) / self.block_bytes());
+        let mut pieces: Vec<Piece> = Vec::with_capacity(1);
+        for lba in first..end {
+            let now = contents.index().current(lba).await?;
+            let may_be_overwritten = now.is_in_base() && !contents.is_kept(&now);
+            match pieces.last_mut().filter(|last| last.may_be_overwritten == may_be_overwritten) {
+                Some(last) => last.blocks.end = lba + 1,
+                None => pieces.push(Piece { blocks: lba..lba + 1, may_be_overwritten }),
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Copies blocks of the base to the log, durably, and lets the moments that see them find them there.
+    pub(in crate::store) async fn save(&self, blocks: &Range<u64>, guard: Option<&RangeGuard>) -> Result<()> {
+        let most = u64::from(self.core.geometry.entry_blocks_max());
+        let parts = blocks.clone().step_by(most as usize);
+        let saving = parts.map(|lba| self.core.save(lba, (blocks.end - lba).min(most), guard.cloned()));
+        join_all(saving.collect::<Vec<_>>()).await.into_iter().collect()
+    }
+}
+
+impl Core {
+    async fn save(&self, lba: u64, blocks: u64, guard: Option<RangeGuard>) -> Result<()> {
+        let Some(base) = &self.base else { unreachable!("only a volume with a base saves what it holds") };
+        let block_bytes = u64::from(self.geometry.block_bytes);
+        let pinned = self.contents.index().pin(lba, blocks).await?;
+        let buf = self.device.context().buffers().get((blocks * block_bytes) as usize)?;
+        let (read, buf) = base.read(ByteOffset(lba * block_bytes), buf, Io::of(Cause::Copy)).await;
+        read?;
+        let (kind, payload) = (KIND_SAVED, Some(buf));
+        let blocks = blocks as u32;
+        let entry = Entry { kind, lba, blocks, tag: 0, payload, durable: true, guard, pinned };
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::OverwrittenBeforeSaved) {
+            let log = std::rc::Rc::clone(self.log()?);
+            self.device.context().spawn(async move { log.append(entry).await.0.map(drop) });
+            return Ok(());
+        }
+        let appended = self.log()?.append(entry).await.0;
+        self.judge(appended.map(drop), true)
+    }
+}
