@@ -64,11 +64,17 @@ pub enum Mutation {
     OverwrittenUnsaved,
     /// What a snapshot sees of the base is overwritten before the copy of it is durable.
     OverwrittenBeforeSaved,
+    /// Of several saved versions of a block an image shows the newest, whichever moment it is of.
+    NewerCopyWins,
+    /// Of the runs of the index, the oldest one that has a version of a block is believed.
+    OldestFirst,
+    /// What an overlay holds is given up before the base has it.
+    FoldedBeforeBase,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 27] = [
+    pub const ALL: [Mutation; 30] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -96,10 +102,19 @@ impl Mutation {
         Mutation::SweptTooMuch,
         Mutation::OverwrittenUnsaved,
         Mutation::OverwrittenBeforeSaved,
+        Mutation::NewerCopyWins,
+        Mutation::OldestFirst,
+        Mutation::FoldedBeforeBase,
     ];
 
     /// Those of a volume with a base.
-    pub const BASE: [Mutation; 2] = [Mutation::OverwrittenUnsaved, Mutation::OverwrittenBeforeSaved];
+    pub const BASE: [Mutation; 5] = [
+        Mutation::OverwrittenUnsaved,
+        Mutation::OverwrittenBeforeSaved,
+        Mutation::NewerCopyWins,
+        Mutation::OldestFirst,
+        Mutation::FoldedBeforeBase,
+    ];
 
     /// Those of a linear volume.
     pub const LINEAR: [Mutation; 5] = [

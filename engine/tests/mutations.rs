@@ -21,7 +21,12 @@ fn failure(mutation: Option<Mutation>, seed: u64, backend: Backend) -> Option<St
 /// The first seed that fails, on which backend, and how.
 fn find(mutation: Mutation) -> Option<(u64, Backend, String)> {
     let linear = [Backend::Linear];
-    let backends = if Mutation::LINEAR.contains(&mutation) { &linear[..] } else { &Backend::ALL };
+    let base = [Backend::Cow, Backend::Overlay];
+    let backends = match mutation {
+        _ if Mutation::LINEAR.contains(&mutation) => &linear[..],
+        _ if Mutation::BASE.contains(&mutation) => &base[..],
+        _ => &Backend::ALL[..],
+    };
     let plays = (0..SEEDS_MAX).flat_map(|seed| backends.iter().map(move |backend| (seed, *backend)));
     plays
         .into_iter()

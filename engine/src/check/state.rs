@@ -713,6 +713,7 @@ mod tests {
             index_pages: 8,
             linear: false,
             thin: false,
+            saves: false,
             keeps_past: false,
             goes_back: false,
             has_snapshots: false,

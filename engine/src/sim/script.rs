@@ -159,6 +159,11 @@ pub enum Step {
         /// Chooses the one that goes.
         which: u64,
     },
+    /// Wait until nothing is in flight, give the snapshots up before one of them, and fold up to it (overlay alone).
+    Fold {
+        /// Chooses the one that stays oldest; behind the last: none stays, and all is folded.
+        which: u64,
+    },
     /// Cut power, damage the last batch that was promised, see that opening refuses, mend it, recover (log alone).
     DamageLog {
         /// Chooses the byte.
@@ -314,12 +319,14 @@ impl Script {
         let opened = (0..3 + random.below(4)).map(|_| 1);
         let looked = (0..3 + random.below(4)).map(|_| 2);
         let back = (0..if self.backend == Backend::Overlay { random.below(4) } else { 0 }).map(|_| 3);
-        for what in taken.chain(opened).chain(looked).chain(back) {
+        let folded = (0..if self.backend == Backend::Overlay { 1 + random.below(4) } else { 0 }).map(|_| 4);
+        for what in taken.chain(opened).chain(looked).chain(back).chain(folded) {
             let step = match what {
                 0 => Step::TakeSnapshot { which: random.next_u64() },
                 1 => Step::Remember { keep: true },
                 2 => Step::Recall { which: random.next_u64() },
-                _ => Step::GoBack { which: random.next_u64() },
+                3 => Step::GoBack { which: random.next_u64() },
+                _ => Step::Fold { which: random.next_u64() },
             };
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, step);

@@ -460,7 +460,17 @@ impl Index {
 
     /// The newest version of a block born at or before a sequence.
     async fn newest(&self, runs: &[Rc<Run>], lba: u64, sequence: u64) -> Result<Option<IndexEntry>> {
-        for run in runs.iter().rev() {
+        let newest_first = runs.iter().rev();
+        #[cfg(feature = "mutations")]
+        let newest_first = {
+            let oldest_first = crate::mutation::is_on(crate::mutation::Mutation::OldestFirst);
+            let mut runs: Vec<_> = newest_first.collect();
+            if oldest_first {
+                runs.reverse();
+            }
+            runs.into_iter()
+        };
+        for run in newest_first {
             // With a base, a later run may say where an earlier version has been saved.
             if (run.first_sequence() <= sequence || self.blank.is_in_base())
                 && let Some(entry) = run.find(&self.pages, lba, sequence).await?

@@ -202,6 +202,10 @@ impl World<'_> {
                 self.take_snapshot(which).await?;
                 self.judge_snapshots().await
             }
+            Step::Fold { which } => {
+                self.fold(which).await?;
+                self.judge_snapshots().await
+            }
             Step::DamageLog { byte } => self.damage_log(byte).await,
         }
     }

@@ -52,6 +52,30 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Folds the overlays up to one of the snapshots, or all; the older ones are deleted before, and no image is open.
+    pub(super) async fn fold(&mut self, which: u64) -> Result<(), String> {
+        let Some(volume) = self.quiet_volume().await? else { return Ok(()) };
+        self.past.close_images();
+        let shared = Rc::clone(&self.shared);
+        let at = which as usize % (self.past.named.len() + 1);
+        // Names are in the order of their moments.
+        for (name, _) in self.past.named.drain(..at).collect::<Vec<_>>() {
+            let deleted = shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await?;
+            deleted.err().iter().for_each(|error| shared.judge_error("delete snapshot", error));
+        }
+        let through = self.past.named.first().map(|(name, _)| name.clone());
+        match shared.bounded("fold", volume.fold(through.as_deref())).await? {
+            Ok(_) => shared.note("overlay: folded"),
+            // The volume has gone back from that moment.
+            Err(error) if matches!(error.reason(), Reason::Discarded { .. }) => {}
+            // A snapshot that could not be deleted, or taken as was thought, is older.
+            Err(error) if matches!(error.reason(), Reason::BasePinned { .. } | Reason::OutOfOrder { .. }) => {
+            }
+            Err(error) => shared.judge_error("fold", &error),
+        }
+        Ok(())
+    }
+
     /// Every snapshot is there and shows its moment.
     pub(super) async fn judge_snapshots(&self) -> Result<(), String> {
         let shared = Rc::clone(&self.shared);

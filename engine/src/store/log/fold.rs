@@ -52,6 +52,11 @@ impl LogStore {
             self.image(ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() }).await?;
         drop(guard);
         self.check_fold(moment)?;
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::FoldedBeforeBase) {
+            core.fold_index(moment).await?;
+            core.device.context().sleep(1_000_000).await;
+        }
         let index = core.contents.index();
         let line = index.history().line(moment);
         let mut readers = Readers::open(index.runs().iter()).await?;

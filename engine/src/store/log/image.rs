@@ -142,6 +142,12 @@ impl Image {
         if now.birth <= self.sequence {
             return Ok(now);
         }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::NewerCopyWins) {
+            let saved = index.versions(lba).await?;
+            let newest = saved.iter().map(Version::of).rfind(|version| !version.is_in_base());
+            return Ok(newest.unwrap_or(index.blank()));
+        }
         // In memory first: a checkpoint may put it into a run meanwhile.
         match index.saved_since(lba, self.sequence) {
             Some(saved) => Ok(saved),
