@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use icecore::buf::BufPoolOptions;
 use icecore::device::{Access, Caching, Device};
-use icecore::export::control::ControlSocket;
+use icecore::error::Kind;
+use icecore::export::control::{Answer, ControlClient, ControlSocket, Request};
 use icecore::runtime::{IoMode, Runtime, RuntimeOptions, join_all};
-use icecore::units::ByteOffset;
+use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{Durability, OpenMode, Volume, VolumeHandle};
 use serde_json::Value;
 use support::*;
@@ -190,6 +191,63 @@ fn what_was_answered_while_it_wrote_survives_a_power_cut() {
     let mark = icecore(&["read", &image.path, "--offset", &MARK.to_string(), "--length", "11"]);
     assert_eq!(mark.ok().stdout, [0; 11]);
     icecore(&["check", &image.path]).ok();
+}
+
+#[test]
+fn handle_and_client_do_what_the_volume_does() {
+    let image = log_volume(&["--retention", "1M"]);
+    let (path, run) = (Path::new(&image.path), image.folder().join("run"));
+    let runtime = runtime();
+    runtime.block_on(async {
+        let device = Device::open(runtime.context(), path, Access::Exclusive, Caching::Direct).unwrap();
+        let volume = Volume::open(device, OpenMode::ReadWrite).await.unwrap();
+        let (handle, serving) = volume.handle();
+        let pool_id = volume.info().pool_id;
+        let socket = ControlSocket::bind(&run, path, &pool_id).unwrap();
+        let (stopper, served) = (socket.stopper(), handle.clone());
+        let server = std::thread::spawn(move || socket.serve(&served));
+        let (path, run) = (path.to_owned(), run.clone());
+        let asking = std::thread::spawn(move || {
+            let first = handle.create_snapshot("first").unwrap();
+            handle.write(ByteOffset(0), vec![1; BLOCK as usize], Durability::OnFlush).unwrap();
+            let changed = handle.difference(first.sequence, Seq(first.sequence.0 + 1)).unwrap();
+            assert_eq!(changed[0].start, 0);
+            let client = ControlClient::connect(&run, &path, &pool_id).unwrap().unwrap();
+            assert_eq!(client.process(), std::process::id());
+            assert_eq!(client.call(&Request::Flush).unwrap(), Answer::Flushed);
+            // Many requests on one connection: each gets its own answer.
+            for number in 0..200 {
+                let name = format!("s{number}");
+                let Answer::Taken(taken) = client.call(&Request::Take(name.clone())).unwrap() else {
+                    panic!()
+                };
+                assert_eq!(taken.name, name);
+                assert_eq!(client.call(&Request::Delete(name)).unwrap(), Answer::Deleted(taken));
+            }
+            let all = handle.snapshots().unwrap();
+            assert_eq!(client.call(&Request::Snapshots).unwrap(), Answer::Snapshots(all.clone()));
+            assert_eq!(all.as_slice(), std::slice::from_ref(&first));
+            let at = handle.rollback(first.sequence).unwrap();
+            assert_eq!(handle.read(ByteOffset(0), 1).unwrap(), [0]);
+            assert_eq!(at, handle.status().unwrap().info.sequence);
+            handle.delete_snapshot("first").unwrap();
+            let refused = client.call(&Request::Delete("first".to_string())).unwrap_err();
+            assert_eq!(
+                (refused.kind(), refused.reason().name().as_str()),
+                (Kind::InvalidArgument, "NoSnapshot")
+            );
+            stopper.stop();
+            // Nobody listens any more.
+            server.join().unwrap().unwrap();
+            assert!(client.call(&Request::Status).is_err());
+            assert!(ControlClient::connect(&run, &path, &pool_id).unwrap().is_none());
+        });
+        // It ends with the last handle.
+        serving.await;
+        asking.join().unwrap();
+        assert_eq!(volume.snapshots(), []);
+        volume.close().await.unwrap();
+    });
 }
 
 #[test]
