@@ -49,6 +49,14 @@ pub fn code_of(error: &Error, intent: Intent) -> Code {
         (_, Reason::NoSnapshots { .. } | Reason::NoRollback { .. } | Reason::CannotGrow { .. }) => {
             Code::Usage
         }
+        // The same where another program has it open and tells.
+        (kind, Reason::Told { name, .. }) if name == "Os" && kind != Kind::Busy => Code::Environment,
+        (_, Reason::Told { name, .. })
+            if ["NoPast", "NotLinear", "NoSnapshots", "NoRollback", "NoOverlays"]
+                .contains(&name.as_str()) =>
+        {
+            Code::Usage
+        }
         // The system's own EINVAL says nothing about how the program was called.
         (_, Reason::Os { errno }) if *errno != libc::EBUSY => Code::Environment,
         (Kind::Denied | Kind::Busy | Kind::NotPrimary, _) => Code::Refused,
@@ -109,6 +117,40 @@ mod tests {
         for (reason, code) in table {
             assert_eq!(code_of(&Error::new("test", reason.clone()), Intent::Use), code, "{reason:?}");
         }
+        // What an open volume can answer ends the same way when another program tells it.
+        let told = [
+            Reason::NoPast { backend: "direct" },
+            Reason::NoSnapshots { backend: "linear" },
+            Reason::NotLinear { backend: "log" },
+            Reason::NoSnapshot { name: text() },
+            Reason::SnapshotExists { name: text() },
+            Reason::TooManySnapshots { limit: 1 },
+            Reason::TooManyRollbacks { limit: 1 },
+            Reason::InvalidSetting { name: "snapshot name", value: text(), rule: "" },
+            Reason::UnknownMoment { moment: 2, last: 1 },
+            Reason::Expired { moment: 1, earliest: 2 },
+            Reason::Discarded { moment: 1, discarded_at: 2 },
+            Reason::AppliedAlready { moment: 1, applied: 2 },
+            Reason::ApplyStalled { why: "" },
+            Reason::Poisoned,
+            Reason::Closed,
+            Reason::ReadOnly,
+            Reason::MetadataDamaged,
+            Reason::BlockDamaged { address: 0 },
+            Reason::DeviceGone,
+            Reason::Os { errno: libc::EIO },
+            Reason::Os { errno: libc::EINVAL },
+            Reason::Os { errno: libc::EBUSY },
+            Reason::Os { errno: libc::ENOSPC },
+        ];
+        for reason in told {
+            let (kind, name, text) = (reason.kind(), reason.name(), reason.to_string());
+            let here = code_of(&Error::new("test", reason), Intent::Use);
+            let there = Error::new("test", Reason::Told { kind, name, text });
+            assert_eq!(code_of(&there, Intent::Use), here, "{there:?}");
+        }
+        let holder = text();
+        assert_eq!(code_of(&Error::new("test", Reason::NotReachable { holder }), Intent::Use), Code::Refused);
         let missing = || Error::new("test", Reason::NotFound);
         assert_eq!(code_of(&missing(), Intent::Create), Code::Refused);
         assert_eq!(code_of(&missing(), Intent::Use), Code::Environment);

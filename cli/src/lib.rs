@@ -10,6 +10,7 @@
 mod commands;
 pub mod exit;
 mod failure;
+mod holder;
 mod interrupt;
 mod output;
 mod session;

@@ -9,7 +9,7 @@ use crate::failure::{Failure, Outcome};
 /// A command's result, for programs and for people.
 #[derive(Debug)]
 pub struct Done {
-    /// With `--json`.
+    /// With `--json`; nothing is printed for null.
     pub object: Value,
     /// Without; may be empty.
     pub text: String,
@@ -25,7 +25,11 @@ pub fn print(done: &Done, json: bool) -> Outcome<()> {
     if !done.remark.is_empty() && !json {
         eprintln!("icecore: {}", done.remark);
     }
-    let text = if json { format!("{}\n", done.object) } else { done.text.clone() };
+    let text = match (json, done.object.is_null()) {
+        (true, true) => String::new(),
+        (true, false) => format!("{}\n", done.object),
+        (false, _) => done.text.clone(),
+    };
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::of_output)
 }

@@ -7,10 +7,12 @@ use clap::Args;
 use icecore::buf::BufPoolOptions;
 use icecore::device::{Access, Caching, Device, safety};
 use icecore::error::{Error, Reason};
+use icecore::export::control::{ControlClient, run_directory};
 use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
-use icecore::volume::Devices;
+use icecore::volume::{Devices, Volume};
 
 use crate::failure::Outcome;
+use crate::holder;
 
 /// Operations in flight at most; a merge at both ends of a write needs a few.
 const OPERATIONS_MAX: usize = 64;
@@ -68,11 +70,71 @@ impl IoOptions {
         self.claim(runtime, path, Access::ExclusiveReadOnly)
     }
 
+    /// Opens the device for writing, or reaches the program that has it open.
+    ///
+    /// # Errors
+    /// As [`IoOptions::take`]; `NotReachable` where somebody has it and listens nowhere.
+    pub fn reach(self, runtime: &Runtime, path: &Path) -> Outcome<Reached<Device>> {
+        safety::refuse_if_in_use(path)?;
+        let reached =
+            patiently(|| match Device::open(runtime.context(), path, Access::Exclusive, self.caching()) {
+                Err(busy) if *busy.reason() == Reason::AlreadyOpen => {
+                    self.holder(runtime, path)?.map(Reached::Held).ok_or(busy)
+                }
+                opened => opened.map(Reached::Own),
+            });
+        reached.map_err(|error| match error.reason() {
+            Reason::AlreadyOpen => {
+                let reason = Reason::NotReachable { holder: holder::named(path) };
+                Error::new("open", reason).on(path.display().to_string()).into()
+            }
+            _ => error.into(),
+        })
+    }
+
+    /// Reaches the program that has the device open; where there is none, or none that this process may reach, what `own`
+    /// opens for a look.
+    ///
+    /// # Errors
+    /// What `own` says, and what a program says that listens.
+    pub fn reach_to_look<T>(
+        self,
+        runtime: &Runtime,
+        path: &Path,
+        own: impl FnOnce() -> Outcome<T>,
+    ) -> Outcome<Reached<T>> {
+        match self.holder(runtime, path) {
+            Ok(Some(client)) => Ok(Reached::Held(client)),
+            Err(error) if error.reason().name() != Reason::PermissionDenied.name() => Err(error.into()),
+            Ok(None) | Err(_) => own().map(Reached::Own),
+        }
+    }
+
+    /// The program that has the volume open at `path`, if one listens.
+    fn holder(self, runtime: &Runtime, path: &Path) -> Result<Option<ControlClient>, Error> {
+        // Without a directory, or without a volume, nobody can listen; what is wrong is told elsewhere.
+        let Ok(directory) = run_directory() else { return Ok(None) };
+        let device = Device::open(runtime.context(), path, Access::ReadOnly, self.caching())?;
+        match runtime.block_on(Volume::inspect(&device)) {
+            Ok(info) => ControlClient::connect(&directory, path, &info.pool_id),
+            Err(_no_volume) => Ok(None),
+        }
+    }
+
     fn claim(self, runtime: &Runtime, path: &Path, access: Access) -> Outcome<Device> {
         safety::refuse_if_in_use(path)?;
         let open = || Device::open(runtime.context(), path, access, self.caching());
         Ok(patiently(open)?)
     }
+}
+
+/// A device that a command has opened, or the program that has.
+#[derive(Debug)]
+pub enum Reached<T> {
+    /// Nobody has it.
+    Own(T),
+    /// This one has it, and does what is asked.
+    Held(ControlClient),
 }
 
 /// A volume that a command has for itself alone.

@@ -4,6 +4,7 @@
 //! operation and [`Place`] where, and the source what the system said. Corruption and bad input are
 //! errors; a broken invariant is a panic. The text names the thing and the remedy.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The engine's result.
@@ -37,6 +38,24 @@ pub enum Kind {
     Unsupported,
     /// This node may not accept writes now.
     NotPrimary,
+}
+
+impl Kind {
+    /// All of them, by the number that stands for each where an error is told to another process.
+    pub const ALL: [Kind; 12] = [
+        Kind::Retry,
+        Kind::Reopen,
+        Kind::Operator,
+        Kind::InvalidArgument,
+        Kind::Corrupt,
+        Kind::DeviceFailed,
+        Kind::Unavailable,
+        Kind::NoSpace,
+        Kind::Denied,
+        Kind::Busy,
+        Kind::Unsupported,
+        Kind::NotPrimary,
+    ];
 }
 
 /// Which refusal or failure it was. One variant for each, with the values that explain it.
@@ -410,6 +429,40 @@ pub enum Reason {
     /// The process may not do this.
     #[error("permission denied; run as root or as the owner of it")]
     PermissionDenied,
+    /// Somebody has it open and cannot be asked.
+    #[error(
+        "it is open in {holder}, which answers on no control socket; close it there, or say with ICECORE_RUN_DIR where that one listens"
+    )]
+    NotReachable {
+        /// Who has it, as far as it can be told.
+        holder: String,
+    },
+    /// The other end of a control socket is of another build.
+    #[error(
+        "one end of the control socket speaks version {found}, the other {known}; use the same build for both"
+    )]
+    ControlVersion {
+        /// The version that came.
+        found: u32,
+        /// The version that is understood.
+        known: u32,
+    },
+    /// What came over a control socket is no message.
+    #[error("the control socket was told what is no message: {why}")]
+    BadMessage {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// What the program said that has the volume open.
+    #[error("{text}")]
+    Told {
+        /// What the caller can do.
+        kind: Kind,
+        /// The name of the reason there.
+        name: String,
+        /// The reason's text there.
+        text: String,
+    },
 }
 
 /// Where it happened, as far as it is known.
@@ -431,14 +484,19 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: Kind,
     reason: Reason,
-    operation: &'static str,
+    operation: Cow<'static, str>,
     place: Place,
 }
 
 impl Error {
     /// An error of `operation`, its kind following from the reason.
     pub fn new(operation: &'static str, reason: Reason) -> Self {
-        Self(Box::new(Inner { kind: reason.kind(), reason, operation, place: Place::default() }))
+        Self::told(Cow::Borrowed(operation), reason, Place::default())
+    }
+
+    /// An error that came from elsewhere, operation and place included.
+    pub(crate) fn told(operation: Cow<'static, str>, reason: Reason, place: Place) -> Self {
+        Self(Box::new(Inner { kind: reason.kind(), reason, operation, place }))
     }
 
     /// An error from a system error number (positive).
@@ -489,8 +547,8 @@ impl Error {
     }
 
     /// The operation that failed.
-    pub fn operation(&self) -> &'static str {
-        self.0.operation
+    pub fn operation(&self) -> &str {
+        &self.0.operation
     }
 
     /// Where it happened.
@@ -500,6 +558,14 @@ impl Error {
 }
 
 impl Reason {
+    /// Its name, which is the same on both ends of a control socket.
+    pub fn name(&self) -> String {
+        match self {
+            Reason::Told { name, .. } => name.clone(),
+            here => format!("{here:?}").chars().take_while(|c| c.is_alphanumeric()).collect(),
+        }
+    }
+
     /// The kind this reason belongs to.
     pub fn kind(&self) -> Kind {
         match self {
@@ -513,7 +579,7 @@ impl Reason {
             | Reason::NoSnapshot { .. }
             | Reason::SnapshotExists { .. }
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
-            Reason::AlreadyOpen => Kind::Busy,
+            Reason::AlreadyOpen | Reason::NotReachable { .. } => Kind::Busy,
             Reason::Mounted { .. }
             | Reason::UsedAsSwap { .. }
             | Reason::Held { .. }
@@ -552,9 +618,12 @@ impl Reason {
             | Reason::NoOverlays { .. }
             | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
+            | Reason::ControlVersion { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,
+            Reason::BadMessage { .. } => Kind::InvalidArgument,
+            Reason::Told { kind, .. } => *kind,
             Reason::ShortTransfer { .. } => Kind::DeviceFailed,
             Reason::Os { errno } => match *errno {
                 libc::ENOSPC | libc::EDQUOT => Kind::NoSpace,
@@ -570,7 +639,7 @@ impl Reason {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.operation)?;
+        f.write_str(&self.0.operation)?;
         if let Some(name) = &self.0.place.name {
             write!(f, " {name}")?;
         }

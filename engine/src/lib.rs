@@ -8,7 +8,7 @@
 //!
 //! The same code runs in the simulator (feature `sim`): virtual time, a disk that fails, lies and loses power,
 //! and a model that judges every byte. Modules may import only those above them: `units`, `error`, `buf`;
-//! `format`; `runtime`; `device`; `pool`; `object`; `store`; `check`; `volume`; `sim`.
+//! `format`; `runtime`; `device`; `pool`; `object`; `store`; `check`; `volume`; `export`; `sim`.
 //!
 //! The repository's README has a whole program in twenty lines.
 
@@ -21,6 +21,7 @@ pub mod buf;
 pub mod check;
 pub mod device;
 pub mod error;
+pub mod export;
 pub mod format;
 #[cfg(feature = "mutations")]
 pub mod mutation;

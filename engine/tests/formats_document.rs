@@ -8,6 +8,7 @@ use std::mem::offset_of;
 use std::path::Path;
 
 use icecore::format::batch::{BatchEntry, BatchHeader};
+use icecore::format::control::ControlHeader;
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
 use icecore::format::journal::{
     Applied, ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Rollback, Row, Run, Snapshot,
@@ -162,6 +163,8 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("BatchHeader", size_of::<BatchHeader>(), fields);
     let fields = layout!(BatchEntry: kind branch lba blocks payload tag);
     assert_laid_out("BatchEntry", size_of::<BatchEntry>(), fields);
+    let fields = layout!(ControlHeader: magic version kind body_bytes);
+    assert_laid_out("ControlHeader", size_of::<ControlHeader>(), fields);
     let fields = layout!(PageHeader: magic version checksum address run page kind count reserved);
     assert_laid_out("PageHeader", size_of::<PageHeader>(), fields);
     let fields = layout!(IndexEntry: lba sequence branch virtual_segment slot checksum);

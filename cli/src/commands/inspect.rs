@@ -1,22 +1,22 @@
 //! `icecore inspect`: shows what the volume on a device is.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use icecore::device::{Caching, Device};
-use icecore::error::Kind;
-use icecore::runtime::IoPath;
+use icecore::error::{Error, Kind};
+use icecore::export::control::{LogNumbers, Request, Status};
 use icecore::store::Backend;
-use icecore::store::log::LogStatus;
-use icecore::volume::{OpenMode, Volume, VolumeInfo, format_id};
+use icecore::store::log::SnapshotInfo;
+use icecore::volume::{Devices, OpenMode, Volume, VolumeInfo, format_id};
 use serde_json::{Value, json};
 
-use super::snapshot;
+use super::snapshot::{self, snapshots_of};
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::{IoOptions, VolumeDevice, caching_name};
+use crate::session::{IoOptions, Reached, VolumeDevice, caching_name};
 
 /// Arguments of `icecore inspect`.
 #[derive(Debug, Args)]
@@ -34,15 +34,24 @@ pub struct Inspect {
 #[derive(Debug)]
 pub struct IoPaths {
     device: String,
-    io: IoPath,
+    kind: String,
+    path: String,
     caching: Caching,
 }
 
 impl IoPaths {
     /// Those of an open device.
     pub fn of(device: &Device) -> Self {
-        let io = device.context().io_path().clone();
-        Self { device: device.name().to_string(), io, caching: device.caching() }
+        let io = device.context().io_path();
+        let (kind, path) = (io.kind.to_string(), io.to_string());
+        Self { device: device.name().to_string(), kind, path, caching: device.caching() }
+    }
+
+    /// Those of the program that has the device open.
+    pub fn told(device: &Path, status: &Status) -> Self {
+        let (kind, path) = (status.io_kind.clone(), status.io_path.clone());
+        let caching = if status.direct_io { Caching::Direct } else { Caching::PageCache };
+        Self { device: device.display().to_string(), kind, path, caching }
     }
 
     /// Names them in a result: for programs, and for people where there is a remark.
@@ -57,14 +66,14 @@ impl IoPaths {
     }
 
     fn add_to(&self, object: &mut Value) {
-        object["io_path"] = self.io.kind.into();
+        object["io_path"] = self.kind.as_str().into();
         object["caching"] = caching_name(self.caching).into();
     }
 }
 
 impl std::fmt::Display for IoPaths {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}; {}", self.io, caching_name(self.caching))
+        write!(f, "{}; {}", self.path, caching_name(self.caching))
     }
 }
 
@@ -106,9 +115,8 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
 }
 
 /// What only reading its metadata and its log tells of a volume; added to its object.
-fn add_status(object: &mut Value, log: &LogStatus) {
+fn add_status(object: &mut Value, log: &LogNumbers) {
     object["sequence"] = log.sequence.into();
-    let recovery = &log.recovery;
     let status = json!({
         "earliest_sequence": log.earliest_moment,
         "segments": log.segments,
@@ -116,17 +124,16 @@ fn add_status(object: &mut Value, log: &LogStatus) {
         "live_blocks": log.live_blocks,
         "past_bytes": log.past_bytes,
         "index_runs": log.runs,
-        "tail_batches": recovery.batches,
-        "tail_entries": recovery.entries,
-        "tail_bytes": recovery.bytes,
-        "damaged_after": recovery.damaged_after,
+        "tail_batches": log.tail_batches,
+        "tail_entries": log.tail_entries,
+        "tail_bytes": log.tail_bytes,
+        "damaged_after": log.damaged_after,
     });
     if let Some(apply) = &log.apply {
         object["linear"]["applied"] = apply.applied.into();
         object["linear"]["accepted"] = apply.accepted.into();
         object["linear"]["extents"] = apply.extents.into();
-        // Whoever has it open knows more.
-        object["linear"]["stalled"] = apply.stalled.into();
+        object["linear"]["stalled"] = apply.stalled.as_deref().into();
     }
     if let (Some(object), Value::Object(status)) = (object["log"].as_object_mut(), status) {
         object.extend(status);
@@ -134,8 +141,9 @@ fn add_status(object: &mut Value, log: &LogStatus) {
 }
 
 impl Inspect {
-    /// Reads both superblock copies, and metadata and tail of a log, and tells what they say. What a damage leaves
-    /// to be told is told, with the exit code of a damage.
+    /// Reads both superblock copies and tells what they say, and what the metadata and the tail of a log say: by the
+    /// program that has the volume open, where one listens. What a damage leaves to be told is told, with the exit code
+    /// of a damage.
     ///
     /// # Errors
     /// As [`Volume::inspect`].
@@ -146,17 +154,17 @@ impl Inspect {
         let mut object = describe(&info, &IoPaths::of(&device));
         let mut damage = None;
         if info.log.is_some() {
-            let devices = self.volume.look_at(io, &runtime, device)?;
-            if let Some(volume) = &devices.volume {
-                object["volume_device"] = volume.name().into();
-            }
-            match runtime.block_on(Volume::open(devices, OpenMode::ReadOnly)) {
-                Ok(volume) => {
-                    let log = volume.status().log;
-                    let good = log.as_ref().and_then(|log| log.recovery.damaged_after);
+            let reached =
+                io.reach_to_look(&runtime, &self.path, || self.volume.look_at(io, &runtime, device));
+            match runtime.block_on(status_and_snapshots(reached?)) {
+                Ok((status, snapshots)) => {
+                    let good = status.log.as_ref().and_then(|log| log.damaged_after);
                     damage = good.map(|good| format!("its log is damaged behind sequence {good}"));
-                    log.iter().for_each(|log| add_status(&mut object, log));
-                    object["snapshots"] = volume.snapshots().iter().map(snapshot::object_of).collect();
+                    status.log.iter().for_each(|log| add_status(&mut object, log));
+                    object["snapshots"] = snapshots.iter().map(snapshot::object_of).collect();
+                    if let Some(name) = status.volume_device {
+                        object["volume_device"] = name.into();
+                    }
                 }
                 Err(error) if error.kind() == Kind::Corrupt => damage = Some(error.to_string()),
                 Err(error) => return Err(error.into()),
@@ -170,6 +178,18 @@ impl Inspect {
                 let remark = format!("{damage} (a volume that another program has open can look so)");
                 Err(Failure::Found(Done { text, object, remark }, Code::Found))
             }
+        }
+    }
+}
+
+async fn status_and_snapshots(reached: Reached<Devices>) -> Result<(Status, Vec<SnapshotInfo>), Error> {
+    match reached {
+        Reached::Held(client) => {
+            Ok((client.status().clone(), snapshots_of(client.call(&Request::Snapshots)?)))
+        }
+        Reached::Own(devices) => {
+            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            Ok((Status::of(&volume.status()), volume.snapshots()))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one module each: arguments, and a `run` that gives the result.
 
 mod apply;
+mod attach;
 mod check;
 mod create;
 mod grow;
@@ -37,7 +38,9 @@ pub enum Command {
     Pin(apply::Pin),
     /// Let the pinned base of a linear volume take changes up to a sequence, or all
     Accept(apply::Accept),
-    /// Moments of a volume
+    /// Keep a volume open until a signal comes; others reach it by its control socket meanwhile
+    Attach(attach::Attach),
+    /// Moments of a volume, which somebody may have open
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     /// List the versions of a block that can still be read; writes nothing
@@ -62,6 +65,7 @@ impl Command {
             Self::Apply(apply) => apply.json,
             Self::Pin(pin) => pin.json,
             Self::Accept(accept) => accept.json,
+            Self::Attach(attach) => attach.json,
             Self::Snapshot(snapshot) => snapshot.wants_json(),
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
@@ -84,6 +88,7 @@ impl Command {
             Self::Apply(apply) => apply.run(io),
             Self::Pin(pin) => pin.run(io),
             Self::Accept(accept) => accept.run(io),
+            Self::Attach(attach) => attach.run(io),
             Self::Snapshot(snapshot) => snapshot.run(io),
             Self::Versions(versions) => versions.run(io),
             Self::Recover(recover) => recover.run(io),

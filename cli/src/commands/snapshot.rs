@@ -1,11 +1,15 @@
-//! `icecore snapshot`: the named moments of a volume that nobody has open: taking, listing and deleting them, and going
-//! back to a moment.
+//! `icecore snapshot`: the named moments of a volume: taking, listing and deleting them, and going back to a moment
+//!
+//!
+//! Where a program has the volume open and listens, it does what is asked; otherwise the volume is opened here. Either
+//! way the same code does it (`control::perform`), and the same is printed.
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use icecore::error::Error;
+use icecore::export::control::{Answer, ControlClient, Moment, Request, perform};
 use icecore::store::log::SnapshotInfo;
 use icecore::units::Seq;
 use icecore::volume::{ApplyOptions, OpenMode, OpenOptions, Volume, format_id};
@@ -14,7 +18,7 @@ use serde_json::{Value, json};
 use super::inspect::IoPaths;
 use crate::failure::Outcome;
 use crate::output::Done;
-use crate::session::{IoOptions, VolumeDevice};
+use crate::session::{IoOptions, Reached, VolumeDevice};
 
 /// What to do with moments.
 #[derive(Debug, Subcommand)]
@@ -95,28 +99,20 @@ impl Snapshot {
     /// Whatever stopped it.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         match self {
-            Self::Create(Named { of, name }) => of.change(io, async |volume| {
-                let taken = volume.create_snapshot(&name).await?;
-                Ok((object_of(&taken), taken.sequence.0, format!("snapshot {name:?} taken")))
-            }),
-            Self::Delete(Named { of, name }) => of.change(io, async |volume| {
-                let gone = volume.snapshot(&name)?;
-                volume.delete_snapshot(&name).await?;
-                Ok((object_of(&gone), gone.sequence.0, format!("snapshot {name:?} deleted")))
-            }),
-            Self::Rollback(Rollback { of, name, sequence }) => of.change(io, async |volume| {
-                let last = volume.info().sequence.0;
-                let to = match (&name, sequence) {
-                    (Some(name), _) => volume.snapshot(name)?.sequence.0,
-                    (None, sequence) => sequence.unwrap_or_default(),
+            Self::Create(Named { of, name }) => of.change(io, &Request::Take(name)),
+            Self::Delete(Named { of, name }) => of.change(io, &Request::Delete(name)),
+            Self::Rollback(Rollback { of, name, sequence }) => {
+                let to = match name {
+                    Some(name) => Moment::Named(name),
+                    None => Moment::At(Seq(sequence.unwrap_or_default())),
                 };
-                let at = volume.rollback(Seq(to)).await?.0;
-                let object = json!({ "to": to, "at": at, "discarded": last - to });
-                let remark = format!("went back to {to}; {} entries behind that are discarded", last - to);
-                Ok((object, at, remark))
-            }),
-            Self::List(listed) => listed.list(io),
-            Self::Diff(diff) => diff.run(io),
+                of.change(io, &Request::Rollback(to))
+            }
+            Self::List(listed) => listed.look(io, &Request::Snapshots),
+            Self::Diff(Diff { of, from, to }) => {
+                let to = to.as_deref().map_or(Moment::Now, moment);
+                of.look(io, &Request::Difference(moment(&from), to))
+            }
         }
     }
 }
@@ -130,97 +126,120 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
     })
 }
 
-impl Listed {
-    /// Opens the volume, does something with it that gives an object, a number and a remark, and closes it.
-    fn change(
-        self,
-        io: IoOptions,
-        work: impl AsyncFnOnce(&Volume) -> Result<(Value, u64, String), Error>,
-    ) -> Outcome<Done> {
-        let runtime = io.runtime()?;
-        runtime.block_on(async {
-            let device = io.take(&runtime, &self.path)?;
-            let paths = IoPaths::of(&device);
-            let devices = self.volume.take(io, &runtime, device)?;
-            // Nothing that may be discarded goes home meanwhile.
-            let apply = ApplyOptions { automatic: false, ..ApplyOptions::default() };
-            let options = OpenOptions { apply, ..OpenOptions::default() };
-            let volume = Volume::open_with(devices, OpenMode::ReadWrite, options).await?;
-            let worked = work(&volume).await;
-            // The note that it was closed in order is worth having after a refusal too.
-            let closed = volume.close().await;
-            let (mut object, number, remark) = worked?;
-            closed?;
-            object["id"] = format_id(&volume.info().id).into();
-            let remark = format!("{}: {remark}", self.path.display());
-            Ok(paths.named_in(Done { object, text: format!("{number}\n"), remark }))
-        })
-    }
-
-    /// Opens the volume for reading, and tells what is seen.
-    fn look(self, io: IoOptions, work: impl AsyncFnOnce(&Volume) -> Result<Done, Error>) -> Outcome<Done> {
-        let runtime = io.runtime()?;
-        runtime.block_on(async {
-            let device = io.look_at(&runtime, &self.path)?;
-            let paths = IoPaths::of(&device);
-            let devices = self.volume.look_at(io, &runtime, device)?;
-            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
-            let mut done = work(&volume).await?;
-            done.object["id"] = format_id(&volume.info().id).into();
-            done.remark = format!("{}: {}", self.path.display(), done.remark);
-            Ok(paths.named_in(done))
-        })
-    }
-
-    fn list(self, io: IoOptions) -> Outcome<Done> {
-        self.look(io, async |volume| {
-            let snapshots = volume.snapshots();
-            let line = |one: &SnapshotInfo| format!("{} {}\n", one.sequence.0, one.name);
-            Ok(Done {
-                object: json!({ "snapshots": snapshots.iter().map(object_of).collect::<Vec<_>>() }),
-                text: snapshots.iter().map(line).collect(),
-                remark: format!("{} snapshots", snapshots.len()),
-            })
-        })
+/// The snapshots that an answer lists.
+pub fn snapshots_of(answer: Answer) -> Vec<SnapshotInfo> {
+    match answer {
+        Answer::Snapshots(snapshots) => snapshots,
+        _ => Vec::new(),
     }
 }
 
 /// The moment that a name or `@N` says.
-fn moment(volume: &Volume, said: &str) -> Result<Seq, Error> {
+fn moment(said: &str) -> Moment {
     match said.strip_prefix('@').and_then(|number| number.parse().ok()) {
-        Some(sequence) => Ok(Seq(sequence)),
-        None => Ok(volume.snapshot(said)?.sequence),
+        Some(sequence) => Moment::At(Seq(sequence)),
+        None => Moment::Named(said.to_string()),
     }
 }
 
-impl Diff {
-    fn run(self, io: IoOptions) -> Outcome<Done> {
-        self.of.look(io, async |volume| {
-            let from = moment(volume, &self.from)?;
-            let to = match &self.to {
-                Some(to) => moment(volume, to)?,
-                None => volume.info().sequence,
-            };
-            let changed = volume.difference(from, to).await?;
-            let bytes: u64 = changed.iter().map(|range| range.end - range.start).sum();
-            let piece =
-                |range: &Range<u64>| json!({ "offset": range.start, "length": range.end - range.start });
-            let line = |range: &Range<u64>| format!("{} {}\n", range.start, range.end - range.start);
-            Ok(Done {
-                object: json!({
-                    "from": from.0,
-                    "to": to.0,
-                    "changed_bytes": bytes,
-                    "changed": changed.iter().map(piece).collect::<Vec<_>>(),
-                }),
-                text: changed.iter().map(line).collect(),
-                remark: format!(
-                    "{bytes} bytes in {} places differ between {} and {}",
-                    changed.len(),
-                    from.0,
-                    to.0
-                ),
-            })
+impl Listed {
+    /// Has a change made: by whoever has the volume open, else here.
+    fn change(self, io: IoOptions, request: &Request) -> Outcome<Done> {
+        let runtime = io.runtime()?;
+        let device = match io.reach(&runtime, &self.path)? {
+            Reached::Held(client) => return self.asked(&client, request),
+            Reached::Own(device) => device,
+        };
+        let paths = IoPaths::of(&device);
+        let devices = self.volume.take(io, &runtime, device)?;
+        runtime.block_on(async {
+            // Nothing that may be discarded goes home meanwhile.
+            let apply = ApplyOptions { automatic: false, ..ApplyOptions::default() };
+            let options = OpenOptions { apply, ..OpenOptions::default() };
+            let volume = Volume::open_with(devices, OpenMode::ReadWrite, options).await?;
+            let answer = perform(&volume, request).await;
+            // The note that it was closed in order is worth having after a refusal too.
+            let closed = volume.close().await;
+            let answer = answer?;
+            closed?;
+            Ok(self.told(&answer, &volume.info().id, &paths))
         })
+    }
+
+    /// Tells what is seen: by whoever has the volume open, else here.
+    fn look(self, io: IoOptions, request: &Request) -> Outcome<Done> {
+        let runtime = io.runtime()?;
+        let device = match io.reach_to_look(&runtime, &self.path, || io.look_at(&runtime, &self.path))? {
+            Reached::Held(client) => return self.asked(&client, request),
+            Reached::Own(device) => device,
+        };
+        let paths = IoPaths::of(&device);
+        let devices = self.volume.look_at(io, &runtime, device)?;
+        let worked: Result<_, Error> = runtime.block_on(async {
+            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            Ok((perform(&volume, request).await?, volume.info().id))
+        });
+        let (answer, id) = worked?;
+        Ok(self.told(&answer, &id, &paths))
+    }
+
+    /// What the program answers that has the volume open.
+    fn asked(&self, client: &ControlClient, request: &Request) -> Outcome<Done> {
+        let (answer, status) = (client.call(request)?, client.status());
+        Ok(self.told(&answer, &status.volume_id, &IoPaths::told(&self.path, status)))
+    }
+
+    fn told(&self, answer: &Answer, id: &[u8; 16], paths: &IoPaths) -> Done {
+        let mut done = done_of(answer);
+        done.object["id"] = format_id(id).into();
+        done.remark = format!("{}: {}", self.path.display(), done.remark);
+        paths.named_in(done)
+    }
+}
+
+/// An answer as it is printed.
+fn done_of(answer: &Answer) -> Done {
+    let changed = |snapshot: &SnapshotInfo, what: &str| Done {
+        object: object_of(snapshot),
+        text: format!("{}\n", snapshot.sequence.0),
+        remark: format!("snapshot {:?} {what}", snapshot.name),
+    };
+    match answer {
+        Answer::Taken(snapshot) => changed(snapshot, "taken"),
+        Answer::Deleted(snapshot) => changed(snapshot, "deleted"),
+        Answer::WentBack { to, at } => {
+            // The return is the entry behind the last one that it discards.
+            let discarded = at.0.saturating_sub(to.0 + 1);
+            Done {
+                object: json!({ "to": to.0, "at": at.0, "discarded": discarded }),
+                text: format!("{}\n", at.0),
+                remark: format!("went back to {}; {discarded} entries behind that are discarded", to.0),
+            }
+        }
+        Answer::Snapshots(snapshots) => Done {
+            object: json!({ "snapshots": snapshots.iter().map(object_of).collect::<Vec<_>>() }),
+            text: snapshots.iter().map(|one| format!("{} {}\n", one.sequence.0, one.name)).collect(),
+            remark: format!("{} snapshots", snapshots.len()),
+        },
+        Answer::Difference { from, to, changed } => difference(from.0, to.0, changed),
+        Answer::Status(_) | Answer::Flushed => {
+            Done { object: json!({}), text: String::new(), remark: String::new() }
+        }
+    }
+}
+
+fn difference(from: u64, to: u64, changed: &[Range<u64>]) -> Done {
+    let bytes: u64 = changed.iter().map(|range| range.end - range.start).sum();
+    let piece = |range: &Range<u64>| json!({ "offset": range.start, "length": range.end - range.start });
+    let line = |range: &Range<u64>| format!("{} {}\n", range.start, range.end - range.start);
+    Done {
+        object: json!({
+            "from": from,
+            "to": to,
+            "changed_bytes": bytes,
+            "changed": changed.iter().map(piece).collect::<Vec<_>>(),
+        }),
+        text: changed.iter().map(line).collect(),
+        remark: format!("{bytes} bytes in {} places differ between {from} and {to}", changed.len()),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use icecore::buf::BufPoolOptions;
@@ -20,7 +20,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Self { code: output.status.code(), stdout: output.stdout, stderr }
     }
@@ -127,6 +127,17 @@ pub fn run(line: &str) -> Option<String> {
 #[track_caller]
 pub fn must(line: &str) -> String {
     run(line).unwrap_or_else(|| panic!("{line} failed"))
+}
+
+/// A process that is killed when the test ends, however it ends.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
 }
 
 /// A command that undoes something when the test ends, however it ends.

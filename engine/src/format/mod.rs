@@ -1,9 +1,10 @@
-//! Persisted records: bytes only.
+//! Persisted and wire records: bytes only.
 //!
 //! One file for each record, with its layout table as the doc comment, compile-time size checks, golden bytes
 //! and a corrupt-every-byte test beside it. All integers are little-endian; there is no padding.
 
 pub mod batch;
+pub mod control;
 pub mod index_page;
 pub mod journal;
 pub mod root;

@@ -3,63 +3,37 @@
 //! The calls go through a mailbox to a task on the volume's runtime, which must be running (somebody inside
 //! `Runtime::block_on`). The hand-off costs tens of microseconds a call; code that cares runs on the runtime.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::mpsc::sync_channel;
 
 use super::{Durability, Volume, VolumeStatus};
 use crate::error::{Error, Reason, Result};
 use crate::runtime::{Sender, Task, mailbox};
-use crate::units::ByteOffset;
+use crate::store::log::SnapshotInfo;
+use crate::units::{ByteOffset, Seq};
 
 /// Requests waiting at most; further callers wait for room.
 const REQUESTS_MAX: usize = 256;
 
-enum Request {
-    Read(ByteOffset, usize, SyncSender<Result<Vec<u8>>>),
-    Write(ByteOffset, Vec<u8>, Durability, SyncSender<Result<()>>),
-    Flush(SyncSender<Result<()>>),
-    Discard(ByteOffset, u64, SyncSender<Result<()>>),
-    WriteZeroes(ByteOffset, u64, SyncSender<Result<()>>),
-    Status(SyncSender<Result<VolumeStatus>>),
-}
+/// What is done with the volume on its own thread.
+type Work = Box<dyn FnOnce(Volume) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A volume as other threads see it; may be cloned and sent. Every call blocks its thread.
 #[derive(Clone, Debug)]
-pub struct VolumeHandle(Sender<Request>);
+pub struct VolumeHandle(Sender<Work>);
 
 impl Volume {
     /// A handle for other threads, and the task that serves it until the last handle is dropped.
     pub fn handle(&self) -> (VolumeHandle, Task<()>) {
-        let (sender, mut receiver) = mailbox(REQUESTS_MAX);
+        let (sender, mut receiver) = mailbox::<Work>(REQUESTS_MAX);
         let volume = self.clone();
         let task = self.context().spawn(async move {
-            while let Some(request) = receiver.receive().await {
-                let serving = volume.clone();
-                volume.context().spawn(async move { serving.serve(request).await });
+            while let Some(work) = receiver.receive().await {
+                volume.context().spawn(work(volume.clone()));
             }
         });
         (VolumeHandle(sender), task)
-    }
-
-    async fn serve(&self, request: Request) {
-        // A caller that has gone away needs no answer.
-        let _caller_gone = match request {
-            Request::Read(offset, length, reply) => {
-                let mut bytes = vec![0; length];
-                let result = self.read_bytes(offset, &mut bytes).await;
-                reply.send(result.map(|()| bytes)).is_err()
-            }
-            Request::Write(offset, bytes, durability, reply) => {
-                reply.send(self.write_bytes(offset, &bytes, durability).await).is_err()
-            }
-            Request::Flush(reply) => reply.send(self.flush().await).is_err(),
-            Request::Discard(offset, length, reply) => {
-                reply.send(self.discard(offset, length).await).is_err()
-            }
-            Request::WriteZeroes(offset, length, reply) => {
-                reply.send(self.write_zeroes(offset, length).await).is_err()
-            }
-            Request::Status(reply) => reply.send(Ok(self.status())).is_err(),
-        };
     }
 }
 
@@ -69,7 +43,10 @@ impl VolumeHandle {
     /// # Errors
     /// As [`Volume::read_bytes`]; `Closed` when the runtime is gone.
     pub fn read(&self, offset: ByteOffset, length: usize) -> Result<Vec<u8>> {
-        self.call("read", |reply| Request::Read(offset, length, reply))
+        self.call("read", async move |volume| {
+            let mut bytes = vec![0; length];
+            volume.read_bytes(offset, &mut bytes).await.map(|()| bytes)
+        })
     }
 
     /// Writes `bytes` at `offset`, at any alignment.
@@ -77,7 +54,7 @@ impl VolumeHandle {
     /// # Errors
     /// As [`Volume::write_bytes`]; `Closed` when the runtime is gone.
     pub fn write(&self, offset: ByteOffset, bytes: Vec<u8>, durability: Durability) -> Result<()> {
-        self.call("write", |reply| Request::Write(offset, bytes, durability, reply))
+        self.call("write", async move |volume| volume.write_bytes(offset, &bytes, durability).await)
     }
 
     /// As [`Volume::flush`].
@@ -85,7 +62,7 @@ impl VolumeHandle {
     /// # Errors
     /// As there; `Closed` when the runtime is gone.
     pub fn flush(&self) -> Result<()> {
-        self.call("flush", Request::Flush)
+        self.call("flush", async |volume| volume.flush().await)
     }
 
     /// As [`Volume::discard`].
@@ -93,7 +70,7 @@ impl VolumeHandle {
     /// # Errors
     /// As there; `Closed` when the runtime is gone.
     pub fn discard(&self, offset: ByteOffset, length: u64) -> Result<()> {
-        self.call("discard", |reply| Request::Discard(offset, length, reply))
+        self.call("discard", async move |volume| volume.discard(offset, length).await)
     }
 
     /// As [`Volume::write_zeroes`].
@@ -101,7 +78,7 @@ impl VolumeHandle {
     /// # Errors
     /// As there; `Closed` when the runtime is gone.
     pub fn write_zeroes(&self, offset: ByteOffset, length: u64) -> Result<()> {
-        self.call("write zeroes", |reply| Request::WriteZeroes(offset, length, reply))
+        self.call("write zeroes", async move |volume| volume.write_zeroes(offset, length).await)
     }
 
     /// As [`Volume::status`].
@@ -109,17 +86,73 @@ impl VolumeHandle {
     /// # Errors
     /// `Closed` when the runtime is gone.
     pub fn status(&self) -> Result<VolumeStatus> {
-        self.call("status", Request::Status)
+        self.call("status", async |volume| Ok(volume.status()))
     }
 
-    fn call<T>(
+    /// As [`Volume::create_snapshot`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn create_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        let name = name.to_string();
+        self.call("take snapshot", async move |volume| volume.create_snapshot(&name).await)
+    }
+
+    /// As [`Volume::delete_snapshot`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn delete_snapshot(&self, name: &str) -> Result<()> {
+        let name = name.to_string();
+        self.call("delete snapshot", async move |volume| volume.delete_snapshot(&name).await)
+    }
+
+    /// As [`Volume::snapshots`].
+    ///
+    /// # Errors
+    /// `Closed` when the runtime is gone.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        self.call("list snapshots", async |volume| Ok(volume.snapshots()))
+    }
+
+    /// As [`Volume::difference`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn difference(&self, one: Seq, other: Seq) -> Result<Vec<Range<u64>>> {
+        self.call("compare moments", async move |volume| volume.difference(one, other).await)
+    }
+
+    /// As [`Volume::rollback`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn rollback(&self, to: Seq) -> Result<Seq> {
+        self.call("roll back", async move |volume| volume.rollback(to).await)
+    }
+
+    /// Begins something on the volume's thread, without waiting for it. False when the runtime is gone.
+    pub(crate) fn start<F: Future<Output = ()> + 'static>(
+        &self,
+        work: impl FnOnce(Volume) -> F + Send + 'static,
+    ) -> bool {
+        self.0.send(Box::new(move |volume| Box::pin(work(volume)))).is_ok()
+    }
+
+    fn call<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
         &self,
         name: &'static str,
-        request: impl FnOnce(SyncSender<Result<T>>) -> Request,
+        work: impl FnOnce(Volume) -> F + Send + 'static,
     ) -> Result<T> {
         let gone = || Error::new(name, Reason::Closed);
         let (reply, answer) = sync_channel(1);
-        self.0.send(request(reply)).map_err(|_unsent| gone())?;
+        let started = self.start(move |volume| async move {
+            // A caller that has gone away needs no answer.
+            let _caller_gone = reply.send(work(volume).await).is_err();
+        });
+        if !started {
+            return Err(gone());
+        }
         answer.recv().map_err(|_no_answer| gone())?
     }
 }

@@ -1,0 +1,340 @@
+//! What is asked and answered on a control socket, and the bytes for it.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::error::{Error, Kind, Place, Reason, Result};
+use crate::format::control::{
+    ANSWER_BYTES_MAX, ANSWER_TO, KIND_DELETE, KIND_DIFFERENCE, KIND_FAILED, KIND_FLUSH, KIND_ROLLBACK,
+    KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, REQUEST_BYTES_MAX, Reader, Writer, bad,
+};
+use crate::store::log::SnapshotInfo;
+use crate::units::Seq;
+
+/// A moment, as a person says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// What has completed by now.
+    Now,
+    /// After this sequence.
+    At(Seq),
+    /// That of the snapshot of this name.
+    Named(String),
+}
+
+/// What can be asked of an open volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// How it is.
+    Status,
+    /// Make everything durable.
+    Flush,
+    /// List the snapshots.
+    Snapshots,
+    /// Give the present moment this name.
+    Take(String),
+    /// Give this name up.
+    Delete(String),
+    /// The regions that differ between two moments.
+    Difference(Moment, Moment),
+    /// Make the volume again what it was.
+    Rollback(Moment),
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// How it is.
+    Status(Box<Status>),
+    /// Everything is durable.
+    Flushed,
+    /// The snapshots there are, by their moments.
+    Snapshots(Vec<SnapshotInfo>),
+    /// This one was taken; it is durable.
+    Taken(SnapshotInfo),
+    /// This one is gone, durably.
+    Deleted(SnapshotInfo),
+    /// What differs.
+    Difference {
+        /// One moment.
+        from: Seq,
+        /// The other.
+        to: Seq,
+        /// Ranges of bytes that differ, in order.
+        changed: Vec<Range<u64>>,
+    },
+    /// The volume went back, durably.
+    WentBack {
+        /// The moment that it went back to.
+        to: Seq,
+        /// The sequence of the return.
+        at: Seq,
+    },
+}
+
+/// How an open volume is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The volume's identity.
+    pub volume_id: [u8; 16],
+    /// The name of the way its program does I/O.
+    pub io_kind: String,
+    /// The same in more words.
+    pub io_path: String,
+    /// Whether the page cache is passed by.
+    pub direct_io: bool,
+    /// Whether a flush has failed, so that no more writes are taken.
+    pub poisoned: bool,
+    /// The device that holds the volume's blocks, where that is not the pool's.
+    pub volume_device: Option<String>,
+    /// What its log is doing, where there is one.
+    pub log: Option<LogNumbers>,
+}
+
+/// What a log is doing, as far as others are told. The fields are those of `LogStatus` and of what opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "`LogStatus` and `RecoveryReport` describe every field")]
+pub struct LogNumbers {
+    pub sequence: u64,
+    pub durable_through: u64,
+    pub earliest_moment: u64,
+    pub segments: u64,
+    pub free_segments: u64,
+    pub live_blocks: u64,
+    pub past_bytes: u64,
+    pub runs: u64,
+    pub tail_batches: u64,
+    pub tail_entries: u64,
+    pub tail_bytes: u64,
+    pub damaged_after: Option<u64>,
+    pub apply: Option<ApplyNumbers>,
+}
+
+/// How far a linear volume is. The fields are those of `ApplyStatus`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "`ApplyStatus` describes every field")]
+pub struct ApplyNumbers {
+    pub applied: u64,
+    pub accepted: Option<u64>,
+    pub extents: u64,
+    pub stalled: Option<String>,
+}
+
+fn write_moment(writer: Writer, moment: &Moment) -> Writer {
+    match moment {
+        Moment::Now => writer.number(0),
+        Moment::At(sequence) => writer.number(1).number(sequence.0),
+        Moment::Named(name) => writer.number(2).text(name),
+    }
+}
+
+fn read_moment(reader: &mut Reader) -> Result<Moment> {
+    match reader.number()? {
+        0 => Ok(Moment::Now),
+        1 => Ok(Moment::At(Seq(reader.number()?))),
+        2 => Ok(Moment::Named(reader.text()?)),
+        _ => Err(bad("a moment of no known form")),
+    }
+}
+
+impl Request {
+    /// The message.
+    ///
+    /// # Errors
+    /// `TransferTooLong`.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let writer = match self {
+            Self::Status => Writer::new(KIND_STATUS),
+            Self::Flush => Writer::new(KIND_FLUSH),
+            Self::Snapshots => Writer::new(KIND_SNAPSHOTS),
+            Self::Take(name) => Writer::new(KIND_TAKE).text(name),
+            Self::Delete(name) => Writer::new(KIND_DELETE).text(name),
+            Self::Difference(from, to) => write_moment(write_moment(Writer::new(KIND_DIFFERENCE), from), to),
+            Self::Rollback(to) => write_moment(Writer::new(KIND_ROLLBACK), to),
+        };
+        writer.finish(REQUEST_BYTES_MAX)
+    }
+
+    /// What a message of this kind with this body asks.
+    ///
+    /// # Errors
+    /// `BadMessage`.
+    pub fn decode(kind: u32, body: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(body);
+        let request = match kind {
+            KIND_STATUS => Self::Status,
+            KIND_FLUSH => Self::Flush,
+            KIND_SNAPSHOTS => Self::Snapshots,
+            KIND_TAKE => Self::Take(reader.text()?),
+            KIND_DELETE => Self::Delete(reader.text()?),
+            KIND_DIFFERENCE => Self::Difference(read_moment(&mut reader)?, read_moment(&mut reader)?),
+            KIND_ROLLBACK => Self::Rollback(read_moment(&mut reader)?),
+            _ => return Err(bad("a request of no known kind")),
+        };
+        reader.end().map(|()| request)
+    }
+}
+
+fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
+    writer.text(&snapshot.name).number(snapshot.sequence.0).number(snapshot.time_unix_ns)
+}
+
+fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
+    let (name, sequence) = (reader.text()?, Seq(reader.number()?));
+    Ok(SnapshotInfo { name, sequence, time_unix_ns: reader.number()? })
+}
+
+impl Status {
+    fn write(&self, writer: Writer) -> Writer {
+        let writer = writer
+            .id(&self.volume_id)
+            .text(&self.io_kind)
+            .text(&self.io_path)
+            .number(self.direct_io.into())
+            .number(self.poisoned.into())
+            .maybe(self.volume_device.as_ref(), |writer, name| writer.text(name));
+        writer.maybe(self.log.as_ref(), |writer, log| log.write(writer))
+    }
+
+    fn read(reader: &mut Reader) -> Result<Self> {
+        Ok(Self {
+            volume_id: reader.id()?,
+            io_kind: reader.text()?,
+            io_path: reader.text()?,
+            direct_io: reader.flag()?,
+            poisoned: reader.flag()?,
+            volume_device: reader.maybe(Reader::text)?,
+            log: reader.maybe(LogNumbers::read)?,
+        })
+    }
+}
+
+impl LogNumbers {
+    fn write(&self, writer: Writer) -> Writer {
+        let numbers = [
+            self.sequence,
+            self.durable_through,
+            self.earliest_moment,
+            self.segments,
+            self.free_segments,
+            self.live_blocks,
+            self.past_bytes,
+            self.runs,
+            self.tail_batches,
+            self.tail_entries,
+            self.tail_bytes,
+        ];
+        let writer = numbers.into_iter().fold(writer, Writer::number);
+        let writer = writer.maybe(self.damaged_after, Writer::number);
+        writer.maybe(self.apply.as_ref(), |writer, apply| {
+            let writer = writer.number(apply.applied).maybe(apply.accepted, Writer::number);
+            writer.number(apply.extents).maybe(apply.stalled.as_ref(), |writer, why| writer.text(why))
+        })
+    }
+
+    fn read(reader: &mut Reader) -> Result<Self> {
+        Ok(Self {
+            sequence: reader.number()?,
+            durable_through: reader.number()?,
+            earliest_moment: reader.number()?,
+            segments: reader.number()?,
+            free_segments: reader.number()?,
+            live_blocks: reader.number()?,
+            past_bytes: reader.number()?,
+            runs: reader.number()?,
+            tail_batches: reader.number()?,
+            tail_entries: reader.number()?,
+            tail_bytes: reader.number()?,
+            damaged_after: reader.maybe(Reader::number)?,
+            apply: reader.maybe(|reader| {
+                Ok(ApplyNumbers {
+                    applied: reader.number()?,
+                    accepted: reader.maybe(Reader::number)?,
+                    extents: reader.number()?,
+                    stalled: reader.maybe(Reader::text)?,
+                })
+            })?,
+        })
+    }
+}
+
+fn encode_failure(error: &Error) -> Result<Vec<u8>> {
+    let kind = Kind::ALL.iter().position(|kind| *kind == error.kind()).unwrap_or_default();
+    let place = error.place();
+    Writer::new(KIND_FAILED)
+        .number(kind as u64)
+        .text(&error.reason().name())
+        .text(&error.reason().to_string())
+        .text(error.operation())
+        .maybe(place.name.as_ref(), |writer, name| writer.text(name))
+        .maybe(place.offset, Writer::number)
+        .finish(ANSWER_BYTES_MAX)
+}
+
+fn decode_failure(reader: &mut Reader) -> Result<Error> {
+    let kind = *Kind::ALL.get(reader.small::<usize>()?).ok_or_else(|| bad("a failure of no known kind"))?;
+    let (name, text, operation) = (reader.text()?, reader.text()?, reader.text()?);
+    let place = Place { name: reader.maybe(Reader::text)?, offset: reader.maybe(Reader::number)? };
+    Ok(Error::told(Cow::Owned(operation), Reason::Told { kind, name, text }, place))
+}
+
+impl Answer {
+    /// The message. An answer that is too long becomes one that says so.
+    ///
+    /// # Errors
+    /// `TransferTooLong` for an error with a text without end.
+    pub fn encode(answer: &Result<Self>) -> Result<Vec<u8>> {
+        match answer {
+            Ok(answer) => answer.encode_done().or_else(|too_long| encode_failure(&too_long)),
+            Err(error) => encode_failure(error),
+        }
+    }
+
+    fn encode_done(&self) -> Result<Vec<u8>> {
+        let to = |request: u32| Writer::new(ANSWER_TO + request);
+        let writer = match self {
+            Self::Status(status) => status.write(to(KIND_STATUS)),
+            Self::Flushed => to(KIND_FLUSH),
+            Self::Snapshots(all) => {
+                all.iter().fold(to(KIND_SNAPSHOTS).number(all.len() as u64), write_snapshot)
+            }
+            Self::Taken(snapshot) => write_snapshot(to(KIND_TAKE), snapshot),
+            Self::Deleted(snapshot) => write_snapshot(to(KIND_DELETE), snapshot),
+            Self::Difference { from, to: other, changed } => {
+                let writer = to(KIND_DIFFERENCE).number(from.0).number(other.0).number(changed.len() as u64);
+                changed.iter().fold(writer, |writer, range| writer.number(range.start).number(range.end))
+            }
+            Self::WentBack { to: moment, at } => to(KIND_ROLLBACK).number(moment.0).number(at.0),
+        };
+        writer.finish(ANSWER_BYTES_MAX)
+    }
+
+    /// What a message of this kind with this body answers.
+    ///
+    /// # Errors
+    /// What the other end told, and `BadMessage`.
+    pub fn decode(kind: u32, body: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(body);
+        if kind == KIND_FAILED {
+            return Err(decode_failure(&mut reader)?);
+        }
+        let answer = match kind.wrapping_sub(ANSWER_TO) {
+            KIND_STATUS => Self::Status(Box::new(Status::read(&mut reader)?)),
+            KIND_FLUSH => Self::Flushed,
+            KIND_SNAPSHOTS => Self::Snapshots(reader.several(24, read_snapshot)?),
+            KIND_TAKE => Self::Taken(read_snapshot(&mut reader)?),
+            KIND_DELETE => Self::Deleted(read_snapshot(&mut reader)?),
+            KIND_DIFFERENCE => Self::Difference {
+                from: Seq(reader.number()?),
+                to: Seq(reader.number()?),
+                changed: reader.several(16, |reader| Ok(reader.number()?..reader.number()?))?,
+            },
+            KIND_ROLLBACK => Self::WentBack { to: Seq(reader.number()?), at: Seq(reader.number()?) },
+            _ => return Err(bad("an answer of no known kind")),
+        };
+        reader.end().map(|()| answer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Doing what is asked, with a volume that this process has open.
+
+use super::message::{Answer, ApplyNumbers, LogNumbers, Moment, Request, Status};
+use crate::device::Caching;
+use crate::error::Result;
+use crate::store::log::LogStatus;
+use crate::units::Seq;
+use crate::volume::{Volume, VolumeStatus};
+
+/// Does what is asked. It runs to its end even where nobody waits for the answer.
+///
+/// # Errors
+/// As the calls of [`Volume`] that it stands for.
+pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
+    Ok(match request {
+        Request::Status => Answer::Status(Box::new(Status::of(&volume.status()))),
+        Request::Flush => {
+            volume.flush().await?;
+            Answer::Flushed
+        }
+        Request::Snapshots => Answer::Snapshots(volume.snapshots()),
+        Request::Take(name) => Answer::Taken(volume.create_snapshot(name).await?),
+        Request::Delete(name) => {
+            let gone = volume.snapshot(name)?;
+            volume.delete_snapshot(name).await?;
+            Answer::Deleted(gone)
+        }
+        Request::Difference(from, to) => {
+            let (from, to) = (sequence_of(volume, from)?, sequence_of(volume, to)?);
+            Answer::Difference { from, to, changed: volume.difference(from, to).await? }
+        }
+        Request::Rollback(to) => {
+            let to = sequence_of(volume, to)?;
+            Answer::WentBack { to, at: volume.rollback(to).await? }
+        }
+    })
+}
+
+fn sequence_of(volume: &Volume, moment: &Moment) -> Result<Seq> {
+    match moment {
+        Moment::Now => Ok(volume.info().sequence),
+        Moment::At(sequence) => Ok(*sequence),
+        Moment::Named(name) => Ok(volume.snapshot(name)?.sequence),
+    }
+}
+
+impl Status {
+    /// What others are told of it.
+    pub fn of(status: &VolumeStatus) -> Self {
+        Self {
+            volume_id: status.info.id,
+            io_kind: status.io_path.kind.to_string(),
+            io_path: status.io_path.to_string(),
+            direct_io: status.caching == Caching::Direct,
+            poisoned: status.poisoned,
+            volume_device: status.volume_device.as_ref().map(|(name, _)| name.clone()),
+            log: status.log.as_ref().map(LogNumbers::of),
+        }
+    }
+}
+
+impl LogNumbers {
+    fn of(log: &LogStatus) -> Self {
+        Self {
+            sequence: log.sequence,
+            durable_through: log.durable_through,
+            earliest_moment: log.earliest_moment,
+            segments: log.segments.into(),
+            free_segments: log.free_segments.into(),
+            live_blocks: log.live_blocks,
+            past_bytes: log.past_bytes,
+            runs: log.runs as u64,
+            tail_batches: log.recovery.batches,
+            tail_entries: log.recovery.entries,
+            tail_bytes: log.recovery.bytes,
+            damaged_after: log.recovery.damaged_after,
+            apply: log.apply.as_ref().map(|apply| ApplyNumbers {
+                applied: apply.applied,
+                accepted: apply.accepted,
+                extents: apply.extents.into(),
+                stalled: apply.stalled.map(str::to_string),
+            }),
+        }
+    }
+}
