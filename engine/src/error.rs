@@ -363,6 +363,18 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
+    /// Snapshots take all the room they may.
+    #[error("its snapshots take all of the {limit_bytes} bytes that they may; delete some")]
+    SnapshotSpaceFull {
+        /// What they may take.
+        limit_bytes: u64,
+    },
+    /// A snapshot was given up for want of room.
+    #[error("the snapshot of sequence {moment} is broken: there was no room for what it kept; delete it")]
+    SnapshotBroken {
+        /// Its moment.
+        moment: u64,
+    },
     /// The backend has no overlays to fold.
     #[error("the {backend} backend has no overlays; this needs a volume made with `overlay`")]
     NoOverlays {
@@ -599,9 +611,12 @@ impl Reason {
             | Reason::MetadataFull { .. }
             | Reason::TooManyRollbacks { .. }
             | Reason::TooManySnapshots { .. }
+            | Reason::SnapshotSpaceFull { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } | Reason::Discarded { .. } => Kind::InvalidArgument,
-            Reason::Expired { .. } | Reason::ApplyStalled { .. } => Kind::Unavailable,
+            Reason::Expired { .. } | Reason::SnapshotBroken { .. } | Reason::ApplyStalled { .. } => {
+                Kind::Unavailable
+            }
             Reason::NoSuperblock | Reason::SuperblockConflict => Kind::Operator,
             Reason::SuperblockDamaged
             | Reason::MetadataDamaged

@@ -23,6 +23,11 @@ pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// A pinned base may take everything, which is to say that it is not pinned.
 pub(super) const ALL_ACCEPTED: u64 = u64::MAX;
+/// What a snapshot's `removed` says.
+const KEPT: u32 = 0;
+const GIVEN_UP: u32 = 1;
+const BREAKING: u32 = 2;
+const BROKEN: u32 = 3;
 
 /// What contradicts the state.
 pub(super) type Judged<T = ()> = Result<T, String>;
@@ -108,7 +113,7 @@ pub(super) struct State {
     /// Returns to earlier moments.
     pub rollbacks: Vec<Rollback>,
     /// Named moments, by their numbers: the moment, and whether the name has been given up.
-    pub snapshots: BTreeMap<u64, (u64, bool)>,
+    pub snapshots: BTreeMap<u64, (u64, u32)>,
     names: BTreeMap<Vec<u8>, u64>,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
@@ -256,7 +261,7 @@ impl State {
                     self.snapshot(snapshot, name)?;
                 }
                 Change::SnapshotRemoved(number) => {
-                    let removed = self.snapshots.remove(number).is_some_and(|(_, is_given_up)| is_given_up);
+                    let removed = self.snapshots.remove(number).is_some_and(|(_, state)| state == GIVEN_UP);
                     require(removed, "it forgets a snapshot that has not been given up")?;
                 }
                 Change::Rollback(rollback) => {
@@ -631,13 +636,17 @@ impl State {
         let is_name = (1..=64).contains(&name.len())
             && std::str::from_utf8(name).is_ok_and(|name| !name.chars().any(char::is_control));
         let may_be = self.shape.has_snapshots && !self.shape.linear;
-        require(may_be && is_name && next.removed.get() <= 1, "a snapshot is none, or has no name")?;
-        let given_up = next.removed.get() == 1;
+        require(may_be && is_name && next.removed.get() <= BROKEN, "a snapshot is none, or has no name")?;
+        let (state, given_up) = (next.removed.get(), next.removed.get() == GIVEN_UP);
         let owner = self.names.get(name).copied();
         match self.snapshots.get(&number) {
-            Some((known, was_given_up)) => {
+            Some((known, before)) => {
                 let stays = *known == sequence && owner == Some(number);
-                require(stays && given_up && !was_given_up, "a snapshot changes")?;
+                let follows = matches!(
+                    (*before, state),
+                    (KEPT, GIVEN_UP | BREAKING) | (BREAKING, GIVEN_UP | BROKEN) | (BROKEN, GIVEN_UP)
+                );
+                require(stays && follows, "a snapshot changes")?;
             }
             None => require(owner.is_none() || given_up, "two snapshots have one name")?,
         }
@@ -645,7 +654,7 @@ impl State {
             sequence < NUMBER_MAX && self.snapshots.len() < SNAPSHOTS_MAX,
             "there are too many snapshots",
         )?;
-        self.snapshots.insert(number, (sequence, given_up));
+        self.snapshots.insert(number, (sequence, state));
         match given_up {
             true => drop(self.names.remove(name)),
             false => drop(self.names.insert(name.to_vec(), number)),
@@ -655,7 +664,7 @@ impl State {
 
     /// Whether a moment that has a name sees a version of these sequences.
     pub fn is_named_between(&self, birth: u64, death: u64) -> bool {
-        let mut named = self.snapshots.values().filter(|(_, given_up)| !given_up);
+        let mut named = self.snapshots.values().filter(|(_, state)| *state == KEPT);
         named.any(|(moment, _)| birth <= *moment && *moment < death)
     }
 

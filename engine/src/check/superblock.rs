@@ -10,7 +10,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
     COPY_OFFSETS, FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE,
     KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION,
-    VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -267,7 +267,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let known_flags = match record.backend.get() {
         BACKEND_DIRECT => VOLUME_VOLATILE_LOG,
         BACKEND_LINEAR => VOLUME_THIN,
-        _ => 0,
+        _ => VOLUME_BREAKS_SNAPSHOTS,
     };
     let rules = [
         (record.generation == record.generation_tail, "its two generations differ"),
@@ -301,6 +301,10 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (
             (record.features_incompatible.get() & FEATURE_BASE != 0) == has_base(record),
             "its features say of a base what its backend does not",
+        ),
+        (
+            has_base(record) || record.snapshot_bytes.get() == 0,
+            "it has no base, and a limit for its snapshots",
         ),
         (
             !has_base(record) || record.retention_bytes.get() | record.retention_age_s.get() == 0,

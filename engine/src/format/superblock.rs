@@ -34,6 +34,8 @@ pub const FEATURE_BASE: u64 = 16;
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
 pub const VOLUME_VOLATILE_LOG: u32 = 2;
+/// In `volume_flags`: where there is no room for what snapshots keep, the oldest is broken.
+pub const VOLUME_BREAKS_SNAPSHOTS: u32 = 4;
 /// Features that this build knows for writing; a pool that uses others is opened for reading only.
 pub const KNOWN_READ_ONLY: u64 = 0;
 
@@ -119,13 +121,14 @@ impl Area {
 /// | 168 | 16 | `checksums`: area reserved for the checksums of a linear volume |
 /// | 184 | 16 | `data`: area of the volume's blocks |
 /// | 200 | 4 | `segment_bytes`: unit in which a log takes space; 0 without a log |
-/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied; 2 volatile log: writes are kept in memory until a flush |
+/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied; 2 volatile log: writes are kept in memory until a flush; 4 breaks snapshots: the oldest, where there is no room for what they keep |
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
 /// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
 /// | 240 | 16 | `base`: area of the volume's base; 0 where it has none |
-/// | 256 | 256 | `reserved_0`: 0 |
+/// | 256 | 8 | `snapshot_bytes`: that snapshots of a volume with a base may take; 0: all of the data area |
+/// | 264 | 248 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -164,7 +167,8 @@ pub struct Superblock {
     pub retention_age_s: U64,
     pub home_bytes: U64,
     pub base: Area,
-    pub reserved_0: [u8; 256],
+    pub snapshot_bytes: U64,
+    pub reserved_0: [u8; 248],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],

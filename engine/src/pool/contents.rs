@@ -21,6 +21,7 @@ use super::index::merge::{Wanted, rename_death};
 use super::index::{Index, Pinned};
 use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
+use super::snapshots::Keeping;
 use crate::error::Result;
 use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, KIND_ZERO};
 use crate::format::index_page::{BASE, IndexDeath, IndexEntry, ZERO};
@@ -116,7 +117,7 @@ impl Contents {
         let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
         let mut pins: BTreeMap<u64, u32> = BTreeMap::new();
-        for snapshot in journal.state().snapshots.values().filter(|snapshot| !snapshot.removed) {
+        for snapshot in journal.state().snapshots.values().filter(|one| one.keeping == Keeping::Kept) {
             *pins.entry(snapshot.sequence).or_default() += 1;
         }
         #[cfg(feature = "mutations")]
@@ -126,7 +127,8 @@ impl Contents {
         // What a removed snapshot alone kept is swept.
         let is_kept = |death: &IndexDeath| {
             let state = journal.state();
-            let moments = state.snapshots.values().map(|snapshot| snapshot.sequence);
+            let kept = state.snapshots.values().filter(|one| one.keeping != Keeping::Broken);
+            let moments = kept.map(|snapshot| snapshot.sequence);
             moments.into_iter().any(|moment| death.birth.get() <= moment && moment < death.death.get())
         };
         // Numbers of other rows may have been given anew since.

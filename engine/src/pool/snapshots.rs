@@ -13,6 +13,32 @@ const NUMBER_MAX: u64 = 1 << 62;
 /// Bytes of a name at most.
 pub const NAME_BYTES_MAX: usize = 64;
 
+/// Whether the moment of a name is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// It is.
+    Kept = 0,
+    /// The name has been given up; what it alone kept is to be swept.
+    GivenUp = 1,
+    /// It has been broken for want of room, the name stays; what it alone kept is to be swept.
+    Breaking = 2,
+    /// It is broken.
+    Broken = 3,
+}
+
+impl Keeping {
+    fn from_number(number: u32) -> Option<Self> {
+        [Self::Kept, Self::GivenUp, Self::Breaking, Self::Broken]
+            .into_iter()
+            .find(|one| *one as u32 == number)
+    }
+
+    /// Whether the name is in use.
+    pub fn has_name(self) -> bool {
+        self != Self::GivenUp
+    }
+}
+
 /// A named moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -22,8 +48,8 @@ pub struct Snapshot {
     pub sequence: u64,
     /// When it was taken, by the clock of the one who took it.
     pub time_unix_ns: u64,
-    /// It has been given up, and is to be swept.
-    pub removed: bool,
+    /// Whether its moment is kept.
+    pub keeping: Keeping,
     /// What it is called.
     pub name: String,
 }
@@ -35,7 +61,7 @@ impl Snapshot {
             number: self.number.into(),
             sequence: self.sequence.into(),
             time_unix_ns: self.time_unix_ns.into(),
-            removed: u32::from(self.removed).into(),
+            removed: (self.keeping as u32).into(),
             name_bytes: (self.name.len() as u32).into(),
         };
         Change::Snapshot(body, self.name.clone().into_bytes())
@@ -52,7 +78,7 @@ impl Snapshot {
             number: body.number.get(),
             sequence: body.sequence.get(),
             time_unix_ns: body.time_unix_ns.get(),
-            removed: body.removed.get() == 1,
+            keeping: Keeping::from_number(body.removed.get())?,
             name,
         })
     }

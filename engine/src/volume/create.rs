@@ -12,12 +12,13 @@ use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
     Area, FEATURE_BASE, FEATURE_LOG, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED,
-    Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::pool::layout::{Fill, Layout, home_area};
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
+use crate::store::log::WhenFull;
 use crate::store::{Backend, log};
 use crate::units::ByteOffset;
 
@@ -58,6 +59,10 @@ pub struct CreateOptions {
     pub retention_bytes: u64,
     /// Seconds for which it keeps them at most; 0 does not limit it.
     pub retention_age_s: u64,
+    /// With a base: what its snapshots may take at most; as much as the pool has, if not given.
+    pub snapshot_bytes: Option<u64>,
+    /// With snapshots: what is done when there is no room for what they keep.
+    pub when_full: WhenFull,
     /// With `linear`: space is taken when a block is first applied, and the volume may be larger than its pool.
     pub thin: bool,
     /// With `direct`: a log in memory. Writes complete there, and a flush forces them to the volume.
@@ -81,6 +86,8 @@ impl CreateOptions {
             checkpoint_bytes: None,
             retention_bytes: 0,
             retention_age_s: 0,
+            snapshot_bytes: None,
+            when_full: WhenFull::Refuse,
             thin: false,
             volatile_log: false,
             force: false,
@@ -222,6 +229,14 @@ fn shape(
         let rule = "this backend overwrites in place, and keeps the moments that have names";
         return wrong("retention", options.retention_bytes, rule);
     }
+    if let Some(bytes) = options.snapshot_bytes
+        && (!options.backend.has_base() || bytes == 0 || !bytes.is_multiple_of(block_bytes.into()))
+    {
+        return wrong("snapshot space", bytes, "whole blocks, of a volume with a base, are needed");
+    }
+    if options.when_full != WhenFull::Refuse && matches!(options.backend, Backend::Direct | Backend::Linear) {
+        return wrong_text("when full", "break", "this backend has no snapshots");
+    }
     if let Some(device) = volume_device
         && options.backend != Backend::Linear
     {
@@ -298,8 +313,10 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     record.volume_bytes = volume_bytes.into();
     let flag = |flag, is_set| if is_set { flag } else { 0 };
     let flag64 = |flag: u64, is_set| if is_set { flag } else { 0 };
+    let breaks = flag(VOLUME_BREAKS_SNAPSHOTS, options.when_full == WhenFull::BreakSnapshots);
     record.volume_flags =
-        (flag(VOLUME_THIN, options.thin) | flag(VOLUME_VOLATILE_LOG, options.volatile_log)).into();
+        (flag(VOLUME_THIN, options.thin) | flag(VOLUME_VOLATILE_LOG, options.volatile_log) | breaks).into();
+    record.snapshot_bytes = options.snapshot_bytes.unwrap_or(0).into();
     if options.backend != Backend::Direct {
         let base = flag64(FEATURE_BASE, options.backend.has_base());
         record.features_incompatible = (FEATURE_LOG | base).into();

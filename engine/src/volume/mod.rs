@@ -29,7 +29,7 @@ pub use handle::VolumeHandle;
 pub use open::OpenMode;
 pub use roles::Devices;
 
-pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions};
+pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions, SnapshotSpace, WhenFull};
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};

@@ -176,12 +176,17 @@ impl Request {
 }
 
 fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
-    writer.text(&snapshot.name).number(snapshot.sequence.0).number(snapshot.time_unix_ns)
+    writer
+        .text(&snapshot.name)
+        .number(snapshot.sequence.0)
+        .number(snapshot.time_unix_ns)
+        .number(snapshot.broken.into())
 }
 
 fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
     let (name, sequence) = (reader.text()?, Seq(reader.number()?));
-    Ok(SnapshotInfo { name, sequence, time_unix_ns: reader.number()? })
+    let (time_unix_ns, broken) = (reader.number()?, reader.number()? != 0);
+    Ok(SnapshotInfo { name, sequence, time_unix_ns, broken })
 }
 
 impl Status {

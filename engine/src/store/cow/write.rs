@@ -19,13 +19,18 @@ impl Cow {
     }
 
     async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<()> {
-        let pieces = self.past.pieces(offset, length).await?;
-        let seen = pieces.iter().filter(|piece| !piece.may_be_overwritten);
-        let saving: Vec<_> = seen.map(|piece| self.past.save(&piece.blocks, io.guard.as_ref())).collect();
-        if saving.is_empty() {
-            return Ok(());
+        loop {
+            let pieces = self.past.pieces(offset, length).await?;
+            let seen = || pieces.iter().filter(|piece| !piece.may_be_overwritten).map(|piece| &piece.blocks);
+            let blocks = seen().map(|blocks| blocks.end - blocks.start).sum();
+            if blocks == 0 {
+                return Ok(());
+            }
+            // A snapshot that had to be broken for it may have been the one that sees them.
+            let Some(_reserved) = self.past.reserve(blocks).await? else { continue };
+            let saving: Vec<_> = seen().map(|blocks| self.past.save(blocks, io.guard.as_ref())).collect();
+            return join_all(saving).await.into_iter().collect();
         }
-        join_all(saving).await.into_iter().collect()
     }
 
     /// Makes everything that has completed durable; what was saved is so already.

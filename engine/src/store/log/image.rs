@@ -64,6 +64,10 @@ impl LogStore {
         // Without an entry, what it superseded must still be there.
         let needed = options.without.first().map_or(sequence, |first| sequence.min(first.0 - 1));
         let is_named = options.without.is_empty() && core.contents.can_open(sequence);
+        if needed < earliest && self.is_broken(sequence) {
+            let reason = Reason::SnapshotBroken { moment: sequence };
+            return Err(Error::new("open image", reason).on(core.device.name()));
+        }
         if needed < earliest && !is_named {
             let reason = Reason::Expired { moment: needed, earliest };
             return Err(Error::new("open image", reason).on(core.device.name()));

@@ -281,6 +281,8 @@ impl Core {
                 self.step(self.settle(rollback)).await
             } else if is_settled && !is_told {
                 self.step(self.checkpoint()).await
+            } else if let Some(snapshot) = self.to_break(false).filter(|_| !given_up) {
+                self.step(self.break_snapshot(snapshot)).await
             } else if given_up {
                 self.step(self.sweep()).await
             } else if let Some(moment) = self.fold_wanted.get().filter(|_| may_merge) {
@@ -296,6 +298,8 @@ impl Core {
                 }
             } else if self.is_short() && (self.contents.forget_some() || self.has_news(log)) {
                 self.step(self.checkpoint()).await
+            } else if let Some(snapshot) = self.to_break(self.why_full(log).is_some()) {
+                self.step(self.break_snapshot(snapshot)).await
             } else {
                 log.set_full(self.why_full(log).filter(|_| self.refuse_when_full));
                 // Whoever gives up a moment, or stops reading a free segment, tells nobody.

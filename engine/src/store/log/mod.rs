@@ -23,6 +23,7 @@ mod read;
 mod rollback;
 mod save;
 mod snapshot;
+mod space;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -37,6 +38,8 @@ pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
 pub(super) use read::join_parts;
 pub(super) use save::Piece;
 pub use snapshot::SnapshotInfo;
+pub(super) use space::Reserved;
+pub use space::{SnapshotSpace, WhenFull};
 
 use super::Backend;
 use crate::device::Device;
@@ -76,6 +79,8 @@ struct Core {
     home: Option<HomeDevice>,
     /// Where every block has its place, in a volume that has a base.
     base: Option<object::linear::Linear>,
+    /// What snapshots may take.
+    space: space::Space,
     failed: FailureFlag,
     /// When the log is full and no room can be made: writes are refused, rather than wait.
     refuse_when_full: bool,
@@ -125,6 +130,8 @@ pub struct LogStatus {
     pub live_blocks: u64,
     /// Bytes of superseded blocks that are kept.
     pub past_bytes: u64,
+    /// What snapshots take, where blocks have a place of their own.
+    pub snapshot_space: Option<SnapshotSpace>,
     /// Runs of the index.
     pub runs: usize,
     /// Bytes of the index in memory.
@@ -171,6 +178,7 @@ impl LogStore {
             free_segments: state.free_segments(),
             live_blocks: state.live_blocks(),
             past_bytes: core.contents.past_bytes(),
+            snapshot_space: core.base.as_ref().map(|_| core.snapshot_space()),
             runs: core.contents.index().runs().len(),
             index_memory_bytes: core.contents.index().memory_bytes(),
             batches: figures.batches,

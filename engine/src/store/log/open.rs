@@ -8,11 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::apply::Linear;
+use super::space::{Space, WhenFull};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
-use crate::format::superblock::{Superblock, VOLUME_THIN};
+use crate::format::superblock::{Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN};
 use crate::object;
 use crate::pool::contents::{Contents, Retention};
 use crate::pool::history::History;
@@ -25,7 +26,7 @@ use crate::pool::log::Geometry;
 use crate::pool::log::append::{Log, LogOptions};
 use crate::pool::log::recover::{Recovered, Verdict, recover, secure};
 use crate::pool::metadata::{ALL_ACCEPTED, Metadata};
-use crate::pool::snapshots::Snapshot;
+use crate::pool::snapshots::{Keeping, Snapshot};
 use crate::runtime::{FailureFlag, RangeLock, Signal};
 use crate::store::Backend;
 
@@ -173,6 +174,12 @@ impl LogStore {
         let base = backend.has_base();
         let blank = if base { Version::IN_BASE } else { Version::NONE };
         let base = base.then(|| object::linear::Linear::new(device, superblock.base));
+        let limit = Some(superblock.snapshot_bytes.get()).filter(|bytes| *bytes > 0);
+        let breaks = superblock.volume_flags.get() & VOLUME_BREAKS_SNAPSHOTS != 0;
+        let space = Space::new(
+            limit.map(|bytes| bytes / u64::from(geometry.block_bytes)),
+            if breaks { WhenFull::BreakSnapshots } else { WhenFull::Refuse },
+        );
         let index = Index::new(pages, runs, history, index_bytes, blank);
         let retention = Retention {
             bytes: superblock.retention_bytes.get(),
@@ -218,6 +225,7 @@ impl LogStore {
             log: None,
             linear,
             home,
+            space,
             base,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
@@ -288,9 +296,11 @@ impl Core {
                         changes.push(Change::Accepted(tail.sequence));
                     }
                     let lost = state.snapshots.values().filter(|one| one.sequence > tail.sequence);
-                    for snapshot in lost.filter(|one| !one.removed) {
-                        self.contents.unpin(snapshot.sequence);
-                        changes.push(Snapshot { removed: true, ..snapshot.clone() }.change());
+                    for snapshot in lost.filter(|one| one.keeping != Keeping::GivenUp) {
+                        if snapshot.keeping == Keeping::Kept {
+                            self.contents.unpin(snapshot.sequence);
+                        }
+                        changes.push(Snapshot { keeping: Keeping::GivenUp, ..snapshot.clone() }.change());
                     }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));

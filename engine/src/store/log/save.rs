@@ -26,6 +26,8 @@ pub(in crate::store) struct Piece {
     pub blocks: Range<u64>,
     /// Its newest content lies in the base, and no moment that is kept sees it.
     pub may_be_overwritten: bool,
+    /// Blocks that have to stay where they are, while new content goes to the log.
+    pub more_blocks: u64,
 }
 
 impl LogStore {
@@ -49,10 +51,15 @@ impl LogStore {
         let mut pieces: Vec<Piece> = Vec::with_capacity(1);
         for lba in first..end {
             let now = contents.index().current(lba).await?;
-            let may_be_overwritten = now.is_in_base() && !contents.is_kept(&now);
+            let is_kept = contents.is_kept(&now);
+            let may_be_overwritten = now.is_in_base() && !is_kept;
+            let more = u64::from(!may_be_overwritten && (is_kept || now.is_zero()));
             match pieces.last_mut().filter(|last| last.may_be_overwritten == may_be_overwritten) {
-                Some(last) => last.blocks.end = lba + 1,
-                None => pieces.push(Piece { blocks: lba..lba + 1, may_be_overwritten }),
+                Some(last) => {
+                    last.blocks.end = lba + 1;
+                    last.more_blocks += more;
+                }
+                None => pieces.push(Piece { blocks: lba..lba + 1, may_be_overwritten, more_blocks: more }),
             }
         }
         Ok(pieces)

@@ -10,7 +10,7 @@ use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
 use crate::pool::index::difference::difference;
-use crate::pool::snapshots::{SNAPSHOTS_MAX, Snapshot, check_name};
+use crate::pool::snapshots::{Keeping, SNAPSHOTS_MAX, Snapshot, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
 use crate::units::Seq;
@@ -24,12 +24,15 @@ pub struct SnapshotInfo {
     pub sequence: Seq,
     /// Nanoseconds since 1970 (UTC) when it was taken.
     pub time_unix_ns: u64,
+    /// It was given up for want of room, and is never shown again.
+    pub broken: bool,
 }
 
 impl From<&Snapshot> for SnapshotInfo {
     fn from(snapshot: &Snapshot) -> Self {
         let (name, sequence) = (snapshot.name.clone(), Seq(snapshot.sequence));
-        Self { name, sequence, time_unix_ns: snapshot.time_unix_ns }
+        let broken = snapshot.keeping != Keeping::Kept;
+        Self { name, sequence, time_unix_ns: snapshot.time_unix_ns, broken }
     }
 }
 
@@ -37,7 +40,7 @@ impl LogStore {
     /// The snapshots there are, by their moments.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         let state = self.core.contents.journal().state();
-        let named = state.snapshots.values().filter(|snapshot| !snapshot.removed);
+        let named = state.snapshots.values().filter(|snapshot| snapshot.keeping.has_name());
         let mut named: Vec<SnapshotInfo> = named.map(SnapshotInfo::from).collect();
         named.sort_by_key(|snapshot| snapshot.sequence);
         named
@@ -52,6 +55,12 @@ impl LogStore {
         found.ok_or_else(|| self.core.no_snapshot(name))
     }
 
+    /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
+    pub(super) fn is_broken(&self, moment: u64) -> bool {
+        let is_one = |one: &SnapshotInfo| one.broken && one.sequence.0 == moment;
+        !self.core.contents.can_open(moment) && self.snapshots().iter().any(is_one)
+    }
+
     /// The blocks that differ between two moments.
     ///
     /// # Errors
@@ -61,6 +70,7 @@ impl LogStore {
         let last = core.sequence();
         for moment in [one.0, other.0] {
             let reason = match moment {
+                _ if self.is_broken(moment) => Reason::SnapshotBroken { moment },
                 _ if moment > last => Reason::UnknownMoment { moment, last },
                 _ if core.contents.can_open(moment) => continue,
                 _ => Reason::Expired { moment, earliest: core.contents.window() },
@@ -82,7 +92,7 @@ impl LogStore {
         }
         check_name(name)?;
         let state = self.core.contents.journal().state();
-        if state.snapshots.values().any(|snapshot| snapshot.name == name && !snapshot.removed) {
+        if state.snapshots.values().any(|snapshot| snapshot.name == name && snapshot.keeping.has_name()) {
             return refused(Reason::SnapshotExists { name: name.to_string() });
         }
         if state.snapshots.len() == SNAPSHOTS_MAX {
@@ -108,7 +118,7 @@ impl LogStore {
             .journal()
             .commit(|state| {
                 let number = state.snapshots.last_key_value().map_or(1, |(last, _)| last + 1);
-                let snapshot = Snapshot { number, sequence, time_unix_ns, removed: false, name };
+                let snapshot = Snapshot { number, sequence, time_unix_ns, keeping: Keeping::Kept, name };
                 taken = Some(SnapshotInfo::from(&snapshot));
                 vec![snapshot.change()]
             })
@@ -131,13 +141,16 @@ impl LogStore {
         core.contents
             .journal()
             .commit(|state| {
-                let found = state.snapshots.values().find(|one| one.name == name && !one.removed);
-                removed = found.map(|snapshot| Snapshot { removed: true, ..snapshot.clone() });
-                removed.iter().map(Snapshot::change).collect()
+                let found = state.snapshots.values().find(|one| one.name == name && one.keeping.has_name());
+                removed = found.cloned();
+                let gone = found.map(|found| Snapshot { keeping: Keeping::GivenUp, ..found.clone() });
+                gone.iter().map(Snapshot::change).collect()
             })
             .await?;
         let Some(removed) = removed else { return Err(core.no_snapshot(name)) };
-        core.contents.unpin(removed.sequence);
+        if removed.keeping == Keeping::Kept {
+            core.contents.unpin(removed.sequence);
+        }
         core.log()?.progress.give();
         Ok(())
     }
@@ -155,12 +168,14 @@ impl Core {
 
     fn removed(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        let has_name =
-            |moment| state.snapshots.values().any(|other| !other.removed && other.sequence == moment);
+        let has_name = |moment| {
+            state.snapshots.values().any(|one| one.keeping == Keeping::Kept && one.sequence == moment)
+        };
         // While nothing but an image keeps its moment, the metadata has to know of it.
         let is_free = |snapshot: &&Snapshot| {
             let moment = snapshot.sequence;
-            snapshot.removed && (has_name(moment) || !self.contents.is_pinned(moment))
+            let is_given_up = matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking);
+            is_given_up && (has_name(moment) || !self.contents.is_pinned(moment))
         };
         state.snapshots.values().find(is_free).cloned()
     }
@@ -169,7 +184,11 @@ impl Core {
     pub(super) async fn sweep(&self) -> Result<()> {
         let Some(snapshot) = self.removed() else {
             return match self.contents.given_up() {
-                Some(moment) => self.contents.sweep(moment).await,
+                Some(moment) => {
+                    self.contents.sweep(moment).await?;
+                    self.settled.give();
+                    Ok(())
+                }
                 None => Ok(()),
             };
         };
@@ -178,9 +197,16 @@ impl Core {
             .journal()
             .commit(|state| {
                 let mut changes = self.news_of_rows(state, 0);
-                changes.push(Change::SnapshotRemoved(snapshot.number));
+                let keeping = state.snapshots.get(&snapshot.number).map(|now| now.keeping);
+                changes.push(match keeping {
+                    Some(Keeping::Breaking) => Snapshot { keeping: Keeping::Broken, ..snapshot }.change(),
+                    _ => Change::SnapshotRemoved(snapshot.number),
+                });
                 changes
             })
-            .await
+            .await?;
+        // Whoever waits for room looks again.
+        self.settled.give();
+        Ok(())
     }
 }

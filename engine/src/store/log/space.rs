@@ -1,0 +1,155 @@
+//! Room for what snapshots keep: a limit of their own, and what happens when it, or the pool, is full.
+//!
+//! A volume with a base may give them so many bytes and no more. A write that would take a block beyond that is refused,
+//! or the oldest snapshot is *broken*: its name stays and says so, it is never read again, and what it alone kept comes
+//! free. Which of the two was chosen when the volume was made. The pool itself may be full before; then the same holds.
+//!
+//! Invariants: what is being written is counted before it is there; a snapshot is broken, durably, before anything that
+//! it keeps is given up; one that is broken stays so.
+
+use std::cell::Cell;
+
+use super::{Core, LogStore};
+use crate::error::{Error, Reason, Result};
+use crate::pool::snapshots::{Keeping, Snapshot};
+
+/// Space of snapshots counts as short from this part of it on.
+const SHORT_PARTS: u64 = 4;
+const SHORT_OF: u64 = 5;
+
+/// What is done when there is no room for what snapshots keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Writes that need it are refused; the volume and its snapshots stay what they are.
+    #[default]
+    Refuse,
+    /// The oldest snapshots are broken for good, as many as have to be.
+    BreakSnapshots,
+}
+
+/// The room that snapshots have and take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotSpace {
+    /// What they may take at most; as much as the pool has, if not given.
+    pub limit_bytes: Option<u64>,
+    /// What lies in the log: saved or redirected blocks.
+    pub used_bytes: u64,
+    /// Four fifths of it are taken: delete snapshots, or grow the pool.
+    pub is_short: bool,
+    /// What happens then.
+    pub when_full: WhenFull,
+}
+
+/// Limits of one volume, and what is on its way there.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub limit_blocks: Option<u64>,
+    pub when_full: WhenFull,
+    reserved_blocks: Cell<u64>,
+    /// Somebody waits until a snapshot is broken.
+    break_wanted: Cell<bool>,
+}
+
+impl Space {
+    pub fn new(limit_blocks: Option<u64>, when_full: WhenFull) -> Self {
+        Self { limit_blocks, when_full, reserved_blocks: Cell::default(), break_wanted: Cell::default() }
+    }
+}
+
+/// Room for blocks that are being written.
+#[derive(Debug)]
+pub(in crate::store) struct Reserved<'a> {
+    core: &'a Core,
+    blocks: u64,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let reserved = &self.core.space.reserved_blocks;
+        reserved.set(reserved.get() - self.blocks);
+        if self.core.space.limit_blocks.is_some() {
+            self.core.settled.give();
+        }
+    }
+}
+
+impl LogStore {
+    /// Room for so many more blocks. `None` where it had to be waited for: what they are for may be gone by now.
+    pub(in crate::store) async fn reserve(&self, blocks: u64) -> Result<Option<Reserved<'_>>> {
+        let core = &*self.core;
+        let space = &core.space;
+        let reserved = space.reserved_blocks.get();
+        let live = || core.contents.journal().state().live_blocks();
+        let limit = space.limit_blocks.filter(|limit| blocks > 0 && live() + reserved + blocks > *limit);
+        let Some(limit) = limit else {
+            space.reserved_blocks.set(reserved + blocks);
+            return Ok(Some(Reserved { core, blocks }));
+        };
+        if core.failed.is_raised() {
+            return Err(Error::new("write", Reason::Poisoned).on(core.device.name()));
+        }
+        // What others take may have been counted twice for a moment; what is given up comes free soon.
+        if reserved == 0 && !core.has_given_up() {
+            if space.when_full == WhenFull::Refuse || core.oldest_kept().is_none() {
+                let limit_bytes = limit * u64::from(core.geometry.block_bytes);
+                let full = Reason::SnapshotSpaceFull { limit_bytes };
+                return Err(Error::new("write", full).on(core.device.name()));
+            }
+            space.break_wanted.set(true);
+        }
+        core.log()?.progress.give();
+        core.settled.wait().await;
+        Ok(None)
+    }
+}
+
+impl Core {
+    /// What snapshots take, where they have names.
+    pub(super) fn snapshot_space(&self) -> SnapshotSpace {
+        let block_bytes = u64::from(self.geometry.block_bytes);
+        let state = self.contents.journal().state();
+        let used = state.live_blocks();
+        let all = u64::from(state.segments()) * u64::from(state.segment_blocks());
+        let limit = self.space.limit_blocks;
+        SnapshotSpace {
+            limit_bytes: limit.map(|blocks| blocks * block_bytes),
+            used_bytes: used * block_bytes,
+            is_short: used * SHORT_OF >= limit.unwrap_or(all) * SHORT_PARTS,
+            when_full: self.space.when_full,
+        }
+    }
+
+    fn oldest_kept(&self) -> Option<Snapshot> {
+        let state = self.contents.journal().state();
+        let kept = state.snapshots.values().filter(|snapshot| snapshot.keeping == Keeping::Kept);
+        kept.min_by_key(|snapshot| snapshot.sequence).cloned()
+    }
+
+    /// A snapshot that is to be broken now: somebody waits for its room, or the log does.
+    pub(super) fn to_break(&self, is_full: bool) -> Option<Snapshot> {
+        let wanted =
+            self.space.break_wanted.get() || (is_full && self.space.when_full == WhenFull::BreakSnapshots);
+        self.oldest_kept().filter(|_| wanted)
+    }
+
+    /// Breaks a snapshot, durably: nobody reads it from now on.
+    pub(super) async fn break_snapshot(&self, snapshot: Snapshot) -> Result<()> {
+        self.space.break_wanted.set(false);
+        let broken = Snapshot { keeping: Keeping::Breaking, ..snapshot };
+        let number = broken.number;
+        let mut was_kept = false;
+        self.contents
+            .journal()
+            .commit(|state| {
+                // It may have been deleted meanwhile.
+                let now = state.snapshots.get(&number).map(|now| now.keeping);
+                was_kept = now == Some(Keeping::Kept);
+                if was_kept { vec![broken.change()] } else { Vec::new() }
+            })
+            .await?;
+        if was_kept {
+            self.contents.unpin(broken.sequence);
+        }
+        Ok(())
+    }
+}
