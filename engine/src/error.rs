@@ -356,6 +356,12 @@ pub enum Reason {
         /// What it is.
         why: &'static str,
     },
+    /// Nothing can be salvaged from it.
+    #[error("it cannot be salvaged: {why}")]
+    NotSalvaged {
+        /// What it is, and the remedy where there is one.
+        why: &'static str,
+    },
     /// The base is pinned.
     #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
     Pinned {
@@ -524,6 +530,7 @@ impl Reason {
             | Reason::NoSnapshots { .. }
             | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
+            | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,
