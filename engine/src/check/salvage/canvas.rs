@@ -195,7 +195,7 @@ mod tests {
                     let newest = |zero: bool| {
                         of_block
                             .clone()
-                            .filter(|(_, one)| (one.place == Place::Zero) == zero)
+                            .filter(move |(_, one)| (one.place == Place::Zero) == zero)
                             .map(|one| one.1.sequence)
                     };
                     let (zero, end) = canvas.zero_at(lba);
