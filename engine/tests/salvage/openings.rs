@@ -33,10 +33,11 @@ fn a_pool_that_lay_there_before_is_none_of_it() {
 fn what_an_earlier_opening_left_behind_a_later_one_does_not_count() {
     for with_metadata in [true, false] {
         let mut made = Made::new("left behind", 6 << 20, made::log(64, 8192));
-        made.session(false, async |made, volume| made.work(volume, 5).await);
-        let (before, pictures) = (made.bytes(), made.pictures.clone());
-        // An opening whose first batches were lost, and the last ones were not.
+        let (mut before, mut pictures) = (Vec::new(), made.pictures.clone());
+        // An opening that wrote on; of that the first batches were lost, and the last ones were not.
         made.session(false, async |made, volume| {
+            made.work(volume, 5).await;
+            (before, pictures) = (made.bytes(), made.pictures.clone());
             for block in 0..12 {
                 made.write(volume, block, 1, Durability::Durable).await;
             }
