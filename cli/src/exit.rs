@@ -102,6 +102,7 @@ mod tests {
             (Reason::SuperblockDamaged, Code::Found),
             (Reason::SuperblockConflict, Code::Found),
             (Reason::NoSuperblock, Code::Environment),
+            (Reason::NotSalvaged { why: "" }, Code::Environment),
             (Reason::UnknownVersion { found: 2, known: 1 }, Code::Environment),
             (Reason::UnknownFeatures { unknown: 1 }, Code::Environment),
             (Reason::UnknownBackend { found: 9 }, Code::Environment),

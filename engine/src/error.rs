@@ -411,6 +411,12 @@ pub enum Reason {
         /// What it is.
         why: &'static str,
     },
+    /// Nothing can be salvaged from it.
+    #[error("it cannot be salvaged: {why}")]
+    NotSalvaged {
+        /// What it is, and the remedy where there is one.
+        why: &'static str,
+    },
     /// The base is pinned.
     #[error("the base is pinned and takes changes up to sequence {accepted}; accept more first")]
     Pinned {
@@ -634,6 +640,7 @@ impl Reason {
             | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
             | Reason::ControlVersion { .. }
+            | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,

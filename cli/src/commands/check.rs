@@ -66,7 +66,8 @@ impl Check {
     }
 }
 
-fn describe(finding: &Finding) -> Value {
+/// A finding, for programs.
+pub(super) fn describe(finding: &Finding) -> Value {
     json!({
         "code": finding.code.name(),
         "severity": finding.code.severity().name(),

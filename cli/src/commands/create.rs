@@ -182,6 +182,7 @@ impl Create {
     }
 }
 
-fn is_there(error: &Error) -> bool {
+/// Whether something has that name already.
+pub(super) fn is_there(error: &Error) -> bool {
     matches!(error.reason(), Reason::Os { errno: libc::EEXIST })
 }

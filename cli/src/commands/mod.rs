@@ -8,6 +8,7 @@ mod grow;
 mod inspect;
 mod read;
 mod recover;
+mod salvage;
 mod simulate;
 mod snapshot;
 mod versions;
@@ -28,6 +29,8 @@ pub enum Command {
     Inspect(inspect::Inspect),
     /// Check everything on a volume that nobody has open; writes nothing
     Check(check::Check),
+    /// Write what can still be read of a damaged volume to a file or another device; writes nothing to the volume
+    Salvage(salvage::Salvage),
     /// Write standard input to a volume; durable when it returns
     Write(write::Write),
     /// Copy bytes of a volume to standard output; writes nothing to the volume
@@ -60,6 +63,7 @@ impl Command {
             Self::Create(create) => create.json,
             Self::Inspect(inspect) => inspect.json,
             Self::Check(check) => check.volume.json,
+            Self::Salvage(salvage) => salvage.volume.json,
             Self::Write(write) => write.json,
             Self::Read(_) => false,
             Self::Apply(apply) => apply.json,
@@ -83,6 +87,7 @@ impl Command {
             Self::Create(create) => create.run(io),
             Self::Inspect(inspect) => inspect.run(io),
             Self::Check(check) => check.run(io),
+            Self::Salvage(salvage) => salvage.run(io),
             Self::Write(write) => write.run(io),
             Self::Read(read) => read.run(io),
             Self::Apply(apply) => apply.run(io),

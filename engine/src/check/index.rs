@@ -157,6 +157,32 @@ impl<T: Item> Pages<T> {
     }
 }
 
+/// Pages of a run, and what they hold; `None` for one that is not what belongs there. It goes on behind that.
+pub(super) async fn visit(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    run: &RunState,
+    visit: &mut dyn FnMut(u64, Option<&[IndexEntry]>),
+) -> Result<()> {
+    let mut pages = entries(run);
+    while pages.page < pages.end
+        && let Some((_, row)) = pages.place(pages.page)
+    {
+        let length = row.min(pages.end - pages.page).min(READ_PAGES);
+        let start = pages.address(shape);
+        let length_bytes = u64::from(length) * PAGE_BYTES as u64;
+        let piece = checker.read_around(start, length_bytes, PAGE_BYTES as u64).await?;
+        for (at, page) in (0..length_bytes).step_by(PAGE_BYTES).zip(piece.bytes.chunks_exact(PAGE_BYTES)) {
+            let count = pages.left.min(IndexEntry::PER_PAGE as u64);
+            // What cannot be read is zeroes, and no page.
+            visit(start + at, decode::<IndexEntry>(page, pages.number, pages.page, start + at, count));
+            pages.left -= count;
+            pages.page += 1;
+        }
+    }
+    Ok(())
+}
+
 fn decode<T: Item>(page: &[u8], run: u64, number: u32, address: u64, count: u64) -> Option<&[T]> {
     let (header, body) = PageHeader::read_from_prefix(page).ok()?;
     let body_start = &page[HEADER_BYTES..];

@@ -15,8 +15,8 @@ use crate::format::crc32c;
 use crate::format::journal::{self, Change, RECORD_ALIGNMENT_BYTES, RecordHeader};
 use crate::format::root::{self, ROOT_BYTES, Root};
 
-const HEADER_BYTES: u64 = size_of::<RecordHeader>() as u64;
-const UNIT: u64 = RECORD_ALIGNMENT_BYTES as u64;
+pub(super) const HEADER_BYTES: u64 = size_of::<RecordHeader>() as u64;
+pub(super) const UNIT: u64 = RECORD_ALIGNMENT_BYTES as u64;
 
 /// The state of the newest root. `None` where there is none that can be believed.
 pub(super) async fn load(checker: &mut Checker<'_>, shape: &Shape) -> Result<Option<State>> {
@@ -92,7 +92,7 @@ pub(super) async fn load(checker: &mut Checker<'_>, shape: &Shape) -> Result<Opt
 }
 
 /// What lies at a root's place.
-enum AtRoot {
+pub(super) enum AtRoot {
     Root(Box<Root>),
     /// Zeroes, as creation leaves them.
     Unwritten,
@@ -100,7 +100,7 @@ enum AtRoot {
     Broken,
 }
 
-async fn read_root(checker: &mut Checker<'_>, shape: &Shape, place: usize) -> Result<AtRoot> {
+pub(super) async fn read_root(checker: &mut Checker<'_>, shape: &Shape, place: usize) -> Result<AtRoot> {
     let at = shape.root(place);
     let Some(bytes) = checker.read(at, ROOT_BYTES as u64).await? else { return Ok(AtRoot::Broken) };
     if !is_sealed(&bytes) {
@@ -127,7 +127,11 @@ async fn read_root(checker: &mut Checker<'_>, shape: &Shape, place: usize) -> Re
     Ok(AtRoot::Root(Box::new(root)))
 }
 
-async fn load_image(checker: &mut Checker<'_>, shape: &Shape, root: &Root) -> Result<Option<State>> {
+pub(super) async fn load_image(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    root: &Root,
+) -> Result<Option<State>> {
     let at = shape.image(root.generation.get());
     let Some(bytes) = checker.read_all(at, root.image_bytes.get()).await? else { return Ok(None) };
     let loaded = if crc32c(&[&bytes]) == root.image_checksum.get() {
@@ -145,7 +149,7 @@ async fn load_image(checker: &mut Checker<'_>, shape: &Shape, root: &Root) -> Re
 }
 
 /// The changes of a list, whose padding is zero.
-fn decode(list: &[u8]) -> std::result::Result<Vec<Change>, String> {
+pub(super) fn decode(list: &[u8]) -> std::result::Result<Vec<Change>, String> {
     let changes = Change::decode_list(list).ok_or("it is sealed, and no list of changes")?;
     let mut again = Vec::with_capacity(list.len());
     changes.iter().for_each(|change| change.encode(&mut again));
@@ -153,14 +157,19 @@ fn decode(list: &[u8]) -> std::result::Result<Vec<Change>, String> {
 }
 
 /// What lies at a record's place.
-struct Record {
-    header: RecordHeader,
+pub(super) struct Record {
+    pub header: RecordHeader,
     /// Header and changes; the header alone where the length cannot be.
-    sealed: Vec<u8>,
-    possible: bool,
+    pub sealed: Vec<u8>,
+    pub possible: bool,
 }
 
-async fn read_record(checker: &mut Checker<'_>, shape: &Shape, at: u64, room: u64) -> Result<Option<Record>> {
+pub(super) async fn read_record(
+    checker: &mut Checker<'_>,
+    shape: &Shape,
+    at: u64,
+    room: u64,
+) -> Result<Option<Record>> {
     let Some(first) = checker.read(at, UNIT.min(room)).await? else { return Ok(None) };
     let Ok((header, _)) = RecordHeader::read_from_prefix(&first[..]) else { return Ok(None) };
     let bytes = header.bytes.get();
@@ -181,7 +190,7 @@ async fn read_record(checker: &mut Checker<'_>, shape: &Shape, at: u64, room: u6
     Ok(Some(Record { header, sealed, possible }))
 }
 
-enum Judged {
+pub(super) enum Judged {
     /// The record that follows.
     Next,
     /// The journal ends here.
@@ -189,7 +198,7 @@ enum Judged {
     Wrong(&'static str),
 }
 
-fn judge(record: &Record, shape: &Shape, at: u64, generation: u64, number: u64) -> Judged {
+pub(super) fn judge(record: &Record, shape: &Shape, at: u64, generation: u64, number: u64) -> Judged {
     let header = &record.header;
     let found = header.generation.get();
     // What lay in this area before: an earlier generation of it, or another pool's journal.

@@ -17,6 +17,7 @@ mod log;
 mod reading;
 mod returns;
 mod rows;
+mod salvage;
 mod state;
 mod superblock;
 
@@ -24,6 +25,9 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::format::crc32c;
 use reading::Unreadable;
+pub use salvage::{
+    Given, Moment, RANGES_MAX, Salvage, SalvageOptions, SalvageReport, Status, Stretch, VERSIONS_MAX,
+};
 use state::State;
 
 /// Findings that are kept; further ones are counted.

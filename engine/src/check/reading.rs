@@ -127,6 +127,9 @@ impl Checker<'_> {
 
     /// The bytes, or why the device cannot read them.
     async fn try_read(&self, address: u64, length: u64) -> Result<std::result::Result<Buf, String>> {
+        if address.checked_add(length).is_none_or(|end| end > self.device.geometry().size_bytes) {
+            return Ok(Err("it lies behind the end of the device".to_string()));
+        }
         let buf = self.device.context().buffers().get(length as usize)?;
         let (result, buf) = self.device.read(ByteOffset(address), buf, Io::of(Cause::Metadata)).await;
         match result {

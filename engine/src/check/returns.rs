@@ -21,6 +21,19 @@ impl Returns {
         first.map_or(u64::MAX, |one| one.at.get())
     }
 
+    /// Whether a moment sees a version of this sequence, unless there is a newer one.
+    pub fn is_seen(&self, sequence: u64, moment: u64) -> bool {
+        sequence <= moment && self.discarded_at(sequence) > moment
+    }
+
+    /// What a moment does not see since it was discarded before it: first and last sequence.
+    pub fn discarded_before(&self, moment: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.0
+            .iter()
+            .filter(move |one| one.at.get() <= moment)
+            .map(|one| (one.to.get() + 1, one.at.get() - 1))
+    }
+
     /// Whether what was born then lives again although it was superseded.
     pub fn revives(&self, birth: u64, death: u64) -> bool {
         self.0.iter().any(|one| birth <= one.to.get() && one.to.get() < death && death < one.at.get())

@@ -662,6 +662,12 @@ impl State {
         Ok(())
     }
 
+    /// The names of moments, and the moments.
+    pub fn named(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        let sequence = |number| self.snapshots.get(number).map(|(sequence, _)| *sequence);
+        self.names.iter().filter_map(move |(name, number)| Some((&name[..], sequence(number)?)))
+    }
+
     /// Whether a moment that has a name sees a version of these sequences.
     pub fn is_named_between(&self, birth: u64, death: u64) -> bool {
         let mut named = self.snapshots.values().filter(|(_, state)| *state == KEPT);

@@ -27,9 +27,11 @@ const BACKEND_OVERLAY: u32 = 5;
 /// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
 const GATHERED_FIRST: u32 = 1 << 30;
 const HOME_FIRST: u32 = 1 << 31;
-const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
+pub(super) const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
 const REGION_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
+/// Why the volume is not looked at.
+const APART: &str = "its volume lies on a device of its own";
 /// The alignment of the parts of a log pool.
 const LOG_ALIGNMENT: u64 = 64 * KIB;
 
@@ -70,6 +72,42 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Of a log of which no superblock is left: what its batches are held against.
+    pub fn guessed(block_bytes: u32, volume_blocks: u64) -> Self {
+        Self {
+            pool_id: [0; 16],
+            epoch: 0,
+            closed: false,
+            volume_blocks,
+            block_bytes,
+            segment_blocks: 0,
+            segments: 0,
+            data_offset: HEAD_BYTES,
+            roots_offset: 0,
+            metadata_offset: 0,
+            image_bytes: 0,
+            index_offset: 0,
+            index_pages: 0,
+            saves: false,
+            linear: false,
+            thin: false,
+            keeps_past: false,
+            goes_back: true,
+            has_snapshots: false,
+        }
+    }
+
+    /// Where roots and metadata end.
+    pub fn metadata_end(&self) -> u64 {
+        let index_end = self.index_offset + u64::from(self.index_pages) * 4096;
+        index_end.max(self.roots_offset + ROOTS_BYTES)
+    }
+
+    /// The data area.
+    pub fn data(&self) -> std::ops::Range<u64> {
+        self.data_offset..self.address(self.segments, 0)
+    }
+
     /// Whether a row's number is that of an extent of the linear volume.
     pub fn is_extent(&self, number: u32) -> bool {
         let extents = self.volume_blocks.div_ceil(self.segment_blocks.into());
@@ -166,23 +204,84 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
             return Ok(None);
         }
     };
+    if record.has_volume_device() {
+        return refuse(Reason::NotChecked { why: APART });
+    }
+    if let Some(reason) = not_judged(record) {
+        return refuse(reason);
+    }
+    let found_bytes = device.geometry().size_bytes;
+    let sound = is_sound(checker, record, found_bytes);
+    Ok(sound.then(|| Found { log: has_log(record).then(|| shape(record)) }))
+}
+
+/// Why this build cannot judge what a whole copy says.
+fn not_judged(record: &Superblock) -> Option<Reason> {
     let unknown = (record.features_incompatible.get() & !KNOWN_INCOMPATIBLE)
         | (record.features_read_only.get() & !KNOWN_READ_ONLY);
     if unknown != 0 {
-        return refuse(Reason::UnknownFeatures { unknown });
+        return Some(Reason::UnknownFeatures { unknown });
     }
-    if record.has_volume_device() {
-        return refuse(Reason::NotChecked { why: "its volume lies on a device of its own" });
-    }
-    if !(BACKEND_DIRECT..=BACKEND_OVERLAY).contains(&record.backend.get()) {
-        return refuse(Reason::UnknownBackend { found: record.backend.get() });
-    }
-    let is_log = has_log(record);
+    let is_backend = (BACKEND_DIRECT..=BACKEND_OVERLAY).contains(&record.backend.get());
+    (!is_backend).then(|| Reason::UnknownBackend { found: record.backend.get() })
+}
+
+/// Whether nothing in a copy contradicts the rest of it, on a device of so many bytes.
+fn is_sound(checker: &mut Checker<'_>, record: &Superblock, found_bytes: u64) -> bool {
     let before = checker.report.damage;
     check_fields(checker, record);
-    check_areas(checker, record, is_log);
-    let sound = checker.report.damage == before;
-    Ok(sound.then(|| Found { log: is_log.then(|| shape(record)) }))
+    check_areas(checker, record, has_log(record), found_bytes);
+    checker.report.damage == before
+}
+
+/// What a superblock says to who wants all that can still be had.
+pub(super) enum Readable {
+    /// A pool with a log, and when it was made, in seconds since 1970.
+    Log(Box<Shape>, u64),
+    /// The volume's blocks lie behind each other.
+    Direct { offset: u64, bytes: u64, block_bytes: u32 },
+    /// No copy can be believed.
+    Gone,
+}
+
+/// The newest copy that can be believed. The device may have become shorter since.
+pub(super) async fn readable(checker: &mut Checker<'_>) -> Result<Readable> {
+    let refuse = |checker: &Checker<'_>, reason| Err(Error::new("salvage", reason).on(checker.device.name()));
+    let mut whole = Vec::new();
+    for (copy, offset) in COPY_OFFSETS.into_iter().enumerate() {
+        match read_copy(checker, copy).await? {
+            Copy::Whole(record) => whole.push(record),
+            Copy::Newer(found) => return refuse(checker, Reason::UnknownVersion { found, known: VERSION }),
+            Copy::Absent | Copy::Broken => {
+                checker.found(Code::SuperblockCopy, Place::at(offset), "this copy is not whole");
+            }
+        }
+    }
+    whole.sort_by_key(|record| std::cmp::Reverse(record.generation.get()));
+    for record in whole {
+        if record.has_volume_device() {
+            return refuse(checker, Reason::NotSalvaged { why: APART });
+        }
+        if has_base(&record) {
+            let why = "it is a cow or overlay volume";
+            return refuse(checker, Reason::NotSalvaged { why });
+        }
+        if let Some(reason) = not_judged(&record) {
+            return refuse(checker, reason);
+        }
+        if !is_sound(checker, &record, u64::MAX) {
+            continue;
+        }
+        return Ok(match has_log(&record) {
+            true => Readable::Log(Box::new(shape(&record)), record.created_unix_s.get()),
+            false => Readable::Direct {
+                offset: record.data.offset.get(),
+                bytes: record.volume_bytes.get(),
+                block_bytes: record.block_bytes.get(),
+            },
+        });
+    }
+    Ok(Readable::Gone)
 }
 
 fn has_log(record: &Superblock) -> bool {
@@ -327,8 +426,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     }
 }
 
-fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool) {
-    let found_bytes = checker.device.geometry().size_bytes;
+fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, found_bytes: u64) {
     let (metadata, checksums, data) = (record.metadata, record.checksums, record.data);
     let volume_bytes = record.volume_bytes.get();
     let alignment = if is_log { LOG_ALIGNMENT } else { MIB };

@@ -3,7 +3,8 @@
 //!
 //! Work is counted in requests and bytes, not in time.
 
-use icecore::check::{Code, Report, check};
+use icecore::check::{Code, Report, Salvage, SalvageOptions, check};
+use icecore::device::{Cause, Device};
 use icecore::format::journal::{self, RecordHeader};
 use icecore::format::root::{self, Root};
 use icecore::runtime::Random;
@@ -25,8 +26,7 @@ fn counted(made: &Made) -> (Option<Report>, u64, u64) {
             None
         }
     };
-    let bytes =
-        icecore::device::Cause::ALL.iter().map(|cause| device.ledger().tally(*cause).read_bytes).sum();
+    let bytes = Cause::ALL.iter().map(|cause| device.ledger().tally(*cause).read_bytes).sum();
     (report, made.disk.requests() - before, bytes)
 }
 
@@ -115,4 +115,45 @@ fn a_journal_full_of_headers_is_read_twice_at_most() {
     // The first look at each piece, and as many bytes again as the journal has; a unit more for each of those.
     let more = bytes.saturating_sub(clean_bytes);
     assert!(units > 20 && more <= 2 * length, "{units} units, {more} bytes more of {length}");
+}
+
+/// What salvaging reads of the device, in requests and bytes. It ends with an image or with a refusal.
+fn salvaged(made: &Made, scan: bool) -> (u64, u64) {
+    let context = made.runtime.context();
+    let (device, out) = (made.disk.open(context).unwrap(), Device::null(context, 1 << 62));
+    let before = made.disk.requests();
+    let _refused = made.runtime.block_on(async {
+        let (options, mut progress) = (SalvageOptions { scan, ..SalvageOptions::default() }, |_| ());
+        Salvage::prepare(&device, options, &mut progress).await?.write(&out, true).await
+    });
+    let bytes = Cause::ALL.iter().map(|cause| device.ledger().tally(*cause).read_bytes).sum();
+    (made.disk.requests() - before, bytes)
+}
+
+#[test]
+fn salvaging_is_bounded_by_what_the_device_has() {
+    let (mut most_requests, mut most_bytes) = (0, 0.0_f64);
+    for made in [volumes::kept(), volumes::emptied(), volumes::returned(true), volumes::linear()] {
+        let original = made.disk.peek(0, made.device_bytes as usize);
+        let targets = targets::of_log(&made, &original);
+        for seed in 0..SEEDS {
+            let mut random = Random::from_seed(1000 + seed);
+            let mut changed = original.clone();
+            for _ in 0..1 + random.below(6) {
+                change(&mut changed, &targets, &mut random);
+            }
+            put(&made, &original, &changed);
+            for scan in [false, true] {
+                let (requests, bytes) = salvaged(&made, scan);
+                let place = format!("{}, seed {seed}: {requests} requests, {bytes} bytes", made.name);
+                // Metadata twice, headers three times, and each block of the image at a few places.
+                assert!(bytes <= 8 * made.device_bytes, "{place}");
+                assert!(requests <= made.device_bytes / 1024, "{place}");
+                most_requests = most_requests.max(requests);
+                most_bytes = most_bytes.max(bytes as f64 / made.device_bytes as f64);
+            }
+            put(&made, &changed, &original);
+        }
+    }
+    println!("at most {most_requests} requests and {most_bytes:.2} times the bytes of the device");
 }
