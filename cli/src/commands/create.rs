@@ -10,7 +10,7 @@ use clap::Args;
 use icecore::device::{Device, Identity, create_file};
 use icecore::error::{Error, Reason};
 use icecore::store::Backend;
-use icecore::volume::{CreateOptions, Devices, Initialise, Volume, format_id};
+use icecore::volume::{CreateOptions, Devices, Initialise, Volume, WhenFull, format_id};
 
 use super::inspect::{IoPaths, describe};
 use crate::failure::{Failure, Outcome};
@@ -33,7 +33,7 @@ pub struct Create {
     /// Says that the contents of exactly this device may be lost; needed for whatever exists
     #[arg(long, value_name = "SERIAL:BYTES")]
     destroy: Option<String>,
-    /// How the volume is kept: direct, log, linear
+    /// How the volume is kept: direct, log, linear, cow, overlay
     #[arg(long, value_name = "NAME")]
     backend: String,
     /// Size of the volume; the largest that fits if not given
@@ -61,6 +61,13 @@ pub struct Create {
     /// How long it keeps them at most, in seconds or with the suffix s, m, h or d (default: as long as they fit)
     #[arg(long, value_name = "TIME", value_parser = size::parse_seconds, requires = "retention")]
     retention_age: Option<u64>,
+    /// With cow and overlay: what snapshots may take (default: all that the volume leaves of the device)
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    snapshot_space: Option<u64>,
+    /// When there is no room for what snapshots keep, break the oldest ones for good, rather than refuse writes (log, cow
+    /// and overlay)
+    #[arg(long)]
+    break_snapshots: bool,
     /// With linear: space is taken when a block is first applied, and the volume may be larger than its device
     #[arg(long)]
     thin: bool,
@@ -118,6 +125,11 @@ impl Create {
         options.retention_bytes = self.retention.unwrap_or(0);
         options.retention_age_s = self.retention_age.unwrap_or(0);
         options.volatile_log = self.volatile_log;
+        options.snapshot_bytes = self.snapshot_space;
+        options.when_full = match self.break_snapshots {
+            true => WhenFull::BreakSnapshots,
+            false => WhenFull::Refuse,
+        };
         options.size_bytes = self.size;
         options.block_bytes = self.block_bytes;
         options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);
@@ -141,13 +153,13 @@ impl Create {
             |name, value, rule| Err(Error::new("create", Reason::InvalidSetting { name, value, rule }));
         match of_a_log.into_iter().find_map(|(name, value)| Some((name, value?))) {
             Some((name, value)) if backend == Backend::Direct => {
-                wrong(name, value.to_string(), "it is for --backend log or linear alone")
+                wrong(name, value.to_string(), "the direct backend has no log")
             }
             _ if self.thin && backend != Backend::Linear => {
                 wrong("--thin", "true".to_string(), "it is for --backend linear alone")
             }
-            _ if self.keep_contents && backend != Backend::Direct => {
-                let rule = "a log finds its blocks by what it has written itself; use --backend direct";
+            _ if self.keep_contents && matches!(backend, Backend::Log | Backend::Linear) => {
+                let rule = "a log finds its blocks by what it has written itself; use --backend direct, cow or overlay";
                 wrong("--keep-contents", "true".to_string(), rule)
             }
             _ => Ok(()),

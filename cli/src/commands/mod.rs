@@ -4,6 +4,7 @@ mod apply;
 mod attach;
 mod check;
 mod create;
+mod fold;
 mod grow;
 mod inspect;
 mod read;
@@ -46,6 +47,8 @@ pub enum Command {
     /// Moments of a volume, which somebody may have open
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    /// Bring the oldest overlay of a volume into its base; no image changes
+    Fold(fold::Fold),
     /// List the versions of a block that can still be read; writes nothing
     Versions(versions::Versions),
     /// Say what a damaged log has lost and, where that is accepted, make the volume writable again
@@ -71,6 +74,7 @@ impl Command {
             Self::Accept(accept) => accept.json,
             Self::Attach(attach) => attach.json,
             Self::Snapshot(snapshot) => snapshot.wants_json(),
+            Self::Fold(fold) => fold.volume.json,
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
             Self::Grow(grow) => grow.volume.json,
@@ -95,6 +99,7 @@ impl Command {
             Self::Accept(accept) => accept.run(io),
             Self::Attach(attach) => attach.run(io),
             Self::Snapshot(snapshot) => snapshot.run(io),
+            Self::Fold(fold) => fold.run(io),
             Self::Versions(versions) => versions.run(io),
             Self::Recover(recover) => recover.run(io),
             Self::Grow(grow) => grow.run(io),

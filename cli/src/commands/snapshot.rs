@@ -123,7 +123,13 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
         "name": snapshot.name,
         "sequence": snapshot.sequence.0,
         "time_unix_ns": snapshot.time_unix_ns,
+        "broken": snapshot.broken,
     })
+}
+
+fn line_of(snapshot: &SnapshotInfo) -> String {
+    let state = if snapshot.broken { " (broken: there was no room for it)" } else { "" };
+    format!("{} {}{state}\n", snapshot.sequence.0, snapshot.name)
 }
 
 /// The snapshots that an answer lists.
@@ -218,7 +224,7 @@ fn done_of(answer: &Answer) -> Done {
         }
         Answer::Snapshots(snapshots) => Done {
             object: json!({ "snapshots": snapshots.iter().map(object_of).collect::<Vec<_>>() }),
-            text: snapshots.iter().map(|one| format!("{} {}\n", one.sequence.0, one.name)).collect(),
+            text: snapshots.iter().map(line_of).collect(),
             remark: format!("{} snapshots", snapshots.len()),
         },
         Answer::Difference { from, to, changed } => difference(from.0, to.0, changed),

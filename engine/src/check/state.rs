@@ -256,8 +256,12 @@ impl State {
                     self.accepted = *sequence;
                 }
                 Change::Snapshot(snapshot, name) => {
-                    // Who accepts a loss gives up the names of what is lost.
-                    require(changes.len() == 1 || opens, "a snapshot stands among other changes")?;
+                    // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
+                    let is_broken = snapshot.removed == BROKEN;
+                    require(
+                        changes.len() == 1 || opens || is_broken,
+                        "a snapshot stands among other changes",
+                    )?;
                     self.snapshot(snapshot, name)?;
                 }
                 Change::SnapshotRemoved(number) => {

@@ -35,8 +35,8 @@ use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
 use crate::format::superblock::{
-    FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN,
-    VOLUME_VOLATILE_LOG,
+    FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock,
+    VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
@@ -185,6 +185,7 @@ impl VolumeInfo {
         let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
         let features = [
             ("log", has_log),
+            ("base", superblock.features_incompatible.get() & FEATURE_BASE != 0),
             ("volume device", superblock.has_volume_device()),
             ("volatile log", is_volatile),
             ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
