@@ -6,6 +6,10 @@
 #[path = "support/vlog.rs"]
 mod vlog;
 
+use std::cell::Cell;
+use std::task::Poll;
+
+use icecore::check::{Code, check};
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Reason;
 use icecore::format::batch::{self, Batch, Decoded, KIND_DATA, KIND_SAVED};
@@ -415,4 +419,130 @@ fn the_rest_of_a_region_that_is_written_in_part_stays() {
             });
         }
     }
+}
+
+const CUT_FORM: Form = FORMS[0];
+
+/// Cuts power at each request of `work` and tells what is found to `judge`: the play, the volume reopened, and how
+/// many writes had completed. How many cuts there were.
+fn cut_at_each_request(
+    backend: Backend,
+    prepare: impl AsyncFn(&Play, &Volume),
+    work: impl AsyncFn(&Play, &Volume, &Cell<u64>),
+    judge: impl AsyncFn(&Play, &Volume, u64),
+) -> u64 {
+    let (mut requests, mut cut_at) = (None, 0);
+    while requests.is_none_or(|requests| cut_at <= requests) {
+        let (play, volume) = Play::new(CUT_FORM, backend);
+        let done = Cell::new(0);
+        play.rig.runtime.block_on(async {
+            prepare(&play, &volume).await;
+            let before = play.rig.disk.requests();
+            let Some(_) = requests else {
+                work(&play, &volume, &done).await;
+                requests = Some(play.rig.disk.requests() - before);
+                return;
+            };
+            let mut working = Box::pin(work(&play, &volume, &done));
+            let mut limit = Box::pin(async {
+                while play.rig.disk.requests() < before + cut_at {
+                    play.rig.runtime.context().sleep(1_000).await;
+                }
+            });
+            std::future::poll_fn(|context| {
+                let ended =
+                    working.as_mut().poll(context).is_ready() || limit.as_mut().poll(context).is_ready();
+                if ended { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            drop((working, limit));
+            drop(volume);
+            play.rig.disk.cut_power();
+            is_sound(&play.rig).await;
+            let volume = play.open().await;
+            judge(&play, &volume, done.get()).await;
+            cut_at += 1;
+        });
+    }
+    cut_at
+}
+
+/// The disk as it is has no damage; a cut may take one copy of the superblock.
+async fn is_sound(rig: &Rig) {
+    rig.runtime.context().sleep(50_000_000).await;
+    let device = rig.device();
+    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
+    findings.retain(|finding| finding.code != Code::SuperblockCopy);
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+#[test]
+fn a_cut_at_each_request_of_w1_to_w3_leaves_a_prefix_and_the_snapshot() {
+    for backend in [Backend::Cow, Backend::Overlay] {
+        let cuts = cut_at_each_request(
+            backend,
+            async |_, volume| drop(volume.create_snapshot("T0").await.unwrap()),
+            async |play, volume, done| {
+                for number in 1..=3 {
+                    play.write_some(volume, number..=number).await;
+                    done.set(number);
+                }
+            },
+            async |play, volume, done| {
+                // In place, a write of a block is as atomic as the disk makes it: of its sectors.
+                let next = (done as usize + 1).min(3);
+                let legal = [PREFIXES[done as usize], PREFIXES[next]];
+                let mut bytes = vec![0; 8 * CUT_FORM.region_bytes as usize];
+                volume.read_bytes(ByteOffset(0), &mut bytes).await.unwrap();
+                for (region, found) in bytes.chunks(CUT_FORM.region_bytes as usize).enumerate() {
+                    let is_legal = |bytes: &[u8]| {
+                        legal.iter().any(|one| bytes.iter().all(|b| *b == one.as_bytes()[region]))
+                    };
+                    let unit = if backend == Backend::Cow { 512 } else { found.len() };
+                    assert!(
+                        found.chunks(unit).all(is_legal),
+                        "{backend:?}: region {region} after {done} writes"
+                    );
+                }
+                assert_eq!(play.shown(volume, "T0").await, T0, "{backend:?} after {done} writes");
+            },
+        );
+        assert!(cuts > 4, "{backend:?}: {cuts} cuts");
+    }
+}
+
+#[test]
+fn a_cut_at_each_request_of_two_folds_changes_no_image() {
+    let cuts = cut_at_each_request(
+        Backend::Overlay,
+        async |play, volume| v_3a(play, volume).await,
+        async |_, volume, done| {
+            volume.delete_snapshot("T0").await.unwrap();
+            volume.fold(Some("T1")).await.unwrap();
+            done.set(1);
+            volume.delete_snapshot("T1").await.unwrap();
+            done.set(2);
+            volume.fold(None).await.unwrap();
+            done.set(3);
+        },
+        async |play, volume, done| {
+            assert_eq!(play.current(volume).await, T2, "after {done}");
+            let names: Vec<String> = volume.snapshots().into_iter().map(|snapshot| snapshot.name).collect();
+            for name in &names {
+                assert_eq!(
+                    play.shown(volume, name).await,
+                    if name == "T0" { T0 } else { T1 },
+                    "after {done}"
+                );
+            }
+            assert!(done >= 1 || names.contains(&"T1".to_string()), "it was not given up");
+            // It ends as it would have.
+            for name in &names {
+                volume.delete_snapshot(name).await.unwrap();
+            }
+            volume.fold(None).await.unwrap();
+            assert_eq!(play.base(), T2);
+        },
+    );
+    assert!(cuts > 12, "{cuts} cuts");
 }
