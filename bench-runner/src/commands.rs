@@ -68,7 +68,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
         }
         Command::Snapshots(options) => {
             let out = out_folder(options.out.clone())?;
-            Ok(tell(&snapshots::run(&options, &out, &mut |_| {})?, options.json))
+            Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
         Command::Report { folder } => {

@@ -171,7 +171,8 @@ pub(crate) fn compare_between<T: Target>(
                     let at = block * STAMP_BLOCK_BYTES as u64;
                     if let Err(mismatch) = stamper.verify(bytes, at, of(&oldest)) {
                         let later = of(&oldest) + 1..=of(&newest);
-                        if !later.into_iter().any(|generation| stamper.verify(bytes, at, generation).is_ok()) {
+                        if !later.into_iter().any(|generation| stamper.verify(bytes, at, generation).is_ok())
+                        {
                             note(&wrong, WrongBlock { block, mismatch });
                         }
                     }

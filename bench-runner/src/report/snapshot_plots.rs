@@ -37,8 +37,13 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
         for run in &own {
             // Where a window is cut short, its rate says little.
             let is_whole = |window: &&WindowRow| window.run == run.run && window.window_ns >= 20_000_000;
-            let windows: Vec<(f64, &WindowRow)> =
-                view.data.windows.iter().filter(is_whole).map(|row| (place(row.since_start_ns), row)).collect();
+            let windows: Vec<(f64, &WindowRow)> = view
+                .data
+                .windows
+                .iter()
+                .filter(is_whole)
+                .map(|row| (place(row.since_start_ns), row))
+                .collect();
             if !windows.is_empty() {
                 lines.push((run, windows));
             }
@@ -52,8 +57,10 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
             }
         }
     }
-    let ends = lines.iter().flat_map(|line| line.1.iter().map(|(at, row)| (*at, at + row.window_ns as f64 / 1e9)));
-    let (low, high) = ends.fold((f64::MAX, f64::MIN), |(low, high), (from, to)| (low.min(from), high.max(to)));
+    let ends =
+        lines.iter().flat_map(|line| line.1.iter().map(|(at, row)| (*at, at + row.window_ns as f64 / 1e9)));
+    let (low, high) =
+        ends.fold((f64::MAX, f64::MIN), |(low, high), (from, to)| (low.min(from), high.max(to)));
     if low > high {
         return Vec::new();
     }
@@ -135,12 +142,19 @@ fn lines<'a>(
 }
 
 /// Draws lines with their intervals; a name stands at the end of each.
-fn draw(view: &View, lines: &[Line], x_title: &str, y_title: &str, text: fn(f64) -> String) -> Option<String> {
+fn draw(
+    view: &View,
+    lines: &[Line],
+    x_title: &str,
+    y_title: &str,
+    text: fn(f64) -> String,
+) -> Option<String> {
     let points = || lines.iter().flat_map(|line| &line.points);
     points().next()?;
     let value = |row: &MetricRow| row.value.unwrap_or(0.0);
     let x = Scale::logarithmic(points().map(|point| point.0), 1.15);
-    let ends = |row: &MetricRow| [row.ci_low.unwrap_or(value(row)), value(row), row.ci_high.unwrap_or(value(row))];
+    let ends =
+        |row: &MetricRow| [row.ci_low.unwrap_or(value(row)), value(row), row.ci_high.unwrap_or(value(row))];
     let y = Scale::logarithmic(points().flat_map(|point| ends(point.1)), 1.25);
     let mut frame = Frame::new(300.0, (62.0, 96.0, 28.0, 48.0), x, y);
     let mut places: Vec<f64> = points().map(|point| point.0).collect();
@@ -217,7 +231,12 @@ pub(super) fn fractions(view: &View) -> Vec<Picture> {
     [
         of("Bytes written", ("device_write_bytes", "total"), "device bytes for each changed byte", per_byte),
         of("Space, live blocks", ("space_per_changed_byte", "live"), "bytes for each changed byte", plain),
-        of("Space, whole segments", ("space_per_changed_byte", "segments"), "bytes for each changed byte", plain),
+        of(
+            "Space, whole segments",
+            ("space_per_changed_byte", "segments"),
+            "bytes for each changed byte",
+            plain,
+        ),
     ]
     .into_iter()
     .flatten()

@@ -26,7 +26,9 @@ fn words(suite: Suite) -> &'static str {
             "Random writes while a snapshot is deleted, and the same writes without that, in random order. The foreground \
              ratio is the one rate over the other; for the bare device, where nothing is deleted, it shows the noise."
         }
-        Suite::Rollback => "Time to go back to a snapshot after so many writes, and the first read afterwards.",
+        Suite::Rollback => {
+            "Time to go back to a snapshot after so many writes, and the first read afterwards."
+        }
         Suite::Full => {
             "Snapshots are taken and everything is overwritten until a write is refused. Every block is read back then, \
              and once more after the volume was opened again; then snapshots are deleted until it takes writes."
@@ -105,7 +107,8 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
     for group in groups(view, Suite::Cliff).iter().filter(backends) {
         if group.first.phase == "first-touch"
             && let Some(share) = group.of_raw().and_then(of)
-            && let Some((reads, writes)) = group.value("device_reads", "total").zip(group.value("device_writes", "total"))
+            && let Some((reads, writes)) =
+                group.value("device_reads", "total").zip(group.value("device_writes", "total"))
         {
             sentences.push(format!(
                 "After a snapshot, first touches on {} reach {share} of the bare device’s random writes, with {reads:.3} \
@@ -128,13 +131,16 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
         if let Some(share) = group.row("all", "foreground_ratio", "median").and_then(of) {
             let which = group.first.phase.trim_end_matches("-with");
             let arm = &group.first.arm;
-            sentences.push(format!("While the {which} snapshot is deleted, writes on {arm} run at {share} of their rate."));
+            sentences.push(format!(
+                "While the {which} snapshot is deleted, writes on {arm} run at {share} of their rate."
+            ));
         }
     }
     for group in groups(view, Suite::Full).iter().filter(backends) {
         let refused = group.rows.iter().find(|row| row.metric == "refused_writes");
         if let Some(refused) = refused.filter(|row| row.valid) {
-            let bytes = group.value("acknowledged_bytes", "total").map_or(String::new(), |bytes| size(bytes as u64));
+            let bytes =
+                group.value("acknowledged_bytes", "total").map_or(String::new(), |bytes| size(bytes as u64));
             sentences.push(format!(
                 "A full pool on {} refuses writes with {} after {bytes}; all of that was read back.",
                 group.first.arm, refused.stat
@@ -154,7 +160,8 @@ pub(super) fn snapshots(view: &View, page: &mut String) {
         let _ = writeln!(page, "<h2>Snapshots: {}</h2>\n<p>{}</p>", suite.name(), words(suite));
         page.push_str("<div class=\"legend\">");
         for arm in &view.arms {
-            let _ = write!(page, "<span><span class=\"mark {}\"></span>{}</span>", view.colour(arm), escape(arm));
+            let _ =
+                write!(page, "<span><span class=\"mark {}\"></span>{}</span>", view.colour(arm), escape(arm));
         }
         page.push_str("</div>\n");
         let pictures = match suite {
@@ -249,8 +256,9 @@ fn by_cause(group: &Group) -> String {
 fn further(group: &Group) -> String {
     const COMMON: [&str; 7] =
         ["iops", "bandwidth", "latency", "cpu_user", "cpu_system", "allocations", "runner_cost"];
-    let is_further =
-        |row: &&&MetricRow| row.op == "all" && !row.metric.starts_with("device_") && !COMMON.contains(&row.metric.as_str());
+    let is_further = |row: &&&MetricRow| {
+        row.op == "all" && !row.metric.starts_with("device_") && !COMMON.contains(&row.metric.as_str())
+    };
     let mut text = Vec::new();
     for row in group.rows.iter().filter(is_further) {
         let Some(value) = row.value else {

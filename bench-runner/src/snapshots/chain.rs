@@ -115,7 +115,8 @@ fn grow(
     let last = &times[times.len().saturating_sub(CREATIONS)..];
     let mean = (!last.is_empty()).then(|| last.iter().sum::<u64>() as f64 / last.len() as f64);
     let time = Figure { n: last.len() as u64, ..figure("snapshot_creation", "mean", "ns", mean) };
-    let bytes = work.into_iter().flatten().find(|one| one.metric == "device_write_bytes" && one.stat == "total");
+    let bytes =
+        work.into_iter().flatten().find(|one| one.metric == "device_write_bytes" && one.stat == "total");
     let bytes = bytes.and_then(|figure| figure.value);
     Ok(vec![time, figure("snapshot_creation_bytes", "mean", "bytes", bytes)])
 }

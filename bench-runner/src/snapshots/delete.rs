@@ -7,8 +7,8 @@
 
 use std::cell::Cell;
 
-use super::stage::{Mark, Stage, figure};
 use super::load::{Load, Seen};
+use super::stage::{Mark, Stage, figure};
 use crate::failure::Failure;
 
 /// The set of blocks is this part of the span.
@@ -133,6 +133,12 @@ fn finish(
 ) {
     let ratio = seen.rate() / plain_seen.rate().max(f64::MIN_POSITIVE);
     figures.push(figure("foreground_ratio", "median", "1", Some(ratio)));
-    stage.part_until(&format!("{which}-without"), Some(held), (&plain_since, &plain_end), plain_seen, Vec::new());
+    stage.part_until(
+        &format!("{which}-without"),
+        Some(held),
+        (&plain_since, &plain_end),
+        plain_seen,
+        Vec::new(),
+    );
     stage.part_until(&format!("{which}-with"), Some(held), (&since, &end), seen, figures);
 }

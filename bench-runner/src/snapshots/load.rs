@@ -283,7 +283,8 @@ impl Shared {
             if self.stopped || self.failed.is_some() {
                 return None;
             }
-            let mut below = |count: u64| ((u128::from(self.random.next_u64()) * u128::from(count)) >> 64) as u64;
+            let mut below =
+                |count: u64| ((u128::from(self.random.next_u64()) * u128::from(count)) >> 64) as u64;
             let block = match &mut self.places {
                 Places::Span => below(self.blocks) as u32,
                 Places::Among(blocks) => blocks[below(blocks.len() as u64) as usize],
@@ -375,5 +376,54 @@ impl Worker {
             self.gate.give();
         }
         opens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use icecore::device::Device;
+
+    use super::*;
+    use crate::arms::target::Bare;
+    use crate::bench;
+
+    /// The load's own counts, held against each other on a device that completes at once.
+    #[test]
+    fn each_block_once_in_batches_and_nothing_in_flight_afterwards() {
+        const BLOCKS: u64 = 500;
+        let Ok(runtime) = bench::runtime(8) else {
+            println!("skipped: no io_uring");
+            return;
+        };
+        let device = Device::null(runtime.context(), BLOCKS * 4096);
+        let subject = Subject::Bare(Bare::new(&device, 0));
+        let mut load = Load::new(&runtime, &subject, BLOCKS * 4096, (8, 3), 5);
+        // A number of blocks that is no multiple of the batch: the last ones must not wait for others.
+        load.once(301);
+        load.start().unwrap();
+        runtime.block_on(async {
+            while !load.has_ended() {
+                runtime.context().sleep(1_000_000).await;
+            }
+            load.stop().await.unwrap();
+        });
+        let mut touched = load.touched();
+        touched.sort_unstable();
+        touched.dedup();
+        let seen = load.look();
+        assert_eq!((touched.len() as u64, seen.writes()), (301, 301));
+        assert_eq!(seen.windows.iter().map(|window| window.operations).sum::<u64>(), 301);
+        assert_eq!(load.completed(), load.begun());
+        assert_eq!(load.completed().iter().sum::<u32>(), 301);
+        // And on, until it is stopped, at some of them alone.
+        load.among(touched[..20].to_vec());
+        load.start().unwrap();
+        runtime.block_on(async {
+            runtime.context().sleep(20_000_000).await;
+            load.stop().await.unwrap();
+        });
+        assert!(load.look().writes() > 0 && load.completed() == load.begun());
+        let written = load.completed().iter().filter(|generation| **generation > 1).count();
+        assert!((1..=20).contains(&written), "{written}");
     }
 }

@@ -36,7 +36,7 @@ use crate::measure::SuitePart;
 use crate::recorder::Clock;
 use crate::results::{ArmRun, Dropped, Ending, Manifest, Plan, RunData, RunFolder};
 use crate::session::Session;
-use crate::suite::shuffle;
+use crate::suite::{AfterArm, shuffle};
 use crate::{content, environment, plan, report};
 
 const MIB: u64 = 1 << 20;
@@ -49,9 +49,6 @@ const WHOLE_BYTES_MAX: u64 = 64 << 30;
 /// How the device is prepared, in words for results.
 const PRECONDITIONING: &str = "the device (up to 64 GiB) written once; before each arm a new volume of the span's size, \
                                written once in 1 MiB writes at depth 8 and flushed, and background work waited for";
-
-/// Called before what was written is compared, with the device's path: the place for a test to damage it.
-pub type Meddling<'a> = &'a mut dyn FnMut(&Path);
 
 /// A suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +148,9 @@ impl SnapshotPlan {
         let mut backends = Vec::new();
         for name in &options.backend {
             let Arm::Engine(backend) = Arm::from_name(name)? else {
-                return Err(Failure::usage(format!("{name} keeps no volume; raw always runs beside the others")));
+                return Err(Failure::usage(format!(
+                    "{name} keeps no volume; raw always runs beside the others"
+                )));
             };
             if !backends.contains(&backend) {
                 backends.push(backend);
@@ -205,7 +204,7 @@ impl SnapshotPlan {
 ///
 /// # Errors
 /// Refusals of the device or folder, before anything is written. What stops it later is told in the [`Session`].
-pub fn run(options: &SnapshotOptions, out: &Path, meddling: Meddling) -> Result<Session, Failure> {
+pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result<Session, Failure> {
     let mut plan = SnapshotPlan::parse(options)?;
     let path = &options.device;
     let bench = match options.create {
@@ -233,7 +232,7 @@ pub fn run(options: &SnapshotOptions, out: &Path, meddling: Meddling) -> Result<
     }
     let mut folder = RunFolder::create(out, manifest(&bench, &plan, dropped))?;
     let mut invalid = Vec::new();
-    let stopped = run_all(&bench, &plan, &work, &mut folder, meddling, &mut invalid)?;
+    let stopped = run_all(&bench, &plan, &work, &mut folder, after_arm, &mut invalid)?;
     let ending = match &stopped {
         None => Ending::Complete,
         Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
@@ -258,8 +257,11 @@ fn precondition(bench: &Bench, plan: &SnapshotPlan) -> Result<(), Failure> {
     content::fill(bench.runtime(), &Bare::new(bench.device(), offset_bytes), bytes, plan.seed)
 }
 
+/// A suite and the arms that run it.
+type Work = (Suite, Vec<Arm>);
+
 /// Which backend runs which suite, and what is left out.
-fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<(Suite, Vec<Arm>)>, Vec<Dropped>), Failure> {
+fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>), Failure> {
     let mut dropped = Vec::new();
     let mut abilities = Vec::new();
     for backend in &plan.backends {
@@ -297,9 +299,9 @@ fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<(Suite, Vec<Arm>)>,
 fn run_all(
     bench: &Bench,
     plan: &SnapshotPlan,
-    work: &[(Suite, Vec<Arm>)],
+    work: &[Work],
     folder: &mut RunFolder,
-    meddling: Meddling,
+    after_arm: AfterArm,
     invalid: &mut Vec<String>,
 ) -> Result<Option<Failure>, Failure> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
@@ -326,7 +328,7 @@ fn run_all(
                     verified_blocks: RefCell::default(),
                     wrong: RefCell::default(),
                     random: RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(block))),
-                    meddling: RefCell::new(&mut *meddling),
+                    after_arm: RefCell::new(&mut *after_arm),
                     dropped: RefCell::default(),
                 };
                 let ended = suite.run(&stage);

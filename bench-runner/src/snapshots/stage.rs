@@ -11,7 +11,7 @@ use icecore_workloads::{Access, Durability, Workload};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::Rng;
 
-use super::{Meddling, SnapshotPlan};
+use super::SnapshotPlan;
 use super::load::{Load, Seen};
 use super::subject::{Keeper, Subject};
 use crate::arms::engine::{self, Content};
@@ -21,6 +21,7 @@ use crate::bench::Bench;
 use crate::failure::Failure;
 use crate::measure::{ArmOutcome, ArmTask, Figure, Window};
 use crate::recorder::{Clock, Recorded, empty_figures};
+use crate::suite::AfterArm;
 use crate::{content, interrupt};
 
 /// How often something that is waited for is looked at.
@@ -71,7 +72,7 @@ pub(super) struct Stage<'a> {
     pub verified_blocks: RefCell<u64>,
     pub wrong: RefCell<Option<String>>,
     pub random: RefCell<Xoshiro256PlusPlus>,
-    pub meddling: RefCell<Meddling<'a>>,
+    pub after_arm: RefCell<AfterArm<'a>>,
     /// What was left out, and why.
     pub dropped: RefCell<Vec<(String, String)>>,
 }
@@ -87,7 +88,11 @@ impl Stage<'_> {
     }
 
     /// As [`Stage::wait`], for what must come to an end.
-    pub fn patiently<T, E>(&self, what: &str, future: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+    pub fn patiently<T, E>(
+        &self,
+        what: &str,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure>
     where
         Failure: From<E>,
     {
@@ -107,7 +112,7 @@ impl Stage<'_> {
 
     /// The place for a test to damage the data.
     pub fn meddle(&self) {
-        (self.meddling.borrow_mut())(self.bench.path());
+        (self.after_arm.borrow_mut())(self.bench.path(), self.plan.span_offset_bytes);
     }
 
     /// Heads or tails, from the seed.
@@ -241,16 +246,24 @@ impl Stage<'_> {
     }
 
     /// Measures random reads of 4 KiB of a subject.
-    pub fn reads(&self, subject: &Subject, phase: &str, snapshots: u32, more: Vec<Figure>) -> Result<(), Failure> {
+    pub fn reads(
+        &self,
+        subject: &Subject,
+        phase: &str,
+        snapshots: u32,
+        more: Vec<Figure>,
+    ) -> Result<(), Failure> {
         let since = self.mark();
-        let outcome = engine::run(self.bench.runtime(), subject.clone(), &self.read_task(), Content::Stamped)?;
+        let outcome =
+            engine::run(self.bench.runtime(), subject.clone(), &self.read_task(), Content::Stamped)?;
         if interrupt::requested() {
             return Err(Failure::interrupted());
         }
         let mut figures = self.device_figures(&since, outcome.read.operations);
         figures.extend(more);
         let (phase, started_ns) = (phase.to_string(), since.at_ns);
-        let part = Part { phase, snapshots: Some(snapshots), started_ns, outcome, figures, windows: Vec::new() };
+        let part =
+            Part { phase, snapshots: Some(snapshots), started_ns, outcome, figures, windows: Vec::new() };
         self.parts.borrow_mut().push(part);
         Ok(())
     }
@@ -275,11 +288,14 @@ impl Stage<'_> {
     }
 }
 
+/// A metric of the ledger, its unit, and where it stands there.
+type Count = (&'static str, &'static str, fn(&Tally) -> u64);
+
 impl Mark {
     /// What the device has done since an earlier mark, by cause, for each of so many operations.
     fn device_figures(&self, since: &Mark, operations: u64) -> Vec<Figure> {
         let share = |amount: u64| (operations > 0).then(|| amount as f64 / operations as f64);
-        let counts: [(&'static str, &'static str, fn(&Tally) -> u64); 5] = [
+        let counts: [Count; 5] = [
             ("device_reads", "1/io", |tally| tally.reads),
             ("device_writes", "1/io", |tally| tally.writes),
             ("device_flushes", "1/io", |tally| tally.flushes),
