@@ -89,7 +89,7 @@ fn every_suite_leaves_its_parts() {
         page.contains("log: snapshot taken") && page.contains("log: space back"),
         "events stand in the pictures"
     );
-    assert_eq!(page.matches("<svg").count(), 2 + 4 + 2 + 2 + 2 + 3, "pictures");
+    assert_eq!(page.matches("<svg").count(), 2 + 4 + 2 + 2 + 2 + 2, "pictures");
     assert!(!page.contains("NaN") && !page.contains("inf,"));
     // The windows of a load are its operations.
     for run in data.runs.iter().filter(|run| ["cliff", "delete"].contains(&run.workload.as_str())) {

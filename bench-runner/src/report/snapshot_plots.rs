@@ -65,6 +65,7 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
         return Vec::new();
     }
     let x = Scale::linear(low, high);
+    events.retain(|event| (low..=high).contains(&event.0));
     let rate = |row: &WindowRow| row.operations as f64 * 1e9 / row.window_ns.max(1) as f64;
     let mean = |row: &WindowRow| row.latency_mean_ns.unwrap_or(0) as f64;
     let longest = |row: &WindowRow| row.latency_max_ns.unwrap_or(0) as f64;
@@ -114,14 +115,16 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
 struct Line<'a> {
     arm: &'a str,
     phase: String,
-    points: Vec<(f64, &'a MetricRow)>,
+    /// Where, and the low end, the value and the high end there.
+    points: Vec<(f64, [f64; 3])>,
 }
 
-/// The lines of a metric: for each arm and kind of part its value over `x`.
+/// The lines of a metric: for each arm and kind of part its value over `x`, in units of `per`.
 fn lines<'a>(
     view: &'a View,
     suite: Suite,
     (metric, stat): (&str, &str),
+    per: f64,
     x: impl Fn(&MetricRow) -> Option<(String, f64)>,
 ) -> Vec<Line<'a>> {
     let mut lines: Vec<Line> = Vec::new();
@@ -130,10 +133,12 @@ fn lines<'a>(
     };
     for arm in &view.arms {
         for row in view.suites.iter().filter(is_it).filter(|row| row.arm == *arm && row.value > Some(0.0)) {
-            let Some((phase, at)) = x(row) else { continue };
+            let (Some((phase, at)), Some(value)) = (x(row), row.value) else { continue };
+            let ends =
+                [row.ci_low.unwrap_or(value), value, row.ci_high.unwrap_or(value)].map(|end| end / per);
             match lines.iter_mut().find(|line| line.arm == *arm && line.phase == phase) {
-                Some(line) => line.points.push((at, row)),
-                None => lines.push(Line { arm, phase, points: vec![(at, row)] }),
+                Some(line) => line.points.push((at, ends)),
+                None => lines.push(Line { arm, phase, points: vec![(at, ends)] }),
             }
         }
     }
@@ -151,11 +156,8 @@ fn draw(
 ) -> Option<String> {
     let points = || lines.iter().flat_map(|line| &line.points);
     points().next()?;
-    let value = |row: &MetricRow| row.value.unwrap_or(0.0);
     let x = Scale::logarithmic(points().map(|point| point.0), 1.15);
-    let ends =
-        |row: &MetricRow| [row.ci_low.unwrap_or(value(row)), value(row), row.ci_high.unwrap_or(value(row))];
-    let y = Scale::logarithmic(points().flat_map(|point| ends(point.1)), 1.25);
+    let y = Scale::logarithmic(points().flat_map(|point| point.1), 1.25);
     let mut frame = Frame::new(300.0, (62.0, 96.0, 28.0, 48.0), x, y);
     let mut places: Vec<f64> = points().map(|point| point.0).collect();
     places.sort_by(f64::total_cmp);
@@ -167,17 +169,17 @@ fn draw(
     for line in lines {
         let is_cold = line.phase.ends_with("cold");
         let class = format!("{}{}", view.colour(line.arm), if is_cold { " thin" } else { "" });
-        frame.line(&class, line.points.iter().map(|(at, row)| (*at, value(row))));
-        for (at, row) in &line.points {
-            let [low, middle, high] = ends(row).map(|value| frame.y_of(value));
+        frame.line(&class, line.points.iter().map(|(at, ends)| (*at, ends[1])));
+        for (at, ends) in &line.points {
+            let [low, middle, high] = ends.map(|value| frame.y_of(value));
             let across = frame.x_of(*at);
             frame.segment(&format!("interval {}", view.colour(line.arm)), (across, low), (across, high));
-            let hover = format!("{} {}: {}", line.arm, line.phase, text(value(row)));
+            let hover = format!("{} {}: {}", line.arm, line.phase, text(ends[1]));
             let shape = if is_cold { "hollow" } else { "full" };
             frame.dot_at(&format!("{shape} {}", view.colour(line.arm)), (across, middle), 3.0, &hover);
         }
-        if let Some((at, row)) = line.points.last() {
-            let mut height = frame.y_of(value(row)) + 4.0;
+        if let Some((at, ends)) = line.points.last() {
+            let mut height = frame.y_of(ends[1]) + 4.0;
             while names.iter().any(|other| (other - height).abs() < 11.0) {
                 height += 11.0;
             }
@@ -194,7 +196,7 @@ pub(super) fn chain(view: &View) -> Vec<Picture> {
     let by_depth = |row: &MetricRow| Some((row.phase.clone(), f64::from(row.chain_depth?)));
     let of = |title: &str, metric: (&str, &str), y_title: &str, text: fn(f64) -> String| {
         // The bare device was read beside each; one line of it is enough.
-        let mut lines = lines(view, Suite::Chain, metric, by_depth);
+        let mut lines = lines(view, Suite::Chain, metric, 1.0, by_depth);
         lines.retain(|line| line.arm != "raw" || line.phase == "newest-warm");
         for line in &mut lines {
             if line.arm == "raw" || metric.0 == "snapshot_creation" {
@@ -222,21 +224,15 @@ fn number(row: &MetricRow) -> Option<(String, f64)> {
 
 /// Bytes of the device, and space, for each changed byte.
 pub(super) fn fractions(view: &View) -> Vec<Picture> {
-    let suite = Suite::OverwriteFraction;
-    let of = |title: &str, metric: (&str, &str), y_title: &str, text: fn(f64) -> String| {
-        let lines = lines(view, suite, metric, number);
-        Some((title.to_string(), draw(view, &lines, "percent overwritten", y_title, text)?))
+    let of = |title: &str, metric: (&str, &str), per: f64, y_title: &str| {
+        let lines = lines(view, Suite::OverwriteFraction, metric, per, number);
+        Some((title.to_string(), draw(view, &lines, "percent overwritten", y_title, plain)?))
     };
-    let per_byte: fn(f64) -> String = |bytes| plain(bytes / 4096.0);
+    // Each write changes a block of 4 KiB.
+    let written = ("device_write_bytes", "total");
     [
-        of("Bytes written", ("device_write_bytes", "total"), "device bytes for each changed byte", per_byte),
-        of("Space, live blocks", ("space_per_changed_byte", "live"), "bytes for each changed byte", plain),
-        of(
-            "Space, whole segments",
-            ("space_per_changed_byte", "segments"),
-            "bytes for each changed byte",
-            plain,
-        ),
+        of("Bytes written", written, 4096.0, "device bytes for each changed byte"),
+        of("Space of live blocks", ("space_per_changed_byte", "live"), 1.0, "bytes for each changed byte"),
     ]
     .into_iter()
     .flatten()
@@ -246,7 +242,7 @@ pub(super) fn fractions(view: &View) -> Vec<Picture> {
 /// Time to go back over the writes since.
 pub(super) fn rollback(view: &View) -> Vec<Picture> {
     let of = |title: &str, metric: &str| {
-        let lines = lines(view, Suite::Rollback, (metric, "mean"), number);
+        let lines = lines(view, Suite::Rollback, (metric, "mean"), 1.0, number);
         Some((title.to_string(), draw(view, &lines, "writes since the snapshot", "time", time)?))
     };
     [of("Going back", "rollback"), of("The first read", "first_read")].into_iter().flatten().collect()

@@ -8,6 +8,7 @@ use super::text::{escape, percent, size, time, whole};
 use super::view::View;
 use crate::results::MetricRow;
 use crate::snapshots::Suite;
+use crate::stats::BLOCKS_FOR_INTERVAL;
 
 /// What a suite does, for those who read its table.
 fn words(suite: Suite) -> &'static str {
@@ -98,7 +99,9 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
     let mut sentences = Vec::new();
     let of = |row: &MetricRow| match (row.value, row.ci_low, row.ci_high) {
         (Some(value), Some(low), Some(high)) => {
-            Some(format!("{} % (interval {}–{} %)", percent(value), percent(low), percent(high)))
+            let few = row.n < BLOCKS_FOR_INTERVAL as u64;
+            let what = if few { format!("range of {} blocks", row.n) } else { "95 % interval".to_string() };
+            Some(format!("{} % ({what} {}–{} %)", percent(value), percent(low), percent(high)))
         }
         (Some(value), ..) => Some(format!("{} % (one block)", percent(value))),
         _ => None,
@@ -127,14 +130,19 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
             sentences.push(format!("With {depth} snapshots, {warm} reads of the oldest on {arm} are {share} of those at the shortest chain."));
         }
     }
-    for group in groups(view, Suite::Delete).iter().filter(backends) {
-        if let Some(share) = group.row("all", "foreground_ratio", "median").and_then(of) {
-            let which = group.first.phase.trim_end_matches("-with");
-            let arm = &group.first.arm;
-            sentences.push(format!(
-                "While the {which} snapshot is deleted, writes on {arm} run at {share} of their rate."
-            ));
-        }
+    let deleting = groups(view, Suite::Delete);
+    for group in deleting.iter().filter(backends) {
+        let ratio = |group: &Group| group.row("all", "foreground_ratio", "median").and_then(of);
+        let Some(share) = ratio(group) else { continue };
+        let bare = |other: &&Group| other.first.arm == "raw" && other.first.phase == group.first.phase;
+        let noise = deleting.iter().find(bare).and_then(ratio);
+        let noise =
+            noise.map_or(String::new(), |noise| format!("; the bare device, with nothing deleted, {noise}"));
+        let which = group.first.phase.trim_end_matches("-with");
+        let arm = &group.first.arm;
+        sentences.push(format!(
+            "While the {which} snapshot is deleted, writes on {arm} run at {share} of their rate{noise}."
+        ));
     }
     for group in groups(view, Suite::Full).iter().filter(backends) {
         let refused = group.rows.iter().find(|row| row.metric == "refused_writes");
