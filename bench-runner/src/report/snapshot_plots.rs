@@ -65,7 +65,8 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
         return Vec::new();
     }
     let x = Scale::linear(low, high);
-    events.retain(|event| (low..=high).contains(&event.0));
+    // What ends a part lies a little behind its last window.
+    events.retain(|event| (low..=high + 0.2).contains(&event.0));
     let rate = |row: &WindowRow| row.operations as f64 * 1e9 / row.window_ns.max(1) as f64;
     let mean = |row: &WindowRow| row.latency_mean_ns.unwrap_or(0) as f64;
     let longest = |row: &WindowRow| row.latency_max_ns.unwrap_or(0) as f64;
