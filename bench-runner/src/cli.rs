@@ -22,6 +22,8 @@ pub enum Command {
     Run(RunOptions),
     /// Say what `run` would do, and the exact --destroy argument. Writes nothing.
     Plan(RunOptions),
+    /// Measure what keeping snapshots costs: taking, holding, reading, deleting them, going back, running full.
+    Snapshots(SnapshotOptions),
     /// Kill a process that writes, and time how long its volume takes to be there again.
     Recovery(RecoveryOptions),
     /// The process that is killed.
@@ -44,6 +46,7 @@ impl Command {
             Command::Run(options) | Command::Plan(options) => options.json,
             Command::Doctor(options) => options.json,
             Command::Recovery(options) => options.json,
+            Command::Snapshots(options) => options.json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
@@ -78,7 +81,7 @@ pub struct RunOptions {
     /// Overwrite somebody else's file system or label on the device.
     #[arg(long)]
     pub force: bool,
-    /// Arms: ring, fio, direct, log; raw always runs beside them.
+    /// Arms: ring, fio, or a backend by its name; raw always runs beside them.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub backend: Vec<String>,
     /// randread-4k, randwrite-4k, seqread-1m, seqwrite-1m, mixed-4k, durable-4k, durable-4k-dsync.
@@ -109,6 +112,70 @@ pub struct RunOptions {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `snapshots`.
+#[derive(Args, Clone, Debug)]
+pub struct SnapshotOptions {
+    /// Block device or file.
+    #[arg(long, value_name = "PATH")]
+    pub device: PathBuf,
+    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    #[arg(long, value_name = "SERIAL:BYTES")]
+    pub destroy: Option<String>,
+    /// Make a file of this size if the device does not exist.
+    #[arg(long, value_name = "BYTES")]
+    pub create: Option<u64>,
+    /// Overwrite somebody else's file system or label on the device.
+    #[arg(long)]
+    pub force: bool,
+    /// Backends; all that keep snapshots if not given. Raw always runs beside them.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub backend: Vec<String>,
+    /// cliff, chain, delete, rollback, full, overwrite-fraction; all if not given.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub suite: Vec<String>,
+    /// Lengths of the chain.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64,256",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub snapshots: Vec<u32>,
+    /// Scattered writes between two snapshots of the chain.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub changes: u64,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub queue_depth: u32,
+    /// Writes that are begun together, once as many have completed.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// Measured seconds of each part of a suite.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Seconds under load before that.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub warmup: f64,
+    /// Blocks: how often every arm is repeated.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeats: u32,
+    /// Seed of addresses, content and order; random, and printed, if not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder of the results; must be empty (default: `results/local/UTC`).
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Length of the span; 1 GiB, or a quarter of what the device has, if not given.
+    #[arg(long, value_name = "BYTES")]
+    pub span: Option<u64>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.05..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("from 0.05 to 86400 seconds are possible".to_owned()),
+    }
 }
 
 /// Options of `doctor`.

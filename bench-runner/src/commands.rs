@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::bench::Bench;
 use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
-use crate::results::{RunFolder, rfc3339};
+use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
-use crate::{doctor, interrupt, plan, quick, recovery, report, session, summary};
+use crate::{doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary};
 
 /// Runs the program on its arguments; gives its exit code.
 pub fn main() -> i32 {
@@ -66,6 +66,10 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             let program = recovery::this_program()?;
             Ok(tell(&recovery::run(&options, &program, &out, &mut |_, _| {})?, options.json))
         }
+        Command::Snapshots(options) => {
+            let out = out_folder(options.out.clone())?;
+            Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
+        }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());
@@ -108,7 +112,7 @@ fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// Tells how a run ended and gives the exit code.
 fn tell(session: &Session, json: bool) -> i32 {
-    if !session.data.runs.is_empty() {
+    if session.data.runs.iter().any(|run| run.phase == MEASURE) {
         eprint!("\n{}", summary::table(&session.data));
     }
     for sentence in report::headlines(&session.data) {

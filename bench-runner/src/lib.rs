@@ -25,6 +25,7 @@ pub mod results;
 pub mod runner_cost;
 pub mod scratch;
 pub mod session;
+pub mod snapshots;
 pub mod stats;
 pub mod suite;
 pub mod summary;

@@ -146,3 +146,46 @@ impl BareKind {
         }
     }
 }
+
+/// A value that a part of a suite has beside its rate and latencies.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What it is.
+    pub metric: &'static str,
+    /// Which statistic of it, or the cause it is counted under.
+    pub stat: String,
+    /// Its unit.
+    pub unit: &'static str,
+    /// The value; `None` where it could not be measured.
+    pub value: Option<f64>,
+    /// Operations behind it.
+    pub n: u64,
+}
+
+/// A short piece of the time of a part.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Window {
+    /// When it began, since the part began.
+    pub begin_ns: u64,
+    /// Its length.
+    pub length_ns: u64,
+    /// Operations completed in it.
+    pub operations: u64,
+    /// Sum of their latencies.
+    pub latency_ns_sum: u64,
+    /// The longest of their latencies.
+    pub latency_ns_max: u64,
+}
+
+/// What a suite of snapshots knows of a measurement beside its outcome.
+#[derive(Clone, Copy, Debug)]
+pub struct SuitePart<'a> {
+    /// Which part of the suite.
+    pub phase: &'a str,
+    /// Snapshots held.
+    pub snapshots: Option<u32>,
+    /// Its further values.
+    pub figures: &'a [Figure],
+    /// Its course over time.
+    pub windows: &'a [Window],
+}

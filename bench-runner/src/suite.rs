@@ -149,6 +149,7 @@ pub fn run(
                         outcome: None,
                         verified_blocks: None,
                         invalid_reason: Some(failure.message.clone()),
+                        part: None,
                     },
                     Ok(measured) => ArmRun {
                         block,
@@ -159,6 +160,7 @@ pub fn run(
                         outcome: Some(&measured.outcome),
                         verified_blocks: measured.verified_blocks,
                         invalid_reason: measured.wrong.clone(),
+                        part: None,
                     },
                 };
                 folder.append_arm(&run)?;
@@ -208,7 +210,7 @@ fn one_arm(
 }
 
 /// Fisher and Yates.
-fn shuffle<T>(items: &mut [T], random: &mut Xoshiro256PlusPlus) {
+pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Xoshiro256PlusPlus) {
     for last in (1..items.len()).rev() {
         let chosen = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
         items.swap(last, chosen as usize);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::report;
-use crate::results::{MetricRow, RunData};
+use crate::results::{MEASURE, MetricRow, RunData};
 use crate::session::Session;
 
 /// Everything a script wants of a run, as one JSON object.
@@ -22,6 +22,7 @@ pub fn object(session: &Session) -> Value {
         "figures": figures(&session.data),
         "ratios": ratios(&session.data),
         "runner_cost": runner_cost(&session.data),
+        "suites": suites(&session.data),
     });
     if let Some(failure) = &session.stopped {
         object["error"] = json!({ "exit_code": failure.exit_code, "message": failure.message });
@@ -29,8 +30,26 @@ pub fn object(session: &Session) -> Value {
     object
 }
 
+/// The pooled values of suites of snapshots.
+fn suites(data: &RunData) -> Vec<Value> {
+    let is_suite = |row: &&MetricRow| {
+        row.run.is_none() && row.metric != "runner_cost" && row.phase != MEASURE && row.value.is_some()
+    };
+    data.metrics
+        .iter()
+        .filter(is_suite)
+        .map(|row| {
+            json!({
+                "arm": row.arm, "suite": row.workload, "phase": row.phase, "snapshots": row.chain_depth,
+                "op": row.op, "metric": row.metric, "stat": row.stat, "value": row.value, "unit": row.unit,
+                "ci_low": row.ci_low, "ci_high": row.ci_high, "blocks": row.n,
+            })
+        })
+        .collect()
+}
+
 fn pooled(data: &RunData) -> impl Iterator<Item = &MetricRow> {
-    data.metrics.iter().filter(|row| row.run.is_none() && row.phase == "measure" && row.op == "all")
+    data.metrics.iter().filter(|row| row.run.is_none() && row.phase == MEASURE && row.op == "all")
 }
 
 fn figures(data: &RunData) -> Vec<Value> {

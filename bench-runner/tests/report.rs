@@ -11,7 +11,7 @@ use bench_runner::measure::{
 use bench_runner::report;
 use bench_runner::results::{
     ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
-    ResultsError, RunData, RunFolder,
+    ResultsError, RunData, RunFolder, WindowRow,
 };
 use hdrhistogram::Histogram;
 use icecore_workloads::Workload;
@@ -190,6 +190,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                     outcome: Some(&outcome),
                     verified_blocks: Some(1_000),
                     invalid_reason: broken.then(|| "foreign I/O <b>1.2 %</b> of the device's".to_string()),
+                    part: None,
                 };
                 folder.append_arm(&run).unwrap();
                 started_ns += 16 * SECOND_NS;
@@ -322,6 +323,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
         outcome: Some(&outcome),
         verified_blocks: None,
         invalid_reason: None,
+        part: None,
     };
     run_folder.append_arm(&run).unwrap();
     run_folder.append_arm(&ArmRun { block: 2, outcome: None, ..run }).unwrap();
@@ -501,6 +503,11 @@ fn the_schema_page_says_what_the_code_writes() {
     let text = fs::read_to_string(folder.path().join("recovery/recovery.csv")).unwrap();
     let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
     assert_eq!(documented(&schema, "recovery.csv"), header);
+    let mut windows = RunFolder::create(&folder.path().join("series"), Manifest::default()).unwrap();
+    windows.append_windows(&[WindowRow::default()]).unwrap();
+    let text = fs::read_to_string(folder.path().join("series/series.csv")).unwrap();
+    let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    assert_eq!(documented(&schema, "series.csv"), header);
     let manifest = fs::read_to_string(folder.path().join("manifest.json")).unwrap();
     let mut found = BTreeSet::new();
     keys("", &serde_json::from_str(&manifest).unwrap(), &mut found);

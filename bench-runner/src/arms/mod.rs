@@ -88,7 +88,8 @@ impl Arm {
                         bytes: log.batch_bytes,
                         in_flight: log.batches_in_flight,
                     });
-                    bench.runtime().block_on(settle(&volume, bench.device()))?;
+                    bench.runtime().block_on(volume.flush())?;
+                    bench.runtime().block_on(quiet(bench.device()))?;
                 }
                 bench.runtime().block_on(volume.close())?;
                 outcome.written = written_since(bench.device(), &before, &outcome);
@@ -104,9 +105,8 @@ const QUIET_NS: u64 = 100_000_000;
 /// How often that is looked for before something is wrong.
 const QUIET_TRIES: u32 = 600;
 
-/// Makes everything durable and waits until no background work is left, so that it is counted.
-async fn settle(volume: &Volume, device: &Device) -> Result<(), Failure> {
-    volume.flush().await?;
+/// Waits until no background work is left, so that it is counted.
+pub(crate) async fn quiet(device: &Device) -> Result<(), Failure> {
     let done = || Cause::ALL.map(|cause| device.ledger().tally(cause));
     for _ in 0..QUIET_TRIES {
         let before = done();

@@ -7,6 +7,8 @@ mod facts;
 mod page;
 mod plots;
 mod recovery;
+mod snapshot_plots;
+mod snapshots;
 mod svg;
 mod text;
 mod view;

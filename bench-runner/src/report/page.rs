@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, workload_words};
 use super::view::View;
-use super::{facts, plots, recovery, writing};
-use crate::results::MetricRow;
+use super::{facts, plots, recovery, snapshots, writing};
+use crate::results::{MEASURE, MetricRow};
 use crate::stats::BLOCKS_FOR_INTERVAL;
 
 const STYLE: &str = include_str!("style.css");
@@ -30,7 +30,7 @@ pub(super) fn render(view: &View) -> String {
          <p class=\"quiet\">Begun {1}, {2} workloads, {3} blocks each, seed {4}</p>\n",
         escape(&title),
         escape(&manifest.started_utc),
-        view.workloads.len(),
+        view.workloads.len().max(manifest.plan.workloads.len()),
         manifest.plan.repeats,
         manifest.seed
     );
@@ -42,13 +42,15 @@ pub(super) fn render(view: &View) -> String {
     }
     page.push_str("</ul>\n");
     let recoveries = &view.data.recovery;
-    if sentences.is_empty() && recoveries.is_empty() {
+    let has_suites = view.data.runs.iter().any(|run| run.phase != MEASURE);
+    if sentences.is_empty() && recoveries.is_empty() && !has_suites {
         page.push_str(
             "<p>No two arms were measured beside each other, so there is nothing to compare.</p>\n",
         );
     }
     recovery::recovery(recoveries, &mut page);
-    if recoveries.is_empty() || !view.data.runs.is_empty() {
+    snapshots::snapshots(view, &mut page);
+    if (recoveries.is_empty() && !has_suites) || !view.workloads.is_empty() {
         tables(view, &mut page);
         ratios(view, &mut page);
         writing::writing(view, &mut page);
@@ -114,7 +116,8 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
     let more = chosen.len().saturating_sub(MOST_HEADLINES);
     let compared =
         chosen.iter().take(MOST_HEADLINES).map(|(row, arm, reference)| headline(row, arm, reference));
-    let mut sentences: Vec<String> = recovered.into_iter().chain(compared).collect();
+    let suites = snapshots::headlines(view);
+    let mut sentences: Vec<String> = recovered.into_iter().chain(suites).chain(compared).collect();
     if more > 0 {
         sentences.push(format!("{more} further comparisons are in the picture of paired ratios."));
     }

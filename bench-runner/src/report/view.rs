@@ -1,10 +1,8 @@
 //! A run folder arranged for reading: which arms, workloads and depths there are, and the pooled row of each.
 
-use std::borrow::Cow;
-
 use hdrhistogram::Histogram;
 
-use crate::results::{MetricRow, RunData, RunRow, merged, pooled_rows};
+use crate::results::{MEASURE, MetricRow, RunData, RunRow, merged, pooled_rows};
 
 /// Arms that stand first in tables and legends: the bare device, then other ways of measuring it.
 const FIRST_ARMS: [&str; 3] = ["raw", "ring", "fio"];
@@ -12,7 +10,9 @@ const FIRST_ARMS: [&str; 3] = ["raw", "ring", "fio"];
 /// A run folder arranged for reading.
 pub(super) struct View<'a> {
     pub data: &'a RunData,
-    pooled: Cow<'a, [MetricRow]>,
+    pooled: Vec<MetricRow>,
+    /// The pooled rows of suites of snapshots.
+    pub suites: Vec<MetricRow>,
     /// Names of the arms; an arm's place decides its colour everywhere.
     pub arms: Vec<&'a str>,
     /// Workloads with their depths, in the order they were run.
@@ -26,6 +26,9 @@ impl<'a> View<'a> {
         for run in &data.runs {
             if !arms.contains(&run.arm.as_str()) {
                 arms.push(&run.arm);
+            }
+            if run.phase != MEASURE {
+                continue;
             }
             match workloads.iter_mut().find(|(name, _)| *name == run.workload) {
                 Some((_, depths)) if depths.contains(&run.queue_depth) => {}
@@ -41,14 +44,15 @@ impl<'a> View<'a> {
         let first = |arm: &str| FIRST_ARMS.iter().position(|name| *name == arm).unwrap_or(FIRST_ARMS.len());
         arms.sort_by_key(|arm| (first(arm), planned(arm).unwrap_or(usize::MAX)));
         // A run that was cut short has not pooled its blocks; the same function does it here.
-        let is_pooled = |row: &MetricRow| row.run.is_none() && row.phase == "measure";
-        let written: Vec<MetricRow> = data.metrics.iter().filter(|row| is_pooled(row)).cloned().collect();
-        let pooled = if written.is_empty() {
+        let is_pooled = |row: &&MetricRow| row.run.is_none() && row.metric != "runner_cost";
+        let written: Vec<MetricRow> = data.metrics.iter().filter(is_pooled).cloned().collect();
+        let all = if written.is_empty() {
             pooled_rows(&data.runs, &data.metrics, &data.histograms, data.manifest.seed)
         } else {
             written
         };
-        View { data, pooled: pooled.into(), arms, workloads }
+        let (pooled, suites) = all.into_iter().partition(|row| row.phase == MEASURE);
+        View { data, pooled, suites, arms, workloads }
     }
 
     /// The CSS class that carries the arm's colour.

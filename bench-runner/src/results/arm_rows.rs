@@ -5,8 +5,9 @@
 
 use hdrhistogram::Histogram;
 
-use super::{MetricRow, RunHistograms, RunRow, SecondRow, merged};
-use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OperationFigures};
+use super::rows::MEASURE;
+use super::{MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
+use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OperationFigures, SuitePart};
 use crate::stats;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
@@ -36,6 +37,8 @@ pub struct ArmRun<'a> {
     pub verified_blocks: Option<u64>,
     /// Why the run does not count; `None` for a valid one. A failed arm must have a reason.
     pub invalid_reason: Option<String>,
+    /// The part of a suite of snapshots that it is; `None` for any other run.
+    pub part: Option<SuitePart<'a>>,
 }
 
 impl ArmRun<'_> {
@@ -49,6 +52,10 @@ impl ArmRun<'_> {
             (None, Some(_)) => String::new(),
             (None, None) => "the arm failed".to_string(),
         }
+    }
+
+    fn phase(&self) -> String {
+        self.part.map_or(MEASURE, |part| part.phase).to_string()
     }
 
     fn steady(&self) -> Option<bool> {
@@ -86,6 +93,8 @@ impl ArmRun<'_> {
             valid: self.valid(),
             invalid_reason: self.invalid_reason(),
             hist_file,
+            phase: self.phase(),
+            chain_depth: self.part.and_then(|part| part.snapshots),
         }
     }
 
@@ -119,6 +128,21 @@ impl ArmRun<'_> {
             .collect()
     }
 
+    pub(super) fn window_rows(&self, run: u64) -> Vec<WindowRow> {
+        let windows = self.part.map_or(&[][..], |part| part.windows);
+        windows
+            .iter()
+            .map(|window| WindowRow {
+                run,
+                since_start_ns: self.started_ns + window.begin_ns,
+                window_ns: window.length_ns,
+                operations: window.operations,
+                latency_mean_ns: window.latency_ns_sum.checked_div(window.operations),
+                latency_max_ns: (window.operations > 0).then_some(window.latency_ns_max),
+            })
+            .collect()
+    }
+
     /// The arm's rows of `metrics.csv`.
     pub(super) fn metric_rows(&self, run: u64) -> Vec<MetricRow> {
         let histograms = self.histograms();
@@ -142,6 +166,15 @@ impl ArmRun<'_> {
             }
         }
         self.add_writing(&mut rows, run, outcome);
+        for figure in self.part.map_or(&[][..], |part| part.figures) {
+            rows.push(MetricRow {
+                metric: figure.metric.to_string(),
+                stat: figure.stat.clone(),
+                value: figure.value,
+                unit: figure.unit.to_string(),
+                ..self.metric_row(run, "all", figure.n)
+            });
+        }
         rows
     }
 
@@ -198,7 +231,8 @@ impl ArmRun<'_> {
             op: op.to_string(),
             bs_bytes: Some(u64::from(self.task.workload.operation_bytes)),
             queue_depth: Some(self.task.queue_depth),
-            phase: "measure".to_string(),
+            chain_depth: self.part.and_then(|part| part.snapshots),
+            phase: self.phase(),
             n: operations,
             steady: self.steady(),
             valid: self.valid(),

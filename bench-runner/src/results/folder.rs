@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::{
     ArmRun, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, MANIFEST_FILE, METRICS_FILE, Manifest,
-    MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow, SecondRow,
-    TIMESERIES_FILE, histogram_log, pooled_rows, rfc3339,
+    MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow, SERIES_FILE, SecondRow,
+    TIMESERIES_FILE, WindowRow, histogram_log, pooled_rows, rfc3339,
 };
 
 /// A run folder being written.
@@ -29,6 +29,8 @@ pub struct RunFolder {
     events: Table,
     /// Made with its first row.
     recovery: Option<Table>,
+    /// Made with its first row.
+    series: Option<Table>,
 }
 
 impl RunFolder {
@@ -61,6 +63,7 @@ impl RunFolder {
             timeseries: Table::create::<SecondRow>(path.join(TIMESERIES_FILE))?,
             events: Table::create::<EventRow>(path.join(EVENTS_FILE))?,
             recovery: None,
+            series: None,
         };
         folder.manifest.save(&path.join(MANIFEST_FILE))?;
         Ok(folder)
@@ -103,8 +106,9 @@ impl RunFolder {
         let started_at = self.started_at + Duration::from_nanos(arm.started_ns);
         let hist_file = match arm.outcome {
             Some(outcome) => {
+                let part = arm.part.map_or(String::new(), |part| format!("-{}", file_name_part(part.phase)));
                 let name = format!(
-                    "{run:04}-{}-qd{}-block{}-{}.hlog",
+                    "{run:04}-{}{part}-qd{}-block{}-{}.hlog",
                     file_name_part(arm.task.workload.name()),
                     arm.task.queue_depth,
                     arm.block,
@@ -118,6 +122,7 @@ impl RunFolder {
             None => String::new(),
         };
         self.timeseries.append(&arm.second_rows(run))?;
+        self.append_windows(&arm.window_rows(run))?;
         self.metrics.append(&arm.metric_rows(run))?;
         self.runs.append(&[arm.run_row(run, rfc3339(started_at), hist_file)])?;
         self.last_run = run;
@@ -139,9 +144,31 @@ impl RunFolder {
         table.append(std::slice::from_ref(row))
     }
 
+    /// Adds windows of a run.
+    pub fn append_windows(&mut self, rows: &[WindowRow]) -> Result<(), ResultsError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.join(SERIES_FILE);
+        let table = match &mut self.series {
+            Some(table) => table,
+            none => none.insert(Table::create::<WindowRow>(path)?),
+        };
+        table.append(rows)
+    }
+
     /// Adds an event that happens now. `event` is one word of lower case and underscores.
     pub fn append_event(&mut self, event: &str, detail: &str) -> Result<(), ResultsError> {
-        let since_start_ns = self.since_start_ns();
+        self.append_event_at(self.since_start_ns(), event, detail)
+    }
+
+    /// Adds an event that happened then.
+    pub fn append_event_at(
+        &mut self,
+        since_start_ns: u64,
+        event: &str,
+        detail: &str,
+    ) -> Result<(), ResultsError> {
         self.events.append(&[EventRow {
             utc: rfc3339(self.started_at + Duration::from_nanos(since_start_ns)),
             since_start_ns,

@@ -25,7 +25,8 @@ pub use histogram_log::{RunHistograms, merged};
 pub use manifest::{DeviceFacts, Dropped, EnvironmentFacts, FORMAT_VERSION, Manifest, Plan};
 pub use pool::pooled_rows;
 pub use read::RunData;
-pub use rows::{EventRow, MetricRow, RecoveryRow, RunRow, SecondRow};
+pub(crate) use rows::MEASURE;
+pub use rows::{EventRow, MetricRow, RecoveryRow, RunRow, SecondRow, WindowRow};
 pub use utc::rfc3339;
 
 /// What was run, on what, and whether it ended.
@@ -40,6 +41,8 @@ pub const TIMESERIES_FILE: &str = "timeseries.csv";
 pub const EVENTS_FILE: &str = "events.csv";
 /// One row a recovery; only where recoveries were measured.
 pub const RECOVERY_FILE: &str = "recovery.csv";
+/// One row a short piece of a run's time; only where suites of snapshots were measured.
+pub const SERIES_FILE: &str = "series.csv";
 /// Folder of the histograms, one file a run.
 pub const HISTOGRAM_FOLDER: &str = "hist";
 /// The report, made from all of the above.

@@ -51,7 +51,7 @@ pub fn pooled_rows(
     rows
 }
 
-/// All blocks of one arm at one workload and depth.
+/// All blocks of one arm at one workload and depth, and one part of it where it is a suite of snapshots.
 struct Cell<'a> {
     first: &'a RunRow,
     runs: Vec<&'a RunRow>,
@@ -63,7 +63,10 @@ impl Cell<'_> {
     }
 
     fn is_beside(&self, run: &RunRow) -> bool {
-        self.first.workload == run.workload && self.first.queue_depth == run.queue_depth
+        self.first.workload == run.workload
+            && self.first.queue_depth == run.queue_depth
+            && self.first.phase == run.phase
+            && self.first.chain_depth == run.chain_depth
     }
 
     fn is_compared_with(&self, other: &Cell) -> bool {
@@ -90,7 +93,8 @@ impl Cell<'_> {
             op: op.to_string(),
             bs_bytes: Some(self.first.bs_bytes),
             queue_depth: Some(self.first.queue_depth),
-            phase: "measure".to_string(),
+            chain_depth: self.first.chain_depth,
+            phase: self.first.phase.clone(),
             metric: metric.to_string(),
             stat: stat.to_string(),
             unit: unit.to_string(),

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use super::{
     EVENTS_FILE, EventRow, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE,
-    RecoveryRow, ResultsError, RunHistograms, RunRow, SecondRow, TIMESERIES_FILE, histogram_log,
+    RecoveryRow, ResultsError, RunHistograms, RunRow, SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow,
+    histogram_log,
 };
 
 /// A run folder in memory.
@@ -25,6 +26,8 @@ pub struct RunData {
     pub events: Vec<EventRow>,
     /// One row a recovery.
     pub recovery: Vec<RecoveryRow>,
+    /// One row a window of a suite of snapshots; likewise.
+    pub windows: Vec<WindowRow>,
     /// The histograms by number of the run.
     pub histograms: BTreeMap<u64, RunHistograms>,
 }
@@ -40,11 +43,9 @@ impl RunData {
         let mut metrics: Vec<MetricRow> = read_table(&folder.join(METRICS_FILE))?;
         let mut seconds: Vec<SecondRow> = read_table(&folder.join(TIMESERIES_FILE))?;
         let events = read_table(&folder.join(EVENTS_FILE))?;
-        let recovery = match read_table(&folder.join(RECOVERY_FILE)) {
-            // Most runs measure none.
-            Err(ResultsError::Missing { .. }) => Vec::new(),
-            read => read?,
-        };
+        // Most runs measure no recovery, and no suite of snapshots.
+        let recovery = read_if_there(&folder.join(RECOVERY_FILE))?;
+        let mut windows: Vec<WindowRow> = read_if_there(&folder.join(SERIES_FILE))?;
         let mut histograms = BTreeMap::new();
         for run in runs.iter().filter(|run| !run.hist_file.is_empty()) {
             let relative = Path::new(&run.hist_file);
@@ -59,7 +60,8 @@ impl RunData {
         let listed: HashSet<u64> = runs.iter().map(|run| run.run).collect();
         metrics.retain(|row| row.run.is_none_or(|run| listed.contains(&run)));
         seconds.retain(|row| listed.contains(&row.run));
-        Ok(RunData { manifest, runs, metrics, seconds, events, recovery, histograms })
+        windows.retain(|row| listed.contains(&row.run));
+        Ok(RunData { manifest, runs, metrics, seconds, events, recovery, windows, histograms })
     }
 }
 
@@ -69,4 +71,11 @@ fn read_table<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, ResultsErr
         .deserialize()
         .collect::<Result<_, _>>()
         .map_err(|error| ResultsError::malformed(path, error))
+}
+
+fn read_if_there<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, ResultsError> {
+    match read_table(path) {
+        Err(ResultsError::Missing { .. }) => Ok(Vec::new()),
+        read => read,
+    }
 }

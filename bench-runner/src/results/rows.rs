@@ -59,6 +59,19 @@ pub struct RunRow {
     pub invalid_reason: String,
     /// Its histograms, relative to the folder; empty where there are none.
     pub hist_file: String,
+    /// `measure`, or the part of a suite of snapshots.
+    #[serde(default = "measure")]
+    pub phase: String,
+    /// Snapshots held, for a suite of snapshots.
+    #[serde(default)]
+    pub chain_depth: Option<u32>,
+}
+
+/// The phase of what is no suite of snapshots.
+pub(crate) const MEASURE: &str = "measure";
+
+fn measure() -> String {
+    MEASURE.to_string()
 }
 
 /// `metrics.csv`: one value.
@@ -84,7 +97,7 @@ pub struct MetricRow {
     pub offered_iops: Option<u64>,
     /// Snapshots in the chain, where there is one.
     pub chain_depth: Option<u32>,
-    /// `measure`, or `null-target` for the runner's own cost.
+    /// `measure`, `null-target` for the runner's own cost, or the part of a suite of snapshots.
     pub phase: String,
     /// What the value is.
     pub metric: String,
@@ -152,6 +165,23 @@ pub struct SecondRow {
     /// When that second began, since the run began.
     pub since_start_ns: u64,
     /// Reads and writes completed in it; the last second of a run may be a part of one.
+    pub operations: u64,
+    /// Mean of their latencies.
+    pub latency_mean_ns: Option<u64>,
+    /// Longest of their latencies.
+    pub latency_max_ns: Option<u64>,
+}
+
+/// `series.csv`: a short piece of the time of one run; finer than a second, for suites of snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WindowRow {
+    /// The row of `runs.csv`.
+    pub run: u64,
+    /// When the window began, since the run began.
+    pub since_start_ns: u64,
+    /// Its length; the last of a run is shorter.
+    pub window_ns: u64,
+    /// Reads and writes completed in it.
     pub operations: u64,
     /// Mean of their latencies.
     pub latency_mean_ns: Option<u64>,

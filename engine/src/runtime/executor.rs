@@ -308,10 +308,9 @@ impl Core {
     }
 
     fn slot_freed(&self) {
-        let waiting = self.waiting_for_slot.borrow_mut().pop_front();
-        if let Some(waiter) = waiting {
-            self.wake(waiter);
-        }
+        // All of them: one alone may have found a slot since, or need none any more, and would take the word with it.
+        let waiting = std::mem::take(&mut *self.waiting_for_slot.borrow_mut());
+        waiting.into_iter().for_each(|waiter| self.wake(waiter));
     }
 
     pub(super) fn wake(&self, waiter: Waiter) {
@@ -658,7 +657,10 @@ impl Operate<'_> {
             Err(refused) => {
                 self.refused = Some(Box::new(refused));
                 let waiter = self.core.waiter(context);
-                self.core.waiting_for_slot.borrow_mut().push_back(waiter);
+                let mut waiting = self.core.waiting_for_slot.borrow_mut();
+                if !waiting.contains(&waiter) {
+                    waiting.push_back(waiter);
+                }
                 Poll::Pending
             }
         }

@@ -181,6 +181,40 @@ fn operations_beyond_the_limit_wait_their_turn() {
     }
 }
 
+/// A task that waits for a slot with several operations is told of one once, and may need it no more: then the next one
+/// must hear of it.
+#[test]
+fn nobody_who_waits_for_a_slot_is_forgotten() {
+    for io_mode in [IoMode::Uring, IoMode::Blocking] {
+        let options = RuntimeOptions { io_mode, operations_max: 8, ..RuntimeOptions::default() };
+        let Ok(runtime) = Runtime::new(options).inspect_err(|error| eprintln!("skipped: {error}")) else {
+            continue;
+        };
+        let context = runtime.context().clone();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let target = Target::File(context.adopt_file(OwnedFd::from(file), None));
+        let several = |count: usize| {
+            let (inner, target) = (context.clone(), target.clone());
+            context.spawn(async move {
+                for _ in 0..20 {
+                    join_all((0..count).map(|_| read(&inner, &target, 512))).await;
+                }
+            })
+        };
+        let tasks: Vec<Task<()>> = [3, 40, 7, 1, 25, 12].map(several).into();
+        let ended = runtime.block_on(async {
+            for _ in 0..5_000 {
+                if tasks.iter().all(Task::has_ended) {
+                    return true;
+                }
+                context.sleep(1_000_000).await;
+            }
+            false
+        });
+        assert!(ended, "{io_mode:?}: some wait for ever");
+    }
+}
+
 #[test]
 fn a_file_stays_open_until_its_last_operation_has_ended() {
     let Some(runtime) = uring(0) else { return };

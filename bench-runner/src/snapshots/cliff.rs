@@ -1,0 +1,59 @@
+//! `cliff`: what taking a snapshot does to steady random writes. Before it; while it is taken; then every write goes to a
+//! block that has not been written since, until the span has been or time is over; then to those blocks again.
+
+use super::stage::{Stage, figure};
+use crate::failure::Failure;
+
+/// First touches may take this many times the time of the other parts.
+const TOUCH_TIMES: u64 = 4;
+const NAME: &str = "cliff";
+
+pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
+    let (subject, keeper) = stage.prepare()?;
+    let mut load = stage.load(&subject);
+    load.to_span();
+    load.start()?;
+    stage.let_go_on(&load, stage.plan.warmup_ns, || false)?;
+    load.look();
+    let since = stage.mark();
+    stage.let_go_on(&load, stage.plan.measure_ns, || false)?;
+    let mut kept = None;
+    stage.part("before", Some(0), &since, load.look(), Vec::new());
+    let mut since = stage.mark();
+    if let Some(keeper) = &keeper {
+        // The load goes on meanwhile: of what is in flight, either is right.
+        let oldest = load.completed();
+        let begun_ns = stage.now_ns();
+        stage.patiently("taking a snapshot", keeper.take(NAME))?;
+        let took_ns = stage.now_ns() - begun_ns;
+        stage.happened("snapshot_taken", &format!("in {:.3} ms", took_ns as f64 / 1e6));
+        kept = Some((oldest, load.begun()));
+        let taking = figure("snapshot_creation", "mean", "ns", Some(took_ns as f64));
+        stage.part("creation", Some(1), &since, load.look(), vec![taking]);
+        since = stage.mark();
+    }
+    load.once(stage.blocks());
+    stage.let_go_on(&load, TOUCH_TIMES * stage.plan.measure_ns, || false)?;
+    stage.stop(&mut load)?;
+    let (seen, touched) = (load.look(), load.touched());
+    stage.settle(&subject)?;
+    stage.part("first-touch", Some(1), &since, seen, Vec::new());
+    load.among(touched);
+    let since = stage.mark();
+    load.start()?;
+    stage.let_go_on(&load, stage.plan.measure_ns, || false)?;
+    stage.stop(&mut load)?;
+    let seen = load.look();
+    stage.settle(&subject)?;
+    stage.part("settled", Some(1), &since, seen, Vec::new());
+    stage.meddle();
+    let now = load.completed();
+    stage.verify("the volume", &subject, (&now, &now))?;
+    if let (Some(keeper), Some((oldest, newest))) = (&keeper, kept) {
+        let image = stage.patiently("opening an image", keeper.image(NAME))?;
+        stage.verify("the snapshot", &image, (&oldest, &newest))?;
+        drop(image);
+        stage.patiently("closing", keeper.0.close())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! `snapshots`: what keeping snapshots costs, as suites of their own.
+//!
+//! For each block and each suite every backend that can do it runs once, and the bare device beside it, in random order,
+//! with the same seed, on a span that has been filled anew. An arm leaves one run for each part of its suite: the time
+//! before the snapshot, the first touches after it, and so on. What a backend cannot do is found by asking it, named, and
+//! left out.
+//!
+//! Invariants: everything that a suite has written or kept is read back and compared before its runs count; background
+//! work that a part has caused is waited for before the device's work is counted, unless the part says otherwise.
+
+mod chain;
+mod cliff;
+mod delete;
+mod full;
+mod load;
+mod overwrite;
+mod rollback;
+mod stage;
+mod subject;
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use icecore::store::Backend;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+use self::stage::{Part, Stage};
+use self::subject::Abilities;
+use crate::arms::Arm;
+use crate::arms::target::Bare;
+use crate::bench::{Bench, DataSpan, data_span};
+use crate::cli::SnapshotOptions;
+use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::measure::SuitePart;
+use crate::recorder::Clock;
+use crate::results::{ArmRun, Dropped, Ending, Manifest, Plan, RunData, RunFolder};
+use crate::session::Session;
+use crate::suite::{AfterArm, shuffle};
+use crate::{content, environment, plan, report};
+
+const MIB: u64 = 1 << 20;
+/// The span if none is given: snapshots need room beside it.
+const SPAN_BYTES_DEFAULT: u64 = 1 << 30;
+const SPAN_SHARE: u64 = 4;
+/// A larger device is not written in full before, and not filled up: that would take longer than everything else.
+const WHOLE_BYTES_MAX: u64 = 64 << 30;
+
+/// How the device is prepared, in words for results.
+const PRECONDITIONING: &str = "the device (up to 64 GiB) written once; before each arm a new volume of the span's size, \
+                               written once in 1 MiB writes at depth 8 and flushed, and background work waited for";
+
+/// A suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// Random writes before, while and after a snapshot is taken.
+    Cliff,
+    /// Reads and creation as snapshots become many.
+    Chain,
+    /// Foreground writes while snapshots are deleted.
+    Delete,
+    /// Going back.
+    Rollback,
+    /// A pool that fills up.
+    Full,
+    /// Overwriting a part of the volume.
+    OverwriteFraction,
+}
+
+impl Suite {
+    /// All of them.
+    pub const ALL: [Suite; 6] =
+        [Suite::Cliff, Suite::Chain, Suite::Delete, Suite::Rollback, Suite::Full, Suite::OverwriteFraction];
+
+    /// The name on the command line, and in the column `workload` of results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Suite::Cliff => "cliff",
+            Suite::Chain => "chain",
+            Suite::Delete => "delete",
+            Suite::Rollback => "rollback",
+            Suite::Full => "full",
+            Suite::OverwriteFraction => "overwrite-fraction",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Self, Failure> {
+        Self::ALL.into_iter().find(|suite| suite.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Suite::name).join(", ");
+            Failure::usage(format!("unknown suite {name:?}; there are: {names}"))
+        })
+    }
+
+    /// Why a backend cannot do it.
+    fn lacks(self, abilities: &Abilities) -> Option<&str> {
+        let needs = match self {
+            Suite::Cliff | Suite::Chain | Suite::OverwriteFraction => [&abilities.take, &abilities.image],
+            Suite::Delete | Suite::Full => [&abilities.take, &abilities.delete],
+            Suite::Rollback => [&abilities.take, &abilities.go_back],
+        };
+        needs.into_iter().find_map(|ability| ability.as_ref().err()).map(String::as_str)
+    }
+
+    /// Gives the bare device's parts, where it is measured beside an arm rather than as one.
+    fn run(self, stage: &Stage) -> Result<Vec<Part>, Failure> {
+        match self {
+            Suite::Cliff => cliff::run(stage)?,
+            Suite::Chain => return chain::run(stage),
+            Suite::Delete => delete::run(stage)?,
+            Suite::Rollback => rollback::run(stage)?,
+            Suite::Full => full::run(stage)?,
+            Suite::OverwriteFraction => overwrite::run(stage)?,
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// What is to be measured.
+#[derive(Clone, Debug)]
+pub struct SnapshotPlan {
+    suites: Vec<Suite>,
+    backends: Vec<Backend>,
+    /// Depths of the chain, ascending.
+    snapshots: Vec<u32>,
+    /// Writes between two snapshots of the chain.
+    changes: u64,
+    queue_depth: u32,
+    /// Writes that are begun together.
+    batch: u32,
+    measure_ns: u64,
+    warmup_ns: u64,
+    repeats: u32,
+    seed: u64,
+    span_offset_bytes: u64,
+    span_bytes: u64,
+}
+
+impl SnapshotPlan {
+    /// Understands names and numbers; looks at no device.
+    fn parse(options: &SnapshotOptions) -> Result<Self, Failure> {
+        let mut suites = Vec::new();
+        for name in &options.suite {
+            let suite = Suite::from_name(name)?;
+            if !suites.contains(&suite) {
+                suites.push(suite);
+            }
+        }
+        let mut backends = Vec::new();
+        for name in &options.backend {
+            let Arm::Engine(backend) = Arm::from_name(name)? else {
+                return Err(Failure::usage(format!(
+                    "{name} keeps no volume; raw always runs beside the others"
+                )));
+            };
+            if !backends.contains(&backend) {
+                backends.push(backend);
+            }
+        }
+        let mut snapshots = options.snapshots.clone();
+        snapshots.sort_unstable();
+        snapshots.dedup();
+        if options.batch > options.queue_depth {
+            return Err(Failure::usage("--batch may not be larger than --queue-depth"));
+        }
+        if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
+            return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
+        }
+        Ok(Self {
+            suites: if suites.is_empty() { Suite::ALL.to_vec() } else { suites },
+            backends: if backends.is_empty() { Backend::ALL.to_vec() } else { backends },
+            snapshots,
+            changes: options.changes,
+            queue_depth: options.queue_depth,
+            batch: options.batch,
+            measure_ns: (options.seconds * 1e9) as u64,
+            warmup_ns: (options.warmup * 1e9) as u64,
+            repeats: options.repeats,
+            seed: options.seed.unwrap_or_else(plan::random_seed),
+            span_offset_bytes: 0,
+            span_bytes: options.span.unwrap_or(0),
+        })
+    }
+
+    fn on(&mut self, path: &Path, device_bytes: u64) -> Result<(), Failure> {
+        let arms: Vec<Arm> = self.backends.iter().copied().map(Arm::Engine).collect();
+        let DataSpan { offset_bytes, bytes, least } = data_span(device_bytes, path, &arms)?;
+        let largest = bytes / SPAN_SHARE / MIB * MIB;
+        let wanted = if self.span_bytes == 0 { largest.min(SPAN_BYTES_DEFAULT) } else { self.span_bytes };
+        // As many blocks as a load needs that writes to an eighth of them.
+        let needed = (u64::from(self.queue_depth) * 2 * 8 * 4096).next_multiple_of(MIB);
+        if wanted > largest || wanted < needed {
+            return Err(Failure::usage(format!(
+                "{} has room for a span of {largest} bytes with its snapshots on {}, and {needed} are needed, not {wanted}",
+                path.display(),
+                least.name()
+            )));
+        }
+        (self.span_offset_bytes, self.span_bytes) = (offset_bytes, wanted);
+        Ok(())
+    }
+}
+
+/// Runs the suites as the options say and leaves a run folder with its report.
+///
+/// # Errors
+/// Refusals of the device or folder, before anything is written. What stops it later is told in the [`Session`].
+pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result<Session, Failure> {
+    let mut plan = SnapshotPlan::parse(options)?;
+    let path = &options.device;
+    let bench = match options.create {
+        Some(bytes) if !path.exists() => {
+            plan.clone().on(path, bytes)?;
+            Bench::create(path, bytes, plan.queue_depth)?
+        }
+        _ => Bench::claim(path, options.destroy.as_deref(), plan.queue_depth, options.force)?,
+    };
+    plan.on(path, bench.identity().size_bytes)?;
+    RunFolder::check_empty(out)?;
+    eprintln!(
+        "{}: {} blocks of {} suites on {} backends, span of {} bytes, seed {}",
+        path.display(),
+        plan.repeats,
+        plan.suites.len(),
+        plan.backends.len(),
+        plan.span_bytes,
+        plan.seed
+    );
+    precondition(&bench, &plan)?;
+    let (work, dropped) = choose(&bench, &plan)?;
+    for one in &dropped {
+        eprintln!("left out: {}: {}", one.what, one.why);
+    }
+    let mut folder = RunFolder::create(out, manifest(&bench, &plan, dropped))?;
+    let mut invalid = Vec::new();
+    let stopped = run_all(&bench, &plan, &work, &mut folder, after_arm, &mut invalid)?;
+    let ending = match &stopped {
+        None => Ending::Complete,
+        Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
+        Some(_) => Ending::Failed,
+    };
+    if ending == Ending::Interrupted {
+        folder.append_event("interrupted", "a signal asked the program to stop")?;
+    }
+    folder.finish(ending)?;
+    let report = report::write(out)?;
+    Ok(Session { report, data: RunData::read(out)?, invalid, stopped })
+}
+
+/// Writes the device once: what has never been written reads faster than anything else.
+fn precondition(bench: &Bench, plan: &SnapshotPlan) -> Result<(), Failure> {
+    let size_bytes = bench.identity().size_bytes;
+    let (offset_bytes, bytes) = if size_bytes <= WHOLE_BYTES_MAX {
+        (0, size_bytes / MIB * MIB)
+    } else {
+        (plan.span_offset_bytes, plan.span_bytes)
+    };
+    content::fill(bench.runtime(), &Bare::new(bench.device(), offset_bytes), bytes, plan.seed)
+}
+
+/// A suite and the arms that run it.
+type Work = (Suite, Vec<Arm>);
+
+/// Which backend runs which suite, and what is left out.
+fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>), Failure> {
+    let mut dropped = Vec::new();
+    let mut abilities = Vec::new();
+    for backend in &plan.backends {
+        abilities.push((*backend, Abilities::of(bench, *backend, plan.span_bytes)?));
+    }
+    let mut work = Vec::new();
+    for suite in &plan.suites {
+        let too_large = "the device is too large to be filled up".to_owned();
+        if *suite == Suite::Full && bench.identity().size_bytes > WHOLE_BYTES_MAX {
+            dropped.push(Dropped { what: suite.name().to_owned(), why: too_large });
+            continue;
+        }
+        let mut arms = vec![Arm::Raw];
+        for (backend, can) in &abilities {
+            match suite.lacks(can) {
+                None => arms.push(Arm::Engine(*backend)),
+                Some(why) => dropped.push(Dropped {
+                    what: format!("{} on {}", suite.name(), backend.name()),
+                    why: why.to_owned(),
+                }),
+            }
+        }
+        if arms.len() > 1 {
+            work.push((*suite, arms));
+        }
+    }
+    if work.is_empty() {
+        let why: Vec<String> = dropped.iter().map(|one| format!("{}: {}", one.what, one.why)).collect();
+        return Err(Failure::usage(format!("nothing can be measured: {}", why.join("; "))));
+    }
+    Ok((work, dropped))
+}
+
+/// Every suite of every block. What stops it; failures of an arm are in `invalid`, and the others go on.
+fn run_all(
+    bench: &Bench,
+    plan: &SnapshotPlan,
+    work: &[Work],
+    folder: &mut RunFolder,
+    after_arm: AfterArm,
+    invalid: &mut Vec<String>,
+) -> Result<Option<Failure>, Failure> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
+    for block in 1..=plan.repeats {
+        for (suite, arms) in work {
+            let seed = random.next_u64();
+            let mut arms = arms.clone();
+            shuffle(&mut arms, &mut random);
+            if *suite == Suite::Chain {
+                // There the bare device is measured beside each part.
+                arms.retain(|arm| *arm != Arm::Raw);
+            }
+            for (arm, place) in arms.into_iter().zip(1..) {
+                let stage = Stage {
+                    bench,
+                    plan,
+                    arm,
+                    seed,
+                    name: suite.name(),
+                    base_ns: folder.since_start_ns(),
+                    clock: Clock::start(),
+                    parts: RefCell::default(),
+                    events: RefCell::default(),
+                    verified_blocks: RefCell::default(),
+                    wrong: RefCell::default(),
+                    random: RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(block))),
+                    after_arm: RefCell::new(&mut *after_arm),
+                    dropped: RefCell::default(),
+                };
+                let ended = suite.run(&stage);
+                if let Err(failure) = &ended
+                    && failure.exit_code == EXIT_INTERRUPTED
+                {
+                    return Ok(Some(failure.clone()));
+                }
+                let reason = append(folder, &stage, block, place, ended)?;
+                let state = reason.as_ref().map_or_else(
+                    || format!("{} blocks verified", stage.verified_blocks.borrow()),
+                    |reason| format!("DOES NOT COUNT: {reason}"),
+                );
+                eprintln!("block {block} {} {}: {state}", suite.name(), arm.name());
+                invalid.extend(reason);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Appends what an arm has measured, and gives the reason why it does not count.
+fn append(
+    folder: &mut RunFolder,
+    stage: &Stage,
+    block: u32,
+    arm_order: u32,
+    ended: Result<Vec<Part>, Failure>,
+) -> Result<Option<String>, Failure> {
+    let task = stage.plan.task(stage.bench, stage.name, stage.seed);
+    let (beside, failed) = match ended {
+        Ok(beside) => (beside, None),
+        Err(failure) => (Vec::new(), Some(failure.message)),
+    };
+    for happened in stage.events.borrow().iter() {
+        folder.append_event_at(happened.at_ns, happened.event, &happened.detail)?;
+    }
+    if let Some(message) = &failed {
+        folder.append_event("failed", &format!("{}, {}: {message}", stage.arm.name(), stage.name))?;
+    }
+    let reason = failed.or_else(|| stage.wrong.borrow().clone());
+    for (what, why) in stage.dropped.borrow_mut().drain(..) {
+        eprintln!("left out: {what}: {why}");
+        folder.change_manifest(|manifest| {
+            if !manifest.dropped.iter().any(|one| one.what == what) {
+                manifest.dropped.push(Dropped { what, why });
+            }
+        })?;
+    }
+    let verified = Some(*stage.verified_blocks.borrow());
+    let parts = stage.parts.borrow();
+    let own = parts.iter().map(|part| (stage.arm.name(), part, verified, reason.clone()));
+    // Of what the bare device read under a volume nothing is known.
+    let beside = beside.iter().map(|part| (Arm::Raw.name(), part, None, None));
+    for (arm, part, verified_blocks, invalid_reason) in own.chain(beside) {
+        let mut task = task.clone();
+        if part.outcome.read.operations > 0 {
+            task.workload.read_percent = 100;
+        }
+        folder.append_arm(&ArmRun {
+            block,
+            arm_order,
+            arm,
+            task: &task,
+            started_ns: part.started_ns,
+            outcome: Some(&part.outcome),
+            verified_blocks,
+            invalid_reason,
+            part: Some(SuitePart {
+                phase: &part.phase,
+                snapshots: part.snapshots,
+                figures: &part.figures,
+                windows: &part.windows,
+            }),
+        })?;
+    }
+    if parts.is_empty() {
+        folder.append_arm(&ArmRun {
+            block,
+            arm_order,
+            arm: stage.arm.name(),
+            task: &task,
+            started_ns: stage.base_ns,
+            outcome: None,
+            verified_blocks: None,
+            invalid_reason: reason.clone(),
+            part: Some(SuitePart { phase: "none", snapshots: None, figures: &[], windows: &[] }),
+        })?;
+    }
+    Ok(reason)
+}
+
+fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manifest {
+    let backends = plan.backends.iter().map(|backend| backend.name());
+    Manifest {
+        command_line: std::env::args().collect(),
+        seed: plan.seed,
+        device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
+        environment: environment::environment_facts(),
+        plan: Plan {
+            arms: [Arm::Raw.name()].into_iter().chain(backends).map(str::to_owned).collect(),
+            workloads: plan.suites.iter().map(|suite| suite.name().to_owned()).collect(),
+            queue_depths: vec![plan.queue_depth],
+            repeats: plan.repeats,
+            measure_ns: plan.measure_ns,
+            warmup_ns: plan.warmup_ns,
+            span_offset_bytes: plan.span_offset_bytes,
+            span_bytes: plan.span_bytes,
+            preconditioning: PRECONDITIONING.to_owned(),
+        },
+        dropped,
+        ..Manifest::default()
+    }
+}

@@ -1,0 +1,358 @@
+//! What the suites share: one arm of one block on its device, the clock of the run, the ledger read off at moments, and
+//! the verification of everything that has been measured.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+
+use icecore::device::{Cause, Tally};
+use icecore_workloads::{Access, Durability, Workload};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::Rng;
+
+use super::SnapshotPlan;
+use super::load::{Load, Seen};
+use super::subject::{Keeper, Subject};
+use crate::arms::engine::{self, Content};
+use crate::arms::target::{Bare, Target};
+use crate::arms::{self, Arm};
+use crate::bench::Bench;
+use crate::failure::Failure;
+use crate::measure::{ArmOutcome, ArmTask, Figure, Window};
+use crate::recorder::{Clock, Recorded, empty_figures};
+use crate::suite::AfterArm;
+use crate::{content, interrupt};
+
+/// How often something that is waited for is looked at.
+const LOOK_NS: u64 = 2_000_000;
+/// What takes longer than this has stood still.
+const PATIENCE_NS: u64 = 120_000_000_000;
+
+/// One measurement of a suite.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub phase: String,
+    pub snapshots: Option<u32>,
+    /// Since the run began.
+    pub started_ns: u64,
+    pub outcome: ArmOutcome,
+    pub figures: Vec<Figure>,
+    pub windows: Vec<Window>,
+}
+
+/// Something that happened while an arm was measured.
+#[derive(Debug)]
+pub(super) struct Happened {
+    pub at_ns: u64,
+    pub event: &'static str,
+    pub detail: String,
+}
+
+/// The ledger, and what the kernel says of this process, at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    at_ns: u64,
+    by_cause: [Tally; Cause::ALL.len()],
+    kernel: Option<(u64, u64)>,
+}
+
+/// One arm of one block.
+pub(super) struct Stage<'a> {
+    pub bench: &'a Bench,
+    pub plan: &'a SnapshotPlan,
+    pub arm: Arm,
+    pub seed: u64,
+    pub name: &'static str,
+    /// When the clock was started, since the run began.
+    pub base_ns: u64,
+    pub clock: Clock,
+    pub parts: RefCell<Vec<Part>>,
+    pub events: RefCell<Vec<Happened>>,
+    pub verified_blocks: RefCell<u64>,
+    pub wrong: RefCell<Option<String>>,
+    pub random: RefCell<Xoshiro256PlusPlus>,
+    pub after_arm: RefCell<AfterArm<'a>>,
+    /// What was left out, and why.
+    pub dropped: RefCell<Vec<(String, String)>>,
+}
+
+impl Stage<'_> {
+    /// Since the run began.
+    pub fn now_ns(&self) -> u64 {
+        self.base_ns + self.clock.now_ns()
+    }
+
+    pub fn wait<F: Future>(&self, future: F) -> F::Output {
+        self.bench.runtime().block_on(future)
+    }
+
+    /// As [`Stage::wait`], for what must come to an end.
+    pub fn patiently<T, E>(
+        &self,
+        what: &str,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure>
+    where
+        Failure: From<E>,
+    {
+        let context = self.bench.runtime().context();
+        self.wait(async {
+            let (mut future, mut end) = (pin!(future), pin!(context.sleep(PATIENCE_NS)));
+            std::future::poll_fn(|waker| match future.as_mut().poll(waker) {
+                Poll::Ready(done) => Poll::Ready(done.map_err(Failure::from)),
+                Poll::Pending => end.as_mut().poll(waker).map(|()| {
+                    let seconds = PATIENCE_NS / 1_000_000_000;
+                    Err(Failure::environment(format!("{what} has not ended after {seconds} s")))
+                }),
+            })
+            .await
+        })
+    }
+
+    /// The place for a test to damage the data.
+    pub fn meddle(&self) {
+        (self.after_arm.borrow_mut())(self.bench.path(), self.plan.span_offset_bytes);
+    }
+
+    /// Heads or tails, from the seed.
+    pub fn coin(&self) -> bool {
+        self.random.borrow_mut().next_u64() >> 63 == 0
+    }
+
+    /// Notes an event that happens now.
+    pub fn happened(&self, event: &'static str, what: &str) {
+        let detail = format!("{}, {}: {what}", self.arm.name(), self.name);
+        self.events.borrow_mut().push(Happened { at_ns: self.now_ns(), event, detail });
+    }
+
+    /// Prepares the span: the bare one, or that of a new volume of just this size.
+    pub fn prepare(&self) -> Result<(Subject, Option<Keeper>), Failure> {
+        let (runtime, device) = (self.bench.runtime(), self.bench.device());
+        let (subject, keeper) = match self.arm {
+            Arm::Engine(backend) => {
+                content::format(self.bench, backend, Some(self.plan.span_bytes))?;
+                let keeper = self.wait(Keeper::open(device))?;
+                // The first snapshot of a volume writes down that it has some: that is nobody's cost here.
+                self.patiently("taking a snapshot", keeper.take("first"))?;
+                self.patiently("deleting a snapshot", keeper.delete("first"))?;
+                (keeper.subject(), Some(keeper))
+            }
+            _ => (Subject::Bare(Bare::new(device, self.plan.span_offset_bytes)), None),
+        };
+        content::fill(runtime, &subject, self.plan.span_bytes, self.seed)?;
+        self.settle(&subject)?;
+        Ok((subject, keeper))
+    }
+
+    pub fn load(&self, subject: &Subject) -> Load {
+        let shape = (self.plan.queue_depth, self.plan.batch);
+        Load::new(self.bench.runtime(), subject, self.plan.span_bytes, shape, self.seed)
+    }
+
+    /// Blocks of the span.
+    pub fn blocks(&self) -> u64 {
+        self.plan.span_bytes / 4096
+    }
+
+    /// Makes everything durable and waits until no background work is left.
+    pub fn settle(&self, subject: &Subject) -> Result<(), Failure> {
+        self.patiently("a flush", subject.flush())?;
+        self.wait(arms::quiet(self.bench.device()))
+    }
+
+    /// Lets the load go on for this long, or until it ends or `is_done`.
+    pub fn let_go_on(&self, load: &Load, for_ns: u64, is_done: impl Fn() -> bool) -> Result<(), Failure> {
+        let until_ns = self.clock.now_ns() + for_ns;
+        self.wait(async {
+            while self.clock.now_ns() < until_ns && !load.has_ended() && !is_done() {
+                if interrupt::requested() {
+                    return Err(Failure::interrupted());
+                }
+                let left_ns = until_ns.saturating_sub(self.clock.now_ns());
+                self.bench.runtime().context().sleep(LOOK_NS.min(left_ns)).await;
+            }
+            Ok(())
+        })?;
+        Ok(load.check()?)
+    }
+
+    /// Runs the load until it ends by itself.
+    pub fn to_its_end(&self, load: &mut Load) -> Result<Seen, Failure> {
+        load.start()?;
+        self.let_go_on(load, PATIENCE_NS, || false)?;
+        let seen = load.look();
+        self.stop(load)?;
+        Ok(seen)
+    }
+
+    pub fn stop(&self, load: &mut Load) -> Result<(), Failure> {
+        self.patiently("a write", load.stop())
+    }
+
+    pub fn mark(&self) -> Mark {
+        let ledger = self.bench.device().ledger();
+        let by_cause = Cause::ALL.map(|cause| ledger.tally(cause));
+        Mark { at_ns: self.now_ns(), by_cause, kernel: kernel_bytes() }
+    }
+
+    /// Adds a part of the load since a mark, with what the device has done for it until now.
+    pub fn part(&self, phase: &str, snapshots: Option<u32>, since: &Mark, seen: Seen, more: Vec<Figure>) {
+        self.part_until(phase, snapshots, (since, &self.mark()), seen, more);
+    }
+
+    /// Adds a part of the load between two marks.
+    pub fn part_until(
+        &self,
+        phase: &str,
+        snapshots: Option<u32>,
+        (since, until): (&Mark, &Mark),
+        seen: Seen,
+        more: Vec<Figure>,
+    ) {
+        let mut figures = until.device_figures(since, seen.writes());
+        figures.extend(more);
+        self.parts.borrow_mut().push(Part {
+            phase: phase.to_string(),
+            snapshots,
+            started_ns: since.at_ns,
+            outcome: seen.outcome,
+            figures,
+            windows: seen.windows,
+        });
+    }
+
+    /// Adds a part that is no load: figures alone.
+    pub fn part_of_figures(&self, phase: &str, snapshots: Option<u32>, since: &Mark, figures: Vec<Figure>) {
+        let nothing = Recorded {
+            read: empty_figures(),
+            write: empty_figures(),
+            flush: empty_figures(),
+            elapsed_ns: 0,
+            cpu_user_ns: None,
+            cpu_system_ns: None,
+            allocations: None,
+            seconds: Vec::new(),
+        };
+        let outcome = nothing.into_outcome(self.bench.runtime().context().io_path().to_string(), Vec::new());
+        let (phase, started_ns) = (phase.to_string(), since.at_ns);
+        let part = Part { phase, snapshots, started_ns, outcome, figures, windows: Vec::new() };
+        self.parts.borrow_mut().push(part);
+    }
+
+    /// What the device has done since a mark, by cause.
+    pub fn device_figures(&self, since: &Mark, operations: u64) -> Vec<Figure> {
+        self.mark().device_figures(since, operations)
+    }
+
+    /// Measures random reads of 4 KiB of a subject.
+    pub fn reads(
+        &self,
+        subject: &Subject,
+        phase: &str,
+        snapshots: u32,
+        more: Vec<Figure>,
+    ) -> Result<(), Failure> {
+        let since = self.mark();
+        let outcome =
+            engine::run(self.bench.runtime(), subject.clone(), &self.read_task(), Content::Stamped)?;
+        if interrupt::requested() {
+            return Err(Failure::interrupted());
+        }
+        let mut figures = self.device_figures(&since, outcome.read.operations);
+        figures.extend(more);
+        let (phase, started_ns) = (phase.to_string(), since.at_ns);
+        let part =
+            Part { phase, snapshots: Some(snapshots), started_ns, outcome, figures, windows: Vec::new() };
+        self.parts.borrow_mut().push(part);
+        Ok(())
+    }
+
+    fn read_task(&self) -> ArmTask {
+        let mut task = self.plan.task(self.bench, self.name, self.seed);
+        task.workload.read_percent = 100;
+        task.measure_ns = self.plan.measure_ns;
+        task
+    }
+
+    /// Compares what a subject shows with the generations that it must show, block by block.
+    pub fn verify(&self, what: &str, subject: &Subject, between: (&[u32], &[u32])) -> Result<(), Failure> {
+        let runtime = self.bench.runtime();
+        match content::compare_between(runtime, subject, self.plan.span_bytes, self.seed, between)? {
+            Ok(blocks) => *self.verified_blocks.borrow_mut() += blocks,
+            Err(wrong) => {
+                self.wrong.borrow_mut().get_or_insert(format!("{what}: {wrong}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A metric of the ledger, its unit, and where it stands there.
+type Count = (&'static str, &'static str, fn(&Tally) -> u64);
+
+impl Mark {
+    /// What the device has done since an earlier mark, by cause, for each of so many operations.
+    fn device_figures(&self, since: &Mark, operations: u64) -> Vec<Figure> {
+        let share = |amount: u64| (operations > 0).then(|| amount as f64 / operations as f64);
+        let counts: [Count; 5] = [
+            ("device_reads", "1/io", |tally| tally.reads),
+            ("device_writes", "1/io", |tally| tally.writes),
+            ("device_flushes", "1/io", |tally| tally.flushes),
+            ("device_read_bytes", "bytes/io", |tally| tally.read_bytes),
+            ("device_write_bytes", "bytes/io", |tally| tally.write_bytes),
+        ];
+        let mut figures = Vec::new();
+        let kernel = self.kernel.zip(since.kernel);
+        for (metric, unit, of) in counts {
+            let mut add = |stat: &str, value: Option<f64>| {
+                figures.push(Figure { metric, stat: stat.to_string(), unit, value, n: operations });
+            };
+            let grown = |index: usize| of(&self.by_cause[index]) - of(&since.by_cause[index]);
+            add("total", share((0..Cause::ALL.len()).map(grown).sum()));
+            for (index, cause) in Cause::ALL.iter().enumerate() {
+                add(cause.name(), share(grown(index)));
+            }
+            match metric {
+                "device_read_bytes" => add("kernel", kernel.and_then(|(now, then)| share(now.0 - then.0))),
+                "device_write_bytes" => add("kernel", kernel.and_then(|(now, then)| share(now.1 - then.1))),
+                _ => {}
+            }
+        }
+        figures
+    }
+}
+
+impl SnapshotPlan {
+    /// What the rows of a suite say of its requests.
+    pub(super) fn task(&self, bench: &Bench, name: &'static str, seed: u64) -> ArmTask {
+        ArmTask {
+            path: bench.path().to_owned(),
+            span_offset_bytes: self.span_offset_bytes,
+            span_bytes: self.span_bytes,
+            workload: Workload {
+                name,
+                access: Access::UniformRandom,
+                read_percent: 0,
+                operation_bytes: 4096,
+                durability: Durability::None,
+            },
+            queue_depth: self.queue_depth,
+            warmup_ns: 0,
+            measure_ns: 0,
+            seed,
+        }
+    }
+}
+
+/// A figure that is one value.
+pub(super) fn figure(metric: &'static str, stat: &str, unit: &'static str, value: Option<f64>) -> Figure {
+    Figure { metric, stat: stat.to_string(), unit, value, n: 1 }
+}
+
+/// Bytes that this process has had read and written by devices, as the kernel counts them.
+fn kernel_bytes() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/self/io").ok()?;
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
+    Some((value("read_bytes:")?, value("write_bytes:")?))
+}
