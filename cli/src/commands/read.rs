@@ -72,7 +72,12 @@ impl Read {
     /// As [`Volume::read_bytes`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
-        let device = io.look_at(&runtime, &self.path)?;
+        let mut device = io.look_at(&runtime, &self.path)?;
+        // What somebody overwrites in place meanwhile would be taken for what it was: no checksum tells.
+        if runtime.block_on(Volume::inspect(&device))?.backend.has_base() {
+            drop(device);
+            device = io.take_to_read(&runtime, &self.path)?;
+        }
         let paths = IoPaths::of(&device);
         let devices = self.volume.look_at(io, &runtime, device)?;
         runtime.block_on(async {

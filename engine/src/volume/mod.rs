@@ -257,11 +257,11 @@ impl Volume {
     pub async fn image(&self, options: ImageOptions) -> Result<Image> {
         self.check_open("open image")?;
         // What is overwritten in place must not be half before the moment.
-        let _guard = match self.backend().has_base() {
+        let guard = match self.backend().has_base() {
             true => Some(self.lock_range(0, self.0.size_bytes).await),
             false => None,
         };
-        self.0.store.log()?.image(options).await
+        self.0.store.log()?.image(options, guard).await
     }
 
     /// The versions of the block at `offset` that can still be read, oldest first.

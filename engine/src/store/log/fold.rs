@@ -48,9 +48,8 @@ impl LogStore {
             Some(name) => self.snapshot(name)?.sequence.0,
             None => core.sequence(),
         };
-        let image =
-            self.image(ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() }).await?;
-        drop(guard);
+        let options = ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() };
+        let image = self.image(options, guard).await?;
         self.check_fold(moment)?;
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::FoldedBeforeBase) {

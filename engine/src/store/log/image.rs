@@ -12,6 +12,7 @@ use crate::pool::contents::Pin;
 use crate::pool::history::Line;
 use crate::pool::index::current::Version;
 use crate::pool::index::run::Run;
+use crate::runtime::RangeGuard;
 use crate::store::Backend;
 use crate::units::{ByteOffset, Seq};
 
@@ -46,8 +47,8 @@ pub struct Image {
 }
 
 impl LogStore {
-    /// Opens an image.
-    pub async fn image(&self, options: ImageOptions) -> Result<Image> {
+    /// Opens an image. `guard`: what keeps writers out until its moment is pinned.
+    pub async fn image(&self, options: ImageOptions, guard: Option<RangeGuard>) -> Result<Image> {
         let core = &self.core;
         let last = core.sequence();
         let sequence = options.sequence.map_or(last, |sequence| sequence.0);
@@ -74,6 +75,7 @@ impl LogStore {
         }
         let before = options.without.iter().map(|entry| entry.0 - 1).filter(|moment| *moment <= sequence);
         let pins = before.chain([sequence]).map(|moment| core.contents.pin(moment)).collect();
+        drop(guard);
         // What the image shows is then in runs, and the pins keep it in those that they are merged to.
         if core.log.is_some() {
             core.checkpoint().await?;

@@ -46,13 +46,17 @@ pub(super) struct Space {
     pub limit_blocks: Option<u64>,
     pub when_full: WhenFull,
     reserved_blocks: Cell<u64>,
+    /// No more blocks than this live or are on their way: to count them each time would take too long.
+    used_blocks_max: Cell<u64>,
     /// Somebody waits until a snapshot is broken.
     break_wanted: Cell<bool>,
 }
 
 impl Space {
     pub fn new(limit_blocks: Option<u64>, when_full: WhenFull) -> Self {
-        Self { limit_blocks, when_full, reserved_blocks: Cell::default(), break_wanted: Cell::default() }
+        let used_blocks_max = Cell::new(u64::MAX);
+        let (reserved_blocks, break_wanted) = (Cell::default(), Cell::default());
+        Self { limit_blocks, when_full, reserved_blocks, used_blocks_max, break_wanted }
     }
 }
 
@@ -79,10 +83,17 @@ impl LogStore {
         let core = &*self.core;
         let space = &core.space;
         let reserved = space.reserved_blocks.get();
-        let live = || core.contents.journal().state().live_blocks();
-        let limit = space.limit_blocks.filter(|limit| blocks > 0 && live() + reserved + blocks > *limit);
-        let Some(limit) = limit else {
+        let is_over = |limit: &u64| {
+            let fits = || space.used_blocks_max.get().saturating_add(blocks) <= *limit;
+            if blocks == 0 || fits() {
+                return false;
+            }
+            space.used_blocks_max.set(core.contents.journal().state().live_blocks() + reserved);
+            !fits()
+        };
+        let Some(limit) = space.limit_blocks.filter(is_over) else {
             space.reserved_blocks.set(reserved + blocks);
+            space.used_blocks_max.set(space.used_blocks_max.get().saturating_add(blocks));
             return Ok(Some(Reserved { core, blocks }));
         };
         if core.failed.is_raised() {
