@@ -17,7 +17,7 @@ use icecore::format::superblock::{Decoded as Found, SUPERBLOCK_BYTES, Superblock
 use icecore::store::Backend;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{CreateOptions, Durability, Initialise, OpenOptions, Volume};
+use icecore::volume::{CreateOptions, Durability, Initialise, OpenMode, OpenOptions, Volume};
 use vlog::{MIB, PREFIXES, Rig, WRITES};
 
 const T0: &str = PREFIXES[0];
@@ -545,4 +545,49 @@ fn a_cut_at_each_request_of_two_folds_changes_no_image() {
         },
     );
     assert!(cuts > 12, "{cuts} cuts");
+}
+
+/// Copies that are lost with a damaged log are not made up for by the base: no image shows what was never there.
+#[test]
+fn a_damaged_log_of_copies_loses_no_current_block_and_breaks_the_snapshots() {
+    let (play, volume) = Play::new(CUT_FORM, Backend::Cow);
+    play.rig.runtime.block_on(async {
+        volume.create_snapshot("S0").await.unwrap();
+        let moment = volume.snapshot("S0").unwrap().sequence.0;
+        play.write_some(&volume, 1..=6).await;
+        // The idle mark promises all of it.
+        volume.context().sleep(3_000_000_000).await;
+        drop(volume);
+        play.rig.disk.cut_power();
+        let mut saved = batches(&play.rig.disk);
+        saved.sort_by_key(|(_, batch)| batch.header.batch.get());
+        let payload = saved[1].0 + u64::from(saved[1].1.header.header_bytes.get());
+        play.rig.disk.poke(payload, &[0xEE; 512]);
+        let open = async |mode| {
+            play.rig.runtime.context().sleep(50_000_000).await;
+            Volume::open(play.rig.device(), mode).await
+        };
+        let refused = open(OpenMode::ReadWrite).await.unwrap_err();
+        assert!(matches!(refused.reason(), Reason::LogDamaged { .. }), "{refused}");
+        {
+            let volume = open(OpenMode::ReadOnly).await.unwrap();
+            assert_eq!(play.current(&volume).await, T2, "the base needs no log");
+            let options = ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() };
+            let refused = volume.image(options).await.unwrap_err();
+            assert!(matches!(refused.reason(), Reason::LogDamaged { .. }), "{refused}");
+        }
+        let volume = open(OpenMode::ReadWriteAcceptingLoss).await.unwrap();
+        assert_eq!(play.current(&volume).await, T2);
+        assert!(volume.snapshot("S0").unwrap().broken);
+        let options = ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() };
+        let refused = volume.image(options).await.unwrap_err();
+        assert_eq!(*refused.reason(), Reason::SnapshotBroken { moment });
+        volume.delete_snapshot("S0").await.unwrap();
+        volume.create_snapshot("S1").await.unwrap();
+        play.write(&volume, 1, b'b', 0).await;
+        assert_eq!(play.shown(&volume, "S1").await, T2);
+        volume.close().await.unwrap();
+        drop(volume);
+        is_sound(&play.rig).await;
+    });
 }

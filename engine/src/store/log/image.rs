@@ -65,6 +65,13 @@ impl LogStore {
         // Without an entry, what it superseded must still be there.
         let needed = options.without.first().map_or(sequence, |first| sequence.min(first.0 - 1));
         let is_named = options.without.is_empty() && core.contents.can_open(sequence);
+        // Without the copies behind the damage, the base would be taken for what it was.
+        if let Some(good_through) = core.report.damaged_after
+            && core.backend == Backend::Cow
+            && core.log.is_none()
+        {
+            return Err(Error::new("open image", Reason::LogDamaged { good_through }).on(core.device.name()));
+        }
         if needed < earliest && self.is_broken(sequence) {
             let reason = Reason::SnapshotBroken { moment: sequence };
             return Err(Error::new("open image", reason).on(core.device.name()));

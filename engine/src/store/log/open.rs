@@ -295,12 +295,18 @@ impl Core {
                     if (tail.sequence..ALL_ACCEPTED).contains(&state.accepted) {
                         changes.push(Change::Accepted(tail.sequence));
                     }
-                    let lost = state.snapshots.values().filter(|one| one.sequence > tail.sequence);
-                    for snapshot in lost.filter(|one| one.keeping != Keeping::GivenUp) {
+                    for snapshot in state.snapshots.values() {
+                        let keeping = match snapshot.keeping {
+                            Keeping::GivenUp => continue,
+                            _ if snapshot.sequence > tail.sequence => Keeping::GivenUp,
+                            // Its copies of what has been overwritten since may be among what is lost.
+                            Keeping::Kept if self.backend == Backend::Cow => Keeping::Breaking,
+                            _ => continue,
+                        };
                         if snapshot.keeping == Keeping::Kept {
                             self.contents.unpin(snapshot.sequence);
                         }
-                        changes.push(Snapshot { keeping: Keeping::GivenUp, ..snapshot.clone() }.change());
+                        changes.push(Snapshot { keeping, ..snapshot.clone() }.change());
                     }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));
