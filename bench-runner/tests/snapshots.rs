@@ -137,9 +137,11 @@ fn ledger(data: &RunData) {
         let slack = 2.0 * 32.0 * 8192.0 / run.operations.unwrap() as f64;
         assert!((total - kernel).abs() <= slack + total * 1e-3, "{run:?}: {total} {kernel}");
         if total > 10.0 * slack {
-            let payload = if run.arm == "raw" { "application" } else { "log" };
+            // In place, or in the log; some go both ways.
+            let most = |one: &&str, other: &&str| of(one).partial_cmp(&of(other)).unwrap();
+            let payload = ["application", "log"].into_iter().max_by(most).unwrap();
             let rest: Vec<&str> = CAUSES.into_iter().filter(|cause| *cause != payload).collect();
-            assert!((by_cause(&rest) - kernel).abs() > slack + total * 0.5, "{run:?}");
+            assert!((by_cause(&rest) - kernel).abs() > slack + total * 0.4, "{run:?}");
             compared += 1;
         }
         if run.arm == "raw" && run.phase == "overwrite-100" {
