@@ -185,7 +185,7 @@ fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
 
 fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
     let (name, sequence) = (reader.text()?, Seq(reader.number()?));
-    let (time_unix_ns, broken) = (reader.number()?, reader.number()? != 0);
+    let (time_unix_ns, broken) = (reader.number()?, reader.flag()?);
     Ok(SnapshotInfo { name, sequence, time_unix_ns, broken })
 }
 

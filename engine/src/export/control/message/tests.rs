@@ -5,7 +5,7 @@ use crate::format::control::{ControlHeader, HEADER_BYTES, MAGIC, VERSION};
 use crate::runtime::Random;
 
 fn snapshot(name: &str) -> SnapshotInfo {
-    SnapshotInfo { name: name.to_string(), sequence: Seq(7), time_unix_ns: u64::MAX, broken: false }
+    SnapshotInfo { name: name.to_string(), sequence: Seq(7), time_unix_ns: u64::MAX, broken: true }
 }
 
 fn requests() -> Vec<Request> {
