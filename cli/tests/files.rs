@@ -72,7 +72,7 @@ fn a_file_is_made_only_when_asked_for_and_only_kept_when_whole() {
     icecore(&[&base[..], &["--create", "1M"]].concat()).refused(3, "bytes; at least");
     icecore(&[&base[..], &["--create", "16M", "--size", "1000"]].concat()).refused(64, "region size");
     icecore(&[&base[..], &["--create", "16M", "--block-bytes", "3000"]].concat()).refused(64, "block size");
-    icecore(&["create", "--device", &path, "--backend", "cow", "--create", "16M"]).refused(64, "direct");
+    icecore(&["create", "--device", &path, "--backend", "instant", "--create", "16M"]).refused(64, "direct");
     assert!(!std::fs::exists(&path).unwrap(), "nothing half-made is left");
     icecore(&[&base[..], &["--create", "16M"]].concat()).ok();
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 16 * MIB);

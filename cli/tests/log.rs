@@ -61,7 +61,7 @@ fn wrong_options_are_refused_by_name_and_rule() {
     create_log(&image, &["--retention", "1M", "--retention-age", "1w"]).refused(64, "unit w is not known");
     create_log(&image, &["--keep-contents"]).refused(64, "--keep-contents");
     for option in ["--segment", "--checkpoint", "--retention"] {
-        let says = format!("{option} = 65536: it is for --backend log or linear alone");
+        let says = format!("{option} = 65536: the direct backend has no log");
         create(&image.path, &image.destroy(), &[option, "64K"]).refused(64, &says);
     }
     assert_eq!(image.bytes(), before);

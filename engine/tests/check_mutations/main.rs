@@ -187,7 +187,10 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         mutate(&made, &superblock_alike(&record), &mut tried);
     }
     println!("{} mutations of {} fields", tried.mutations, tried.fields.len());
-    let all: BTreeSet<&str> = tables::tables().keys().map(|name| &*name.clone().leak()).collect();
+    // What goes over the control socket lies on no device.
+    let on_disk = |name: &&str| *name != "ControlHeader";
+    let all: BTreeSet<&str> =
+        tables::tables().keys().map(|name| &*name.clone().leak()).filter(on_disk).collect();
     assert_eq!(tried.tables.iter().copied().collect::<BTreeSet<&str>>(), all, "every table has been tried");
     for kind in [
         "watermark",
