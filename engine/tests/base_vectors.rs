@@ -9,7 +9,6 @@ mod vlog;
 use std::cell::Cell;
 use std::task::Poll;
 
-use icecore::check::{Code, check};
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Reason;
 use icecore::format::batch::{self, Batch, Decoded, KIND_DATA, KIND_SAVED};
@@ -18,7 +17,7 @@ use icecore::store::Backend;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, Initialise, OpenMode, OpenOptions, Volume};
-use vlog::{MIB, PREFIXES, Rig, WRITES};
+use vlog::{MIB, PREFIXES, Rig, WRITES, is_sound};
 
 const T0: &str = PREFIXES[0];
 const T1: &str = PREFIXES[3];
@@ -465,15 +464,6 @@ fn cut_at_each_request(
         });
     }
     cut_at
-}
-
-/// The disk as it is has no damage; a cut may take one copy of the superblock.
-async fn is_sound(rig: &Rig) {
-    rig.runtime.context().sleep(50_000_000).await;
-    let device = rig.device();
-    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
-    findings.retain(|finding| finding.code != Code::SuperblockCopy);
-    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 #[test]

@@ -4,13 +4,13 @@
 #[path = "support/vlog.rs"]
 mod vlog;
 
-use icecore::check::{Code, check};
 use icecore::error::Reason;
 use icecore::store::Backend;
-use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, Volume};
-use vlog::{BASE, BLOCK, MANUAL, MIB, PREFIXES, Rig, current, letters, linear, small, write, write_base};
+use vlog::{
+    BASE, BLOCK, MANUAL, MIB, PREFIXES, Rig, current, is_sound, letters, linear, small, write, write_base,
+};
 
 async fn write_all(volume: &Volume) {
     vlog::write_all(volume, Durability::Durable).await;
@@ -18,25 +18,12 @@ async fn write_all(volume: &Volume) {
 
 /// The image of a moment.
 async fn past(volume: &Volume, sequence: u64) -> String {
-    let options = ImageOptions { sequence: Some(Seq(sequence)), ..ImageOptions::default() };
-    let image = volume.image(options).await.unwrap();
-    let buf = volume.context().buffers().get(8 * BLOCK as usize).unwrap();
-    let (result, buf) = image.read(ByteOffset(0), buf).await;
-    result.unwrap();
-    buf.chunks_exact(BLOCK as usize).map(|block| char::from(block[0])).collect()
+    vlog::image_at(volume, Seq(sequence)).await.unwrap()
 }
 
 /// A log that keeps its past.
 fn log(retention_bytes: u64) -> CreateOptions {
     CreateOptions { size_bytes: Some(MIB), retention_bytes, ..small(Backend::Log) }
-}
-
-/// The disk as it is has no damage, and no block that nothing names. A cut may take one copy of the superblock.
-async fn is_sound(rig: &Rig) {
-    let device = rig.device();
-    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
-    findings.retain(|finding| finding.code != Code::SuperblockCopy);
-    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 #[test]
@@ -133,9 +120,7 @@ fn a_cut_while_going_back_gives_the_old_image_or_the_new_one() {
                 requests = Some(rig.disk.requests() - before);
                 return;
             }
-            while rig.disk.requests() < before + cut_at && !task.has_ended() {
-                context.sleep(1_000).await;
-            }
+            rig.run_until(before + cut_at, &task).await;
             task.abort();
             drop(volume);
             rig.disk.cut_power();

@@ -4,13 +4,10 @@
 #[path = "support/vlog.rs"]
 mod vlog;
 
-use icecore::check::{Code, check};
 use icecore::error::{Kind, Reason};
 use icecore::store::Backend;
-use icecore::store::log::ImageOptions;
-use icecore::units::ByteOffset;
 use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenOptions, Volume, WhenFull};
-use vlog::{BLOCK, MIB, PREFIXES, Rig, current, small, write, write_at, write_base};
+use vlog::{BLOCK, MIB, PREFIXES, Rig, current, is_sound, small, write, write_at, write_base};
 
 const T0: &str = PREFIXES[0];
 const BASES: [Backend; 2] = [Backend::Cow, Backend::Overlay];
@@ -27,13 +24,7 @@ async fn open(rig: &Rig) -> Volume {
 
 /// The image of the snapshot, or why there is none.
 async fn shown(volume: &Volume, name: &str) -> Result<String, Reason> {
-    let sequence = Some(volume.snapshot(name).unwrap().sequence);
-    let image = volume.image(ImageOptions { sequence, ..ImageOptions::default() }).await;
-    let image = image.map_err(|error| error.reason().clone())?;
-    let buf = volume.context().buffers().get(8 * BLOCK as usize).unwrap();
-    let (result, buf) = image.read(ByteOffset(0), buf).await;
-    result.map_err(|error| error.reason().clone())?;
-    Ok(buf.chunks_exact(BLOCK as usize).map(|block| char::from(block[0])).collect())
+    vlog::shown(volume, name).await.map_err(|error| error.reason().clone())
 }
 
 fn live_blocks(volume: &Volume) -> u64 {
@@ -152,9 +143,7 @@ fn a_cut_while_room_is_made_leaves_the_image_or_a_broken_snapshot() {
                     requests = Some(rig.disk.requests() - before);
                     return;
                 }
-                while rig.disk.requests() < before + cut_at && !task.has_ended() {
-                    context.sleep(1_000).await;
-                }
+                rig.run_until(before + cut_at, &task).await;
                 task.abort();
                 drop(volume);
                 rig.disk.cut_power();
@@ -179,15 +168,6 @@ fn a_cut_while_room_is_made_leaves_the_image_or_a_broken_snapshot() {
         println!("{backend:?}: {requests:?} requests, kept and broken: {seen:?}");
         assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     }
-}
-
-/// The disk as it is has no damage; a cut may take one copy of the superblock.
-async fn is_sound(rig: &Rig) {
-    rig.runtime.context().sleep(50_000_000).await;
-    let device = rig.device();
-    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
-    findings.retain(|finding| finding.code != Code::SuperblockCopy);
-    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 /// Letters of all blocks as they were last acknowledged.

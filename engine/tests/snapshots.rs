@@ -4,14 +4,13 @@
 #[path = "support/vlog.rs"]
 mod vlog;
 
-use icecore::check::{Code, check};
 use icecore::error::Reason;
 use icecore::runtime::Random;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, Volume};
-use vlog::{BLOCK, MANUAL, MIB, PREFIXES, Rig, current, linear, small, write, write_base};
+use vlog::{BLOCK, MANUAL, MIB, PREFIXES, Rig, current, is_sound, linear, small, write, write_base};
 
 /// The backends that keep named moments: what is asked of one is asked of all.
 const BACKENDS: [Backend; 3] = [Backend::Log, Backend::Cow, Backend::Overlay];
@@ -33,12 +32,7 @@ fn live_blocks(backend: Backend, written: u64) -> u64 {
 
 /// The image of a snapshot.
 async fn shown(volume: &Volume, name: &str) -> String {
-    let sequence = Some(volume.snapshot(name).unwrap().sequence);
-    let image = volume.image(ImageOptions { sequence, ..ImageOptions::default() }).await.unwrap();
-    let buf = volume.context().buffers().get(8 * BLOCK as usize).unwrap();
-    let (result, buf) = image.read(ByteOffset(0), buf).await;
-    result.unwrap();
-    buf.chunks_exact(BLOCK as usize).map(|block| char::from(block[0])).collect()
+    vlog::shown(volume, name).await.unwrap()
 }
 
 /// W from..to of V-LOG.
@@ -66,16 +60,6 @@ async fn churn(volume: &Volume, rounds: u64) {
         }
     }
     volume.flush().await.unwrap();
-}
-
-/// The disk as it is has no damage, and no block that nothing names. A cut may take one copy of the superblock.
-async fn is_sound(rig: &Rig) {
-    // What was in flight has ended then, and the disk is free.
-    rig.runtime.context().sleep(50_000_000).await;
-    let device = rig.device();
-    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
-    findings.retain(|finding| finding.code != Code::SuperblockCopy);
-    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 const EXPECTED: [(&str, &str); 3] = [("T0", PREFIXES[0]), ("T1", PREFIXES[3]), ("T2", PREFIXES[6])];
@@ -194,9 +178,7 @@ fn cut_short(backend: Backend) {
                     requests = Some(rig.disk.requests() - before);
                     return;
                 }
-                while rig.disk.requests() < before + cut_at && !task.has_ended() {
-                    context.sleep(1_000).await;
-                }
+                rig.run_until(before + cut_at, &task).await;
                 task.abort();
                 drop(volume);
                 rig.disk.cut_power();

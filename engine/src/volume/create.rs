@@ -312,13 +312,12 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     record.device_bytes = device_bytes.into();
     record.volume_bytes = volume_bytes.into();
     let flag = |flag, is_set| if is_set { flag } else { 0 };
-    let flag64 = |flag: u64, is_set| if is_set { flag } else { 0 };
     let breaks = flag(VOLUME_BREAKS_SNAPSHOTS, options.when_full == WhenFull::BreakSnapshots);
     record.volume_flags =
         (flag(VOLUME_THIN, options.thin) | flag(VOLUME_VOLATILE_LOG, options.volatile_log) | breaks).into();
     record.snapshot_bytes = options.snapshot_bytes.unwrap_or(0).into();
     if options.backend != Backend::Direct {
-        let base = flag64(FEATURE_BASE, options.backend.has_base());
+        let base = if options.backend.has_base() { FEATURE_BASE } else { 0 };
         record.features_incompatible = (FEATURE_LOG | base).into();
         record.segment_bytes = segment_bytes.into();
         record.checkpoint_bytes = checkpoint_bytes.into();

@@ -4,13 +4,15 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use icecore::check::{Code, check};
 use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Error;
-use icecore::runtime::Runtime;
 use icecore::runtime::sim::Calendar;
+use icecore::runtime::{Runtime, Task};
 use icecore::store::Backend;
-use icecore::units::ByteOffset;
+use icecore::store::log::ImageOptions;
+use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 pub const BLOCK: u64 = 4096;
@@ -67,6 +69,13 @@ impl Rig {
 
     pub async fn open_with(&self, options: OpenOptions) -> Volume {
         Volume::open_with(self.device(), OpenMode::ReadWrite, options).await.unwrap()
+    }
+
+    /// Lets a task run until the disk has seen so many requests in all, or it has ended.
+    pub async fn run_until<T>(&self, requests: u64, task: &Task<T>) {
+        while self.disk.requests() < requests && !task.has_ended() {
+            self.runtime.context().sleep(1_000).await;
+        }
     }
 
     /// A linear volume with the base written and applied, and where its first region lies on the disk.
@@ -138,4 +147,30 @@ pub async fn current(volume: &Volume) -> String {
 /// What eight neighbouring regions of a disk begin with.
 pub fn letters(disk: &SimulatedDisk, at: u64) -> String {
     (0..8).map(|region| char::from(disk.peek(at + region * BLOCK, 1)[0])).collect()
+}
+
+/// The disk as it is has no damage, and no block that nothing names. A cut may take one copy of the superblock.
+pub async fn is_sound(rig: &Rig) {
+    // What was in flight has ended then, and the disk is free.
+    rig.runtime.context().sleep(50_000_000).await;
+    let device = rig.device();
+    let mut findings = check(&device, &mut |_| {}).await.unwrap().findings;
+    findings.retain(|finding| finding.code != Code::SuperblockCopy);
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+/// The letters with which the eight regions begin at a moment, or why it is not shown.
+pub async fn image_at(volume: &Volume, sequence: Seq) -> Result<String, Error> {
+    let options = ImageOptions { sequence: Some(sequence), ..ImageOptions::default() };
+    let image = volume.image(options).await?;
+    let buf = volume.context().buffers().get(8 * BLOCK as usize)?;
+    let (result, buf) = image.read(ByteOffset(0), buf).await;
+    result?;
+    let letter = |block: &[u8]| if block[0] == 0 { '.' } else { char::from(block[0]) };
+    Ok(buf.chunks_exact(BLOCK as usize).map(letter).collect())
+}
+
+/// Those of a snapshot.
+pub async fn shown(volume: &Volume, name: &str) -> Result<String, Error> {
+    image_at(volume, volume.snapshot(name)?.sequence).await
 }

@@ -197,15 +197,27 @@ impl Image {
                     }
                 }
                 // It may have been saved, and then overwritten, while it was read.
-                Ok(()) if self.core.backend == Backend::Cow && versions.iter().any(Version::is_in_base) => {
-                    looked_up = self.versions(first, blocks).await;
-                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
-                        return (Ok(()), buf);
+                Ok(()) if self.core.backend == Backend::Cow => {
+                    match self.is_as_read(first, &versions).await {
+                        Ok(true) => return (Ok(()), buf),
+                        Ok(false) => looked_up = self.versions(first, blocks).await,
+                        Err(error) => return (Err(error), buf),
                     }
                 }
                 result => return (result, buf),
             }
         }
+    }
+
+    /// Whether what was read in the base is still there, or nobody writes.
+    async fn is_as_read(&self, first: u64, versions: &[Version]) -> Result<bool> {
+        for (lba, _) in (first..).zip(versions).filter(|(_, version)| version.is_in_base()) {
+            if self.core.log.is_some() && self.core.contents.index().current(lba).await?.birth > self.sequence
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Where the blocks lie.
