@@ -218,7 +218,9 @@ fn handle_and_client_do_what_the_volume_does() {
             // Many requests on one connection: each gets its own answer.
             for number in 0..200 {
                 let name = format!("s{number}");
-                let Answer::Taken(taken) = client.call(&Request::Take(name.clone())).unwrap() else {
+                let Answer::Taken(taken) =
+                    client.call(&Request::Take { name: name.clone(), of: None }).unwrap()
+                else {
                     panic!()
                 };
                 assert_eq!(taken.name, name);

@@ -357,6 +357,27 @@ pub enum Reason {
         /// How many there is room for.
         limit: usize,
     },
+    /// Something has begun as this snapshot, or is a moment of this writable snapshot.
+    #[error("{name:?} has snapshots of its own; delete these first")]
+    HasChildren {
+        /// Its name.
+        name: String,
+    },
+    /// Somebody has a writable snapshot, or an image of it, open.
+    #[error("{name:?} is open; close it first")]
+    SnapshotInUse {
+        /// Its name.
+        name: String,
+    },
+    /// A moment is what it is.
+    #[error("{name:?} is a snapshot, and snapshots are not written; clone it, and write the clone")]
+    SnapshotReadOnly {
+        /// Its name.
+        name: String,
+    },
+    /// A writable snapshot cannot do what a volume can.
+    #[error("a writable snapshot cannot do this; only the volume can")]
+    NotOfSnapshots,
     /// The backend cannot keep named moments.
     #[error("the {backend} backend keeps no named moments; this needs a volume made with `log`")]
     NoSnapshots {
@@ -596,8 +617,10 @@ impl Reason {
             | Reason::OutOfOrder { .. }
             | Reason::NoSnapshot { .. }
             | Reason::SnapshotExists { .. }
+            | Reason::SnapshotReadOnly { .. }
+            | Reason::HasChildren { .. }
             | Reason::NotABlockDevice { .. } => Kind::InvalidArgument,
-            Reason::AlreadyOpen | Reason::NotReachable { .. } => Kind::Busy,
+            Reason::AlreadyOpen | Reason::NotReachable { .. } | Reason::SnapshotInUse { .. } => Kind::Busy,
             Reason::Mounted { .. }
             | Reason::UsedAsSwap { .. }
             | Reason::Held { .. }
@@ -637,6 +660,7 @@ impl Reason {
             | Reason::NoSnapshots { .. }
             | Reason::NoRollback { .. }
             | Reason::NoOverlays { .. }
+            | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }
             | Reason::NotChecked { .. }
             | Reason::ControlVersion { .. }

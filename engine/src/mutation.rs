@@ -58,6 +58,10 @@ pub enum Mutation {
     RevivedDies,
     /// At open, nothing is kept for the sake of names.
     NamesForgotten,
+    /// What a writable snapshot supersedes is kept for the moments of the volume rather than for its own.
+    BranchMixedUp,
+    /// What a writable snapshot was given stays in the index when it is deleted, and its number is given anew.
+    BranchLeftBehind,
     /// What a deleted snapshot saw comes free though another one sees it too.
     SweptTooMuch,
     /// What lies in the base is overwritten though a snapshot sees it.
@@ -74,7 +78,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 30] = [
+    pub const ALL: [Mutation; 32] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -99,6 +103,8 @@ impl Mutation {
         Mutation::DiscardedShown,
         Mutation::RevivedDies,
         Mutation::NamesForgotten,
+        Mutation::BranchMixedUp,
+        Mutation::BranchLeftBehind,
         Mutation::SweptTooMuch,
         Mutation::OverwrittenUnsaved,
         Mutation::OverwrittenBeforeSaved,

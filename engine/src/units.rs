@@ -44,6 +44,34 @@ unit! {
     Epoch
 }
 
+/// Blocks that lie between the same block of two branches in the index: a branch's blocks are numbered from its own
+/// multiple of this on, and no volume has more.
+pub const BRANCH_BLOCKS: u64 = 1 << 48;
+
+/// The number in the index of a block of a branch; the volume itself is branch 0.
+pub fn address_of(branch: u32, lba: u64) -> u64 {
+    u64::from(branch) * BRANCH_BLOCKS + lba
+}
+
+/// The branch that a block of this number in the index is of.
+pub fn branch_of(address: u64) -> u32 {
+    (address / BRANCH_BLOCKS) as u32
+}
+
+/// The block of its branch that has this number in the index.
+pub fn lba_of(address: u64) -> u64 {
+    address % BRANCH_BLOCKS
+}
+
+/// What a branch was right after the entry of this sequence, and before any later one. In the order of branches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment {
+    /// The branch: 0 for the volume itself.
+    pub branch: u32,
+    /// The sequence.
+    pub sequence: u64,
+}
+
 impl ByteOffset {
     /// The offset `len` bytes further on, or `None` past the end of the 64-bit range.
     pub fn checked_add(self, len: u64) -> Option<Self> {

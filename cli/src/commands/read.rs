@@ -36,7 +36,7 @@ pub struct Read {
     /// Read it as it was after this sequence of its log
     #[arg(long, value_name = "N", conflicts_with = "at")]
     sequence: Option<u64>,
-    /// Read the named snapshot
+    /// Read the named snapshot; of a writable one, what it is now
     #[arg(long, value_name = "SNAPSHOT")]
     at: Option<String>,
 }
@@ -102,15 +102,16 @@ impl Read {
             );
         }
         let context = volume.context().clone();
-        let sequence = match &self.at {
-            Some(name) => Some(volume.snapshot(name)?.sequence),
-            None => self.sequence.map(Seq),
-        };
-        let source = match sequence {
-            None => Source::Now(volume),
-            Some(_) => {
+        let block_bytes = u64::from(status.info.block_bytes);
+        let source = match (&self.at, self.sequence.map(Seq)) {
+            (Some(name), _) if volume.snapshot(name)?.writable => {
+                Source::Now(volume.open_writable(name).await?)
+            }
+            (Some(name), _) => Source::Past(volume.image_of(name).await?, block_bytes),
+            (None, None) => Source::Now(volume),
+            (None, sequence) => {
                 let options = ImageOptions { sequence, ..ImageOptions::default() };
-                Source::Past(volume.image(options).await?, u64::from(status.info.block_bytes))
+                Source::Past(volume.image(options).await?, block_bytes)
             }
         };
         let mut stdout = std::io::stdout().lock();

@@ -1,5 +1,5 @@
-//! `icecore snapshot`: the named moments of a volume: taking, listing and deleting them, and going back to a moment
-//!
+//! `icecore snapshot`: the named moments of a volume: taking, listing, cloning and deleting them, and going back to a
+//! moment.
 //!
 //! Where a program has the volume open and listens, it does what is asked; otherwise the volume is opened here. Either
 //! way the same code does it (`control::perform`), and the same is printed.
@@ -23,8 +23,10 @@ use crate::session::{IoOptions, Reached, VolumeDevice};
 /// What to do with moments.
 #[derive(Debug, Subcommand)]
 pub enum Snapshot {
-    /// Give the present moment of a volume a name, which keeps what it shows
-    Create(Named),
+    /// Give the present moment of a volume, or of a writable snapshot, a name, which keeps what it shows
+    Create(Create),
+    /// Make a writable snapshot that begins as a snapshot; no data is copied
+    Clone(Cloned),
     /// List the snapshots of a volume, by their moments; writes nothing
     List(Listed),
     /// Give a name up; what it alone kept comes free, no data is moved
@@ -56,12 +58,33 @@ pub struct Named {
     name: String,
 }
 
+/// Arguments of `icecore snapshot create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    #[command(flatten)]
+    named: Named,
+    /// The writable snapshot whose moment it is; the volume's, if not given
+    #[arg(long, value_name = "WRITABLE")]
+    of: Option<String>,
+}
+
+/// Arguments of `icecore snapshot clone`.
+#[derive(Debug, Args)]
+pub struct Cloned {
+    #[command(flatten)]
+    of: Listed,
+    /// The snapshot that it begins as
+    snapshot: String,
+    /// The name of the writable snapshot: 1 to 64 bytes
+    name: String,
+}
+
 /// Arguments of `icecore snapshot diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
     #[command(flatten)]
     of: Listed,
-    /// The first moment: a snapshot's name, or @N for the sequence N
+    /// The first moment: a snapshot's name, a writable one's for what it is now, or @N for the sequence N
     #[arg(value_name = "MOMENT")]
     from: String,
     /// The other one; now, if not given
@@ -86,7 +109,9 @@ impl Snapshot {
     /// Whether the result is wanted as one JSON object.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::Create(named) | Self::Delete(named) => named.of.json,
+            Self::Create(create) => create.named.of.json,
+            Self::Clone(cloned) => cloned.of.json,
+            Self::Delete(named) => named.of.json,
             Self::List(listed) => listed.json,
             Self::Diff(diff) => diff.of.json,
             Self::Rollback(rollback) => rollback.of.json,
@@ -99,7 +124,12 @@ impl Snapshot {
     /// Whatever stopped it.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         match self {
-            Self::Create(Named { of, name }) => of.change(io, &Request::Take(name)),
+            Self::Create(Create { named: Named { of: volume, name }, of }) => {
+                volume.change(io, &Request::Take { name, of })
+            }
+            Self::Clone(Cloned { of: volume, snapshot, name }) => {
+                volume.change(io, &Request::Clone { of: snapshot, name })
+            }
             Self::Delete(Named { of, name }) => of.change(io, &Request::Delete(name)),
             Self::Rollback(Rollback { of, name, sequence }) => {
                 let to = match name {
@@ -121,6 +151,8 @@ impl Snapshot {
 pub fn object_of(snapshot: &SnapshotInfo) -> Value {
     json!({
         "name": snapshot.name,
+        "writable": snapshot.writable,
+        "of": snapshot.of,
         "sequence": snapshot.sequence.0,
         "time_unix_ns": snapshot.time_unix_ns,
         "broken": snapshot.broken,
@@ -128,8 +160,13 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
 }
 
 fn line_of(snapshot: &SnapshotInfo) -> String {
+    let kind = match &snapshot.of {
+        Some(of) if snapshot.writable => format!(" (writable, began as {of})"),
+        Some(of) => format!(" (of {of})"),
+        None => String::new(),
+    };
     let state = if snapshot.broken { " (broken: there was no room for it)" } else { "" };
-    format!("{} {}{state}\n", snapshot.sequence.0, snapshot.name)
+    format!("{} {}{kind}{state}\n", snapshot.sequence.0, snapshot.name)
 }
 
 /// The snapshots that an answer lists.
@@ -211,6 +248,7 @@ fn done_of(answer: &Answer) -> Done {
         remark: format!("snapshot {:?} {what}", snapshot.name),
     };
     match answer {
+        Answer::Taken(snapshot) if snapshot.writable => changed(snapshot, "made, to be written"),
         Answer::Taken(snapshot) => changed(snapshot, "taken"),
         Answer::Deleted(snapshot) => changed(snapshot, "deleted"),
         Answer::WentBack { to, at } => {

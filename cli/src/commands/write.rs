@@ -35,6 +35,9 @@ pub struct Write {
     /// First byte to write; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
+    /// The writable snapshot that is written; the volume itself, if not given
+    #[arg(long, value_name = "WRITABLE")]
+    to: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -62,7 +65,13 @@ impl Write {
         self.check_fits(size_bytes, input.piece.len() as u64)?;
         // Opening is the first thing that writes: whatever is refused before has changed nothing.
         let volume = Volume::open(devices, OpenMode::ReadWrite).await?;
-        let bytes = self.copy_to(&volume, input).await;
+        let bytes = match &self.to {
+            None => self.copy_to(&volume, input).await,
+            Some(name) => match volume.open_writable(name).await {
+                Ok(writable) => self.copy_to(&writable, input).await,
+                Err(error) => Err(error.into()),
+            },
+        };
         // The note that it was closed in order is worth having after a failure too.
         let closed = volume.close().await;
         let bytes = bytes?;

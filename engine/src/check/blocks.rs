@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::format::batch::{self, Batch, Decoded, KIND_SAVED, has_payload};
 use crate::format::crc32c;
 use crate::format::index_page::{BASE, IndexEntry, ZERO};
+use crate::units::branch_of;
 
 /// What the index says of a slot.
 #[derive(Clone, Copy, Default)]
@@ -133,8 +134,10 @@ async fn fill(
     let mut next = merged.next(checker, shape).await?;
     // Versions of the block at hand that nothing has superseded so far, and when they were discarded: ever earlier.
     let mut living: Vec<(IndexEntry, u64)> = Vec::new();
-    let wanted = |birth, death| death > window || state.is_named_between(birth, death);
-    let sequence_of = |entry: &IndexEntry| entry.sequence.get();
+    let wanted = |entry: &IndexEntry, death| {
+        let branch = branch_of(entry.lba.get());
+        death > window || state.names.sees(branch, entry.sequence.get(), death)
+    };
     while let Some(entry) = next {
         next = merged.next(checker, shape).await?;
         let (lba, sequence) = (entry.lba.get(), entry.sequence.get());
@@ -142,11 +145,10 @@ async fn fill(
             let (number, slot) = shape.home(lba);
             group.slot(number, slot).into_iter().for_each(|slot| slot.explained = true);
         }
-        let discarded_at = returns.discarded_at(sequence);
+        let discarded_at = if branch_of(lba) == 0 { returns.discarded_at(sequence) } else { u64::MAX };
         while let Some((older, end)) = living.pop_if(|(_, end)| *end <= discarded_at) {
             let death = sequence.min(end);
-            let version =
-                Version { entry: older, death, wanted: wanted(sequence_of(&older), death), newest: false };
+            let version = Version { entry: older, death, wanted: wanted(&older, death), newest: false };
             place(checker, shape, state, returns, group, &version);
         }
         living.push((entry, discarded_at));
@@ -156,7 +158,7 @@ async fn fill(
         for (older, end) in living.drain(..) {
             let newest = end == u64::MAX;
             let death = if newest { tail.first_change(lba).unwrap_or(end) } else { end };
-            let version = Version { entry: older, death, wanted: wanted(sequence_of(&older), death), newest };
+            let version = Version { entry: older, death, wanted: wanted(&older, death), newest };
             place(checker, shape, state, returns, group, &version);
         }
     }
@@ -253,8 +255,10 @@ async fn check_deaths(
         while let Some(death) = deaths.next(checker, shape).await? {
             let (number, slot) = death.place();
             let sequence = death.death.get();
-            let is_kept = sequence > window || state.is_named_between(death.birth.get(), sequence);
-            if !is_kept || returns.revives(death.birth.get(), sequence) {
+            let branch = u32::from(death.branch.get());
+            let sees = |birth, death| state.names.sees(branch, birth, death);
+            let is_kept = sequence > window || sees(death.birth.get(), sequence);
+            if !is_kept || (death.is_of_volume() && returns.revives(death.birth.get(), sequence)) {
                 continue;
             }
             let agrees = match group.slot(number, slot) {
@@ -262,9 +266,11 @@ async fn check_deaths(
                     let is_new = !std::mem::replace(&mut known.has_death, true);
                     let (birth, next) = (known.sequence, known.death);
                     // What superseded it may have been thrown away, since no moment that is kept sees that.
-                    let is_gone =
-                        sequence < next && next <= window && !state.is_named_between(sequence, next);
-                    is_new && birth == death.birth.get() && (sequence == next || is_gone)
+                    let is_gone = sequence < next && next <= window && !sees(sequence, next);
+                    is_new
+                        && branch_of(known.lba) == branch
+                        && birth == death.birth.get()
+                        && (sequence == next || is_gone)
                 }
                 // What was brought home before a crash and superseded after it may have died in the log.
                 None => {
@@ -407,7 +413,7 @@ impl Row<'_> {
             .filter(|(_, entry)| has_payload(entry.kind.get()))
             .flat_map(|(sequence, entry)| {
                 let saved = entry.kind.get() == KIND_SAVED;
-                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.lba.get() + at, saved))
+                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.address() + at, saved))
             });
         for ((slot, (sequence, lba, saved)), checksum) in (first..).zip(data).zip(&batch.checksums) {
             let known = &self.slots[slot as usize];

@@ -10,6 +10,7 @@ use crate::format::index_page::{
     BASE, IndexDeath, IndexEntry, IndexFence, Item, MAGIC, PAGE_BYTES, PageHeader, VERSION, ZERO,
 };
 use crate::format::journal::Run;
+use crate::units::{branch_of, lba_of};
 
 /// Pages read at a time.
 const READ_PAGES: u32 = 16;
@@ -234,23 +235,27 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let Some(entry) = pages.next(checker, shape).await? else { break };
         checker.report.entries += 1;
         let key = (entry.lba.get(), entry.sequence.get());
-        let sound = entry.branch.get() == 0
-            && key.0 < shape.volume_blocks
+        let (branch, lba) = (branch_of(key.0), lba_of(key.0));
+        let begins = state.names.begin_of(branch).is_some_and(|begin| branch == 0 || begin < key.1);
+        let saves = shape.saves && branch == 0;
+        let sound = entry.reserved.get() == 0
+            && begins
+            && lba < shape.volume_blocks
             && match entry.virtual_segment.get() {
-                ZERO if !shape.saves => {
+                ZERO if !saves => {
                     sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
                 }
-                BASE if shape.saves => {
+                BASE if saves => {
                     sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
                 }
                 // It may have been written long before it was brought home.
                 number if shape.is_extent(number) => {
                     (1..=applied.min(*sequences.end())).contains(&key.1)
-                        && (number, entry.slot.get()) == shape.home(key.0)
+                        && (number, entry.slot.get()) == shape.home(lba)
                 }
                 number => {
                     // What was saved may be as old as the volume.
-                    (sequences.contains(&key.1) || shape.saves && key.1 < *sequences.end())
+                    (sequences.contains(&key.1) || saves && key.1 < *sequences.end())
                         && (number <= last_virtual || shape.is_gathered(number))
                         && entry.slot.get() < shape.segment_blocks
                 }
@@ -283,17 +288,18 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let address = deaths.address(shape);
         let Some(death) = deaths.next(checker, shape).await? else { break };
         let (birth, sequence) = (death.birth.get(), death.death.get());
-        let place = death.virtual_segment.get();
-        let is_home =
-            shape.is_extent(place) && shape.block_at_home(place, death.slot.get()) < shape.volume_blocks;
+        let (place, slot) = death.place();
+        let is_home = shape.is_extent(place) && shape.block_at_home(place, slot) < shape.volume_blocks;
+        let begin = state.names.begin_of(death.branch.get().into());
         // What a return discarded may be told later.
         let is_late = || state.rollbacks.iter().any(|one| one.at.get() == sequence);
-        let sound = (birth >= 1 || shape.saves)
+        let sound = begin.is_some_and(|begin| death.is_of_volume() || begin < birth)
+            && (birth >= 1 || shape.saves)
             && birth < sequence
             && sequence <= *sequences.end()
             && (sequence >= *sequences.start() || is_late())
             && (place <= last_virtual || shape.is_gathered(place) || (is_home && birth <= applied))
-            && death.slot.get() < shape.segment_blocks;
+            && slot < shape.segment_blocks;
         if !sound || sequence < before {
             wrong(checker, address, sequence, None, "a death is none, or not in order");
         }

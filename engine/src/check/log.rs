@@ -154,11 +154,15 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
         if blocks == 0 || !inside {
             return Some("an entry lies outside of the volume");
         }
-        if entry.branch.get() != 0 || entry.tag.get() != 0 {
-            return Some("an entry has a branch or a tag, and this version has none");
+        let is_of_branch = entry.branch.get() != 0;
+        if is_of_branch && !shape.has_branches {
+            return Some("an entry is of a branch, and the superblock knows nothing of that");
+        }
+        if entry.tag.get() != 0 {
+            return Some("an entry has a tag, and this version has none");
         }
         match entry.kind.get() {
-            kind if shape.saves != (kind == KIND_SAVED) => {
+            kind if (shape.saves && !is_of_branch) != (kind == KIND_SAVED) => {
                 return Some("an entry is of a kind that its backend writes none of");
             }
             KIND_DATA | KIND_SAVED if entry.payload.get() == payload => payload += blocks,
@@ -324,7 +328,7 @@ fn take_in(tail: &mut Tail, batch: &Batch, number: u32, block: u32, shape: &Shap
         if entry.blocks.get() == 0 {
             continue;
         }
-        tail.note(entry.lba.get(), entry.blocks.get().into(), sequence);
+        tail.note(entry.address(), entry.blocks.get().into(), sequence);
         if has_payload(entry.kind.get()) {
             tail.named.entry(number).or_default().extend(slot..slot + entry.blocks.get());
             slot += entry.blocks.get();
@@ -387,6 +391,10 @@ fn judge(seen: Seen<'_>, room: u64, address: u64, shape: &Shape, state: &State, 
     };
     if let Some(text) = contradiction(&batch, shape) {
         return Judged::Wrong(text);
+    }
+    let begins = |entry: &BatchEntry| state.names.begin_of(entry.branch.get());
+    if batch.entries.iter().any(|entry| begins(entry).is_none_or(|begin| begin > end.sequence)) {
+        return Judged::Wrong("an entry is of a branch that is not there");
     }
     let used = size_of::<BatchHeader>() + size_of::<BatchEntry>() * entries + 4 * blocks;
     if !is_zero(&sealed[used..]) {

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::index;
+use super::names::{self, Names};
 use super::returns::Returns;
 use super::superblock::Shape;
-use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run, Snapshot};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
-/// Snapshots at most, and those that have been given up.
-const SNAPSHOTS_MAX: usize = 257;
 /// Returns to earlier moments at most.
 const ROLLBACKS_MAX: usize = 128;
 /// No sequence and no number of a batch comes so far; what says so is damaged, and could not be counted on from.
@@ -23,12 +22,6 @@ pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// A pinned base may take everything, which is to say that it is not pinned.
 pub(super) const ALL_ACCEPTED: u64 = u64::MAX;
-/// What a snapshot's `removed` says.
-const KEPT: u32 = 0;
-const GIVEN_UP: u32 = 1;
-const BREAKING: u32 = 2;
-const BROKEN: u32 = 3;
-
 /// What contradicts the state.
 pub(super) type Judged<T = ()> = Result<T, String>;
 
@@ -112,9 +105,8 @@ pub(super) struct State {
     pub accepted: u64,
     /// Returns to earlier moments.
     pub rollbacks: Vec<Rollback>,
-    /// Named moments, by their numbers: the moment, and whether the name has been given up.
-    pub snapshots: BTreeMap<u64, (u64, u32)>,
-    names: BTreeMap<Vec<u8>, u64>,
+    /// Named moments and writable snapshots.
+    pub names: Names,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
     /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
@@ -122,7 +114,7 @@ pub(super) struct State {
     gathering: u64,
 }
 
-fn require(holds: bool, text: &str) -> Judged {
+pub(super) fn require(holds: bool, text: &str) -> Judged {
     if holds { Ok(()) } else { Err(text.to_string()) }
 }
 
@@ -140,9 +132,12 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Accepted(_) => 8,
         Change::Rollback(_) => 9,
         Change::Snapshot(..) => 10,
-        Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) | Change::SnapshotRemoved(_) => {
-            return None;
-        }
+        Change::Branch(..) => 11,
+        Change::RowRemoved(_)
+        | Change::Dead(..)
+        | Change::RunRemoved(_)
+        | Change::SnapshotRemoved(_)
+        | Change::BranchRemoved(_) => return None,
     })
 }
 
@@ -162,8 +157,7 @@ impl State {
             applied: Applied::default(),
             accepted: ALL_ACCEPTED,
             rollbacks: Vec::new(),
-            snapshots: BTreeMap::new(),
-            names: BTreeMap::new(),
+            names: Names::default(),
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
         }
@@ -201,11 +195,13 @@ impl State {
                 Change::RowRemoved(_)
                 | Change::Dead(..)
                 | Change::RunRemoved(_)
-                | Change::SnapshotRemoved(_) => {}
+                | Change::SnapshotRemoved(_)
+                | Change::BranchRemoved(_) => {}
                 Change::Applied(applied) => state.apply_home(applied)?,
                 Change::Accepted(sequence) => state.accepted = *sequence,
                 Change::Rollback(rollback) => state.rollback(rollback)?,
-                Change::Snapshot(snapshot, name) => state.snapshot(snapshot, name)?,
+                Change::Snapshot(snapshot, name) => state.names.snapshot(shape, snapshot, name)?,
+                Change::Branch(branch, name) => state.names.branch(shape, branch, name)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -222,6 +218,7 @@ impl State {
         let rows = state.leases.iter().all(|lease| state.rows.contains_key(&lease.virtual_segment.get()));
         require(rows, "a leased segment has no row")?;
         state.cursor_fits()?;
+        require(state.names.fits(), "a snapshot or a writable snapshot is of none")?;
         Ok(state)
     }
 
@@ -243,6 +240,7 @@ impl State {
                     | Change::Window(_)
                     | Change::Accepted(_)
                     | Change::Snapshot(..)
+                    | Change::Branch(..)
             );
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
@@ -257,17 +255,16 @@ impl State {
                 }
                 Change::Snapshot(snapshot, name) => {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
-                    let is_broken = snapshot.removed == BROKEN;
-                    require(
-                        changes.len() == 1 || opens || is_broken,
-                        "a snapshot stands among other changes",
-                    )?;
-                    self.snapshot(snapshot, name)?;
+                    let alone = changes.len() == 1 || opens || names::is_broken(snapshot);
+                    require(alone, "a snapshot stands among other changes")?;
+                    self.names.snapshot(&self.shape, snapshot, name)?;
                 }
-                Change::SnapshotRemoved(number) => {
-                    let removed = self.snapshots.remove(number).is_some_and(|(_, state)| state == GIVEN_UP);
-                    require(removed, "it forgets a snapshot that has not been given up")?;
+                Change::SnapshotRemoved(number) => self.names.forget_snapshot(*number)?,
+                Change::Branch(branch, name) => {
+                    require(changes.len() == 1 || opens, "a branch stands among other changes")?;
+                    self.names.branch(&self.shape, branch, name)?;
                 }
+                Change::BranchRemoved(number) => self.names.forget_branch(*number)?,
                 Change::Rollback(rollback) => {
                     require(has_checkpoint, "it goes back without a checkpoint")?;
                     self.rollback(rollback)?;
@@ -296,8 +293,11 @@ impl State {
                     let made_of = std::mem::take(&mut removed);
                     let (first, last) = match (&made_of[..], has_checkpoint) {
                         ([], true) => (before.sequence.get() + 1, None),
-                        // One alone is written anew where rows have been gathered.
-                        ([first, ..], false) => (first.first_sequence.get(), made_of.last()),
+                        // One alone is written anew where rows have been gathered; of older ones nothing may be left.
+                        ([_, ..], false) => {
+                            let first = made_of.iter().find(|one| one.first_sequence == run.first_sequence);
+                            (first.unwrap_or(&made_of[0]).first_sequence.get(), made_of.last())
+                        }
                         _ => return Err("it names a run for no reason".to_string()),
                     };
                     let last = last.map(|last| last.last_sequence.get());
@@ -332,7 +332,8 @@ impl State {
             let applies = changes.iter().any(|change| matches!(change, Change::Applied(_)));
             require(applies == self.shape.linear, "a checkpoint does not say how far the linear volume is")?;
         }
-        self.cursor_fits()
+        self.cursor_fits()?;
+        require(self.names.fits(), "a snapshot or a writable snapshot is of none")
     }
 
     fn lease(&mut self, lease: &Lease) -> Judged {
@@ -634,50 +635,6 @@ impl State {
         Ok(())
     }
 
-    /// A moment gets a name, or its name is given up.
-    fn snapshot(&mut self, next: &Snapshot, name: &[u8]) -> Judged {
-        let (number, sequence) = (next.number.get(), next.sequence.get());
-        let is_name = (1..=64).contains(&name.len())
-            && std::str::from_utf8(name).is_ok_and(|name| !name.chars().any(char::is_control));
-        let may_be = self.shape.has_snapshots && !self.shape.linear;
-        require(may_be && is_name && next.removed.get() <= BROKEN, "a snapshot is none, or has no name")?;
-        let (state, given_up) = (next.removed.get(), next.removed.get() == GIVEN_UP);
-        let owner = self.names.get(name).copied();
-        match self.snapshots.get(&number) {
-            Some((known, before)) => {
-                let stays = *known == sequence && owner == Some(number);
-                let follows = matches!(
-                    (*before, state),
-                    (KEPT, GIVEN_UP | BREAKING) | (BREAKING, GIVEN_UP | BROKEN) | (BROKEN, GIVEN_UP)
-                );
-                require(stays && follows, "a snapshot changes")?;
-            }
-            None => require(owner.is_none() || given_up, "two snapshots have one name")?,
-        }
-        require(
-            sequence < NUMBER_MAX && self.snapshots.len() < SNAPSHOTS_MAX,
-            "there are too many snapshots",
-        )?;
-        self.snapshots.insert(number, (sequence, state));
-        match given_up {
-            true => drop(self.names.remove(name)),
-            false => drop(self.names.insert(name.to_vec(), number)),
-        }
-        Ok(())
-    }
-
-    /// The names of moments, and the moments.
-    pub fn named(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        let sequence = |number| self.snapshots.get(number).map(|(sequence, _)| *sequence);
-        self.names.iter().filter_map(move |(name, number)| Some((&name[..], sequence(number)?)))
-    }
-
-    /// Whether a moment that has a name sees a version of these sequences.
-    pub fn is_named_between(&self, birth: u64, death: u64) -> bool {
-        let mut named = self.snapshots.values().filter(|(_, state)| *state == KEPT);
-        named.any(|(moment, _)| birth <= *moment && *moment < death)
-    }
-
     /// The volume has gone back, or that is settled.
     fn rollback(&mut self, next: &Rollback) -> Judged {
         let (at, to) = (next.at.get(), next.to.get());
@@ -736,6 +693,7 @@ mod tests {
             keeps_past: false,
             goes_back: false,
             has_snapshots: false,
+            has_branches: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

@@ -8,9 +8,9 @@ use zerocopy::IntoBytes;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE,
-    KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION,
-    VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS,
+    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES,
+    Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -69,6 +69,8 @@ pub(super) struct Shape {
     pub goes_back: bool,
     /// Moments have names, or one was about to.
     pub has_snapshots: bool,
+    /// Moments can be written, or one was about to.
+    pub has_branches: bool,
 }
 
 impl Shape {
@@ -94,6 +96,7 @@ impl Shape {
             keeps_past: false,
             goes_back: true,
             has_snapshots: false,
+            has_branches: true,
         }
     }
 
@@ -328,7 +331,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.generation = 0.into();
             plain.generation_tail = 0.into();
             // What is used for the first time is noted before it is used.
-            plain.features_incompatible &= !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS);
+            plain.features_incompatible &= !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES);
         }
         plain
     };
@@ -410,7 +413,10 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "it has a base, and keeps moments without names",
         ),
         (
-            is_log || record.features_incompatible.get() & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS) == 0,
+            is_log
+                || record.features_incompatible.get()
+                    & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES)
+                    == 0,
             "it has no log, and has gone back to an earlier moment or has snapshots",
         ),
         (
@@ -546,5 +552,6 @@ fn shape(record: &Superblock) -> Shape {
         keeps_past: record.retention_bytes.get() > 0,
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
         has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,
+        has_branches: record.features_incompatible.get() & FEATURE_BRANCHES != 0,
     }
 }

@@ -7,6 +7,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::crc32c;
+use crate::units::address_of;
 
 /// What a header begins with.
 pub const MAGIC: [u8; 8] = *b"ICEBATCH";
@@ -45,7 +46,7 @@ pub fn has_payload(kind: u32) -> bool {
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback, 8 saved |
-/// | 4 | 4 | `branch`: 0, the volume itself |
+/// | 4 | 4 | `branch`: whose blocks they are; 0, the volume itself |
 /// | 8 | 8 | `lba`: first block |
 /// | 16 | 4 | `blocks`: of the range |
 /// | 20 | 4 | `payload`: index of its first block in the payload; 0 without payload, and not looked at then |
@@ -60,6 +61,13 @@ pub struct BatchEntry {
     pub blocks: U32,
     pub payload: U32,
     pub tag: U64,
+}
+
+impl BatchEntry {
+    /// The number in the index of its first block.
+    pub fn address(&self) -> u64 {
+        address_of(self.branch.get(), self.lba.get())
+    }
 }
 
 /// The header of a batch, 128 bytes.

@@ -32,6 +32,8 @@ pub const KIND_DELETE: u32 = 5;
 pub const KIND_DIFFERENCE: u32 = 6;
 /// `kind` of a request: go back to a moment.
 pub const KIND_ROLLBACK: u32 = 7;
+/// `kind` of a request: make a writable snapshot.
+pub const KIND_CLONE: u32 = 8;
 /// `kind` of an answer to a request of this kind plus this number.
 pub const ANSWER_TO: u32 = 0x100;
 /// `kind` of an answer: refused, or failed. Its body is the same in all versions.

@@ -1,6 +1,6 @@
 //! A page of the versioned index: 4096 bytes of one run, of one of three kinds.
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::crc32c;
@@ -16,6 +16,9 @@ pub const VERSION: u32 = 1;
 pub const ZERO: u32 = u32::MAX;
 /// `virtual_segment` of an entry that lies at its place in the volume's base; its slot and checksum are 0.
 pub const BASE: u32 = u32::MAX - 1;
+/// `virtual_segment` of a block that a branch has not written, so that it is what its parent moment sees. In memory
+/// alone.
+pub const INHERITED: u32 = u32::MAX - 2;
 
 /// The header of a page, 64 bytes.
 ///
@@ -45,13 +48,13 @@ pub struct PageHeader {
     pub reserved: [u8; 20],
 }
 
-/// One version of a block. Entries of a run are sorted by branch, LBA and sequence.
+/// One version of a block. Entries of a run are sorted by branch and LBA, and by sequence.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 8 | `lba` |
+/// | 0 | 8 | `lba`: of a branch, 281,474,976,710,656 times its number and the LBA |
 /// | 8 | 8 | `sequence`: at which it became the block's content |
-/// | 16 | 4 | `branch`: 0, the volume itself |
+/// | 16 | 4 | `reserved`: 0 |
 /// | 20 | 4 | `virtual_segment`: where it lies; 4294967295 reads as zero, 4294967294 lies in the base |
 /// | 24 | 4 | `slot`: block of the virtual segment |
 /// | 28 | 4 | `checksum`: CRC-32C of the block |
@@ -61,7 +64,7 @@ pub struct PageHeader {
 pub struct IndexEntry {
     pub lba: U64,
     pub sequence: U64,
-    pub branch: U32,
+    pub reserved: U32,
     pub virtual_segment: U32,
     pub slot: U32,
     pub checksum: U32,
@@ -74,7 +77,8 @@ pub struct IndexEntry {
 /// | 0 | 8 | `birth`: the version's sequence |
 /// | 8 | 8 | `death`: the sequence that superseded it |
 /// | 16 | 4 | `virtual_segment` |
-/// | 20 | 4 | `slot` |
+/// | 20 | 2 | `slot` |
+/// | 22 | 2 | `branch`: whose version it was; 0, the volume itself |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the table above describes every field")]
@@ -82,13 +86,30 @@ pub struct IndexDeath {
     pub birth: U64,
     pub death: U64,
     pub virtual_segment: U32,
-    pub slot: U32,
+    pub slot: U16,
+    pub branch: U16,
 }
 
 impl IndexDeath {
+    /// The death at `death` of a branch's version that was born at `birth` and lies in a slot of a virtual segment.
+    pub fn new(branch: u32, birth: u64, death: u64, (virtual_segment, slot): (u32, u32)) -> Self {
+        Self {
+            birth: birth.into(),
+            death: death.into(),
+            virtual_segment: virtual_segment.into(),
+            slot: (slot as u16).into(),
+            branch: (branch as u16).into(),
+        }
+    }
+
+    /// Whether the version was the volume's own, not a branch's.
+    pub fn is_of_volume(&self) -> bool {
+        self.branch.get() == 0
+    }
+
     /// The row's number and the slot that died.
     pub fn place(&self) -> (u32, u32) {
-        (self.virtual_segment.get(), self.slot.get())
+        (self.virtual_segment.get(), self.slot.get().into())
     }
 }
 
@@ -203,7 +224,7 @@ mod tests {
         IndexEntry {
             lba: lba.into(),
             sequence: 9.into(),
-            branch: 0.into(),
+            reserved: 0.into(),
             virtual_segment: 2.into(),
             slot: 3.into(),
             checksum: 0x0A0B_0C0D.into(),

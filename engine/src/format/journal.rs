@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -216,7 +216,8 @@ pub struct Rollback {
 /// | 8 | 8 | `sequence`: of the last entry that it sees |
 /// | 16 | 8 | `time_unix_ns`: when it was taken |
 /// | 24 | 4 | `removed`: 1 once it has been given up and what it alone kept is to be let go of; 2 the same, because it was broken for want of room; 3 broken; else 0 |
-/// | 28 | 4 | `name_bytes`: of the name, 1 to 64 |
+/// | 28 | 2 | `name_bytes`: of the name, 1 to 64 |
+/// | 30 | 2 | `branch`: whose moment it is; 0, the volume itself |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the table above describes every field")]
@@ -225,11 +226,33 @@ pub struct Snapshot {
     pub sequence: U64,
     pub time_unix_ns: U64,
     pub removed: U32,
-    pub name_bytes: U32,
+    pub name_bytes: U16,
+    pub branch: U16,
+}
+
+/// Kind 16: a writable snapshot, a branch; its name follows in UTF-8. A block that it has not written is what its parent
+/// is.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `parent`: number of the snapshot that it began as |
+/// | 8 | 8 | `time_unix_ns`: when it was made |
+/// | 16 | 2 | `branch`: its number, above 0; a later change with the same one replaces it |
+/// | 18 | 2 | `name_bytes`: of the name, 1 to 64 |
+/// | 20 | 4 | `removed`: 1 once it has been given up and its blocks are to be let go of, else 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Branch {
+    pub parent: U64,
+    pub time_unix_ns: U64,
+    pub branch: U16,
+    pub name_bytes: U16,
+    pub removed: U32,
 }
 
 const _: () = {
-    assert!(size_of::<Snapshot>() == 32);
+    assert!(size_of::<Snapshot>() == 32 && size_of::<Branch>() == 24);
     assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
@@ -270,6 +293,10 @@ pub enum Change {
     Snapshot(Snapshot, Vec<u8>),
     /// Kind 15: the snapshot of this number is gone (8 bytes).
     SnapshotRemoved(u64),
+    /// See [`Branch`]: and its name.
+    Branch(Branch, Vec<u8>),
+    /// Kind 17: the branch of this number is gone, and no entry of the index is of it (4 bytes).
+    BranchRemoved(u32),
 }
 
 impl Change {
@@ -317,6 +344,12 @@ impl Change {
                 14
             }
             Change::SnapshotRemoved(number) => put(to, &number.to_le_bytes(), 15),
+            Change::Branch(body, name) => {
+                to.extend_from_slice(body.as_bytes());
+                to.extend_from_slice(name);
+                16
+            }
+            Change::BranchRemoved(number) => put(to, &number.to_le_bytes(), 17),
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -380,6 +413,14 @@ impl Change {
                 Change::Snapshot(snapshot, name.to_vec())
             }
             15 => Change::SnapshotRemoved(U64::read_from_bytes(body).ok()?.get()),
+            16 => {
+                let (branch, name) = Branch::read_from_prefix(body).ok()?;
+                if name.len() != branch.name_bytes.get() as usize {
+                    return None;
+                }
+                Change::Branch(branch, name.to_vec())
+            }
+            17 => Change::BranchRemoved(U32::read_from_bytes(body).ok()?.get()),
             _ => return None,
         })
     }

@@ -18,8 +18,12 @@ pub const MAGIC: [u8; 8] = *b"ICECORE\0";
 pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
-pub const KNOWN_INCOMPATIBLE: u64 =
-    FEATURE_LOG | FEATURE_VOLUME_DEVICE | FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BASE;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
+    | FEATURE_VOLUME_DEVICE
+    | FEATURE_ROLLBACK
+    | FEATURE_SNAPSHOTS
+    | FEATURE_BASE
+    | FEATURE_BRANCHES;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -30,6 +34,8 @@ pub const FEATURE_ROLLBACK: u64 = 4;
 pub const FEATURE_SNAPSHOTS: u64 = 8;
 /// Incompatible feature: the volume has a base, where every block has its place, beside the segments of its log.
 pub const FEATURE_BASE: u64 = 16;
+/// Incompatible feature: the volume has writable snapshots, or has had some: log and index may hold entries of them.
+pub const FEATURE_BRANCHES: u64 = 32;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.

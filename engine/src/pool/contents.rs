@@ -21,11 +21,12 @@ use super::index::merge::{Wanted, rename_death};
 use super::index::{Index, Pinned};
 use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
-use super::snapshots::Keeping;
+use super::snapshots::{Keeping, Snapshot};
 use crate::error::Result;
 use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, KIND_ZERO};
 use crate::format::index_page::{BASE, IndexDeath, IndexEntry, ZERO};
 use crate::format::journal::Change;
+use crate::units::{Moment, branch_of};
 
 /// How much of the past is kept for opening any moment of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +63,9 @@ pub struct Contents {
     /// Deaths inside the window, in order.
     pending: RefCell<VecDeque<IndexDeath>>,
     /// Pinned moments and how often.
-    pins: RefCell<BTreeMap<u64, u32>>,
+    pins: RefCell<BTreeMap<Moment, u32>>,
     /// Moments before the window that are not pinned any more, and have not been swept.
-    given_up: RefCell<BTreeSet<u64>>,
+    given_up: RefCell<BTreeSet<Moment>>,
     /// Deaths before the window that nothing in the metadata keeps: an image was open when the volume ended. Until the
     /// log has been read, which may take them back.
     held_back: RefCell<Vec<IndexDeath>>,
@@ -80,7 +81,7 @@ pub struct Contents {
 #[derive(Debug)]
 pub struct Pin {
     contents: Rc<Contents>,
-    moment: u64,
+    moment: Moment,
 }
 
 impl Drop for Pin {
@@ -116,9 +117,9 @@ impl Contents {
         // Where everything is accepted, nothing is pinned.
         let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
-        let mut pins: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut pins: BTreeMap<Moment, u32> = BTreeMap::new();
         for snapshot in journal.state().snapshots.values().filter(|one| one.keeping == Keeping::Kept) {
-            *pins.entry(snapshot.sequence).or_default() += 1;
+            *pins.entry(snapshot.moment()).or_default() += 1;
         }
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::NamesForgotten) {
@@ -128,8 +129,15 @@ impl Contents {
         let is_kept = |death: &IndexDeath| {
             let state = journal.state();
             let kept = state.snapshots.values().filter(|one| one.keeping != Keeping::Broken);
-            let moments = kept.map(|snapshot| snapshot.sequence);
-            moments.into_iter().any(|moment| death.birth.get() <= moment && moment < death.death.get())
+            let mut moments = kept.map(Snapshot::moment);
+            moments.any(|moment| {
+                moment.branch == u32::from(death.branch.get())
+                    && death.birth.get() <= moment.sequence
+                    && moment.sequence < death.death.get()
+            })
+        };
+        let is_revived = |death: &IndexDeath| {
+            death.is_of_volume() && index.history().revives(death.birth.get(), death.death.get())
         };
         // Numbers of other rows may have been given anew since.
         let is_held_back = |(number, slot): (u32, u32)| {
@@ -137,7 +145,7 @@ impl Contents {
         };
         for run in index.runs() {
             run.deaths(|death| match death.death.get() > window {
-                _ if index.history().revives(death.birth.get(), death.death.get()) => {}
+                _ if is_revived(&death) => {}
                 true => pending.push(death),
                 false if is_kept(&death) => {}
                 false => held_back.extend(Some(death).filter(|death| is_held_back(death.place()))),
@@ -188,7 +196,7 @@ impl Contents {
         checksums: &[u32],
         pinned: &Pinned,
     ) {
-        let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
+        let (address, blocks) = (entry.address(), u64::from(entry.blocks.get()));
         match entry.kind.get() {
             kind @ (KIND_DATA | KIND_SAVED) => {
                 {
@@ -202,15 +210,15 @@ impl Contents {
                     let slot = slot + at as u32;
                     let version = Version { birth: sequence, virtual_segment, slot, checksum: *checksum };
                     match kind {
-                        KIND_DATA => self.supersede(lba + at, version, pinned),
-                        _ => self.save(lba + at, version, pinned),
+                        KIND_DATA => self.supersede(address + at, version, pinned),
+                        _ => self.save(address + at, version, pinned),
                     }
                 }
             }
             KIND_ZERO | KIND_DISCARD => {
                 let zero = Version { birth: sequence, ..Version::NONE };
-                let mut at = lba;
-                while at < lba + blocks {
+                let mut at = address;
+                while at < address + blocks {
                     match self.index.current_now(at) {
                         Some(now) if !now.is_zero() => self.supersede(at, zero, pinned),
                         Some(_) => {}
@@ -229,7 +237,9 @@ impl Contents {
 
     /// The volume is again what it was at a moment that can be opened: what was superseded since lives again.
     fn roll_back(&self, rollback: Rollback) {
-        let stays = |death: &IndexDeath| !rollback.revives(death.birth.get(), death.death.get());
+        let stays = |death: &IndexDeath| {
+            !death.is_of_volume() || !rollback.revives(death.birth.get(), death.death.get())
+        };
         #[cfg(feature = "mutations")]
         let stays = |death: &IndexDeath| {
             stays(death) || crate::mutation::is_on(crate::mutation::Mutation::RevivedDies)
@@ -243,13 +253,9 @@ impl Contents {
     pub fn settle(&self, rollback: Rollback, discarded: &[IndexEntry]) {
         let of_window = rollback.at > self.window.get();
         for entry in discarded.iter().filter(|entry| !matches!(entry.virtual_segment.get(), ZERO | BASE)) {
-            let death = IndexDeath {
-                birth: entry.sequence,
-                death: rollback.at.into(),
-                virtual_segment: entry.virtual_segment,
-                slot: entry.slot,
-            };
-            if !of_window && !self.is_pinned_between(death.birth.get(), rollback.at) {
+            let place = (entry.virtual_segment.get(), entry.slot.get());
+            let death = IndexDeath::new(0, entry.sequence.get(), rollback.at, place);
+            if !of_window && !self.is_pinned_until(&death) {
                 self.kill(death.place());
                 continue;
             }
@@ -263,20 +269,16 @@ impl Contents {
         self.index.settle(rollback.at);
     }
 
-    fn supersede(&self, lba: u64, version: Version, pinned: &Pinned) {
-        let before = self.index.note(lba, version, Some(pinned));
-        if matches!(before.virtual_segment, ZERO | BASE) {
+    fn supersede(&self, address: u64, version: Version, pinned: &Pinned) {
+        let before = self.index.note(address, version, Some(pinned));
+        if !before.has_slot() {
             return;
         }
-        let death = IndexDeath {
-            birth: before.birth.into(),
-            death: version.birth.into(),
-            virtual_segment: before.virtual_segment.into(),
-            slot: before.slot.into(),
-        };
+        let place = (before.virtual_segment, before.slot);
+        let death = IndexDeath::new(branch_of(address), before.birth, version.birth, place);
         // When the log is read at open, the journal may have told of a later window already.
         let is_past = version.birth <= self.window.get();
-        if (is_past || !self.keeps_past()) && !self.is_pinned_between(death.birth.get(), version.birth) {
+        if (is_past || !self.keeps_past()) && !self.is_pinned_until(&death) {
             self.kill(death.place());
             return;
         }
@@ -294,15 +296,11 @@ impl Contents {
     /// new content. Nobody may have needed it: another write has saved it before, or who needed it has been given up.
     fn save(&self, lba: u64, copy: Version, pinned: &Pinned) {
         let now = self.index.current_now(lba).filter(Version::is_in_base);
-        let Some(now) = now.filter(|now| self.is_pinned_between(now.birth, copy.birth)) else {
-            self.kill((copy.virtual_segment, copy.slot));
+        let place = (copy.virtual_segment, copy.slot);
+        let death = now.map(|now| IndexDeath::new(0, now.birth, copy.birth, place));
+        let (Some(now), Some(death)) = (now, death.filter(|death| self.is_pinned_until(death))) else {
+            self.kill(place);
             return;
-        };
-        let death = IndexDeath {
-            birth: now.birth.into(),
-            death: copy.birth.into(),
-            virtual_segment: copy.virtual_segment.into(),
-            slot: copy.slot.into(),
         };
         self.index.note_saved(lba, Version { birth: now.birth, ..copy }, copy.birth, pinned);
         self.index.note_death(death);
@@ -311,18 +309,27 @@ impl Contents {
         }
     }
 
-    /// Whether somebody keeps a moment that sees a version which has not been superseded.
-    pub fn is_kept(&self, version: &Version) -> bool {
-        let is_kept = self.pins.borrow().range(version.birth..).next().is_some();
+    /// Whether somebody keeps a moment that sees a version of a block which has not been superseded.
+    pub fn is_kept(&self, address: u64, version: &Version) -> bool {
+        let branch = branch_of(address);
+        let later = Moment { branch, sequence: version.birth }..Moment { branch: branch + 1, sequence: 0 };
+        let is_kept = self.pins.borrow().range(later).next().is_some();
         #[cfg(feature = "mutations")]
         let is_kept = is_kept && !crate::mutation::is_on(crate::mutation::Mutation::OverwrittenUnsaved);
         is_kept
     }
 
-    /// Whether a pinned moment sees a version of these sequences.
-    fn is_pinned_between(&self, birth: u64, death: u64) -> bool {
+    /// Whether a pinned moment sees a version that has died like this.
+    fn is_pinned_until(&self, death: &IndexDeath) -> bool {
+        let [from, to] = [death.birth, death.death]
+            .map(|sequence| Moment { branch: death.branch.get().into(), sequence: sequence.get() });
+        #[cfg(feature = "mutations")]
+        let [from, to] = match crate::mutation::is_on(crate::mutation::Mutation::BranchMixedUp) {
+            true => [from, to].map(|moment| Moment { branch: 0, ..moment }),
+            false => [from, to],
+        };
         // Whatever the device says of a death.
-        let is_pinned = birth < death && self.pins.borrow().range(birth..death).next().is_some();
+        let is_pinned = from < to && self.pins.borrow().range(from..to).next().is_some();
         #[cfg(feature = "mutations")]
         let is_pinned = is_pinned && !crate::mutation::is_on(crate::mutation::Mutation::OpenMomentIgnored);
         is_pinned
@@ -390,9 +397,9 @@ impl Contents {
         self.release(sequence);
     }
 
-    /// Whether somebody keeps a moment before `sequence` readable.
+    /// Whether somebody keeps a moment of the volume before `sequence` readable.
     pub fn is_pinned_before(&self, sequence: u64) -> bool {
-        self.pins.borrow().keys().next().is_some_and(|moment| *moment < sequence)
+        self.pins.borrow().keys().next().is_some_and(|moment| *moment < Moment { branch: 0, sequence })
     }
 
     /// Notes when a sequence was written, for retention by age.
@@ -450,7 +457,7 @@ impl Contents {
                 return true;
             }
             self.pending.borrow_mut().pop_front();
-            if !self.is_pinned_between(first.birth.get(), first.death.get()) {
+            if !self.is_pinned_until(&first) {
                 self.kill(first.place());
             }
         }
@@ -495,27 +502,28 @@ impl Contents {
 
     /// Which moments can be opened.
     pub fn wanted(&self) -> Wanted {
-        Wanted { window: self.window.get(), moments: self.pins.borrow().keys().copied().collect() }
+        let moments = self.pins.borrow().keys().copied().collect();
+        Wanted { window: self.window.get(), moments, gone: None }
     }
 
     /// Keeps a moment readable.
-    pub fn pin(self: &Rc<Self>, moment: u64) -> Pin {
+    pub fn pin(self: &Rc<Self>, moment: Moment) -> Pin {
         self.name(moment);
         Pin { contents: Rc::clone(self), moment }
     }
 
     /// Keeps a moment readable that a name says.
-    pub fn name(&self, moment: u64) {
+    pub fn name(&self, moment: Moment) {
         *self.pins.borrow_mut().entry(moment).or_default() += 1;
     }
 
     /// Whether a moment can be opened.
-    pub fn can_open(&self, moment: u64) -> bool {
-        moment >= self.window.get() || self.pins.borrow().contains_key(&moment)
+    pub fn can_open(&self, moment: Moment) -> bool {
+        moment.sequence >= self.window.get() || self.pins.borrow().contains_key(&moment)
     }
 
     /// Gives a moment up: whoever has it pinned still keeps it.
-    pub fn unpin(&self, moment: u64) {
+    pub fn unpin(&self, moment: Moment) {
         let mut pins = self.pins.borrow_mut();
         let count = pins.get_mut(&moment).map(|count| {
             *count -= 1;
@@ -523,28 +531,49 @@ impl Contents {
         });
         if count == Some(0) {
             pins.remove(&moment);
-            if moment < self.window.get() {
+            if moment.sequence < self.window.get() {
                 self.given_up.borrow_mut().insert(moment);
             }
         }
     }
 
     /// Whether a moment has a name, or somebody has an image of it open.
-    pub fn is_pinned(&self, moment: u64) -> bool {
+    pub fn is_pinned(&self, moment: Moment) -> bool {
         self.pins.borrow().contains_key(&moment)
+    }
+
+    /// Whether any moment of a branch is pinned.
+    pub fn is_branch_pinned(&self, branch: u32) -> bool {
+        let moments = Moment { branch, sequence: 0 }..Moment { branch: branch + 1, sequence: 0 };
+        self.pins.borrow().range(moments).next().is_some()
+    }
+
+    /// Nothing of a branch is wanted any more: its superseded versions that the window keeps are taken from it, and
+    /// nothing of it is in memory afterwards. Where they lie.
+    pub fn forget_branch(&self, branch: u32) -> Vec<(u32, u32)> {
+        self.index.forget_branch(branch);
+        self.given_up.borrow_mut().retain(|moment| moment.branch != branch);
+        let mut places = Vec::new();
+        self.pending.borrow_mut().retain(|death| {
+            let stays = u32::from(death.branch.get()) != branch;
+            places.extend(Some(death.place()).filter(|_| !stays));
+            stays
+        });
+        places
     }
 
     /// The log has been read: what was held back for an image that was open when the volume ended dies.
     pub fn let_go(&self) {
         for death in self.held_back.take() {
-            if !self.index.history().revives(death.birth.get(), death.death.get()) {
+            let (birth, death_at) = (death.birth.get(), death.death.get());
+            if !death.is_of_volume() || !self.index.history().revives(birth, death_at) {
                 self.kill(death.place());
             }
         }
     }
 
     /// A moment that has been given up and is to be swept.
-    pub fn given_up(&self) -> Option<u64> {
+    pub fn given_up(&self) -> Option<Moment> {
         self.given_up.borrow().first().copied()
     }
 
@@ -552,13 +581,16 @@ impl Contents {
     ///
     /// # Errors
     /// `MetadataDamaged`, and what the device says.
-    pub async fn sweep(&self, moment: u64) -> Result<()> {
-        let next = self.pins.borrow().range(moment + 1..).next().map_or(u64::MAX, |(next, _)| *next);
-        let deaths = self.index.deaths_between(moment, next.min(self.window.get())).await?;
-        for death in deaths {
+    pub async fn sweep(&self, moment: Moment) -> Result<()> {
+        let Moment { branch, sequence } = moment;
+        let later = Moment { branch, sequence: sequence + 1 }..Moment { branch: branch + 1, sequence: 0 };
+        let next = self.pins.borrow().range(later).next().map_or(u64::MAX, |(next, _)| next.sequence);
+        let deaths = self.index.deaths_between(sequence, next.min(self.window.get())).await?;
+        for death in deaths.into_iter().filter(|death| u32::from(death.branch.get()) == branch) {
             let (birth, death_at) = (death.birth.get(), death.death.get());
-            let was_kept = birth <= moment && !self.index.history().revives(birth, death_at);
-            let is_kept = self.is_pinned_between(birth, death_at);
+            let is_revived = branch == 0 && self.index.history().revives(birth, death_at);
+            let was_kept = birth <= sequence && !is_revived;
+            let is_kept = self.is_pinned_until(&death);
             #[cfg(feature = "mutations")]
             let is_kept = is_kept && !crate::mutation::is_on(crate::mutation::Mutation::SweptTooMuch);
             if was_kept && death_at <= self.window.get() && !is_kept && !self.is_home_again(death).await? {

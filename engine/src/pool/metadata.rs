@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::branches::Branch;
 use super::history::Rollback;
 use super::snapshots::{SNAPSHOTS_MAX, Snapshot};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
@@ -205,6 +206,8 @@ pub struct Metadata {
     pub rollbacks: Vec<Rollback>,
     /// Named moments, by number.
     pub snapshots: BTreeMap<u64, Snapshot>,
+    /// Writable snapshots, by number.
+    pub branches: BTreeMap<u32, Branch>,
     next_virtual: u32,
     next_gathered: u32,
     next_run: u64,
@@ -213,6 +216,15 @@ pub struct Metadata {
     /// Segments that have none.
     free: u32,
     segment_blocks: u32,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// A moment.
+    Snapshot(&'a Snapshot),
+    /// A writable snapshot.
+    Branch(&'a Branch),
 }
 
 impl Metadata {
@@ -278,6 +290,23 @@ impl Metadata {
     /// The rows of the linear volume's extents.
     pub fn home_rows(&self) -> impl Iterator<Item = (&u32, &SegmentRow)> {
         self.rows.range(HOME_FIRST..)
+    }
+
+    /// Whether a snapshot has writable snapshots.
+    pub fn has_branches(&self, snapshot: u64) -> bool {
+        self.branches.values().any(|branch| branch.parent == snapshot && !branch.given_up)
+    }
+
+    /// Snapshots and writable snapshots, those that have been given up among them.
+    pub fn names(&self) -> usize {
+        self.snapshots.len() + self.branches.len()
+    }
+
+    /// The snapshot or writable snapshot of this name, if there is one.
+    pub fn named(&self, name: &str) -> Option<Named<'_>> {
+        let snapshot = self.snapshots.values().find(|one| one.name == name && one.keeping.has_name());
+        let branch = || self.branches.values().find(|one| one.name == name && !one.given_up);
+        snapshot.map(Named::Snapshot).or_else(|| branch().map(Named::Branch))
     }
 
     /// Blocks that live.
@@ -354,11 +383,20 @@ impl Metadata {
             Change::Snapshot(body, name) => {
                 let snapshot = Snapshot::from_change(body, name)?;
                 self.snapshots.insert(snapshot.number, snapshot);
-                if self.snapshots.len() > SNAPSHOTS_MAX {
+                if self.names() > SNAPSHOTS_MAX {
                     return None;
                 }
             }
             Change::SnapshotRemoved(number) => drop(self.snapshots.remove(number)?),
+            Change::Branch(body, name) => {
+                let branch = Branch::from_change(body, name)?;
+                let has_parent = branch.given_up || self.snapshots.contains_key(&branch.parent);
+                self.branches.insert(branch.number, branch);
+                if !has_parent || self.names() > SNAPSHOTS_MAX {
+                    return None;
+                }
+            }
+            Change::BranchRemoved(number) => drop(self.branches.remove(number)?),
         }
         Some(())
     }
@@ -452,6 +490,7 @@ impl Metadata {
         }
         changes.extend(self.rollbacks.iter().map(|rollback| rollback.change()));
         changes.extend(self.snapshots.values().map(Snapshot::change));
+        changes.extend(self.branches.values().map(Branch::change));
         changes
     }
 }

@@ -4,6 +4,7 @@
 //! reserved for the checksums of a linear volume, and the volume's data. Backends that keep a log or an index
 //! put them into the reserved room, so that a `direct` volume can become one of them later.
 
+pub mod branches;
 pub mod contents;
 pub mod gathered;
 pub mod history;

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{self, Change};
+use crate::units::Moment;
 
 /// Named moments that the metadata of a pool has room for.
 pub const SNAPSHOTS_MAX: usize = 256;
@@ -44,7 +45,9 @@ impl Keeping {
 pub struct Snapshot {
     /// Used once at a time.
     pub number: u64,
-    /// The moment.
+    /// The branch whose moment it is; 0 for the volume itself.
+    pub branch: u32,
+    /// The moment's sequence.
     pub sequence: u64,
     /// When it was taken, by the clock of the one who took it.
     pub time_unix_ns: u64,
@@ -55,6 +58,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The moment that has the name.
+    pub fn moment(&self) -> Moment {
+        Moment { branch: self.branch, sequence: self.sequence }
+    }
+
     /// The change that tells the journal of it.
     pub fn change(&self) -> Change {
         let body = journal::Snapshot {
@@ -62,7 +70,8 @@ impl Snapshot {
             sequence: self.sequence.into(),
             time_unix_ns: self.time_unix_ns.into(),
             removed: (self.keeping as u32).into(),
-            name_bytes: (self.name.len() as u32).into(),
+            name_bytes: (self.name.len() as u16).into(),
+            branch: (self.branch as u16).into(),
         };
         Change::Snapshot(body, self.name.clone().into_bytes())
     }
@@ -76,6 +85,7 @@ impl Snapshot {
         }
         Some(Self {
             number: body.number.get(),
+            branch: body.branch.get().into(),
             sequence: body.sequence.get(),
             time_unix_ns: body.time_unix_ns.get(),
             keeping: Keeping::from_number(body.removed.get())?,

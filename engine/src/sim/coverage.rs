@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 /// Everything a campaign is expected to reach.
-pub const EXPECTED: [&str; 59] = [
+pub const EXPECTED: [&str; 64] = [
     "operation: write",
     "operation: durable write",
     "operation: partial write",
@@ -60,6 +60,11 @@ pub const EXPECTED: [&str; 59] = [
     "snapshot: deleted",
     "snapshot: shown",
     "snapshot: shown after a cut",
+    "writable snapshot: made",
+    "writable snapshot: written",
+    "writable snapshot: shown",
+    "writable snapshot: shown after a cut",
+    "writable snapshot: its own snapshot shown",
     "past: went back to before a cut",
     "past: discarded, refused",
     "linear: thin",

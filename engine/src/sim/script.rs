@@ -22,6 +22,8 @@ const GO_BACK_OF: u64 = 5;
 const SNAPSHOTS_OF: u64 = 7;
 /// Room for what has names.
 const SNAPSHOT_VOLUMES: u64 = 5;
+/// Room for what writable snapshots are given.
+const BRANCH_VOLUMES: u64 = 4;
 /// Room for what has names or is open, beside a base.
 const BASE_VOLUMES: u64 = 10;
 /// A roomy disk keeps so many times the volume of the past at most.
@@ -162,6 +164,11 @@ pub enum Step {
     /// Wait until nothing is in flight, give the snapshots up before one of them, and fold up to it (overlay alone).
     Fold {
         /// Chooses the one that stays oldest; behind the last: none stays, and all is folded.
+        which: u64,
+    },
+    /// Wait until nothing is in flight, and make a writable snapshot, write one or delete one (where there are snapshots).
+    Branch {
+        /// Chooses what, and with which.
         which: u64,
     },
     /// Cut power, damage the last batch that was promised, see that opening refuses, mend it, recover (log alone).
@@ -331,6 +338,21 @@ impl Script {
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, step);
         }
+        self.write_snapshots();
+    }
+
+    /// Half of the plays with snapshots write some of them. Its own numbers are drawn, so that the others stay what they
+    /// were.
+    fn write_snapshots(&mut self) {
+        if !self.seed.is_multiple_of(2) {
+            return;
+        }
+        let random = &mut Random::from_seed(self.seed ^ 0xB2A4_C400_0000_0001);
+        self.device_bytes += BRANCH_VOLUMES * self.volume_bytes;
+        for _ in 0..6 + random.below(10) {
+            let at = random.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.insert(at, Step::Branch { which: random.next_u64() });
+        }
     }
 
     fn look_back(&mut self, random: &mut Random) {
@@ -377,6 +399,7 @@ impl Script {
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, Step::TakeSnapshot { which: random.next_u64() });
         }
+        self.write_snapshots();
     }
 
     /// The script of a seed, for the `direct` backend.

@@ -11,6 +11,7 @@
 //! because nobody can say what the device still holds. A dropped future leaves each sector of its range with
 //! old or new bytes, and a later write of the range still comes after it.
 
+mod branch;
 mod create;
 mod grow;
 mod handle;
@@ -21,7 +22,8 @@ mod rollback;
 mod snapshot;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
 
 pub use create::{CreateOptions, Initialise};
 pub use grow::Grown;
@@ -35,8 +37,8 @@ use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock,
-    VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry,
+    STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
@@ -71,13 +73,17 @@ struct Inner {
     /// The device of a linear volume that does not lie in its pool.
     volume_device: Option<Device>,
     store: Store,
-    superblock: RefCell<Superblock>,
+    superblock: Rc<RefCell<Superblock>>,
     lock: RangeLock,
     failed: FailureFlag,
     closed: Cell<bool>,
     read_only: bool,
     size_bytes: u64,
     block_bytes: u64,
+    /// The volume that this is a writable snapshot of.
+    origin: Option<Volume>,
+    /// The writable snapshots that are open, by their names.
+    writable: RefCell<BTreeMap<String, Weak<Inner>>>,
 }
 
 /// Where the log keeps what has been written, so that it is durable without the volume's own blocks. Whatever it is,
@@ -189,6 +195,7 @@ impl VolumeInfo {
             ("volume device", superblock.has_volume_device()),
             ("volatile log", is_volatile),
             ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
+            ("writable snapshots", superblock.features_incompatible.get() & FEATURE_BRANCHES != 0),
             ("rollback", superblock.features_incompatible.get() & FEATURE_ROLLBACK != 0),
         ];
         let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));

@@ -88,7 +88,9 @@ impl Volume {
             read_only: mode == OpenMode::ReadOnly,
             size_bytes: record.volume_bytes.get(),
             block_bytes: u64::from(record.block_bytes.get()),
-            superblock: RefCell::new(record),
+            superblock: Rc::new(RefCell::new(record)),
+            origin: None,
+            writable: RefCell::default(),
             device,
             volume_device,
         })))
@@ -110,13 +112,25 @@ impl Volume {
     /// # Errors
     /// `Poisoned` where an earlier flush failed, `Closed`, and what the device says.
     pub async fn close(&self) -> Result<()> {
+        let writable: Vec<Volume> =
+            self.0.writable.borrow().values().filter_map(|one| one.upgrade()).map(Volume).collect();
         if self.0.read_only {
+            writable.iter().chain([self]).for_each(|volume| volume.0.closed.set(true));
+            return Ok(());
+        }
+        if self.0.origin.is_some() {
+            self.flush().await?;
             self.0.closed.set(true);
             return Ok(());
         }
         self.check_writable("close")?;
         self.0.closed.set(true);
         let guard = self.0.lock.lock(0, u64::MAX).await;
+        for volume in &writable {
+            volume.0.closed.set(true);
+            // What is under way in it ends before.
+            drop(volume.0.lock.lock(0, u64::MAX).await);
+        }
         let io = Io { guard: Some(guard.clone()), ..self.flush_io() };
         self.0.store.close(io).await?;
         self.check_unpoisoned("close")?;

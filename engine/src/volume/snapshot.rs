@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::superblock::FEATURE_SNAPSHOTS;
 use crate::pool::superblock;
 use crate::store::log::SnapshotInfo;
-use crate::units::Seq;
+use crate::units::{Moment, Seq};
 
 impl Volume {
     /// Names the present moment: everything that has completed before this call is in it, and nothing that is
@@ -35,12 +35,12 @@ impl Volume {
         log.take_snapshot(name, &guard).await
     }
 
-    /// The snapshots there are, by their moments; none where the backend keeps no past.
+    /// The snapshots there are, by their moments, writable ones among them; none where the backend keeps no past.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         self.0.store.log().map(|log| log.snapshots()).unwrap_or_default()
     }
 
-    /// The snapshot of this name: its moment opens as an image, and can be gone back to.
+    /// The snapshot of this name, which [`Volume::image_of`] opens; a writable one, [`Volume::open_writable`].
     ///
     /// # Errors
     /// `NoPast`, `NoSnapshot`.
@@ -54,9 +54,38 @@ impl Volume {
     /// # Errors
     /// `NoPast`, `UnknownMoment`, `Expired`, `Closed`, and what the device says.
     pub async fn difference(&self, one: Seq, other: Seq) -> Result<Vec<Range<u64>>> {
+        let log = self.0.store.log()?;
+        self.difference_between(log.moment(Some(one)), log.moment(Some(other))).await
+    }
+
+    /// As [`Volume::difference`], between moments of this volume or of writable snapshots.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn difference_between(&self, one: Moment, other: Moment) -> Result<Vec<Range<u64>>> {
         self.check_open("compare moments")?;
+        Ok(self.regions(self.0.store.log()?.difference(one, other).await?))
+    }
+
+    /// A moment of this volume; now, if no sequence is given.
+    ///
+    /// # Errors
+    /// `NoPast`.
+    pub fn moment(&self, sequence: Option<Seq>) -> Result<Moment> {
+        Ok(self.0.store.log()?.moment(sequence))
+    }
+
+    /// The moment that a snapshot is; of a writable one, what it is now.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoSnapshot`.
+    pub fn moment_of(&self, name: &str) -> Result<Moment> {
+        self.0.store.log()?.moment_of(name)
+    }
+
+    /// The regions that hold these ranges of blocks.
+    fn regions(&self, blocks: Vec<Range<u64>>) -> Vec<Range<u64>> {
         let region = u64::from(self.info().region_bytes);
-        let blocks = self.0.store.log()?.difference(one, other).await?;
         let mut regions: Vec<Range<u64>> = Vec::new();
         for range in blocks {
             let start = range.start * self.0.block_bytes / region * region;
@@ -66,14 +95,15 @@ impl Volume {
                 None => regions.push(start..end),
             }
         }
-        Ok(regions)
+        regions
     }
 
-    /// Deletes a snapshot, durably. No block is moved; what it alone kept comes free in the background. Whoever has an
+    /// Deletes a snapshot, or a writable one, durably. No block is moved; what it alone kept comes free in the background. Whoever has an
     /// image of it open keeps that.
     ///
     /// # Errors
-    /// `NoPast`, `NoSnapshot`, `Poisoned`, `Closed`, and what the device says.
+    /// `NoPast`, `NoSnapshot`, `HasChildren` where a writable one began as it or has snapshots, `SnapshotInUse` where a
+    /// writable one is open, `Poisoned`, `Closed`, and what the device says.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.check_writable("delete snapshot")?;
         let (volume, name) = (self.clone(), name.to_string());

@@ -108,7 +108,7 @@ impl Known {
             base: state.checkpoint.sequence.get(),
             watermark: state.watermark,
             window: state.window,
-            names: state.named().map(|(name, sequence)| (name.to_vec(), sequence)).collect(),
+            names: state.names.of_volume().map(|(name, sequence)| (name.to_vec(), sequence)).collect(),
             rows: state.rows.into_iter().map(|(number, row)| (number, vec![row])).collect(),
             runs: state.runs.into_iter().map(|run| (run, state.window)).collect(),
             openings: state.openings,
@@ -143,7 +143,7 @@ impl Known {
                     self.rollbacks.push(rollback);
                 }
             }
-            Change::Snapshot(snapshot, name) if self.names.len() < NAMES_MAX => {
+            Change::Snapshot(snapshot, name) if snapshot.branch == 0 && self.names.len() < NAMES_MAX => {
                 match snapshot.removed.get() {
                     0 => drop(self.names.insert(name, snapshot.sequence.get())),
                     _ => drop(self.names.remove(&name)),
@@ -183,6 +183,8 @@ fn helps(change: &Change) -> bool {
             | Change::Window(_)
             | Change::Rollback(_)
             | Change::Snapshot(..)
+            | Change::Branch(..)
+            | Change::BranchRemoved(_)
     )
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Reason, Result};
 use crate::format::batch::{KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_ZERO};
 use crate::format::index_page::ZERO;
 use crate::format::journal::Rollback;
+use crate::units::branch_of;
 
 /// Everything below belongs to superblocks and roots.
 const HEAD_BYTES: u64 = 1 << 20;
@@ -258,7 +259,8 @@ impl Plan {
             index::visit(checker, &self.area.shape, run, &mut |_, entries| {
                 for entry in entries.into_iter().flatten() {
                     let (sequence, checksum) = (entry.sequence.get(), entry.checksum.get());
-                    if !is_seen(sequence)
+                    if branch_of(entry.lba.get()) != 0
+                        || !is_seen(sequence)
                         || self.is_replaced(entry.lba.get(), sequence, Some(run.run.run.get()))
                     {
                         continue;
@@ -284,7 +286,7 @@ impl Plan {
                     let first = payload;
                     payload += payload_blocks(entry);
                     match entry.kind.get() {
-                        _ if !is_seen(sequence) => {}
+                        _ if entry.branch != 0 || !is_seen(sequence) => {}
                         KIND_ZERO | KIND_DISCARD => canvas.put_zeroes(lba..lba + blocks, sequence),
                         KIND_DATA => {
                             for (lba, at) in (lba..).zip(first..payload) {
@@ -447,7 +449,7 @@ impl Told {
         while self.beyond.len() > BEYOND_MAX {
             self.beyond.pop_last();
         }
-        for (sequence, entry) in (first..).zip(&batch.entries) {
+        for (sequence, entry) in (first..).zip(&batch.entries).filter(|(_, entry)| entry.branch == 0) {
             self.end_block = self.end_block.max(entry.lba.get() + u64::from(entry.blocks.get()));
             if entry.kind.get() == KIND_ROLLBACK && self.rollbacks.len() < ROLLBACKS_MAX {
                 let rollback = Rollback { at: sequence.into(), to: entry.tag, settled: 0.into() };

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use crate::error::{Error, Kind, Place, Reason, Result};
 use crate::format::control::{
-    ANSWER_BYTES_MAX, ANSWER_TO, KIND_DELETE, KIND_DIFFERENCE, KIND_FAILED, KIND_FLUSH, KIND_ROLLBACK,
-    KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, REQUEST_BYTES_MAX, Reader, Writer, bad,
+    ANSWER_BYTES_MAX, ANSWER_TO, KIND_CLONE, KIND_DELETE, KIND_DIFFERENCE, KIND_FAILED, KIND_FLUSH,
+    KIND_ROLLBACK, KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, REQUEST_BYTES_MAX, Reader, Writer, bad,
 };
 use crate::store::log::SnapshotInfo;
 use crate::units::Seq;
@@ -31,8 +31,20 @@ pub enum Request {
     Flush,
     /// List the snapshots.
     Snapshots,
-    /// Give the present moment this name.
-    Take(String),
+    /// Give the present moment this name: of the volume, or of a writable snapshot.
+    Take {
+        /// The name.
+        name: String,
+        /// The writable snapshot.
+        of: Option<String>,
+    },
+    /// Make a writable snapshot.
+    Clone {
+        /// The snapshot that it begins as.
+        of: String,
+        /// Its name.
+        name: String,
+    },
     /// Give this name up.
     Delete(String),
     /// The regions that differ between two moments.
@@ -50,7 +62,7 @@ pub enum Answer {
     Flushed,
     /// The snapshots there are, by their moments.
     Snapshots(Vec<SnapshotInfo>),
-    /// This one was taken; it is durable.
+    /// This one was taken, or made; it is durable.
     Taken(SnapshotInfo),
     /// This one is gone, durably.
     Deleted(SnapshotInfo),
@@ -147,7 +159,8 @@ impl Request {
             Self::Status => Writer::new(KIND_STATUS),
             Self::Flush => Writer::new(KIND_FLUSH),
             Self::Snapshots => Writer::new(KIND_SNAPSHOTS),
-            Self::Take(name) => Writer::new(KIND_TAKE).text(name),
+            Self::Take { name, of } => write_name(Writer::new(KIND_TAKE).text(name), of.as_deref()),
+            Self::Clone { of, name } => Writer::new(KIND_CLONE).text(of).text(name),
             Self::Delete(name) => Writer::new(KIND_DELETE).text(name),
             Self::Difference(from, to) => write_moment(write_moment(Writer::new(KIND_DIFFERENCE), from), to),
             Self::Rollback(to) => write_moment(Writer::new(KIND_ROLLBACK), to),
@@ -165,7 +178,8 @@ impl Request {
             KIND_STATUS => Self::Status,
             KIND_FLUSH => Self::Flush,
             KIND_SNAPSHOTS => Self::Snapshots,
-            KIND_TAKE => Self::Take(reader.text()?),
+            KIND_TAKE => Self::Take { name: reader.text()?, of: read_name(&mut reader)? },
+            KIND_CLONE => Self::Clone { of: reader.text()?, name: reader.text()? },
             KIND_DELETE => Self::Delete(reader.text()?),
             KIND_DIFFERENCE => Self::Difference(read_moment(&mut reader)?, read_moment(&mut reader)?),
             KIND_ROLLBACK => Self::Rollback(read_moment(&mut reader)?),
@@ -175,18 +189,29 @@ impl Request {
     }
 }
 
+fn write_name(writer: Writer, name: Option<&str>) -> Writer {
+    match name {
+        Some(name) => writer.number(1).text(name),
+        None => writer.number(0),
+    }
+}
+
+fn read_name(reader: &mut Reader) -> Result<Option<String>> {
+    Ok(if reader.flag()? { Some(reader.text()?) } else { None })
+}
+
 fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
-    writer
-        .text(&snapshot.name)
+    write_name(writer.text(&snapshot.name), snapshot.of.as_deref())
+        .number(snapshot.writable.into())
         .number(snapshot.sequence.0)
         .number(snapshot.time_unix_ns)
         .number(snapshot.broken.into())
 }
 
 fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
-    let (name, sequence) = (reader.text()?, Seq(reader.number()?));
-    let (time_unix_ns, broken) = (reader.number()?, reader.flag()?);
-    Ok(SnapshotInfo { name, sequence, time_unix_ns, broken })
+    let (name, of, writable) = (reader.text()?, read_name(reader)?, reader.flag()?);
+    let (sequence, time_unix_ns, broken) = (Seq(reader.number()?), reader.number()?, reader.flag()?);
+    Ok(SnapshotInfo { name, of, writable, sequence, time_unix_ns, broken })
 }
 
 impl Status {

@@ -2,9 +2,9 @@
 
 use super::message::{Answer, ApplyNumbers, LogNumbers, Moment, Request, Status};
 use crate::device::Caching;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::store::log::LogStatus;
-use crate::units::Seq;
+use crate::units::{self, Seq};
 use crate::volume::{Volume, VolumeStatus};
 
 /// Does what is asked. It runs to its end even where nobody waits for the answer.
@@ -19,28 +19,37 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
             Answer::Flushed
         }
         Request::Snapshots => Answer::Snapshots(volume.snapshots()),
-        Request::Take(name) => Answer::Taken(volume.create_snapshot(name).await?),
+        Request::Take { name, of: None } => Answer::Taken(volume.create_snapshot(name).await?),
+        Request::Take { name, of: Some(of) } => {
+            Answer::Taken(volume.open_writable(of).await?.create_snapshot(name).await?)
+        }
+        Request::Clone { of, name } => Answer::Taken(volume.clone_snapshot(of, name).await?),
         Request::Delete(name) => {
             let gone = volume.snapshot(name)?;
             volume.delete_snapshot(name).await?;
             Answer::Deleted(gone)
         }
         Request::Difference(from, to) => {
-            let (from, to) = (sequence_of(volume, from)?, sequence_of(volume, to)?);
-            Answer::Difference { from, to, changed: volume.difference(from, to).await? }
+            let (from, to) = (moment_of(volume, from)?, moment_of(volume, to)?);
+            let changed = volume.difference_between(from, to).await?;
+            Answer::Difference { from: Seq(from.sequence), to: Seq(to.sequence), changed }
         }
         Request::Rollback(to) => {
-            let to = sequence_of(volume, to)?;
+            let to = moment_of(volume, to)?;
+            if to.branch != 0 {
+                return Err(Error::new("roll back", Reason::NotOfSnapshots));
+            }
+            let to = Seq(to.sequence);
             Answer::WentBack { to, at: volume.rollback(to).await? }
         }
     })
 }
 
-fn sequence_of(volume: &Volume, moment: &Moment) -> Result<Seq> {
+fn moment_of(volume: &Volume, moment: &Moment) -> Result<units::Moment> {
     match moment {
-        Moment::Now => Ok(volume.info().sequence),
-        Moment::At(sequence) => Ok(*sequence),
-        Moment::Named(name) => Ok(volume.snapshot(name)?.sequence),
+        Moment::Now => volume.moment(None),
+        Moment::At(sequence) => volume.moment(Some(*sequence)),
+        Moment::Named(name) => volume.moment_of(name),
     }
 }
 

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use crate::format::index_page::{BASE, IndexEntry, ZERO};
+use crate::format::index_page::{BASE, INHERITED, IndexEntry, ZERO};
+use crate::units::address_of;
 
 /// Blocks of a page.
 pub const PAGE_BLOCKS: u64 = 64;
@@ -32,6 +33,9 @@ impl Version {
     /// A block of a volume with a base, as it was when the volume was made: at its place there.
     pub const IN_BASE: Self = Self { virtual_segment: BASE, ..Self::NONE };
 
+    /// A block of a branch that the branch has not written.
+    pub const INHERITED: Self = Self { virtual_segment: INHERITED, ..Self::NONE };
+
     /// The version that an entry names.
     pub fn of(entry: &IndexEntry) -> Self {
         Self {
@@ -47,7 +51,7 @@ impl Version {
         IndexEntry {
             lba: lba.into(),
             sequence: self.birth.into(),
-            branch: 0.into(),
+            reserved: 0.into(),
             virtual_segment: self.virtual_segment.into(),
             slot: self.slot.into(),
             checksum: self.checksum.into(),
@@ -69,6 +73,16 @@ impl Version {
     /// Whether it reads as zero.
     pub fn is_zero(&self) -> bool {
         self.virtual_segment == ZERO
+    }
+
+    /// Whether it is what the branch's parent moment sees.
+    pub fn is_inherited(&self) -> bool {
+        self.virtual_segment == INHERITED
+    }
+
+    /// Whether it has a slot of its own.
+    pub fn has_slot(&self) -> bool {
+        !matches!(self.virtual_segment, ZERO | BASE | INHERITED)
     }
 
     /// Whether it lies at its place in the base. Nobody knows its checksum.
@@ -196,6 +210,19 @@ impl Current {
         self.places.clear();
         self.pages.clear();
         self.free.clear();
+    }
+
+    /// Gives the pages of a branch up. None is pinned or dirty.
+    pub fn forget_branch(&mut self, branch: u32) {
+        let pages = address_of(branch, 0) / PAGE_BLOCKS..address_of(branch + 1, 0) / PAGE_BLOCKS;
+        let gone: Vec<(u64, u32)> = self.places.range(pages).map(|(page, place)| (*page, *place)).collect();
+        for (number, place) in gone {
+            let page = &mut self.pages[place as usize];
+            assert!(page.pins == 0 && page.dirty == 0, "nobody writes a branch that has been given up");
+            page.versions = Box::default();
+            self.places.remove(&number);
+            self.free.push(place);
+        }
     }
 
     /// Where a page is that is in memory.

@@ -10,45 +10,50 @@ use super::Index;
 use super::merge::Readers;
 use crate::error::Result;
 use crate::pool::history::Line;
+use crate::units::{branch_of, lba_of};
 
-/// Ranges of blocks, in order, apart by one block at least.
-#[derive(Debug, Default)]
-struct Ranges(Vec<Range<u64>>);
+/// What a moment sees: of its branch, of the branch that this one began as a moment of, and so on.
+pub type View = [(u32, Line)];
 
-impl Ranges {
-    /// One more block; none of the others lies behind it.
-    fn add(&mut self, lba: u64) {
-        match self.0.last_mut() {
-            Some(last) if lba < last.end => {}
-            Some(last) if lba == last.end => last.end += 1,
-            _ => self.0.push(lba..lba + 1),
-        }
-    }
+fn line_of(view: &View, branch: u32) -> Option<&Line> {
+    view.iter().find(|(of, _)| *of == branch).map(|(_, line)| line)
 }
 
-/// The blocks that differ between what two lines see.
+/// The blocks that differ between what two moments see: ranges, in order, apart by one block at least.
 ///
 /// # Errors
 /// `MetadataDamaged`, and what the device says.
-pub async fn difference(index: &Index, one: &Line, other: &Line) -> Result<Vec<Range<u64>>> {
-    let common = one.common(other);
-    let differs = |sequence: u64| one.sees(sequence) != other.sees(sequence);
+pub async fn difference(index: &Index, one: &View, other: &View) -> Result<Vec<Range<u64>>> {
+    let shared = one.iter().filter_map(|(branch, line)| Some(line.common(line_of(other, *branch)?)));
+    let common = shared.min().unwrap_or(0);
+    let sees = |view: &View, branch, sequence| line_of(view, branch).is_some_and(|line| line.sees(sequence));
+    let differs = |address: u64, sequence: u64| {
+        let branch = branch_of(address);
+        sees(one, branch, sequence) != sees(other, branch, sequence)
+    };
     // What is in no run yet, and then the runs: between the two nothing else happens.
-    let mut fresh: Vec<u64> =
-        index.fresh_versions().filter(|(_, sequence)| differs(*sequence)).map(|(lba, _)| lba).collect();
-    fresh.sort_unstable();
+    let fresh = index.fresh_versions().filter(|(address, sequence)| differs(*address, *sequence));
+    let mut found: Vec<Range<u64>> = Vec::new();
+    let mut add = |address| match found.last_mut() {
+        Some(last) if (last.start..last.end).contains(&lba_of(address)) => {}
+        Some(last) if last.end == lba_of(address) => last.end += 1,
+        _ => found.push(lba_of(address)..lba_of(address) + 1),
+    };
     let runs = index.runs();
+    fresh.for_each(|(address, _)| add(address));
     let mut readers = Readers::open(runs.iter().filter(|run| run.last_sequence() > common)).await?;
-    let (mut found, mut fresh) = (Ranges::default(), fresh.into_iter().peekable());
     while let Some(entry) = readers.next().await? {
-        let lba = entry.lba.get();
-        while let Some(earlier) = fresh.next_if(|fresh| *fresh <= lba) {
-            found.add(earlier);
-        }
-        if differs(entry.sequence.get()) {
-            found.add(lba);
+        if differs(entry.lba.get(), entry.sequence.get()) {
+            add(entry.lba.get());
         }
     }
-    fresh.for_each(|lba| found.add(lba));
-    Ok(found.0)
+    found.sort_unstable_by_key(|range| range.start);
+    found.dedup_by(|next, last| {
+        let touches = next.start <= last.end;
+        if touches {
+            last.end = last.end.max(next.end);
+        }
+        touches
+    });
+    Ok(found)
 }

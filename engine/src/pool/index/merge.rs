@@ -16,6 +16,7 @@ use super::run::{Run, RunWriter};
 use crate::error::Result;
 use crate::format::index_page::{BASE, IndexDeath, IndexEntry};
 use crate::pool::history::{History, Rollback};
+use crate::units::{Moment, branch_of};
 
 /// Pages read from a run at a time.
 const READ_PAGES: u32 = 16;
@@ -28,14 +29,21 @@ pub struct Wanted {
     /// All from this sequence on.
     pub window: u64,
     /// And these, in order.
-    pub moments: Vec<u64>,
+    pub moments: Vec<Moment>,
+    /// A branch that has been given up: nothing of it is wanted.
+    pub gone: Option<u32>,
 }
 
 impl Wanted {
-    /// Whether a moment that can be opened sees a version of these sequences.
-    pub fn sees(&self, birth: u64, death: u64) -> bool {
+    /// Whether a moment that can be opened sees a branch's version of these sequences.
+    pub fn sees(&self, branch: u32, birth: u64, death: u64) -> bool {
+        let [birth, end] = [birth, death].map(|sequence| Moment { branch, sequence });
         let next = self.moments.partition_point(|moment| *moment < birth);
-        death > self.window || self.moments.get(next).is_some_and(|moment| *moment < death)
+        death > self.window || self.moments.get(next).is_some_and(|moment| *moment < end)
+    }
+
+    fn is_gone(&self, branch: u32) -> bool {
+        self.gone == Some(branch)
     }
 }
 
@@ -61,9 +69,14 @@ struct Reader {
 }
 
 impl Reader {
-    async fn open(run: Rc<Run>) -> Result<Self> {
-        let mut reader = Self { run, next_page: 0, entries: Vec::new().into_iter(), head: None };
+    /// At the first entry of this block or a later one.
+    async fn open(run: Rc<Run>, address: u64) -> Result<Self> {
+        let next_page = run.first_page(address);
+        let mut reader = Self { run, next_page, entries: Vec::new().into_iter(), head: None };
         reader.advance().await?;
+        while reader.head.is_some_and(|head| head.lba.get() < address) {
+            reader.advance().await?;
+        }
         Ok(reader)
     }
 
@@ -88,9 +101,17 @@ impl Readers {
     /// # Errors
     /// `MetadataDamaged`, and what the device says.
     pub async fn open(runs: impl Iterator<Item = &Rc<Run>>) -> Result<Self> {
+        Self::open_from(runs, 0).await
+    }
+
+    /// At the first entry of a block or a later one.
+    ///
+    /// # Errors
+    /// As [`Readers::open`].
+    pub async fn open_from(runs: impl Iterator<Item = &Rc<Run>>, address: u64) -> Result<Self> {
         let mut readers = Vec::new();
         for run in runs {
-            readers.push(Reader::open(Rc::clone(run)).await?);
+            readers.push(Reader::open(Rc::clone(run), address).await?);
         }
         Ok(Self(readers))
     }
@@ -132,10 +153,10 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// The next version of the block that the others are of.
     fn take(&mut self, entry: IndexEntry) {
-        let birth = entry.sequence.get();
-        let discarded_at = self.history.discarded_at(birth);
+        let (branch, birth) = (branch_of(entry.lba.get()), entry.sequence.get());
+        let discarded_at = if branch == 0 { self.history.discarded_at(birth) } else { u64::MAX };
         for older in self.waiting.iter_mut().filter(|older| older.stays.is_none()) {
-            let sees = self.wanted.sees(older.entry.sequence.get(), birth.min(older.discarded_at));
+            let sees = self.wanted.sees(branch, older.entry.sequence.get(), birth.min(older.discarded_at));
             if sees || discarded_at >= older.discarded_at {
                 older.stays = Some(sees);
             }
@@ -147,8 +168,9 @@ impl Judge<'_> {
     fn end(&mut self) {
         for older in self.waiting.iter_mut().filter(|older| older.stays.is_none()) {
             let birth = older.entry.sequence.get();
+            let branch = branch_of(older.entry.lba.get());
             let lives = older.discarded_at == u64::MAX;
-            older.stays = Some(lives || self.wanted.sees(birth, older.discarded_at));
+            older.stays = Some(lives || self.wanted.sees(branch, birth, older.discarded_at));
         }
     }
 
@@ -167,7 +189,7 @@ impl Judge<'_> {
 /// Gives a death's place its new name.
 pub fn rename_death(death: &mut IndexDeath, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
     let (virtual_segment, slot) = rename(death.birth.get(), death.place());
-    (death.virtual_segment, death.slot) = (virtual_segment.into(), slot.into());
+    (death.virtual_segment, death.slot) = (virtual_segment.into(), (slot as u16).into());
 }
 
 /// Merges runs that follow each other. `oldest`: no run is older than these. `rename` gives the name that the place
@@ -187,8 +209,9 @@ pub async fn merge(
     let mut deaths: Vec<IndexDeath> = Vec::new();
     for run in runs {
         let counts = |death: &IndexDeath| {
-            let (birth, death) = (death.birth.get(), death.death.get());
-            wanted.sees(birth, death) && !history.revives(birth, death)
+            let (branch, birth, at) = (death.branch.get().into(), death.birth.get(), death.death.get());
+            let is_revived = branch == 0 && history.revives(birth, at);
+            wanted.sees(branch, birth, at) && !is_revived && !wanted.is_gone(branch)
         };
         run.deaths(|death| deaths.extend(Some(death).filter(counts))).await?;
     }
@@ -197,10 +220,11 @@ pub async fn merge(
     deaths.retain(|death| death.virtual_segment.get() != BASE);
     let mut readers = Readers::open(runs.iter()).await?;
     let mut writer = RunWriter::new(index.pages(), number);
-    let blank = index.blank().virtual_segment;
     let mut judge = Judge { wanted, history: &history, waiting: VecDeque::new() };
     let mut next = readers.next().await?;
     while let Some(first) = next {
+        let blank = index.blank(first.lba.get()).virtual_segment;
+        let is_gone = wanted.is_gone(branch_of(first.lba.get()));
         // Whether an older version of the block at hand has been written.
         let mut has_older = false;
         while let Some(entry) = next.filter(|entry| entry.lba == first.lba) {
@@ -213,7 +237,7 @@ pub async fn merge(
                 let place = (entry.virtual_segment.get(), entry.slot.get());
                 let (number, slot) = rename(entry.sequence.get(), place);
                 let says_nothing = oldest && !has_older && number == blank;
-                if !says_nothing {
+                if !says_nothing && !is_gone {
                     let checksum = if number == BASE { 0.into() } else { entry.checksum };
                     let (virtual_segment, slot) = (number.into(), slot.into());
                     writer.push(&IndexEntry { virtual_segment, slot, checksum, ..entry }).await?;
@@ -242,7 +266,8 @@ pub async fn discarded(index: &Index, rollback: Rollback) -> Result<Vec<IndexEnt
     let mut found: Vec<IndexEntry> = Vec::new();
     while let Some(entry) = readers.next().await? {
         let sequence = entry.sequence.get();
-        if sequence <= rollback.to || !line.sees(sequence) {
+        let is_of_volume = branch_of(entry.lba.get()) == 0;
+        if !is_of_volume || sequence <= rollback.to || !line.sees(sequence) {
             continue;
         }
         match found.last_mut().filter(|last| last.lba == entry.lba) {

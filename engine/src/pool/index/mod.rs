@@ -20,6 +20,7 @@ use std::rc::Rc;
 use super::history::{History, Line, Rollback};
 use crate::error::Result;
 use crate::format::index_page::{BASE, IndexDeath, IndexEntry, ZERO};
+use crate::units::{Moment, branch_of};
 use current::{Current, Held, PAGE_BLOCKS, Version};
 use run::{Pages, Run, RunWriter};
 
@@ -111,9 +112,23 @@ impl Index {
         })
     }
 
-    /// What a block is that no entry names.
-    pub fn blank(&self) -> Version {
-        self.blank
+    /// What a block of this number is that no entry names.
+    pub fn blank(&self, address: u64) -> Version {
+        if branch_of(address) == 0 { self.blank } else { Version::INHERITED }
+    }
+
+    /// What a moment sees of the entries of its branch: returns to earlier moments are the volume's alone.
+    pub fn line(&self, moment: Moment) -> Line {
+        match moment.branch {
+            0 => self.history.borrow().line(moment.sequence),
+            _ => History::default().line(moment.sequence),
+        }
+    }
+
+    /// Gives up what is in memory of a branch that nobody uses any more.
+    pub fn forget_branch(&self, branch: u32) {
+        self.current.borrow_mut().forget_branch(branch);
+        self.changes.set(self.changes.get() + 1);
     }
 
     /// Where the current version of a block lies, if that is in memory.
@@ -141,14 +156,15 @@ impl Index {
     }
 
     async fn read_page(&self, page: u64) -> Result<()> {
-        let mut versions = [self.blank; PAGE_BLOCKS as usize];
         let first = page * PAGE_BLOCKS;
+        let mut versions = [self.blank(first); PAGE_BLOCKS as usize];
+        let is_of_volume = branch_of(first) == 0;
         let changes = self.changes.get();
         let runs = self.runs();
         for run in &runs {
             // Oldest run first, and within a run the oldest version first: the last one stays.
             run.range(&self.pages, first, first + PAGE_BLOCKS, |entry| {
-                let is_current = self.history.borrow().is_current(entry.sequence.get());
+                let is_current = !is_of_volume || self.history.borrow().is_current(entry.sequence.get());
                 #[cfg(feature = "mutations")]
                 let is_current =
                     is_current || crate::mutation::is_on(crate::mutation::Mutation::DiscardedShown);
@@ -191,7 +207,7 @@ impl Index {
     /// # Errors
     /// As [`Index::current`].
     pub async fn pin_written(self: &Rc<Self>, lba: u64, blocks: u64) -> Result<Pinned> {
-        if !self.blank.is_zero() {
+        if !self.blank(lba).is_zero() {
             return self.pin(lba, blocks).await;
         }
         let mut pinned = Pinned::none(self);

@@ -306,7 +306,7 @@ impl Run {
         end: u64,
         mut tell: impl FnMut(&IndexEntry),
     ) -> Result<()> {
-        let mut page = self.page_of(first, 0).unwrap_or(0);
+        let mut page = self.first_page(first);
         while (page as usize) < self.fences.len() && self.fences[page as usize].lba.get() < end {
             let entries = self.entry_page(pages, page).await?;
             let from = entries.partition_point(|entry| entry.lba.get() < first);
@@ -314,6 +314,11 @@ impl Run {
             page += 1;
         }
         Ok(())
+    }
+
+    /// The page that the entries of a block begin in, if there are any.
+    pub fn first_page(&self, address: u64) -> u32 {
+        self.page_of(address, 0).unwrap_or(0)
     }
 
     /// The first block at or after `lba` that it may know something of.

@@ -29,7 +29,7 @@ use crate::format::journal::Checkpoint;
 use crate::pool::contents::Contents;
 use crate::pool::index::Pinned;
 use crate::runtime::{FailureFlag, RangeGuard, RangeLock, Signal, Waiter};
-use crate::units::ByteOffset;
+use crate::units::{ByteOffset, branch_of, lba_of};
 
 /// Batches under way at most.
 const LANES: usize = 2;
@@ -41,8 +41,8 @@ const SHARE_MIN: usize = 8;
 pub struct Entry {
     /// One of the kinds of a batch entry.
     pub kind: u32,
-    /// First block.
-    pub lba: u64,
+    /// The number in the index of its first block.
+    pub address: u64,
     /// Blocks.
     pub blocks: u32,
     /// What the kind says; else 0.
@@ -469,8 +469,8 @@ impl Log {
             let entry = &queued.entry;
             let record = BatchEntry {
                 kind: entry.kind.into(),
-                branch: 0.into(),
-                lba: entry.lba.into(),
+                branch: branch_of(entry.address).into(),
+                lba: lba_of(entry.address).into(),
                 blocks: entry.blocks.into(),
                 payload: entry.payload.as_ref().map_or(0, |_| at as u32).into(),
                 tag: entry.tag.into(),

@@ -117,11 +117,7 @@ pub async fn recover(
                     sequence == checkpoint.sequence.get() + 1 && goes_back(contents, entry, sequence)
                 }
                 kind if kind > KIND_DISCARD && kind != KIND_SAVED => true,
-                _ => entry
-                    .lba
-                    .get()
-                    .checked_add(entry.blocks.get().into())
-                    .is_some_and(|end| end <= volume_blocks),
+                _ => is_known(contents, entry.branch.get()) && ends_within(entry, volume_blocks),
             };
             if !(tail.sequence + 1..).zip(&batch.entries).all(fits) {
                 let reason = Reason::LogDamaged { good_through: tail.sequence };
@@ -183,6 +179,16 @@ fn follows(batch: &Batch, tail: &Tail, openings: &[Opening]) -> bool {
         && nonce_of(openings, tail.batch) == Some(header.nonce)
 }
 
+/// Whether there is a branch of this number.
+fn is_known(contents: &Contents, branch: u32) -> bool {
+    branch == 0 || contents.journal().state().branches.contains_key(&branch)
+}
+
+fn ends_within(entry: &BatchEntry, volume_blocks: u64) -> bool {
+    let end = entry.lba.get().checked_add(entry.blocks.get().into());
+    end.is_some_and(|end| end <= volume_blocks)
+}
+
 /// Whether the volume can have gone back like this.
 fn goes_back(contents: &Contents, entry: &BatchEntry, sequence: u64) -> bool {
     let history = contents.index().history();
@@ -201,12 +207,12 @@ async fn take_in(
     let mut slot = block + batch.header.header_bytes.get() / geometry.block_bytes;
     let mut checksums = batch.checksums.as_slice();
     for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
-        let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
+        let (address, blocks) = (entry.address(), u64::from(entry.blocks.get()));
         let data = has_payload(entry.kind.get());
         let pinned = if data {
-            contents.index().pin(lba, blocks).await?
+            contents.index().pin(address, blocks).await?
         } else {
-            contents.index().pin_written(lba, blocks).await?
+            contents.index().pin_written(address, blocks).await?
         };
         let payload = if data { blocks as usize } else { 0 };
         let Some((own, rest)) = checksums.split_at_checked(payload) else { break };

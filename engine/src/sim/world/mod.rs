@@ -5,6 +5,7 @@
 
 mod back;
 mod base;
+mod branched;
 mod faults;
 mod named;
 mod past;
@@ -206,6 +207,7 @@ impl World<'_> {
                 self.fold(which).await?;
                 self.judge_snapshots().await
             }
+            Step::Branch { which } => self.branch(which).await,
             Step::DamageLog { byte } => self.damage_log(byte).await,
         }
     }

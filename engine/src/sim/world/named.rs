@@ -19,17 +19,8 @@ impl World<'_> {
             let at = which as usize % NAMED_MAX;
             let name = self.past.named[at].0.clone();
             let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
-            match self.shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await? {
-                Ok(()) => {
-                    self.past.named.remove(at);
-                    self.shared.note("snapshot: deleted");
-                }
-                Err(error) => {
-                    self.shared.judge_error("delete snapshot", &error);
-                    // It may be gone by the next opening.
-                    self.past.named.remove(at);
-                }
-            }
+            self.give_up(&volume, &name).await?;
+            self.past.named.remove(at);
         }
         let before = self.past.moments.len();
         self.remember(false).await?;
@@ -60,8 +51,7 @@ impl World<'_> {
         let at = which as usize % (self.past.named.len() + 1);
         // Names are in the order of their moments.
         for (name, _) in self.past.named.drain(..at).collect::<Vec<_>>() {
-            let deleted = shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await?;
-            deleted.err().iter().for_each(|error| shared.judge_error("delete snapshot", error));
+            self.give_up(&volume, &name).await?;
         }
         let through = self.past.named.first().map(|(name, _)| name.clone());
         match shared.bounded("fold", volume.fold(through.as_deref())).await? {

@@ -12,6 +12,7 @@ use super::super::Coverage;
 use super::super::model::{Digest, digest};
 use super::super::script::Script;
 use super::World;
+use super::branched::Branched;
 use super::shared::{OpenImage, PIECE_SECTORS, Shared, TicketCell};
 use crate::error::{Reason, Result};
 use crate::format::batch::{self, Decoded};
@@ -55,6 +56,8 @@ pub(super) struct Past {
     /// Snapshots by name, and how many names have been given.
     pub named: Vec<(String, Moment)>,
     pub names: u64,
+    /// Writable snapshots.
+    pub branches: Vec<Branched>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -70,8 +73,10 @@ impl Past {
             self.moments.clear();
             self.rollbacks.clear();
             self.named.clear();
+            self.branches.clear();
         }
         self.pool_id = info.pool_id;
+        self.branches.iter_mut().for_each(|branch| branch.is_opened_anew = true);
         self.rollbacks.retain(|(at, _)| *at <= info.sequence.0);
         self.moments.retain(|moment| moment.sequence <= info.sequence.0);
     }

@@ -96,7 +96,7 @@ impl Shared {
     }
 
     /// A buffer of contents that occur nowhere else.
-    fn content(&self, sectors: u64) -> Buf {
+    pub fn content(&self, sectors: u64) -> Buf {
         let mut buf = match self.context.buffers().get((sectors * SECTOR_BYTES) as usize) {
             Ok(buf) => buf,
             Err(error) => panic!("the pool is large enough for a script: {error}"),

@@ -19,7 +19,7 @@ use crate::pool::index::merge::Readers;
 use crate::pool::metadata::HOME_FIRST;
 use crate::runtime::{RangeGuard, join_all};
 use crate::store::Backend;
-use crate::units::{ByteOffset, Seq};
+use crate::units::{ByteOffset, Seq, branch_of};
 
 /// Bytes that are read and written together.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -40,12 +40,17 @@ impl LogStore {
     pub async fn fold(&self, through: Option<&str>, guard: Option<RangeGuard>) -> Result<Seq> {
         let core = &self.core;
         let log = core.log()?;
+        self.check_is_volume("fold")?;
         let refused = |reason| Err(Error::new("fold", reason).on(core.device.name()));
         if core.backend != Backend::Overlay {
             return refused(Reason::NoOverlays { backend: core.backend.name() });
         }
+        // What is left of a branch that has been given up may be older than the moment.
+        while core.dropped_branch().is_some() && !core.failed.is_raised() {
+            core.settled.wait().await;
+        }
         let moment = match through {
-            Some(name) => self.snapshot(name)?.sequence.0,
+            Some(name) => self.own_snapshot(name)?.sequence,
             None => core.sequence(),
         };
         let options = ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() };
@@ -104,7 +109,7 @@ impl LogStore {
             return refused(Reason::Discarded { moment, discarded_at });
         }
         let snapshots = self.snapshots();
-        let older = snapshots.iter().filter(|one| one.sequence.0 < moment);
+        let older = snapshots.iter().filter(|one| one.of.is_none() && one.sequence.0 < moment);
         match older.map(|one| one.name.clone()).collect::<Vec<_>>().as_slice() {
             [] if contents.is_pinned_before(moment) => {
                 refused(Reason::BasePinned { by: "an open image".to_string() })
@@ -128,7 +133,8 @@ impl Core {
         while found.len() <= PIECES {
             let Some(entry) = readers.next().await? else { return Ok(true) };
             let (lba, number) = (entry.lba.get(), entry.virtual_segment.get());
-            if !line.sees(entry.sequence.get()) || number == BASE {
+            let is_of_volume = branch_of(lba) == 0;
+            if !is_of_volume || !line.sees(entry.sequence.get()) || number == BASE {
                 continue;
             }
             let zero = number == ZERO;
@@ -176,7 +182,7 @@ impl Core {
             }
             self.news_of_rows(state, 0)
         };
-        self.rewrite_index(rename, news).await?;
+        self.rewrite_index(None, rename, news).await?;
         self.fold_wanted.set(None);
         self.settled.give();
         Ok(())

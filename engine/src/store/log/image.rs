@@ -1,6 +1,7 @@
 //! The past: images of any moment in the window, with entries left out on request, and lists of versions.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use super::{Core, LogStore};
@@ -8,13 +9,13 @@ use crate::buf::Buf;
 use crate::device::Cause;
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::IndexEntry;
-use crate::pool::contents::Pin;
-use crate::pool::history::Line;
+use crate::pool::contents;
+use crate::pool::history::{History, Line};
 use crate::pool::index::current::Version;
 use crate::pool::index::run::Run;
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
-use crate::units::{ByteOffset, Seq};
+use crate::units::{ByteOffset, Moment, Seq, address_of, lba_of};
 
 /// Which image is asked for.
 #[derive(Clone, Debug, Default)]
@@ -40,66 +41,107 @@ pub struct VersionInfo {
 #[derive(Debug)]
 pub struct Image {
     core: Rc<Core>,
+    moment: Moment,
     line: Line,
-    sequence: u64,
+    /// What its branch began as.
+    parent: Option<Rc<Image>>,
     without: BTreeSet<Seq>,
-    _pins: Vec<Pin>,
+    _pins: Vec<contents::Pin>,
 }
 
 impl LogStore {
     /// Opens an image. `guard`: what keeps writers out until its moment is pinned.
     pub async fn image(&self, options: ImageOptions, guard: Option<RangeGuard>) -> Result<Image> {
         let core = &self.core;
-        let last = core.sequence();
-        let sequence = options.sequence.map_or(last, |sequence| sequence.0);
-        let earliest = core.contents.window();
-        let unknown = |moment| {
-            Err(Error::new("open image", Reason::UnknownMoment { moment, last }).on(core.device.name()))
-        };
-        if sequence > last {
-            return unknown(sequence);
-        }
-        if let Some(missing) = options.without.iter().find(|entry| entry.0 == 0 || entry.0 > last) {
-            return unknown(missing.0);
-        }
-        // Without an entry, what it superseded must still be there.
-        let needed = options.without.first().map_or(sequence, |first| sequence.min(first.0 - 1));
-        let is_named = options.without.is_empty() && core.contents.can_open(sequence);
-        // Without the copies behind the damage, the base would be taken for what it was.
-        if let Some(good_through) = core.report.damaged_after
-            && core.backend == Backend::Cow
-            && core.log.is_none()
-        {
-            return Err(Error::new("open image", Reason::LogDamaged { good_through }).on(core.device.name()));
-        }
-        if needed < earliest && self.is_broken(sequence) {
-            let reason = Reason::SnapshotBroken { moment: sequence };
-            return Err(Error::new("open image", reason).on(core.device.name()));
-        }
-        if needed < earliest && !is_named {
-            let reason = Reason::Expired { moment: needed, earliest };
-            return Err(Error::new("open image", reason).on(core.device.name()));
-        }
-        let before = options.without.iter().map(|entry| entry.0 - 1).filter(|moment| *moment <= sequence);
-        let pins = before.chain([sequence]).map(|moment| core.contents.pin(moment)).collect();
+        let sequence = options.sequence.map_or(core.sequence(), |sequence| sequence.0);
+        let image = core.pin_image(Moment { branch: self.branch, sequence }, options.without)?;
         drop(guard);
-        // What the image shows is then in runs, and the pins keep it in those that they are merged to.
-        if core.log.is_some() {
-            core.checkpoint().await?;
-        }
-        let line = core.contents.index().history().line(sequence);
-        Ok(Image { core: Rc::clone(core), line, sequence, without: options.without, _pins: pins })
+        core.complete(image).await
     }
 
+    /// Opens the image of a snapshot, of whichever branch it is.
+    pub async fn image_of(&self, name: &str) -> Result<Image> {
+        let moment = self.moment_of(name)?;
+        self.core.complete(self.core.pin_image(moment, BTreeSet::new())?).await
+    }
+}
+
+impl Core {
+    /// What an image shows is to be in runs, and the pins keep it in those that they are merged to.
+    async fn complete(&self, image: Image) -> Result<Image> {
+        if self.log.is_some() {
+            self.checkpoint().await?;
+        }
+        Ok(image)
+    }
+
+    /// The image that a branch began as; none for the volume itself.
+    pub(super) fn parent_image(self: &Rc<Self>, branch: u32) -> Result<Option<Rc<Image>>> {
+        if branch == 0 {
+            return Ok(None);
+        }
+        let parent = {
+            let state = self.contents.journal().state();
+            state.branches.get(&branch).and_then(|branch| state.snapshots.get(&branch.parent)).cloned()
+        };
+        match parent {
+            Some(parent) => Ok(Some(Rc::new(self.pin_image(parent.moment(), BTreeSet::new())?))),
+            None => Err(Error::new("open image", Reason::MetadataDamaged).on(self.device.name())),
+        }
+    }
+
+    /// An image of a moment, which stays there from now on.
+    pub(super) fn pin_image(self: &Rc<Self>, moment: Moment, without: BTreeSet<Seq>) -> Result<Image> {
+        let (last, earliest) = (self.sequence(), self.contents.window());
+        let Moment { branch, sequence } = moment;
+        let refused = |reason| Err(Error::new("open image", reason).on(self.device.name()));
+        if sequence > last {
+            return refused(Reason::UnknownMoment { moment: sequence, last });
+        }
+        if let Some(missing) = without.iter().find(|entry| entry.0 == 0 || entry.0 > last) {
+            return refused(Reason::UnknownMoment { moment: missing.0, last });
+        }
+        // Without an entry, what it superseded must still be there.
+        let needed = without.first().map_or(sequence, |first| sequence.min(first.0 - 1));
+        let is_named = without.is_empty() && self.contents.can_open(moment);
+        // Without the copies behind the damage, the base would be taken for what it was.
+        if let Some(good_through) = self.report.damaged_after
+            && self.backend == Backend::Cow
+            && self.log.is_none()
+        {
+            return refused(Reason::LogDamaged { good_through });
+        }
+        if needed < earliest && self.is_broken(moment) {
+            return refused(Reason::SnapshotBroken { moment: sequence });
+        }
+        if needed < earliest && !is_named {
+            return refused(Reason::Expired { moment: needed, earliest });
+        }
+        let parent = self.parent_image(branch)?;
+        if parent.as_ref().is_some_and(|parent| needed < parent.moment.sequence) {
+            return refused(Reason::UnknownMoment { moment: needed, last });
+        }
+        let before = without.iter().map(|entry| entry.0 - 1).filter(|moment| *moment <= sequence);
+        let pin = |sequence| self.contents.pin(Moment { branch, sequence });
+        let pins = before.chain([sequence]).map(pin).collect();
+        let line = self.contents.index().line(moment);
+        Ok(Image { core: Rc::clone(self), moment, line, parent, without, _pins: pins })
+    }
+}
+
+impl LogStore {
     /// The versions of a block that can still be read, oldest first.
     pub async fn versions(&self, offset: ByteOffset) -> Result<Vec<VersionInfo>> {
         let contents = &self.core.contents;
-        let lba = offset.0 / u64::from(self.core.geometry.block_bytes);
+        let address = self.address(offset);
         let wanted = contents.wanted();
-        let all = contents.index().versions(lba).await?;
+        let all = contents.index().versions(address).await?;
+        let blank = match &self.parent {
+            Some(parent) => parent.origin(lba_of(address)).await?,
+            None => contents.index().blank(address),
+        };
         // What was saved of the base may be as old as the volume.
-        let blank =
-            Some(contents.index().blank()).filter(|_| all.first().is_none_or(|first| first.sequence > 0));
+        let blank = Some(blank).filter(|_| all.first().is_none_or(|first| first.sequence > 0));
         let all = blank.into_iter().chain(all.iter().map(Version::of));
         let info = |version: Version| VersionInfo {
             sequence: Seq(version.birth),
@@ -108,12 +150,12 @@ impl LogStore {
         };
         let mut versions: Vec<VersionInfo> = all.map(info).collect();
         let births: Vec<u64> = versions.iter().map(|version| version.sequence.0).collect();
-        let history = contents.index().history();
+        let history = if self.branch == 0 { contents.index().history().clone() } else { History::default() };
         let mut at = 0;
         versions.retain(|version| {
             at += 1;
             let death = history.death(version.sequence.0, &births[at..]);
-            death.is_none_or(|death| wanted.sees(version.sequence.0, death))
+            death.is_none_or(|death| wanted.sees(self.branch, version.sequence.0, death))
         });
         Ok(versions)
     }
@@ -122,24 +164,47 @@ impl LogStore {
 impl Image {
     /// The moment that it shows.
     pub fn sequence(&self) -> Seq {
-        Seq(self.sequence)
+        Seq(self.moment.sequence)
     }
 
+    /// What this sees and those that its branch, and theirs, began as, for comparing moments.
+    pub(super) fn view(&self) -> Vec<(u32, Line)> {
+        let mut view = self.parent.as_ref().map(|parent| parent.view()).unwrap_or_default();
+        view.push((self.moment.branch, self.line.clone()));
+        view
+    }
+
+    fn address(&self, lba: u64) -> u64 {
+        address_of(self.moment.branch, lba)
+    }
+
+    /// The version of a block that it shows, whichever branch that is of.
+    fn origin(&self, lba: u64) -> Pin<Box<dyn Future<Output = Result<Version>> + '_>> {
+        Box::pin(async move {
+            let version = self.versions(lba, 1).await?[0];
+            match &self.parent {
+                Some(parent) if version.is_inherited() => parent.origin(lba).await,
+                _ => Ok(version),
+            }
+        })
+    }
+
+    /// The version of a block that its own branch has.
     async fn version(&self, runs: &[Rc<Run>], lba: u64) -> Result<Version> {
-        let index = self.core.contents.index();
+        let (index, address) = (self.core.contents.index(), self.address(lba));
         if self.core.log.is_none() {
             // Opened for reading: the log's tail is in no run, and nothing changes.
-            let all = index.versions(lba).await?;
+            let all = index.versions(address).await?;
             let shown = |entry: &&IndexEntry| {
                 let sequence = entry.sequence.get();
                 self.line.sees(sequence) && !self.without.contains(&Seq(sequence))
             };
-            return Ok(all.iter().rev().find(shown).map_or(index.blank(), Version::of));
+            return Ok(all.iter().rev().find(shown).map_or(index.blank(address), Version::of));
         }
-        let mut sequence = self.sequence;
+        let mut sequence = self.moment.sequence;
         loop {
-            match index.find(runs, &self.line, lba, sequence).await? {
-                None => return Ok(index.blank()),
+            match index.find(runs, &self.line, address, sequence).await? {
+                None => return Ok(index.blank(address)),
                 Some(entry) if self.without.contains(&Seq(entry.sequence.get())) => {
                     sequence = entry.sequence.get() - 1;
                 }
@@ -152,17 +217,17 @@ impl Image {
     async fn version_or_saved(&self, lba: u64) -> Result<Version> {
         let index = self.core.contents.index();
         let now = index.current(lba).await?;
-        if now.birth <= self.sequence {
+        if now.birth <= self.moment.sequence {
             return Ok(now);
         }
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::NewerCopyWins) {
             let saved = index.versions(lba).await?;
             let newest = saved.iter().map(Version::of).rfind(|version| !version.is_in_base());
-            return Ok(newest.unwrap_or(index.blank()));
+            return Ok(newest.unwrap_or(index.blank(lba)));
         }
         // In memory first: a checkpoint may put it into a run meanwhile.
-        match index.saved_since(lba, self.sequence) {
+        match index.saved_since(lba, self.moment.sequence) {
             Some(saved) => Ok(saved),
             None => self.version(&index.runs(), lba).await,
         }
@@ -186,7 +251,9 @@ impl Image {
                 Ok(versions) => versions,
                 Err(error) => return (Err(error), buf),
             };
-            let (result, back) = self.core.read_versions(first, &versions, buf, Cause::Application).await;
+            let (address, parent) = (self.address(first), self.parent.as_deref());
+            let reading = self.core.read_versions(address, &versions, parent, buf, Cause::Application);
+            let (result, back) = reading.await;
             buf = back;
             match result {
                 Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
@@ -212,8 +279,8 @@ impl Image {
     /// Whether what was read in the base is still there, or nobody writes.
     async fn is_as_read(&self, first: u64, versions: &[Version]) -> Result<bool> {
         for (lba, _) in (first..).zip(versions).filter(|(_, version)| version.is_in_base()) {
-            if self.core.log.is_some() && self.core.contents.index().current(lba).await?.birth > self.sequence
-            {
+            let now = self.core.contents.index().current(lba).await?;
+            if self.core.log.is_some() && now.birth > self.moment.sequence {
                 return Ok(false);
             }
         }
@@ -223,7 +290,7 @@ impl Image {
     /// Where the blocks lie.
     async fn versions(&self, first: u64, blocks: u64) -> Result<Vec<Version>> {
         let mut versions = Vec::with_capacity(blocks as usize);
-        if self.core.backend == Backend::Cow && self.core.log.is_some() {
+        if self.core.backend == Backend::Cow && self.core.log.is_some() && self.moment.branch == 0 {
             for lba in first..first + blocks {
                 versions.push(self.version_or_saved(lba).await?);
             }

@@ -21,7 +21,7 @@ use crate::format::journal::{Change, Lease};
 use crate::pool::contents::Reading;
 use crate::pool::gathered::Gathered;
 use crate::pool::history::Rollback;
-use crate::pool::index::merge;
+use crate::pool::index::merge::{self, Wanted};
 use crate::pool::index::run::Run;
 use crate::pool::layout::RESERVED_SEGMENTS;
 use crate::pool::log::append::Log;
@@ -271,12 +271,10 @@ impl Core {
         let Some(log) = &self.log else { return };
         while !self.failed.is_raised() {
             let runs = merge::choose(&self.contents.index().runs());
-            // What a return has discarded stays in the index until its deaths are noted.
-            // And what nobody keeps any more, until it has been let go of.
             let given_up = self.has_given_up();
             let is_settled = self.contents.index().history().unsettled().is_none();
             let is_told = self.returns_are_told();
-            let may_merge = !given_up && is_settled && is_told;
+            let may_merge = self.may_merge();
             let done = if let Some(rollback) = self.to_settle() {
                 self.step(self.settle(rollback)).await
             } else if is_settled && !is_told {
@@ -287,6 +285,8 @@ impl Core {
                 self.step(self.sweep()).await
             } else if let Some(moment) = self.fold_wanted.get().filter(|_| may_merge) {
                 self.step(self.fold_index(moment)).await
+            } else if let Some(branch) = self.dropped_branch().filter(|_| may_merge) {
+                self.step(self.drop_branch(branch)).await
             } else if may_merge && self.contents.journal().state().has_many_rows() {
                 self.step(self.gather_rows()).await
             } else if may_merge && !runs.is_empty() {
@@ -319,6 +319,13 @@ impl Core {
         }
     }
 
+    /// Whether nothing in the index has still to be looked at before it may be merged away: what a return has discarded
+    /// until its deaths are noted, what nobody keeps any more until it has been let go of.
+    pub(super) fn may_merge(&self) -> bool {
+        let is_settled = self.contents.index().history().unsettled().is_none();
+        !self.has_given_up() && is_settled && self.returns_are_told()
+    }
+
     /// Gathers the rows that share segments, so that there are no more of them than segments.
     async fn gather_rows(&self) -> Result<()> {
         let gathered = {
@@ -326,20 +333,22 @@ impl Core {
             Gathered::new(&state, tied_rows(&state).into_iter())
         };
         let news = |state: &mut Metadata| gathered.changes(state, self.news_of_rows(state, 0));
-        self.rewrite_index(|_, place| gathered.rename(place), news).await?;
+        self.rewrite_index(None, |_, place| gathered.rename(place), news).await?;
         self.contents.carry_over(&gathered);
         Ok(())
     }
 
-    /// Merges all runs, with new names for places, in one commit with `news`.
+    /// Merges all runs, with new names for places, in one commit with `news`; without the entries of a branch that is
+    /// `gone`.
     pub(super) async fn rewrite_index(
         &self,
+        gone: Option<u32>,
         rename: impl Fn(u64, (u32, u32)) -> (u32, u32),
         news: impl FnOnce(&mut Metadata) -> Vec<Change>,
     ) -> Result<()> {
         let index = self.contents.index();
         let older = index.runs();
-        let (number, wanted) = (self.take_run_number(), self.contents.wanted());
+        let (number, wanted) = (self.take_run_number(), Wanted { gone, ..self.contents.wanted() });
         let merged = merge::merge(index, &older, number, true, &wanted, &rename).await?;
         // What checkpoints have written meanwhile is little. None is under way until all names are changed.
         let _turn = self.run_turn.lock(0, 1).await;

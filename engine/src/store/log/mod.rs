@@ -12,6 +12,7 @@
 //! in the order in which it wrote them.
 
 mod apply;
+mod branch;
 mod empty;
 mod fold;
 mod grow;
@@ -54,13 +55,11 @@ use apply::Linear;
 #[derive(Debug)]
 pub(crate) struct LogStore {
     core: Rc<Core>,
+    /// The writable snapshot that this is the store of; 0 for the volume itself.
+    branch: u32,
+    /// What a writable snapshot began as.
+    parent: Option<Rc<Image>>,
     tasks: Vec<Task<()>>,
-}
-
-impl Drop for LogStore {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(Task::abort);
-    }
 }
 
 /// What the data path and the background tasks share.
@@ -81,6 +80,8 @@ struct Core {
     base: Option<object::linear::Linear>,
     /// What snapshots may take.
     space: space::Space,
+    /// The writable snapshots that somebody has open.
+    open_branches: branch::OpenBranches,
     failed: FailureFlag,
     /// When the log is full and no room can be made: writes are refused, rather than wait.
     refuse_when_full: bool,

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::apply::Linear;
+use super::branch::OpenBranches;
 use super::space::{Space, WhenFull};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
@@ -15,6 +16,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN};
 use crate::object;
+use crate::pool::branches::Branch;
 use crate::pool::contents::{Contents, Retention};
 use crate::pool::history::History;
 use crate::pool::index::Index;
@@ -226,6 +228,7 @@ impl LogStore {
             linear,
             home,
             space,
+            open_branches: OpenBranches::default(),
             base,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
@@ -243,13 +246,13 @@ impl LogStore {
             contents,
         };
         if access == Access::Read {
-            return Ok(Self { core: Rc::new(core), tasks: Vec::new() });
+            return Ok(Self { core: Rc::new(core), branch: 0, parent: None, tasks: Vec::new() });
         }
         core.log = Some(core.begin_log(superblock, &recovered, failed).await?);
         let core = Rc::new(core);
         let mut tasks = core.log.as_ref().map(Log::start).unwrap_or_default();
         tasks.extend(core.start_maintenance());
-        let store = Self { core, tasks };
+        let store = Self { core, branch: 0, parent: None, tasks };
         store.apply_at_open().await?;
         Ok(store)
     }
@@ -304,9 +307,16 @@ impl Core {
                             _ => continue,
                         };
                         if snapshot.keeping == Keeping::Kept {
-                            self.contents.unpin(snapshot.sequence);
+                            self.contents.unpin(snapshot.moment());
                         }
                         changes.push(Snapshot { keeping, ..snapshot.clone() }.change());
+                    }
+                    // What has lost the moment that it began as.
+                    for branch in state.branches.values() {
+                        let parent = state.snapshots.get(&branch.parent);
+                        if parent.is_none_or(|parent| parent.sequence > tail.sequence) {
+                            changes.push(Branch { given_up: true, ..branch.clone() }.change());
+                        }
                     }
                 }
                 changes.extend(self.new_leases(state, ahead, &mut held));

@@ -3,26 +3,34 @@
 //! A block whose checksum is wrong is never returned. It may have been overwritten and its place used anew while
 //! it was read: then the index says so, and it is read again.
 
-use super::{Core, LogStore};
+use super::{Core, Image, LogStore};
 use crate::buf::Buf;
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::crc32c;
 use crate::pool::index::current::Version;
 use crate::runtime::join_all;
-use crate::units::ByteOffset;
+use crate::units::{ByteOffset, lba_of};
 
 /// Stands for the base where a place names a segment; no segment has this number.
 const IN_BASE: u32 = u32::MAX;
+/// Stands for what a branch began as; no segment has this number either.
+const IN_PARENT: u32 = u32::MAX - 1;
 
 impl LogStore {
     pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.core.read(offset.0 / u64::from(self.core.geometry.block_bytes), buf, io.cause).await
+        self.core.read(self.address(offset), self.parent.as_deref(), buf, io.cause).await
     }
 }
 
 impl Core {
-    async fn read(&self, first: u64, mut buf: Buf, cause: Cause) -> (Result<()>, Buf) {
+    async fn read(
+        &self,
+        first: u64,
+        parent: Option<&Image>,
+        mut buf: Buf,
+        cause: Cause,
+    ) -> (Result<()>, Buf) {
         let blocks = buf.len() / self.geometry.block_bytes as usize;
         let (mut one, mut several) = ([Version::NONE], Vec::new());
         loop {
@@ -31,7 +39,7 @@ impl Core {
                 return (Err(error), buf);
             }
             let versions = if blocks == 1 { &one[..] } else { &several };
-            let (result, back) = self.read_versions(first, versions, buf, cause).await;
+            let (result, back) = self.read_versions(first, versions, parent, buf, cause).await;
             buf = back;
             match result {
                 // Somebody may have written it meanwhile: look again where it lies.
@@ -78,9 +86,13 @@ impl Core {
     }
 
     /// The segment and device address of a version of a block; `None` for zeroes.
-    fn place(&self, lba: u64, version: &Version) -> Option<(u32, u64)> {
+    fn place(&self, address: u64, version: &Version) -> Option<(u32, u64)> {
         if version.is_zero() {
             return None;
+        }
+        let lba = lba_of(address);
+        if version.is_inherited() {
+            return Some((IN_PARENT, lba * u64::from(self.geometry.block_bytes)));
         }
         if let Some(base) = self.base.as_ref().filter(|_| version.is_in_base()) {
             let address = base.place(ByteOffset(lba * u64::from(self.geometry.block_bytes)));
@@ -117,20 +129,22 @@ impl Core {
         &self,
         first: u64,
         versions: &[Version],
+        parent: Option<&Image>,
         buf: Buf,
         cause: Cause,
     ) -> (Result<()>, Buf) {
         if self.row_length(first, versions) == versions.len() {
-            return self.read_row(first, versions, buf, cause).await;
+            return self.read_row(first, versions, parent, buf, cause).await;
         }
         // Boxed, because it is seldom: in place it would lie in every read.
-        Box::pin(self.read_rows(first, versions, buf, cause)).await
+        Box::pin(self.read_rows(first, versions, parent, buf, cause)).await
     }
 
     async fn read_rows(
         &self,
         first: u64,
         versions: &[Version],
+        parent: Option<&Image>,
         mut buf: Buf,
         cause: Cause,
     ) -> (Result<()>, Buf) {
@@ -138,11 +152,11 @@ impl Core {
         let (mut rows, mut at, mut length) = (Vec::new(), 0, self.row_length(first, versions));
         while at + length < versions.len() {
             let rest = buf.split_off(length * block_bytes);
-            rows.push(self.read_row(first + at as u64, &versions[at..at + length], buf, cause));
+            rows.push(self.read_row(first + at as u64, &versions[at..at + length], parent, buf, cause));
             (buf, at) = (rest, at + length);
             length = self.row_length(first + at as u64, &versions[at..]);
         }
-        rows.push(self.read_row(first + at as u64, &versions[at..], buf, cause));
+        rows.push(self.read_row(first + at as u64, &versions[at..], parent, buf, cause));
         join_parts(join_all(rows).await)
     }
 
@@ -151,6 +165,7 @@ impl Core {
         &self,
         first: u64,
         versions: &[Version],
+        parent: Option<&Image>,
         mut buf: Buf,
         cause: Cause,
     ) -> (Result<()>, Buf) {
@@ -163,6 +178,11 @@ impl Core {
         if let Some(base) = self.base.as_ref().filter(|_| physical == IN_BASE) {
             return base.device().read(ByteOffset(address), buf, Io::of(cause)).await;
         }
+        if physical == IN_PARENT {
+            let Some(parent) = parent else { unreachable!("only a branch inherits, and it has a parent") };
+            // Boxed, because it may go on like this.
+            return Box::pin(parent.read(ByteOffset(address), buf)).await;
+        }
         let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
         let (result, buf) = device.read(ByteOffset(address), buf, Io::of(cause)).await;
@@ -171,7 +191,7 @@ impl Core {
             let blocks = buf.chunks_exact(block_bytes);
             let whole = blocks.zip(versions).all(|(block, version)| crc32c(&[block]) == version.checksum);
             let refused = || Error::new("read", Reason::BlockDamaged { address }).on(device.name());
-            if whole { Ok(()) } else { Err(refused().at(first * block_bytes as u64)) }
+            if whole { Ok(()) } else { Err(refused().at(lba_of(first) * block_bytes as u64)) }
         });
         (result, buf)
     }

@@ -24,11 +24,12 @@ use crate::pool::log::append::Entry;
 use crate::pool::metadata::{HOME_FIRST, ROLLBACKS_MAX};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
-use crate::units::Seq;
+use crate::units::{Moment, Seq};
 
 impl LogStore {
     /// Refuses a moment that cannot be gone back to.
     pub fn check_rollback(&self, to: Seq) -> Result<()> {
+        self.check_is_volume("roll back")?;
         self.core.check_rollback(to.0)
     }
 
@@ -45,7 +46,7 @@ impl Core {
             return Err(Error::new("roll back", reason).on(self.device.name()));
         }
         let (last, earliest) = (self.log()?.sequence(), self.contents.window());
-        let can_open = self.contents.can_open(to);
+        let can_open = self.contents.can_open(Moment { branch: 0, sequence: to });
         let history = self.contents.index().history();
         let discarded_at = history.discarded_at(to);
         let reason = if to > last {
@@ -67,7 +68,7 @@ impl Core {
         let refused = |reason| Err(Error::new("roll back", reason).on(self.device.name()));
         let index = self.contents.index();
         self.check_rollback(to)?;
-        let _pin = self.contents.pin(to);
+        let _pin = self.contents.pin(Moment { branch: 0, sequence: to });
         // What stood in the way the last time may have gone.
         self.linear.iter().for_each(Linear::try_again);
         while index.history().unsettled().is_some() {
@@ -97,7 +98,8 @@ impl Core {
         }
         let pinned = index.pin(0, 0).await?;
         let (kind, guard) = (KIND_ROLLBACK, Some(guard));
-        let entry = Entry { kind, lba: 0, blocks: 0, tag: to, payload: None, durable: true, guard, pinned };
+        let entry =
+            Entry { kind, address: 0, blocks: 0, tag: to, payload: None, durable: true, guard, pinned };
         let appended = log.append(entry).await.0;
         drop(holding);
         self.judge(appended, true)
@@ -144,7 +146,7 @@ impl Core {
                 }
                 let buf = self.device.context().buffers().reserved();
                 let buf = buf.get(self.geometry.block_bytes as usize)?;
-                let (result, buf) = self.read_versions(lba, &[now], buf, Cause::Apply).await;
+                let (result, buf) = self.read_versions(lba, &[now], None, buf, Cause::Apply).await;
                 result?;
                 step.add(Write { lba, sequence: now.birth, bytes: buf.to_vec() }, pinned);
                 if step.bytes() >= STEP_BYTES {

@@ -51,7 +51,7 @@ impl LogStore {
         let mut pieces: Vec<Piece> = Vec::with_capacity(1);
         for lba in first..end {
             let now = contents.index().current(lba).await?;
-            let is_kept = contents.is_kept(&now);
+            let is_kept = contents.is_kept(lba, &now);
             let may_be_overwritten = now.is_in_base() && !is_kept;
             let more = u64::from(!may_be_overwritten && (is_kept || now.is_zero()));
             match pieces.last_mut().filter(|last| last.may_be_overwritten == may_be_overwritten) {
@@ -84,7 +84,7 @@ impl Core {
         read?;
         let (kind, payload) = (KIND_SAVED, Some(buf));
         let blocks = blocks as u32;
-        let entry = Entry { kind, lba, blocks, tag: 0, payload, durable: true, guard, pinned };
+        let entry = Entry { kind, address: lba, blocks, tag: 0, payload, durable: true, guard, pinned };
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::OverwrittenBeforeSaved) {
             let log = std::rc::Rc::clone(self.log()?);

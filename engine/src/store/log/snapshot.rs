@@ -1,26 +1,34 @@
-//! Named moments: taking, listing and deleting snapshots.
+//! Named moments: taking, listing and deleting snapshots, writable ones too.
 //!
 //! Taking one flushes the log and writes one record of the metadata: no block is copied, no index entry written. A
 //! snapshot that is deleted is marked so at once, and what it alone kept is let go of in the background.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
 use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
+use crate::pool::branches::Branch;
 use crate::pool::index::difference::difference;
-use crate::pool::snapshots::{Keeping, SNAPSHOTS_MAX, Snapshot, check_name};
+use crate::pool::metadata::{Metadata, Named};
+use crate::pool::snapshots::{Keeping, Snapshot, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
-use crate::units::Seq;
+use crate::units::{Moment, Seq};
 
-/// A named moment of a volume.
+/// A snapshot of a volume: a named moment, or a writable one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotInfo {
     /// What it is called.
     pub name: String,
-    /// The moment: the sequence of the last write that it sees.
+    /// The writable snapshot that it is a moment of; nothing for a moment of the volume itself. Of a writable one, the
+    /// snapshot that it began as.
+    pub of: Option<String>,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// The moment: the sequence of the last write that it sees. Of a writable one, the moment that it began as.
     pub sequence: Seq,
     /// Nanoseconds since 1970 (UTC) when it was taken.
     pub time_unix_ns: u64,
@@ -28,22 +36,42 @@ pub struct SnapshotInfo {
     pub broken: bool,
 }
 
-impl From<&Snapshot> for SnapshotInfo {
-    fn from(snapshot: &Snapshot) -> Self {
-        let (name, sequence) = (snapshot.name.clone(), Seq(snapshot.sequence));
-        let broken = snapshot.keeping != Keeping::Kept;
-        Self { name, sequence, time_unix_ns: snapshot.time_unix_ns, broken }
+impl SnapshotInfo {
+    fn new(state: &Metadata, snapshot: &Snapshot) -> Self {
+        Self {
+            name: snapshot.name.clone(),
+            of: state.branches.get(&snapshot.branch).map(|branch| branch.name.clone()),
+            writable: false,
+            sequence: Seq(snapshot.sequence),
+            time_unix_ns: snapshot.time_unix_ns,
+            broken: snapshot.keeping != Keeping::Kept,
+        }
+    }
+
+    pub(super) fn of_branch(state: &Metadata, branch: &Branch) -> Self {
+        let parent = state.snapshots.get(&branch.parent);
+        Self {
+            name: branch.name.clone(),
+            of: parent.map(|parent| parent.name.clone()),
+            writable: true,
+            sequence: Seq(parent.map_or(0, |parent| parent.sequence)),
+            time_unix_ns: branch.time_unix_ns,
+            broken: parent.is_none_or(|parent| parent.keeping != Keeping::Kept),
+        }
     }
 }
 
 impl LogStore {
-    /// The snapshots there are, by their moments.
+    /// The snapshots there are, by their moments, and the writable ones.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         let state = self.core.contents.journal().state();
-        let named = state.snapshots.values().filter(|snapshot| snapshot.keeping.has_name());
-        let mut named: Vec<SnapshotInfo> = named.map(SnapshotInfo::from).collect();
-        named.sort_by_key(|snapshot| snapshot.sequence);
-        named
+        let moments = state.snapshots.values().filter(|snapshot| snapshot.keeping.has_name());
+        let branches = state.branches.values().filter(|branch| !branch.given_up);
+        let moments = moments.map(|snapshot| SnapshotInfo::new(&state, snapshot));
+        let branches = branches.map(|branch| SnapshotInfo::of_branch(&state, branch));
+        let mut all: Vec<SnapshotInfo> = moments.chain(branches).collect();
+        all.sort_by_key(|snapshot| (snapshot.sequence, snapshot.writable));
+        all
     }
 
     /// The snapshot of this name.
@@ -55,32 +83,37 @@ impl LogStore {
         found.ok_or_else(|| self.core.no_snapshot(name))
     }
 
-    /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
-    pub(super) fn is_broken(&self, moment: u64) -> bool {
-        let is_one = |one: &SnapshotInfo| one.broken && one.sequence.0 == moment;
-        !self.core.contents.can_open(moment) && self.snapshots().iter().any(is_one)
+    /// The moment of the snapshot of this name, or what a writable one is now.
+    pub fn moment_of(&self, name: &str) -> Result<Moment> {
+        match self.core.contents.journal().state().named(name) {
+            Some(Named::Snapshot(snapshot)) => Ok(snapshot.moment()),
+            Some(Named::Branch(branch)) => {
+                Ok(Moment { branch: branch.number, sequence: self.core.sequence() })
+            }
+            None => Err(self.core.no_snapshot(name)),
+        }
     }
 
-    /// The blocks that differ between two moments.
+    /// A moment of the volume, or of this writable snapshot; now, if no sequence is given.
+    pub fn moment(&self, sequence: Option<Seq>) -> Moment {
+        let sequence = sequence.map_or(self.core.sequence(), |sequence| sequence.0);
+        Moment { branch: self.branch, sequence }
+    }
+
+    /// The moment of the volume's own snapshot of this name.
+    pub(super) fn own_snapshot(&self, name: &str) -> Result<Moment> {
+        let moment = self.moment_of(name)?;
+        if moment.branch == self.branch { Ok(moment) } else { Err(self.core.no_snapshot(name)) }
+    }
+
+    /// The blocks that differ between two moments, whichever branches they are of.
     ///
     /// # Errors
-    /// `UnknownMoment`, `Expired`, and what the device says.
-    pub async fn difference(&self, one: Seq, other: Seq) -> Result<Vec<Range<u64>>> {
-        let core = &self.core;
-        let last = core.sequence();
-        for moment in [one.0, other.0] {
-            let reason = match moment {
-                _ if self.is_broken(moment) => Reason::SnapshotBroken { moment },
-                _ if moment > last => Reason::UnknownMoment { moment, last },
-                _ if core.contents.can_open(moment) => continue,
-                _ => Reason::Expired { moment, earliest: core.contents.window() },
-            };
-            return Err(Error::new("compare moments", reason).on(core.device.name()));
-        }
-        let _pins = [one.0, other.0].map(|moment| core.contents.pin(moment));
-        let index = core.contents.index();
-        let lines = [one.0, other.0].map(|moment| index.history().line(moment));
-        difference(index, &lines[0], &lines[1]).await
+    /// As opening their images.
+    pub async fn difference(&self, one: Moment, other: Moment) -> Result<Vec<Range<u64>>> {
+        let one = self.core.pin_image(one, BTreeSet::new())?;
+        let other = self.core.pin_image(other, BTreeSet::new())?;
+        difference(self.core.contents.index(), &one.view(), &other.view()).await
     }
 
     /// Refuses a snapshot of this name that cannot be taken.
@@ -91,14 +124,7 @@ impl LogStore {
             return refused(Reason::NoSnapshots { backend: self.backend().name() });
         }
         check_name(name)?;
-        let state = self.core.contents.journal().state();
-        if state.snapshots.values().any(|snapshot| snapshot.name == name && snapshot.keeping.has_name()) {
-            return refused(Reason::SnapshotExists { name: name.to_string() });
-        }
-        if state.snapshots.len() == SNAPSHOTS_MAX {
-            return refused(Reason::TooManySnapshots { limit: SNAPSHOTS_MAX });
-        }
-        Ok(())
+        self.core.check_new_name("take snapshot", name)
     }
 
     /// Names the present moment; `_guard` holds the whole volume, so that no write is half before it.
@@ -108,57 +134,84 @@ impl LogStore {
         let log = core.log()?;
         // A sequence that a crash takes back would be another moment's.
         log.flush().await?;
-        let sequence = log.sequence();
+        let moment = Moment { branch: self.branch, sequence: log.sequence() };
+        let Moment { branch, sequence } = moment;
         // Nothing of it may be thrown away while its name is being written down.
-        core.contents.name(sequence);
+        core.contents.name(moment);
         let (name, time_unix_ns) = (name.to_string(), core.device.context().unix_time_ns());
-        let mut taken = None;
+        let mut taken = Err(core.no_snapshot(&name));
         let committed = core
             .contents
             .journal()
             .commit(|state| {
+                // Writable snapshots take theirs at the same time.
+                if let Err(error) = core.check_name_in(state, "take snapshot", &name) {
+                    taken = Err(error);
+                    return Vec::new();
+                }
                 let number = state.snapshots.last_key_value().map_or(1, |(last, _)| last + 1);
-                let snapshot = Snapshot { number, sequence, time_unix_ns, keeping: Keeping::Kept, name };
-                taken = Some(SnapshotInfo::from(&snapshot));
+                let snapshot =
+                    Snapshot { number, branch, sequence, time_unix_ns, keeping: Keeping::Kept, name };
+                taken = Ok(SnapshotInfo::new(state, &snapshot));
                 vec![snapshot.change()]
             })
             .await;
-        if committed.is_err() {
-            core.contents.unpin(sequence);
+        let taken = committed.and(taken);
+        if taken.is_err() {
+            core.contents.unpin(moment);
         }
-        committed?;
-        match taken {
-            Some(taken) => Ok(taken),
-            None => unreachable!("a commit that succeeded has prepared its changes"),
-        }
+        taken
     }
 
     /// Gives a name up. The moment stays open for whoever has an image of it.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         let core = Rc::clone(&self.core);
         core.log()?;
-        let mut removed = None;
+        // Nothing of a writable snapshot that somebody has stopped waiting for comes later.
+        core.log()?.flush().await?;
+        let mut removed = Err(core.no_snapshot(name));
         core.contents
             .journal()
             .commit(|state| {
-                let found = state.snapshots.values().find(|one| one.name == name && one.keeping.has_name());
-                removed = found.cloned();
-                let gone = found.map(|found| Snapshot { keeping: Keeping::GivenUp, ..found.clone() });
-                gone.iter().map(Snapshot::change).collect()
+                let (moment, change) = match state.named(name) {
+                    None => return Vec::new(),
+                    Some(Named::Snapshot(found)) if state.has_branches(found.number) => {
+                        removed = Err(core.has_children(name));
+                        return Vec::new();
+                    }
+                    Some(Named::Snapshot(found)) => {
+                        let moment = (found.keeping == Keeping::Kept).then(|| found.moment());
+                        (moment, Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change())
+                    }
+                    Some(Named::Branch(found)) => {
+                        if let Err(error) = core.check_unused(state, found) {
+                            removed = Err(error);
+                            return Vec::new();
+                        }
+                        core.close_branch(found.number);
+                        (None, Branch { given_up: true, ..found.clone() }.change())
+                    }
+                };
+                removed = Ok(moment);
+                vec![change]
             })
             .await?;
-        let Some(removed) = removed else { return Err(core.no_snapshot(name)) };
-        if removed.keeping == Keeping::Kept {
-            core.contents.unpin(removed.sequence);
-        }
+        removed?.into_iter().for_each(|moment| core.contents.unpin(moment));
         core.log()?.progress.give();
         Ok(())
     }
 }
 
 impl Core {
-    fn no_snapshot(&self, name: &str) -> Error {
+    pub(super) fn no_snapshot(&self, name: &str) -> Error {
         Error::new("find snapshot", Reason::NoSnapshot { name: name.to_string() }).on(self.device.name())
+    }
+
+    /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
+    pub(super) fn is_broken(&self, moment: Moment) -> bool {
+        let state = self.contents.journal().state();
+        let is_one = |one: &Snapshot| one.keeping != Keeping::Kept && one.moment() == moment;
+        !self.contents.can_open(moment) && state.snapshots.values().any(is_one)
     }
 
     /// A snapshot that has been deleted and not swept, or a moment that nobody has open any more.
@@ -169,11 +222,11 @@ impl Core {
     fn removed(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
         let has_name = |moment| {
-            state.snapshots.values().any(|one| one.keeping == Keeping::Kept && one.sequence == moment)
+            state.snapshots.values().any(|one| one.keeping == Keeping::Kept && one.moment() == moment)
         };
         // While nothing but an image keeps its moment, the metadata has to know of it.
         let is_free = |snapshot: &&Snapshot| {
-            let moment = snapshot.sequence;
+            let moment = snapshot.moment();
             let is_given_up = matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking);
             is_given_up && (has_name(moment) || !self.contents.is_pinned(moment))
         };
@@ -183,16 +236,13 @@ impl Core {
     /// Lets go of what one of these alone has kept.
     pub(super) async fn sweep(&self) -> Result<()> {
         let Some(snapshot) = self.removed() else {
-            return match self.contents.given_up() {
-                Some(moment) => {
-                    self.contents.sweep(moment).await?;
-                    self.settled.give();
-                    Ok(())
-                }
-                None => Ok(()),
-            };
+            if let Some(moment) = self.contents.given_up() {
+                self.contents.sweep(moment).await?;
+                self.settled.give();
+            }
+            return Ok(());
         };
-        self.contents.sweep(snapshot.sequence).await?;
+        self.contents.sweep(snapshot.moment()).await?;
         self.contents
             .journal()
             .commit(|state| {

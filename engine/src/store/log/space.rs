@@ -100,7 +100,7 @@ impl LogStore {
             return Err(Error::new("write", Reason::Poisoned).on(core.device.name()));
         }
         // What others take may have been counted twice for a moment; what is given up comes free soon.
-        if reserved == 0 && !core.has_given_up() {
+        if reserved == 0 && !core.has_given_up() && core.dropped_branch().is_none() {
             if space.when_full == WhenFull::Refuse || core.oldest_kept().is_none() {
                 let limit_bytes = limit * u64::from(core.geometry.block_bytes);
                 let full = Reason::SnapshotSpaceFull { limit_bytes };
@@ -132,8 +132,9 @@ impl Core {
 
     fn oldest_kept(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        let kept = state.snapshots.values().filter(|snapshot| snapshot.keeping == Keeping::Kept);
-        kept.min_by_key(|snapshot| snapshot.sequence).cloned()
+        // What has writable snapshots is theirs too.
+        let may_go = |one: &&Snapshot| one.keeping == Keeping::Kept && !state.has_branches(one.number);
+        state.snapshots.values().filter(may_go).min_by_key(|snapshot| snapshot.sequence).cloned()
     }
 
     /// A snapshot that is to be broken now: somebody waits for its room, or the log does.
@@ -159,7 +160,7 @@ impl Core {
             })
             .await?;
         if was_kept {
-            self.contents.unpin(broken.sequence);
+            self.contents.unpin(broken.moment());
         }
         Ok(())
     }

@@ -5,7 +5,15 @@ use crate::format::control::{ControlHeader, HEADER_BYTES, MAGIC, VERSION};
 use crate::runtime::Random;
 
 fn snapshot(name: &str) -> SnapshotInfo {
-    SnapshotInfo { name: name.to_string(), sequence: Seq(7), time_unix_ns: u64::MAX, broken: true }
+    let (of, writable) = (Some("tree".to_string()), true);
+    SnapshotInfo {
+        name: name.to_string(),
+        of,
+        writable,
+        sequence: Seq(7),
+        time_unix_ns: u64::MAX,
+        broken: true,
+    }
 }
 
 fn requests() -> Vec<Request> {
@@ -13,7 +21,9 @@ fn requests() -> Vec<Request> {
         Request::Status,
         Request::Flush,
         Request::Snapshots,
-        Request::Take("monday".to_string()),
+        Request::Take { name: "monday".to_string(), of: None },
+        Request::Take { name: "monday".to_string(), of: Some("tree".to_string()) },
+        Request::Clone { of: "monday".to_string(), name: "tree".to_string() },
         Request::Delete("ü\0 ".to_string()),
         Request::Difference(Moment::At(Seq(3)), Moment::Now),
         Request::Difference(Moment::Named(String::new()), Moment::Named("x".repeat(64))),
@@ -74,7 +84,7 @@ fn messages_come_back_as_they_were() {
 
 #[test]
 fn golden_bytes() {
-    let message = Request::Take("ab".to_string()).encode().unwrap();
+    let message = Request::Take { name: "ab".to_string(), of: None }.encode().unwrap();
     assert_eq!(message, b"ICTL\x01\0\0\0\x04\0\0\0\x0a\0\0\0\x02\0\0\0\0\0\0\0ab");
     let message = Answer::encode(&Ok(Answer::WentBack { to: Seq(1), at: Seq(0x203) })).unwrap();
     assert_eq!(message, b"ICTL\x01\0\0\0\x07\x01\0\0\x10\0\0\0\x01\0\0\0\0\0\0\0\x03\x02\0\0\0\0\0\0");
@@ -174,6 +184,6 @@ fn headers_of_another_kind_version_or_length_are_refused_by_name() {
     let too_long = |length| Err(Reason::TransferTooLong { length, limit });
     assert_eq!(header(MAGIC, VERSION, 1, most + 1), too_long(limit + 1));
     assert_eq!(header(MAGIC, VERSION, 1, u32::MAX), too_long(u32::MAX.into()));
-    let long = Request::Take("x".repeat(REQUEST_BYTES_MAX)).encode().unwrap_err();
+    let long = Request::Take { name: "x".repeat(REQUEST_BYTES_MAX), of: None }.encode().unwrap_err();
     assert!(matches!(long.reason(), Reason::TransferTooLong { .. }));
 }
