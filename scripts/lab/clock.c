@@ -2,8 +2,8 @@
  *
  * An ordinary kernel tells a program the time without a system call. A User-Mode-Linux guest cannot, and a system call
  * there costs as much as several of the writes that are measured. So the time since the program's start is taken from
- * the processor's counter, as fio does anywhere; once in 2^26 ticks the kernel is asked again, so that the two never
- * drift apart by more than a few parts in a million. Serves one thread at a time from its own readings, and only the
+ * the processor's counter, as fio does anywhere; once in 2^26 ticks the kernel is asked again. Beside the kernel's own
+ * word, intervals of a tenth of a second were right to a thousandth. Serves one thread at a time from its own readings, and only the
  * monotonic clock. */
 #define _GNU_SOURCE
 #include <stdint.h>
