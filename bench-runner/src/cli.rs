@@ -132,16 +132,22 @@ pub struct SnapshotOptions {
     /// Backends; all that keep snapshots if not given. Raw always runs beside them.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub backend: Vec<String>,
-    /// cliff, chain, delete, rollback, full, overwrite-fraction; all if not given.
+    /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).
+    #[arg(long, value_name = "PROGRAM", value_delimiter = ',')]
+    pub peer: Vec<PathBuf>,
+    /// cliff, chain, first-touch, delete, rollback, full, overwrite-fraction; all if not given.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub suite: Vec<String>,
-    /// Lengths of the chain.
+    /// Lengths of the chain, and snapshots held at first touches.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64,256",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub snapshots: Vec<u32>,
-    /// Scattered writes between two snapshots of the chain.
+    /// Scattered writes between two of these snapshots.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub changes: u64,
+    /// Bytes that first-touch writes once in.
+    #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = unit)]
+    pub unit: u64,
     /// Requests in flight.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub queue_depth: u32,
@@ -169,6 +175,13 @@ pub struct SnapshotOptions {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+fn unit(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes @ 4096..=1_048_576) if u64::is_power_of_two(bytes) => Ok(bytes),
+        _ => Err("powers of two from 4096 to 1048576 are possible".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

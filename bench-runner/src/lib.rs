@@ -8,6 +8,7 @@
 pub mod allocations;
 pub mod arms;
 pub mod bench;
+pub(crate) mod child;
 pub mod cli;
 pub mod commands;
 pub mod content;

@@ -188,4 +188,6 @@ pub struct SuitePart<'a> {
     pub figures: &'a [Figure],
     /// Its course over time.
     pub windows: &'a [Window],
+    /// Whether another system was measured.
+    pub is_peer: bool,
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -61,6 +61,7 @@ fn every_suite_leaves_its_parts() {
     let expected = [
         ("cliff", &["before", "first-touch", "settled"][..]),
         ("chain", &["newest-warm", "oldest-warm", "newest-cold", "oldest-cold"]),
+        ("first-touch", &["first-touch"]),
         ("delete", &["oldest-with", "oldest-without", "middle-with", "newest-without"]),
         ("rollback", &["after-64-writes", "after-4096-writes"]),
         ("full", &["filling"]),
@@ -89,7 +90,7 @@ fn every_suite_leaves_its_parts() {
         page.contains("log: snapshot taken") && page.contains("log: space back"),
         "events stand in the pictures"
     );
-    assert_eq!(page.matches("<svg").count(), 2 + 4 + 2 + 2 + 2 + 2, "pictures");
+    assert_eq!(page.matches("<svg").count(), 2 + 4 + 2 + 2 + 2 + 2 + 2, "pictures");
     assert!(!page.contains("NaN") && !page.contains("inf,"));
     // The windows of a load are its operations.
     for run in data.runs.iter().filter(|run| ["cliff", "delete"].contains(&run.workload.as_str())) {
@@ -112,6 +113,16 @@ fn figures(data: &RunData) {
     }
     let run = part(data, "overwrite-fraction", "overwrite-25", "log");
     assert_eq!(run.operations, Some(SPAN_BYTES / 4096 / 4), "each block once");
+    // Every block once, if there was time; not a read of what was there, whatever there is of snapshots.
+    let touching = data.runs.iter().filter(|run| run.phase == "first-touch" && run.workload == "first-touch");
+    assert_eq!(touching.clone().filter(|run| run.arm == "log").count(), 2, "with 1 and with 3 snapshots");
+    for run in touching {
+        assert!(run.operations <= Some(SPAN_BYTES / 4096), "{run:?}");
+        let reads = value(data, run, "device_reads", "application");
+        assert!(
+            reads == Some(0.0) && (run.arm != "cow" || value(data, run, "device_reads", "copy") > Some(0.9))
+        );
+    }
     // A first touch reads nothing of what was there.
     assert_eq!(log("cliff", "first-touch", "device_reads", "application"), 0.0);
     assert!(log("cliff", "creation", "snapshot_creation", "mean") > 0.0);
@@ -151,12 +162,95 @@ fn ledger(data: &RunData) {
     assert!(compared >= 10 || !Path::new("/proc/self/io").exists(), "{compared}");
 }
 
+/// A system that keeps snapshots as copies of a file, and writes down what it is asked for. `take` is how it copies.
+fn copies(folder: &Path, take: &str) -> String {
+    let program = folder.join("copies");
+    let text = format!(
+        "#!/bin/sh\nset -eu\ncd '{}'\necho \"$*\" >> calls\ncase $1 in\n\
+         prepare) rm -f volume s[0-9]*; truncate -s \"$2\" volume; echo \"$PWD/volume\" ;;\n\
+         take) {take} ;;\nshow) echo \"$PWD/$2\" ;;\nesac\n",
+        folder.display()
+    );
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn another_system_takes_part_in_first_touch() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let peer = copies(folder.path(), "cp volume \"$2\"");
+    let more = ["--suite", "first-touch", "--snapshots", "1,3", "--changes", "50", "--unit", "65536"];
+    let peers = ["--peer", &peer, "--seconds", "30"];
+    let session = measure(folder.path(), &[&more[..], &peers].concat(), &mut |_, _| {});
+    assert_eq!((session.exit_code(), &session.invalid[..]), (0, &[][..]));
+    let calls = fs::read_to_string(folder.path().join("calls")).unwrap();
+    let whole = |takes: &str| format!("prepare {SPAN_BYTES}\n{takes}show s1\nremove\n");
+    assert_eq!(calls, whole("take s1\n") + &whole("take s1\ntake s2\ntake s3\n"));
+    // What it has kept: between two snapshots so many blocks differ, after the last one in each unit.
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    let changed = |one: &str, other: &str| -> Vec<usize> {
+        let (one, other) = (read(one), read(other));
+        let pairs = one.chunks(4096).zip(other.chunks(4096)).enumerate();
+        pairs.filter(|(_, (one, other))| one != other).map(|(block, _)| block).collect()
+    };
+    assert_eq!((changed("s1", "s2").len(), changed("s2", "s3").len()), (50, 50));
+    let touched = changed("s3", "volume");
+    let units: Vec<usize> = touched.iter().map(|block| block / 16).collect();
+    assert_eq!(units, (0..SPAN_BYTES as usize / 65536).collect::<Vec<_>>());
+    assert!(touched.iter().any(|block| block % 16 != touched[0] % 16), "not always at the same place");
+    let runs = || session.data.runs.iter().filter(|run| run.arm == "copies");
+    assert_eq!(runs().count(), 2);
+    for run in runs() {
+        assert_eq!((run.backend.as_str(), run.operations), ("peer", Some(SPAN_BYTES / 65536)));
+        assert_eq!(
+            run.verified_blocks,
+            Some(2 * 2 * SPAN_BYTES / 4096),
+            "volume and snapshot, of both parts"
+        );
+        assert_eq!(value(&session.data, run, "device_writes", "total"), None, "nothing is known of it");
+    }
+    // The backend is set beside it, and both beside the bare device.
+    let pooled = |arm: &str| {
+        let is_it = |row: &&MetricRow| row.run.is_none() && row.metric == "iops_ratio" && row.arm == arm;
+        session.data.metrics.iter().filter(is_it).filter(|row| row.value > Some(0.0)).count()
+    };
+    assert_eq!(["log/copies", "log/raw", "copies/raw", "copies/log"].map(pooled), [2, 2, 2, 0]);
+}
+
+#[test]
+fn a_system_whose_snapshots_change_does_not_count() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let more = ["--suite", "first-touch", "--snapshots", "1", "--peer"];
+    let told = |take: &str, says: &str| {
+        let peer = copies(folder.path(), take);
+        let session = measure(folder.path(), &[&more[..], &[&peer]].concat(), &mut |_, _| {});
+        assert_eq!(session.exit_code(), 2, "{:?}", session.invalid);
+        assert!(session.invalid.len() == 1 && session.invalid[0].contains(says), "{:?}", session.invalid);
+        for run in &session.data.runs {
+            assert_eq!(run.valid, run.arm != "copies", "{run:?}");
+        }
+        fs::remove_dir_all(folder.path().join("out")).unwrap();
+        fs::remove_file(folder.path().join("disk")).unwrap();
+    };
+    told("ln volume \"$2\"", "the oldest snapshot: wrong content in block");
+    told("echo no room here >&2; exit 7", "take s1: exit status: 7: no room here");
+    told("truncate -s 4096 \"$2\"", "has 4096 bytes, not 16777216");
+}
+
 fn measure(folder: &Path, more: &[&str], damage: &mut dyn FnMut(&Path, u64)) -> Session {
     let disk = folder.join("disk");
     let base = ["bench-runner", "snapshots", "--device", disk.to_str().unwrap(), "--create", "134217728"];
     let rest =
-        ["--span", "16777216", "--seconds", "0.1", "--warmup", "0.05", "--repeats", "1", "--seed", "9"];
-    let cli = Cli::parse_from([&base[..], &rest, &["--backend", "log"], more].concat());
+        ["--span", "16777216", "--warmup", "0.05", "--repeats", "1", "--seed", "9", "--backend", "log"];
+    let seconds = if more.contains(&"--seconds") { &[][..] } else { &["--seconds", "0.1"] };
+    let cli = Cli::parse_from([&base[..], &rest, seconds, more].concat());
     let Subcommand::Snapshots(options) = cli.command else { unreachable!("it was asked for") };
     snapshots::run(&options, &folder.join("out"), damage).unwrap()
 }
@@ -200,9 +294,15 @@ fn refusals_write_nothing() {
         assert!(output.status.code() == Some(code) && stderr.contains(says), "{arguments:?}: {stderr}");
         assert!(!folder.path().join("out").exists());
     };
-    refused(&["--create", "67108864", "--suite", "cliffs"], 64, "cliff, chain, delete");
+    refused(&["--create", "67108864", "--suite", "cliffs"], 64, "cliff, chain, first-touch, delete");
     refused(&["--create", "67108864", "--backend", "raw"], 64, "raw always runs");
     refused(&["--create", "67108864", "--batch", "64"], 64, "--batch");
+    refused(&["--create", "67108864", "--unit", "5000"], 64, "powers of two");
+    refused(&["--create", "67108864", "--peer", "nobody"], 64, "nobody: No such file");
+    fs::write(folder.path().join("raw"), "").unwrap();
+    refused(&["--create", "67108864", "--peer", "raw"], 64, "of no arm of this build");
+    fs::write(folder.path().join("other"), "").unwrap();
+    refused(&["--create", "67108864", "--peer", "other", "--suite", "cliff"], 64, "first-touch alone");
     refused(&["--create", "67108864", "--span", "67108864"], 64, "room for a span");
     assert!(!disk.exists());
     fs::write(&disk, vec![7; 64 << 20]).unwrap();

@@ -4,10 +4,8 @@
 //! the operation and records it; all are on the engine's own thread, so that nothing is locked and nothing is
 //! allocated once they run.
 //!
-//! **Latency**, as in [`ring`](super::ring). Completions that the runtime delivers in one turn share one reading
-//! of the clock, taken after that turn's wait has returned. Operations begun in one turn share a reading for each
-//! `ISSUE_BATCH` of them, taken before the first is begun and after its content was stamped. So a latency can
-//! look longer by the work of its neighbours, never shorter.
+//! **Latency**, as in [`ring`](super::ring), by the readings of [`turns`](super::turns); an operation's is taken after
+//! its content was stamped.
 //!
 //! **Durable workloads.** `durable-4k` on a bare device is a write and then a flush, one flush a writer; on a
 //! volume, and for `durable-4k-dsync` everywhere, it is one durable write.
@@ -24,13 +22,10 @@ use icecore::runtime::{Context, Runtime};
 use icecore_workloads::{Durability, InFlight, Operation, OperationKind, STAMP_BLOCK_BYTES, Stamper, Stream};
 
 use super::target::Target;
+use super::turns::TurnClock;
 use crate::failure::Failure;
 use crate::measure::{ArmOutcome, ArmTask};
-use crate::recorder::{Clock, Phase, RecordKind, Recorder};
-
-/// Operations that share one reading of the clock when they are begun: as many as the runtime hands over to the
-/// kernel together, so that no reading is older than its batch.
-const ISSUE_BATCH: u32 = 8;
+use crate::recorder::{Phase, RecordKind, Recorder};
 
 /// What a write's buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +47,12 @@ pub(crate) fn run<T: Target>(
     content: Content,
 ) -> Result<ArmOutcome, Failure> {
     let context = runtime.context();
-    let shared = Rc::new(RefCell::new(Shared::new(context.clone(), task, content)?));
+    let shared = Rc::new(RefCell::new(Shared::new(context, task, content)?));
     let mut workers = Vec::with_capacity(task.queue_depth as usize);
     for slot in 0..task.queue_depth as usize {
         workers.push(Worker::new(slot, &shared, target.clone(), task, content)?);
     }
-    shared.borrow_mut().clock = Clock::start();
+    shared.borrow_mut().clock = TurnClock::start(context);
     let tasks: Vec<_> = workers.into_iter().map(|worker| context.spawn(worker.work())).collect();
     runtime.block_on(async {
         for task in tasks {
@@ -80,42 +75,31 @@ pub(crate) fn run<T: Target>(
 /// What the tasks of one measurement share.
 struct Shared {
     context: Context,
-    clock: Clock,
+    clock: TurnClock,
     stream: Stream,
     in_flight: InFlight,
     stamper: Stamper,
     content: Content,
     generations: Vec<u32>,
     recorder: Recorder,
-    /// The turn that the readings below belong to.
-    turn: u64,
-    now_ns: u64,
-    issue_ns: u64,
-    /// Operations that may still share `issue_ns`.
-    issue_left: u32,
     done: bool,
     failed: Option<Error>,
 }
 
 impl Shared {
-    fn new(context: Context, task: &ArmTask, content: Content) -> Result<Self, Failure> {
+    fn new(context: &Context, task: &ArmTask, content: Content) -> Result<Self, Failure> {
         let stream = Stream::new(&task.workload, task.span_bytes, task.seed)
             .map_err(|error| Failure::usage(error.to_string()))?;
         let blocks = (task.span_bytes / STAMP_BLOCK_BYTES as u64) as usize;
-        let turn = context.turns();
         Ok(Self {
-            context,
-            clock: Clock::start(),
+            context: context.clone(),
+            clock: TurnClock::start(context),
             stream,
             in_flight: InFlight::new(task.queue_depth as usize),
             stamper: Stamper::new(task.seed),
             content,
             generations: if task.workload.writes() { vec![0; blocks] } else { Vec::new() },
             recorder: Recorder::new(task.warmup_ns, task.measure_ns),
-            turn,
-            now_ns: 0,
-            issue_ns: 0,
-            issue_left: 0,
             done: false,
             failed: None,
         })
@@ -157,23 +141,14 @@ impl Shared {
     #[inline]
     fn issue_time_ns(&mut self) -> u64 {
         self.see_turn();
-        if self.issue_left == 0 {
-            self.issue_ns = self.clock.now_ns();
-            self.issue_left = ISSUE_BATCH;
-        }
-        self.issue_left -= 1;
-        self.issue_ns
+        self.clock.issue_ns()
     }
 
     /// Reads the clock if the runtime has waited since.
     #[inline]
     fn see_turn(&mut self) {
-        let turn = self.context.turns();
-        if turn != self.turn {
-            self.turn = turn;
-            self.now_ns = self.clock.now_ns();
-            self.issue_left = 0;
-            self.done |= self.recorder.advance(self.now_ns) == Phase::Done;
+        if let Some(now_ns) = self.clock.see_turn() {
+            self.done |= self.recorder.advance(now_ns) == Phase::Done;
         }
     }
 
@@ -185,14 +160,14 @@ impl Shared {
             OperationKind::Read => RecordKind::Read,
             OperationKind::Write => RecordKind::Write,
         };
-        self.recorder.record(kind, issued_ns, self.now_ns, u64::from(operation.len_bytes));
+        self.recorder.record(kind, issued_ns, self.clock.turn_ns(), u64::from(operation.len_bytes));
         self.in_flight.release(slot);
     }
 
     #[inline]
     fn complete_flush(&mut self, issued_ns: u64) {
         self.see_turn();
-        self.recorder.record(RecordKind::Flush, issued_ns, self.now_ns, 0);
+        self.recorder.record(RecordKind::Flush, issued_ns, self.clock.turn_ns(), 0);
     }
 
     #[cold]

@@ -18,23 +18,18 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
 use hdrhistogram::Histogram;
 use icecore_workloads::{Access, Durability, Workload};
 use serde_json::Value;
 
-use crate::interrupt;
+use crate::child;
 use crate::measure::{ArmOutcome, ArmTask, OperationFigures};
 use crate::recorder::latency_histogram;
 
 /// Most characters of fio's own messages that an error repeats.
 const MESSAGE_CHARS_MAX: usize = 2_000;
-
-/// How often it is asked whether fio has ended. fio measures its own time, so that this adds to no figure.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// fio could not measure.
 #[derive(Debug)]
@@ -99,44 +94,19 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, FioError> {
 
 fn run_program(program: &Path, task: &ArmTask) -> Result<ArmOutcome, FioError> {
     check_span(task)?;
-    let output = output_unless_interrupted(program, task)?;
+    let mut command = Command::new(program);
+    command.args(arguments(task));
+    // fio measures its own time, so that waiting for it adds to no figure.
+    let output = child::output(command, None).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => FioError::Missing,
+        _ => FioError::Io { path: program.to_owned(), source },
+    })?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
         let message = message.trim().chars().take(MESSAGE_CHARS_MAX).collect();
         return Err(FioError::Failed { path: task.path.clone(), message });
     }
     outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)
-}
-
-/// The program's output; a request to stop ends the program, which then has reported nothing.
-fn output_unless_interrupted(program: &Path, task: &ArmTask) -> Result<Output, FioError> {
-    let failed = |source: io::Error| FioError::Io { path: program.to_owned(), source };
-    let mut command = Command::new(program);
-    command.args(arguments(task)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => FioError::Missing,
-        _ => failed(source),
-    })?;
-    let process = child.id();
-    // Reads both pipes while it waits, so that the child never stands still on a full one.
-    let waiting = thread::spawn(move || child.wait_with_output());
-    while !waiting.is_finished() {
-        if interrupt::requested() {
-            end_process(process);
-        }
-        thread::sleep(POLL_INTERVAL);
-    }
-    match waiting.join() {
-        Ok(output) => output.map_err(failed),
-        Err(_) => Err(failed(io::Error::other("the thread that waited for it panicked"))),
-    }
-}
-
-#[allow(unsafe_code, reason = "std can end a child only through the value that waits for it")]
-fn end_process(process: u32) {
-    // SAFETY: kill takes numbers. The child is not reaped before its output has ended, so that the number is still
-    // its own; asked again afterwards, a zombie takes no harm.
-    unsafe { libc::kill(process as libc::pid_t, libc::SIGTERM) };
 }
 
 fn check_span(task: &ArmTask) -> Result<(), FioError> {

@@ -8,6 +8,7 @@ pub mod fio;
 pub mod reference;
 pub mod ring;
 pub mod target;
+pub(crate) mod turns;
 
 use icecore::store::Backend;
 use icecore::volume::{OpenMode, Volume};

@@ -217,6 +217,22 @@ pub(super) fn chain(view: &View) -> Vec<Picture> {
     .collect()
 }
 
+/// Snapshots held against rate and latency of first writes.
+pub(super) fn first_touch(view: &View) -> Vec<Picture> {
+    let by_depth = |row: &MetricRow| Some((String::new(), f64::from(row.chain_depth?)));
+    let of = |title: &str, metric: (&str, &str), y_title: &str, text: fn(f64) -> String| {
+        let lines = lines(view, Suite::FirstTouch, metric, 1.0, by_depth);
+        Some((title.to_string(), draw(view, &lines, "snapshots", y_title, text)?))
+    };
+    [
+        of("Rate of first writes", ("iops", "mean"), "writes a second", count),
+        of("Latency (p50) of first writes", ("latency", "p50"), "p50 of a 4 KiB write", time),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 /// The number in a name such as `overwrite-25` or `after-128-writes`.
 fn number(row: &MetricRow) -> Option<(String, f64)> {
     let number = row.phase.split('-').find_map(|part| part.parse::<f64>().ok())?;

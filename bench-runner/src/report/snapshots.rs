@@ -23,6 +23,11 @@ fn words(suite: Suite) -> &'static str {
              scattered writes between two of them. Cold is right after the volume was opened again. The bare device was \
              read beside each; the last column but one sets both beside the shortest chain."
         }
+        Suite::FirstTouch => {
+            "Random writes of 4 KiB after the last of so many snapshots, each to a unit that has not been written since it was \
+             taken, with scattered writes between the snapshots. The bare device does the same without any; other systems \
+             do it on devices of their own, and of what they do below nothing is known."
+        }
         Suite::Delete => {
             "Random writes while a snapshot is deleted, and the same writes without that, in random order. The foreground \
              ratio is the one rate over the other; for the bare device, where nothing is deleted, it shows the noise."
@@ -120,6 +125,17 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
             ));
         }
     }
+    let is_peer = |row: &&MetricRow| row.workload == Suite::FirstTouch.name() && row.metric == "iops_ratio";
+    for row in view.suites.iter().filter(is_peer) {
+        if let Some((arm, peer)) = row.arm.split_once('/').filter(|(_, peer)| *peer != "raw")
+            && let (Some(share), Some(snapshots)) = (of(row), row.chain_depth)
+        {
+            let plural = if snapshots == 1 { "" } else { "s" };
+            sentences.push(format!(
+                "With {snapshots} snapshot{plural}, first touches on {arm} run at {share} of the rate of {peer}."
+            ));
+        }
+    }
     let chain = groups(view, Suite::Chain);
     let longest = chain.iter().filter_map(|group| group.first.chain_depth).max();
     for group in chain.iter().filter(backends).filter(|group| group.first.chain_depth == longest) {
@@ -176,6 +192,7 @@ pub(super) fn snapshots(view: &View, page: &mut String) {
             Suite::Cliff => plots::course(view, suite, "first-touch"),
             Suite::Delete => plots::course(view, suite, "oldest-with"),
             Suite::Chain => plots::chain(view),
+            Suite::FirstTouch => plots::first_touch(view),
             Suite::OverwriteFraction => plots::fractions(view),
             Suite::Rollback => plots::rollback(view),
             Suite::Full => plots::course(view, suite, "filling"),

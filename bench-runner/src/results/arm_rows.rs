@@ -15,6 +15,9 @@ const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 /// Bytes that the device wrote for each byte of the application.
 pub(crate) const WRITE_AMPLIFICATION: &str = "write_amplification";
 
+/// The backend of other systems.
+pub(crate) const PEER: &str = "peer";
+
 /// The percentiles that every latency is given at, with their names in `stat`.
 pub(super) const PERCENTILES: [(&str, f64); 3] = [("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999)];
 
@@ -25,7 +28,7 @@ pub struct ArmRun<'a> {
     pub block: u32,
     /// Place of the arm in the block's random order, from 1.
     pub arm_order: u32,
-    /// Name of the arm, also written as its backend: `raw` is the bare device.
+    /// Name of the arm, of any but a peer also written as its backend: `raw` is the bare device.
     pub arm: &'a str,
     /// What the arm was asked to do.
     pub task: &'a ArmTask,
@@ -54,6 +57,10 @@ impl ArmRun<'_> {
         }
     }
 
+    fn backend(&self) -> &str {
+        if self.part.is_some_and(|part| part.is_peer) { PEER } else { self.arm }
+    }
+
     fn phase(&self) -> String {
         self.part.map_or(MEASURE, |part| part.phase).to_string()
     }
@@ -72,7 +79,7 @@ impl ArmRun<'_> {
             block: self.block,
             arm_order: self.arm_order,
             arm: self.arm.to_string(),
-            backend: self.arm.to_string(),
+            backend: self.backend().to_string(),
             workload: self.task.workload.name().to_string(),
             bs_bytes: u64::from(self.task.workload.operation_bytes),
             queue_depth: self.task.queue_depth,
@@ -226,7 +233,7 @@ impl ArmRun<'_> {
             run: Some(run),
             block: Some(self.block),
             arm: self.arm.to_string(),
-            backend: self.arm.to_string(),
+            backend: self.backend().to_string(),
             workload: self.task.workload.name().to_string(),
             op: op.to_string(),
             bs_bytes: Some(u64::from(self.task.workload.operation_bytes)),

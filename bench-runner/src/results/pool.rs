@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hdrhistogram::Histogram;
 
-use super::arm_rows::PERCENTILES;
+use super::arm_rows::{PEER, PERCENTILES};
 use super::{MetricRow, RunHistograms, RunRow};
 use crate::stats;
 
-/// Arms that others are compared with, the most independent first. An arm earlier in this list is never set beside
-/// a later one, so that each pair appears once.
+/// Arms that others are compared with, the most independent first; other systems come behind them. An arm earlier in
+/// this list is never set beside a later one, so that each pair appears once.
 const REFERENCES: [&str; 3] = ["fio", "ring", "raw"];
 
 /// The ratios given for each pair: their name and, over the operations `all`, the metrics and stat that are added
@@ -70,8 +70,11 @@ impl Cell<'_> {
     }
 
     fn is_compared_with(&self, other: &Cell) -> bool {
-        let rank = |arm: &str| REFERENCES.iter().position(|reference| *reference == arm);
-        let (mine, theirs) = (rank(&self.first.arm), rank(&other.first.arm));
+        let rank = |run: &RunRow| match REFERENCES.iter().position(|reference| *reference == run.arm) {
+            None if run.backend == PEER => Some(REFERENCES.len()),
+            place => place,
+        };
+        let (mine, theirs) = (rank(self.first), rank(other.first));
         self.is_beside(other.first) && theirs.is_some_and(|theirs| mine.is_none_or(|mine| theirs < mine))
     }
 

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use super::load::Load;
 use super::stage::{Mark, Part, Stage, figure};
-use super::subject::{Keeper, Subject};
-use crate::arms::Arm;
+use super::subject::{Keeper, Subject, Who};
 use crate::arms::target::{Bare, Target};
 use crate::failure::Failure;
 use crate::measure::Figure;
@@ -138,7 +137,7 @@ fn pair(
         beside.extend(stage.parts.borrow_mut().pop());
         Ok::<(), Failure>(())
     };
-    debug_assert!(matches!(stage.arm, Arm::Engine(_)));
+    debug_assert!(matches!(stage.arm, Who::Engine(_)));
     if is_bare_first {
         reads_bare(beside)?;
     }

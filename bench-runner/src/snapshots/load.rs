@@ -18,9 +18,10 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::subject::Subject;
 use crate::arms::target::Target;
+use crate::arms::turns::TurnClock;
 use crate::failure::Failure;
 use crate::measure::{ArmOutcome, OperationFigures, Window};
-use crate::recorder::{Clock, CpuTimes, Recorded, empty_figures};
+use crate::recorder::{CpuTimes, Recorded, empty_figures};
 use crate::suite::shuffle;
 
 /// Length of a window of the series.
@@ -48,7 +49,7 @@ pub(super) struct Load {
 }
 
 struct Shared {
-    clock: Clock,
+    clock: TurnClock,
     random: Xoshiro256PlusPlus,
     blocks: u64,
     places: Places,
@@ -60,6 +61,8 @@ struct Shared {
     /// Tasks that go on, and those of them that wait for a batch.
     going: usize,
     waiting: usize,
+    /// When the last of them ended, if all have.
+    ended_ns: Option<u64>,
     stopped: bool,
     failed: Option<Error>,
     refused: u64,
@@ -101,7 +104,7 @@ impl Load {
     /// content.
     pub fn new(runtime: &Runtime, subject: &Subject, span_bytes: u64, shape: (u32, u32), seed: u64) -> Self {
         let blocks = span_bytes / STAMP_BLOCK_BYTES as u64;
-        let clock = Clock::start();
+        let clock = TurnClock::start(runtime.context());
         let shared = Shared {
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             blocks,
@@ -114,6 +117,7 @@ impl Load {
             clock,
             going: 0,
             waiting: 0,
+            ended_ns: None,
             stopped: false,
             failed: None,
             refused: 0,
@@ -191,7 +195,7 @@ impl Load {
             buffers.push(buf);
         }
         let shared = &mut *self.shared.borrow_mut();
-        shared.stopped = false;
+        (shared.stopped, shared.ended_ns) = (false, None);
         (shared.going, shared.waiting) = (buffers.len(), 0);
         for (slot, buf) in buffers.into_iter().enumerate() {
             let worker = Worker {
@@ -237,7 +241,8 @@ impl Load {
     /// What has been measured since the last look.
     pub fn look(&self) -> Seen {
         let shared = &mut *self.shared.borrow_mut();
-        let now_ns = shared.clock.now_ns();
+        // Whoever looks at a load that has ended does so somewhat later.
+        let now_ns = shared.ended_ns.unwrap_or_else(|| shared.clock.now_ns());
         let Record { since_ns, cpu, write, mut windows } =
             std::mem::replace(&mut shared.record, Record::from(now_ns));
         let elapsed_ns = now_ns - since_ns;
@@ -300,14 +305,14 @@ impl Shared {
         let generation = &mut self.begun[block as usize];
         *generation += 1;
         self.stamper.stamp(buf, u64::from(block) * STAMP_BLOCK_BYTES as u64, *generation);
-        Some((block, *generation, self.clock.now_ns()))
+        Some((block, *generation, self.clock.issue_ns()))
     }
 
     fn complete(&mut self, slot: usize, (block, generation, begun_ns): (u32, u32, u64)) {
         self.in_flight.release(slot);
         self.completed[block as usize] = generation;
-        let now_ns = self.clock.now_ns();
-        let latency_ns = now_ns - begun_ns;
+        let now_ns = self.clock.turn_ns();
+        let latency_ns = now_ns.saturating_sub(begun_ns);
         let record = &mut self.record;
         record.write.operations += 1;
         record.write.bytes += STAMP_BLOCK_BYTES as u64;
@@ -363,7 +368,11 @@ impl Worker {
                 self.gate.wait().await;
             }
         }
-        self.shared.borrow_mut().going -= 1;
+        {
+            let shared = &mut *self.shared.borrow_mut();
+            shared.going -= 1;
+            shared.ended_ns = (shared.going == 0).then(|| shared.clock.now_ns());
+        }
         self.open_gate();
     }
 

@@ -1,7 +1,7 @@
 //! `snapshots`: what keeping snapshots costs, as suites of their own.
 //!
 //! For each block and each suite every backend that can do it runs once, and the bare device beside it, in random order,
-//! with the same seed, on a span that has been filled anew. An arm leaves one run for each part of its suite: the time
+//! with the same seed, on a span that has been filled anew; of other systems, those that the user brings. An arm leaves one run for each part of its suite: the time
 //! before the snapshot, the first touches after it, and so on. What a backend cannot do is found by asking it, named, and
 //! left out.
 //!
@@ -14,19 +14,23 @@ mod delete;
 mod full;
 mod load;
 mod overwrite;
+mod peer;
 mod rollback;
 mod stage;
 mod subject;
+mod touch;
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use icecore::store::Backend;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
+use self::peer::Peer;
 use self::stage::{Part, Stage};
-use self::subject::Abilities;
+use self::subject::{Abilities, Who};
 use crate::arms::Arm;
 use crate::arms::target::Bare;
 use crate::bench::{Bench, DataSpan, data_span};
@@ -57,6 +61,8 @@ pub enum Suite {
     Cliff,
     /// Reads and creation as snapshots become many.
     Chain,
+    /// First writes as snapshots become many.
+    FirstTouch,
     /// Foreground writes while snapshots are deleted.
     Delete,
     /// Going back.
@@ -69,14 +75,22 @@ pub enum Suite {
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Suite; 6] =
-        [Suite::Cliff, Suite::Chain, Suite::Delete, Suite::Rollback, Suite::Full, Suite::OverwriteFraction];
+    pub const ALL: [Suite; 7] = [
+        Suite::Cliff,
+        Suite::Chain,
+        Suite::FirstTouch,
+        Suite::Delete,
+        Suite::Rollback,
+        Suite::Full,
+        Suite::OverwriteFraction,
+    ];
 
     /// The name on the command line, and in the column `workload` of results.
     pub fn name(self) -> &'static str {
         match self {
             Suite::Cliff => "cliff",
             Suite::Chain => "chain",
+            Suite::FirstTouch => "first-touch",
             Suite::Delete => "delete",
             Suite::Rollback => "rollback",
             Suite::Full => "full",
@@ -94,7 +108,9 @@ impl Suite {
     /// Why a backend cannot do it.
     fn lacks(self, abilities: &Abilities) -> Option<&str> {
         let needs = match self {
-            Suite::Cliff | Suite::Chain | Suite::OverwriteFraction => [&abilities.take, &abilities.image],
+            Suite::Cliff | Suite::Chain | Suite::FirstTouch | Suite::OverwriteFraction => {
+                [&abilities.take, &abilities.image]
+            }
             Suite::Delete | Suite::Full => [&abilities.take, &abilities.delete],
             Suite::Rollback => [&abilities.take, &abilities.go_back],
         };
@@ -106,6 +122,7 @@ impl Suite {
         match self {
             Suite::Cliff => cliff::run(stage)?,
             Suite::Chain => return chain::run(stage),
+            Suite::FirstTouch => touch::run(stage)?,
             Suite::Delete => delete::run(stage)?,
             Suite::Rollback => rollback::run(stage)?,
             Suite::Full => full::run(stage)?,
@@ -120,10 +137,13 @@ impl Suite {
 pub struct SnapshotPlan {
     suites: Vec<Suite>,
     backends: Vec<Backend>,
-    /// Depths of the chain, ascending.
+    peers: Vec<Rc<Peer>>,
+    /// Depths of the chain, and snapshots held at first touches; ascending.
     snapshots: Vec<u32>,
-    /// Writes between two snapshots of the chain.
+    /// Writes between two of these snapshots.
     changes: u64,
+    /// What is written once by first touches.
+    unit_bytes: u64,
     queue_depth: u32,
     /// Writes that are begun together.
     batch: u32,
@@ -156,6 +176,17 @@ impl SnapshotPlan {
                 backends.push(backend);
             }
         }
+        let mut peers: Vec<Rc<Peer>> = Vec::new();
+        for program in &options.peer {
+            let peer = Peer::of(program)?;
+            if peers.iter().any(|other| other.name == peer.name) {
+                return Err(Failure::usage(format!("two peers are called {:?}", peer.name)));
+            }
+            peers.push(Rc::new(peer));
+        }
+        if !(peers.is_empty() || suites.is_empty() || suites.contains(&Suite::FirstTouch)) {
+            return Err(Failure::usage("peers take part in the suite first-touch alone"));
+        }
         let mut snapshots = options.snapshots.clone();
         snapshots.sort_unstable();
         snapshots.dedup();
@@ -168,8 +199,10 @@ impl SnapshotPlan {
         Ok(Self {
             suites: if suites.is_empty() { Suite::ALL.to_vec() } else { suites },
             backends: if backends.is_empty() { Backend::ALL.to_vec() } else { backends },
+            peers,
             snapshots,
             changes: options.changes,
+            unit_bytes: options.unit,
             queue_depth: options.queue_depth,
             batch: options.batch,
             measure_ns: (options.seconds * 1e9) as u64,
@@ -258,7 +291,7 @@ fn precondition(bench: &Bench, plan: &SnapshotPlan) -> Result<(), Failure> {
 }
 
 /// A suite and the arms that run it.
-type Work = (Suite, Vec<Arm>);
+type Work = (Suite, Vec<Who>);
 
 /// Which backend runs which suite, and what is left out.
 fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>), Failure> {
@@ -274,15 +307,18 @@ fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>
             dropped.push(Dropped { what: suite.name().to_owned(), why: too_large });
             continue;
         }
-        let mut arms = vec![Arm::Raw];
+        let mut arms = vec![Who::Raw];
         for (backend, can) in &abilities {
             match suite.lacks(can) {
-                None => arms.push(Arm::Engine(*backend)),
+                None => arms.push(Who::Engine(*backend)),
                 Some(why) => dropped.push(Dropped {
                     what: format!("{} on {}", suite.name(), backend.name()),
                     why: why.to_owned(),
                 }),
             }
+        }
+        if *suite == Suite::FirstTouch {
+            arms.extend(plan.peers.iter().cloned().map(Who::Peer));
         }
         if arms.len() > 1 {
             work.push((*suite, arms));
@@ -312,7 +348,7 @@ fn run_all(
             shuffle(&mut arms, &mut random);
             if *suite == Suite::Chain {
                 // There the bare device is measured beside each part.
-                arms.retain(|arm| *arm != Arm::Raw);
+                arms.retain(|arm| *arm != Who::Raw);
             }
             for (arm, place) in arms.into_iter().zip(1..) {
                 let stage = Stage {
@@ -342,7 +378,7 @@ fn run_all(
                     || format!("{} blocks verified", stage.verified_blocks.borrow()),
                     |reason| format!("DOES NOT COUNT: {reason}"),
                 );
-                eprintln!("block {block} {} {}: {state}", suite.name(), arm.name());
+                eprintln!("block {block} {} {}: {state}", suite.name(), stage.arm.name());
                 invalid.extend(reason);
             }
         }
@@ -402,6 +438,7 @@ fn append(
                 snapshots: part.snapshots,
                 figures: &part.figures,
                 windows: &part.windows,
+                is_peer: matches!(stage.arm, Who::Peer(_)),
             }),
         })?;
     }
@@ -415,7 +452,13 @@ fn append(
             outcome: None,
             verified_blocks: None,
             invalid_reason: reason.clone(),
-            part: Some(SuitePart { phase: "none", snapshots: None, figures: &[], windows: &[] }),
+            part: Some(SuitePart {
+                phase: "none",
+                snapshots: None,
+                figures: &[],
+                windows: &[],
+                is_peer: matches!(stage.arm, Who::Peer(_)),
+            }),
         })?;
     }
     Ok(reason)
@@ -423,13 +466,14 @@ fn append(
 
 fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manifest {
     let backends = plan.backends.iter().map(|backend| backend.name());
+    let peers = plan.peers.iter().map(|peer| peer.name.as_str());
     Manifest {
         command_line: std::env::args().collect(),
         seed: plan.seed,
         device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
         environment: environment::environment_facts(),
         plan: Plan {
-            arms: [Arm::Raw.name()].into_iter().chain(backends).map(str::to_owned).collect(),
+            arms: [Arm::Raw.name()].into_iter().chain(backends).chain(peers).map(str::to_owned).collect(),
             workloads: plan.suites.iter().map(|suite| suite.name().to_owned()).collect(),
             queue_depths: vec![plan.queue_depth],
             repeats: plan.repeats,

@@ -13,10 +13,10 @@ use rand_xoshiro::rand_core::Rng;
 
 use super::SnapshotPlan;
 use super::load::{Load, Seen};
-use super::subject::{Keeper, Subject};
+use super::subject::{Keeper, Subject, Who};
+use crate::arms;
 use crate::arms::engine::{self, Content};
 use crate::arms::target::{Bare, Target};
-use crate::arms::{self, Arm};
 use crate::bench::Bench;
 use crate::failure::Failure;
 use crate::measure::{ArmOutcome, ArmTask, Figure, Window};
@@ -61,7 +61,7 @@ pub(super) struct Mark {
 pub(super) struct Stage<'a> {
     pub bench: &'a Bench,
     pub plan: &'a SnapshotPlan,
-    pub arm: Arm,
+    pub arm: Who,
     pub seed: u64,
     pub name: &'static str,
     /// When the clock was started, since the run began.
@@ -129,20 +129,56 @@ impl Stage<'_> {
     /// Prepares the span: the bare one, or that of a new volume of just this size.
     pub fn prepare(&self) -> Result<(Subject, Option<Keeper>), Failure> {
         let (runtime, device) = (self.bench.runtime(), self.bench.device());
-        let (subject, keeper) = match self.arm {
-            Arm::Engine(backend) => {
-                content::format(self.bench, backend, Some(self.plan.span_bytes))?;
+        let (subject, keeper) = match &self.arm {
+            Who::Engine(backend) => {
+                content::format(self.bench, *backend, Some(self.plan.span_bytes))?;
                 let keeper = self.wait(Keeper::open(device))?;
                 // The first snapshot of a volume writes down that it has some: that is nobody's cost here.
                 self.patiently("taking a snapshot", keeper.take("first"))?;
                 self.patiently("deleting a snapshot", keeper.delete("first"))?;
                 (keeper.subject(), Some(keeper))
             }
-            _ => (Subject::Bare(Bare::new(device, self.plan.span_offset_bytes)), None),
+            Who::Raw => (Subject::Bare(Bare::new(device, self.plan.span_offset_bytes)), None),
+            Who::Peer(peer) => (peer.prepare(runtime.context(), self.plan.span_bytes)?, None),
         };
         content::fill(runtime, &subject, self.plan.span_bytes, self.seed)?;
         self.settle(&subject)?;
         Ok((subject, keeper))
+    }
+
+    /// Takes a snapshot, where there are any.
+    pub fn take(&self, keeper: Option<&Keeper>, name: &str) -> Result<(), Failure> {
+        match (&self.arm, keeper) {
+            (Who::Peer(peer), _) => peer.take(name),
+            (_, Some(keeper)) => self.patiently("taking a snapshot", keeper.take(name)),
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// What a snapshot shows, where there are any.
+    pub fn image(&self, keeper: Option<&Keeper>, name: &str) -> Result<Option<Subject>, Failure> {
+        let context = self.bench.runtime().context();
+        match (&self.arm, keeper) {
+            (Who::Peer(peer), _) => peer.image(context, name, self.plan.span_bytes).map(Some),
+            (_, Some(keeper)) => self.patiently("opening an image", keeper.image(name)).map(Some),
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// Ends what [`Stage::prepare`] began; nobody may have its subject or an image any more.
+    pub fn leave(&self, keeper: Option<Keeper>) -> Result<(), Failure> {
+        match (&self.arm, keeper) {
+            (Who::Peer(peer), _) => peer.remove(),
+            (_, Some(keeper)) => self.patiently("closing", keeper.0.close()),
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// A block of each unit of the span, drawn at random.
+    pub fn one_of_each(&self, unit_bytes: u64) -> Vec<u32> {
+        let unit = unit_bytes / 4096;
+        let random = &mut *self.random.borrow_mut();
+        (0..self.blocks() / unit).map(|number| (number * unit + random.next_u64() % unit) as u32).collect()
     }
 
     pub fn load(&self, subject: &Subject) -> Load {
@@ -210,7 +246,9 @@ impl Stage<'_> {
         seen: Seen,
         more: Vec<Figure>,
     ) {
-        let mut figures = until.device_figures(since, seen.writes());
+        // Of what another system does below its device nothing is known.
+        let is_known = !matches!(self.arm, Who::Peer(_));
+        let mut figures = if is_known { until.device_figures(since, seen.writes()) } else { Vec::new() };
         figures.extend(more);
         self.parts.borrow_mut().push(Part {
             phase: phase.to_string(),

@@ -11,10 +11,34 @@ use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{OpenMode, Volume};
 
+use super::peer::Peer;
+use crate::arms::Arm;
 use crate::arms::target::{Bare, Target};
 use crate::bench::Bench;
 use crate::content;
 use crate::failure::Failure;
+
+/// An arm of a suite: what is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The bare device.
+    Raw,
+    /// A volume of this backend.
+    Engine(Backend),
+    /// Another system's device.
+    Peer(Rc<Peer>),
+}
+
+impl Who {
+    /// The name in results.
+    pub fn name(&self) -> &str {
+        match self {
+            Who::Raw => Arm::Raw.name(),
+            Who::Engine(backend) => backend.name(),
+            Who::Peer(peer) => &peer.name,
+        }
+    }
+}
 
 /// What reads and writes go to.
 #[derive(Clone, Debug)]
