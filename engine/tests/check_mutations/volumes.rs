@@ -54,7 +54,7 @@ async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
         if volume.info().backend == Backend::Linear && round % 50 == 49 {
             volume.apply(None).await.unwrap();
         }
-        if volume.info().backend.has_base() && round % 20 == 0 {
+        if volume.info().backend.has_base() && round.is_multiple_of(20) {
             name_a_moment(volume, round).await;
         }
         if round % 13 == 0 {
@@ -68,7 +68,7 @@ async fn name_a_moment(volume: &Volume, round: u64) {
     let there = volume.snapshots();
     if let [oldest, second, _, ..] = &there[..] {
         volume.delete_snapshot(&oldest.name).await.unwrap();
-        if volume.info().backend == Backend::Overlay && round % 60 == 0 {
+        if volume.info().backend == Backend::Overlay && round.is_multiple_of(60) {
             volume.fold(Some(&second.name)).await.unwrap();
         }
     }
