@@ -46,7 +46,7 @@ fn every_suite_leaves_its_parts() {
         return;
     }
     let folder = folder();
-    let arguments = ["--create", "201326592", "--span", "16777216", "--seconds", "0.2", "--warmup", "0.1"];
+    let arguments = ["--create", "134217728", "--span", "16777216", "--seconds", "0.2", "--warmup", "0.1"];
     let more = ["--repeats", "1", "--seed", "3", "--snapshots", "1,3", "--changes", "64", "--json"];
     let output = program(folder.path(), &[&arguments[..], &more].concat());
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -74,11 +74,13 @@ pub enum Mutation {
     OldestFirst,
     /// What an overlay holds is given up before the base has it.
     FoldedBeforeBase,
+    /// A snapshot is taken while writes of several entries are under way, some of which it then sees in part.
+    SnapshotAmidWrites,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 32] = [
+    pub const ALL: [Mutation; 33] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -111,7 +113,11 @@ impl Mutation {
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
+        Mutation::SnapshotAmidWrites,
     ];
+
+    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.
+    pub const UNMET: [Mutation; 1] = [Mutation::SnapshotAmidWrites];
 
     /// Those of a volume with a base.
     pub const BASE: [Mutation; 5] = [

@@ -409,6 +409,10 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "it has no base, and a limit for its snapshots",
         ),
         (
+            record.snapshot_bytes.get().is_multiple_of(record.block_bytes.get().into()),
+            "the limit for its snapshots is no whole number of blocks",
+        ),
+        (
             !has_base(record) || record.retention_bytes.get() | record.retention_age_s.get() == 0,
             "it has a base, and keeps moments without names",
         ),
@@ -443,7 +447,7 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
         false => Some(checksums.end()),
     };
     // Behind the metadata as they were made; growing puts them elsewhere.
-    let base_follows = !has_base || base.offset.get() == metadata.end().next_multiple_of(MIB);
+    let base_follows = !has_base || Some(base.offset.get()) == metadata.end().checked_next_multiple_of(MIB);
     // As it was made; or roots and metadata behind the data, where growing puts them.
     let at_front = roots.offset.get() == ROOTS_OFFSET
         && metadata.offset.get() == HEAD_BYTES

@@ -6,6 +6,7 @@ use super::Volume;
 use crate::error::Result;
 use crate::format::superblock::FEATURE_SNAPSHOTS;
 use crate::pool::superblock;
+use crate::runtime::RangeGuard;
 use crate::store::log::SnapshotInfo;
 use crate::units::{Moment, Seq};
 
@@ -25,7 +26,7 @@ impl Volume {
 
     async fn take_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         self.check_writable("take snapshot")?;
-        let guard = self.lock_range(0, self.0.size_bytes).await;
+        let guard = self.lock_for_snapshot().await;
         self.check_writable("take snapshot")?;
         let log = self.0.store.log()?;
         log.check_snapshot(name)?;
@@ -33,6 +34,14 @@ impl Volume {
         // What a crash takes back must not be in it.
         self.0.store.flush(self.flush_io()).await?;
         log.take_snapshot(name, &guard).await
+    }
+
+    async fn lock_for_snapshot(&self) -> RangeGuard {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::SnapshotAmidWrites) {
+            return crate::runtime::RangeLock::default().lock(0, self.0.size_bytes).await;
+        }
+        self.lock_range(0, self.0.size_bytes).await
     }
 
     /// The snapshots there are, by their moments, writable ones among them; none where the backend keeps no past.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use icecore::check::{Report, check};
 use icecore::error::{Error, Reason};
+use icecore::store::Backend;
 use targets::{Fields, Seal, Target, reseal};
 use volumes::Made;
 
@@ -179,6 +180,8 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         (volumes::returned(true), "log"),
         (volumes::returned(false), "log"),
         (volumes::linear(), "linear"),
+        (volumes::with_base(Backend::Cow), "cow"),
+        (volumes::with_base(Backend::Overlay), "overlay"),
     ];
     for (made, backend) in made {
         let bytes = made.disk.peek(0, made.device_bytes as usize);
@@ -209,6 +212,8 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "BatchEntry, rollback",
         "Snapshot",
         "snapshot removed",
+        "IndexEntry, in the base",
+        "BatchEntry, saved",
     ] {
         assert!(tried.fields.iter().any(|(record, _)| record == kind), "there was no {kind}");
     }

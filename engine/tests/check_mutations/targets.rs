@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use icecore::format::batch::{self, KIND_DATA, KIND_ROLLBACK};
+use icecore::format::batch::{self, KIND_DATA, KIND_ROLLBACK, KIND_SAVED};
 use icecore::format::crc32c;
-use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, Item, PAGE_BYTES, ZERO};
+use icecore::format::index_page::{BASE, IndexDeath, IndexEntry, IndexFence, Item, PAGE_BYTES, ZERO};
 use icecore::format::journal::{self, Change, RecordHeader};
 use icecore::format::root::{self, Root};
 use icecore::format::superblock::{COPY_OFFSETS, Decoded, Superblock};
@@ -389,6 +389,8 @@ fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Su
                             "IndexEntry, of discarded zeroes"
                         } else if segment == ZERO {
                             "IndexEntry, of zeroes"
+                        } else if segment == BASE {
+                            "IndexEntry, in the base"
                         } else if !state.lives(segment, slot)
                             || at_home[&(segment, slot)] > entry.sequence.get()
                         {
@@ -455,9 +457,14 @@ fn add_batches(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &
         let seal = Seal::Batch(at, batch.header.header_bytes.get() as usize);
         listing.add(format!("BatchHeader{last}"), "BatchHeader", at, seal);
         for (entry, which) in batch.entries.iter().zip(0..) {
-            let what = if entry.kind.get() == KIND_DATA { "data" } else { "zeroes" };
+            let what = match entry.kind.get() {
+                KIND_DATA => "data",
+                KIND_SAVED => "saved",
+                _ => "zeroes",
+            };
             let name = match last.is_empty() {
                 _ if entry.kind.get() == KIND_ROLLBACK => "BatchEntry, rollback".into(),
+                true if entry.kind.get() == KIND_SAVED => "BatchEntry, saved".into(),
                 true => "BatchEntry".into(),
                 false => format!("BatchEntry, {what}{last}"),
             };

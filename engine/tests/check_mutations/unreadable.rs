@@ -3,6 +3,7 @@
 use icecore::check::Code;
 use icecore::device::simulated::Fault;
 use icecore::runtime::OperationKind;
+use icecore::store::Backend;
 
 use crate::checked;
 use crate::volumes::{self, BLOCK, Made};
@@ -46,7 +47,8 @@ fn every_block(made: &Made) -> (u64, Vec<(u64, Code)>) {
 
 #[test]
 fn one_bad_sector_is_one_bad_block() {
-    for made in [volumes::kept(), volumes::emptied(), volumes::linear()] {
+    let with_base = [Backend::Cow, Backend::Overlay].map(volumes::with_base);
+    for made in [volumes::kept(), volumes::emptied(), volumes::linear()].into_iter().chain(with_base) {
         let (live, others) = every_block(&made);
         println!("{}: {live} blocks live, and {} headers of batches", made.name, others.len());
         // A batch whose header is gone; behind the checkpoint the log ends there.

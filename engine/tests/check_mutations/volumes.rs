@@ -54,10 +54,25 @@ async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
         if volume.info().backend == Backend::Linear && round % 50 == 49 {
             volume.apply(None).await.unwrap();
         }
+        if volume.info().backend.has_base() && round.is_multiple_of(20) {
+            name_a_moment(volume, round).await;
+        }
         if round % 13 == 0 {
             volume.write_zeroes(ByteOffset(random.below(blocks - 2) * BLOCK), 2 * BLOCK).await.unwrap();
         }
     }
+}
+
+/// Takes a snapshot; the oldest of three is deleted before, and its overlay folded now and then.
+async fn name_a_moment(volume: &Volume, round: u64) {
+    let there = volume.snapshots();
+    if let [oldest, second, _, ..] = &there[..] {
+        volume.delete_snapshot(&oldest.name).await.unwrap();
+        if volume.info().backend == Backend::Overlay && round.is_multiple_of(60) {
+            volume.fold(Some(&second.name)).await.unwrap();
+        }
+    }
+    volume.create_snapshot(&format!("at {}", volume.info().sequence.0 * 1000 + round)).await.unwrap();
 }
 
 /// Writes and goes back from that, and writes on.
@@ -128,6 +143,10 @@ fn made(
             drop(volume);
             disk.cut_power();
             return;
+        }
+        if options.backend.has_base() {
+            // What follows goes to the log, or is saved there.
+            volume.create_snapshot("last").await.unwrap();
         }
         // A last batch of several entries: data, zeroes, and data of two blocks. They queue up behind a durable one.
         if options.backend != Backend::Direct {
@@ -205,6 +224,12 @@ pub fn linear() -> Made {
         ..log()
     };
     made("linear", (6 << 20) + 4096, options, &[120, 160], 4, false)
+}
+
+/// A base and snapshots: what they see was saved before it was overwritten, or what is newer lies beside it.
+pub fn with_base(backend: Backend) -> Made {
+    let options = CreateOptions { backend, ..log() };
+    made(backend.name(), (8 << 20) + 4096, options, &[40, 130], 4, false)
 }
 
 /// Every block in its place.

@@ -8,6 +8,7 @@ use icecore::device::{Cause, Device};
 use icecore::format::journal::{self, RecordHeader};
 use icecore::format::root::{self, Root};
 use icecore::runtime::Random;
+use icecore::store::Backend;
 
 use crate::targets::{self, Fields, Target};
 use crate::volumes::{self, Made};
@@ -51,7 +52,8 @@ fn change(bytes: &mut [u8], targets: &[Target], random: &mut Random) {
 #[test]
 fn many_changes_at_once_make_no_more_work_than_the_device_has_bytes() {
     let (mut most_requests, mut most_bytes) = (0.0_f64, 0.0_f64);
-    for made in [volumes::kept(), volumes::emptied(), volumes::linear()] {
+    let with_base = [Backend::Cow, Backend::Overlay].map(volumes::with_base);
+    for made in [volumes::kept(), volumes::emptied(), volumes::linear()].into_iter().chain(with_base) {
         let original = made.disk.peek(0, made.device_bytes as usize);
         let targets = targets::of_log(&made, &original);
         let (_, clean_requests, clean_bytes) = counted(&made);

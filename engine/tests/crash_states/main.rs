@@ -7,13 +7,16 @@
 //! that prefix. Some are recovered again after a crash at each request of recovery, some go on and crash again,
 //! and of some every past moment is opened.
 //!
+//! `named` does the same with snapshots among the operations, on every backend that takes them.
+//!
 //! The ordinary run takes a sample of the triples; `ICECORE_CRASH_EVERY=1` takes all, and each eighth in the settings
 //! in which only the metadata is another; another number n takes each n-th.
 
+mod named;
 mod oracle;
 mod rig;
+mod states;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use icecore::device::simulated::{SimulatedDisk, Unflushed};
@@ -24,13 +27,10 @@ use icecore::units::{ByteOffset, SECTOR_BYTES, Seq};
 use icecore::volume::{OpenMode, Volume};
 use oracle::{OPS, Op, REGIONS};
 use rig::{BLOCK, Bases, Found, Played, Rig, Setting};
+use states::{Coverage, Fates, SUBSET_OF, crash_states};
 
 /// Each so-many-th triple is played in the ordinary run.
 const SAMPLE: usize = 601;
-/// Unflushed writes of which every subset is tried; of more, the older ones survive.
-const SUBSET_OF: usize = 6;
-/// A write of so many sectors is torn in every way; of a longer one, each beginning, each end, and each hole.
-const TORN_IN_EVERY_WAY: usize = 5;
 /// Each so-many-th crash state is recovered with a crash at each request; each other so-many-th goes on.
 const CRASH_AGAIN_EVERY: u64 = 256;
 const GO_ON_EVERY: u64 = 8;
@@ -72,73 +72,13 @@ const EXPECTED_OF_DAMAGE: [&str; 4] = [
     "verdict: damage, by a watermark",
 ];
 
-#[derive(Default)]
-struct Coverage(RefCell<BTreeMap<&'static str, u64>>);
-
-impl Coverage {
-    fn note(&self, name: &'static str) {
-        *self.0.borrow_mut().entry(name).or_default() += 1;
-    }
-
-    fn count(&self, name: &str) -> u64 {
-        self.0.borrow().get(name).copied().unwrap_or(0)
-    }
-
-    fn print_and_check(&self, expected: &[&str]) {
-        let table = self.0.borrow();
-        table.iter().for_each(|(name, count)| println!("{count:>12}  {name}"));
-        let empty: Vec<_> = expected.iter().filter(|name| !table.contains_key(**name)).collect();
-        assert!(empty.is_empty(), "never happened: {empty:?}");
-    }
-}
-
-fn every() -> usize {
-    std::env::var("ICECORE_CRASH_EVERY").map_or(SAMPLE, |every| every.parse().expect("a number"))
+fn every(sample: usize) -> usize {
+    std::env::var("ICECORE_CRASH_EVERY").map_or(sample, |every| every.parse().expect("a number"))
 }
 
 fn triples() -> impl Iterator<Item = [Op; 3]> {
     let number = OPS.len();
     (0..number.pow(3)).map(move |at| [OPS[at / number / number], OPS[at / number % number], OPS[at % number]])
-}
-
-/// The torn forms of a write of so many sectors: which of them survive.
-fn tears(sectors: usize) -> Vec<Vec<bool>> {
-    let form = |keeps: &dyn Fn(usize) -> bool| (0..sectors).map(keeps).collect::<Vec<bool>>();
-    if sectors <= TORN_IN_EVERY_WAY {
-        return (0..1_usize << sectors).map(|mask| form(&|sector| mask >> sector & 1 == 1)).collect();
-    }
-    let mut forms: Vec<Vec<bool>> = (0..=sectors).map(|end| form(&|sector| sector < end)).collect();
-    forms.extend((1..sectors).map(|start| form(&|sector| sector >= start)));
-    forms.extend((1..sectors - 1).map(|hole| form(&|sector| sector != hole)));
-    forms
-}
-
-/// One crash state: of each unflushed write the sectors that survive.
-type Fates = Vec<BTreeMap<u64, bool>>;
-
-fn crash_states(unflushed: &[Unflushed]) -> Vec<Fates> {
-    let Some((last, before)) = unflushed.split_last() else { return vec![Vec::new()] };
-    let fate = |sectors: &[u64], keeps: &dyn Fn(usize) -> bool| {
-        sectors.iter().enumerate().map(|(at, sector)| (*sector, keeps(at))).collect::<BTreeMap<u64, bool>>()
-    };
-    let chosen = before.len().min(SUBSET_OF - 1);
-    let mut states = Vec::new();
-    for mask in 0..1_usize << chosen {
-        let subset: Fates = before
-            .iter()
-            .enumerate()
-            .map(|(at, write)| {
-                let kept = at.checked_sub(before.len() - chosen).is_none_or(|bit| mask >> bit & 1 == 1);
-                fate(&write.sectors, &|_| kept)
-            })
-            .collect();
-        for tear in tears(last.sectors.len()) {
-            let mut fates = subset.clone();
-            fates.push(fate(&last.sectors, &|at| tear[at]));
-            states.push(fates);
-        }
-    }
-    states
 }
 
 /// Notes what kind of state it is. Whether a batch is missing with a later one behind it.
@@ -391,7 +331,7 @@ fn every_crash_state_recovers_to_a_prefix() {
     let coverage = Coverage::default();
     let bases = Bases::make();
     let mut played = 0;
-    for (setting, ops) in sample(&Setting::ALL, every()) {
+    for (setting, ops) in sample(&Setting::ALL, every(SAMPLE)) {
         play_all(&bases, setting, ops, &coverage);
         played += 1;
     }
@@ -403,7 +343,7 @@ fn every_crash_state_recovers_to_a_prefix() {
 fn what_is_missing_is_damage_exactly_if_something_promised_it() {
     let coverage = Coverage::default();
     let bases = Bases::make();
-    for (setting, ops) in sample(&[Setting::Plain, Setting::Marked], every().div_ceil(DAMAGE_SHARE)) {
+    for (setting, ops) in sample(&[Setting::Plain, Setting::Marked], every(SAMPLE).div_ceil(DAMAGE_SHARE)) {
         damage_all(&bases, setting, ops, &coverage);
     }
     coverage.print_and_check(&EXPECTED_OF_DAMAGE);
@@ -425,7 +365,7 @@ fn planted_faults_are_found() {
         Mutation::PastThrownAway,
     ] {
         // The plays that are clean without a planted fault.
-        let found = sample(&Setting::ALL, every()).any(|(setting, ops)| {
+        let found = sample(&Setting::ALL, every(SAMPLE)).any(|(setting, ops)| {
             switch(Some(mutation));
             let play = || play_all(&bases, setting, ops, &Coverage::default());
             let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(play)).is_err();

@@ -7,7 +7,7 @@
 /// Regions of the volume.
 pub const REGIONS: usize = 8;
 /// Blocks of one log entry at most, for segments of 16 blocks; a longer write is several entries.
-const ENTRY_REGIONS: usize = 4;
+pub const ENTRY_REGIONS: usize = 4;
 
 /// The content of each region.
 pub type Image = [u64; REGIONS];

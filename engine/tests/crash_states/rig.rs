@@ -247,26 +247,39 @@ impl Bases {
             rig.context.sleep(IDLE_NS).await;
         }
         let generation = generation(&disk);
-        let limit = disk.requests() + requests;
-        let stopped_at = Rc::new(Cell::new(None));
-        let stop = Rc::clone(&stopped_at);
-        disk.set_plan(Box::new(move |request, _| {
-            let stops = request.number >= limit;
-            if stops && stop.get().is_none() {
-                stop.set(Some(request.kind));
-            }
-            stops.then_some(Fault::Hold)
-        }));
         let (playing, noted, ops) = (volume.clone(), Rc::clone(&oracle), ops.to_vec());
-        let task = rig.context.spawn(async move { run(&playing, &noted, &ops).await });
-        while !task.has_ended() && stopped_at.get().is_none() {
-            rig.context.sleep(100_000).await;
-        }
-        rig.context.sleep(SETTLE_NS).await;
-        task.abort();
+        let stopped_at =
+            until_request(rig, &disk, requests, async move { run(&playing, &noted, &ops).await }).await;
         let oracle = oracle.borrow().clone();
-        Played { disk, oracle, base_sequence, stopped_at: stopped_at.get(), generation, volume }
+        Played { disk, oracle, base_sequence, stopped_at, generation, volume }
     }
+}
+
+/// Does something until the disk has had so many requests of it; later ones it holds. The one that it stopped at; `None`
+/// if the work came to its end.
+pub async fn until_request(
+    rig: &Rig,
+    disk: &SimulatedDisk,
+    requests: u64,
+    work: impl Future<Output = ()> + 'static,
+) -> Option<OperationKind> {
+    let limit = disk.requests() + requests;
+    let stopped_at = Rc::new(Cell::new(None));
+    let stop = Rc::clone(&stopped_at);
+    disk.set_plan(Box::new(move |request, _| {
+        let stops = request.number >= limit;
+        if stops && stop.get().is_none() {
+            stop.set(Some(request.kind));
+        }
+        stops.then_some(Fault::Hold)
+    }));
+    let task = rig.context.spawn(work);
+    while !task.has_ended() && stopped_at.get().is_none() {
+        rig.context.sleep(100_000).await;
+    }
+    rig.context.sleep(SETTLE_NS).await;
+    task.abort();
+    stopped_at.get()
 }
 
 async fn run(volume: &Volume, oracle: &RefCell<Oracle>, ops: &[Op]) {

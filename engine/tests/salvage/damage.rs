@@ -156,15 +156,23 @@ fn every_page_of_the_index() {
     }
 }
 
+const UNWRITTEN_EVERY: u64 = 16;
+
 /// Hits every block of the data area once. How many blocks of the image that cost, and how often the log ended there.
 fn every_block(made: &Made, hit: impl Fn(&Made, u64), status: Status) -> (u64, u64) {
     let original = made.bytes();
     let (mut hits, mut ends) = (0, 0);
     for at in data(&original).step_by(BLOCK as usize) {
+        let bytes = &original[at as usize..][..BLOCK as usize];
+        // Where a log has never come, one of a few is enough.
+        let is_unwritten = made.name != "direct" && bytes.iter().all(|byte| *byte == 0);
+        if is_unwritten && !(at / BLOCK).is_multiple_of(UNWRITTEN_EVERY) {
+            continue;
+        }
         hit(made, at);
         let report = made.salvage(&SalvageOptions::default());
         made.break_sectors(Vec::new());
-        made.put(&original);
+        made.disk.poke(at, bytes);
         assert!(lost(&report) <= 1 && lost(&report) == report.of(status), "{} {at}: {report:?}", made.name);
         let is_header = original[at as usize..].starts_with(b"ICEBATCH");
         assert!(!is_header || lost(&report) == 0, "{} {at}: {report:?}", made.name);

@@ -201,10 +201,10 @@ impl Made {
 
     /// What salvaging says, and the image that it writes; the pool is as it was.
     pub fn try_salvage(&self, options: &SalvageOptions) -> Result<(SalvageReport, Vec<u8>), Error> {
-        let before = self.disk.hash();
         let context = self.runtime.context();
         let device = self.disk.open(context).unwrap();
-        let out_bytes = 2 << 20;
+        self.disk.start_recording();
+        let out_bytes = 1 << 20;
         let out = SimulatedDisk::new(&self.calendar, 5, "out", out_bytes, BLOCK as u32);
         // What lay there before must not be taken for the image.
         (0..out_bytes).step_by(4096).for_each(|at| out.poke(at, &[0xEE; 4096]));
@@ -213,7 +213,8 @@ impl Made {
             let salvage = Salvage::prepare(&device, options.clone(), &mut progress).await?;
             salvage.write(&out.open(context).unwrap(), false).await
         })?;
-        assert_eq!(self.disk.hash(), before, "{}: nothing is written", self.name);
+        let only_reads = self.disk.recorded().iter().all(|one| one.kind == OperationKind::Read);
+        assert!(only_reads, "{}: nothing is written", self.name);
         let image = out.peek(0, report.size_bytes as usize);
         let behind = out.peek(report.size_bytes, (out_bytes - report.size_bytes) as usize);
         assert!(behind.iter().all(|byte| *byte == 0xEE), "nothing behind the image is touched");
