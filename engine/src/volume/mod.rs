@@ -68,7 +68,7 @@ pub struct Volume(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     device: Device,
-    /// The device of a linear volume that does not lie in its pool.
+    /// The device of a linear volume, or of a base, that does not lie in the pool.
     volume_device: Option<Device>,
     store: Store,
     superblock: RefCell<Superblock>,

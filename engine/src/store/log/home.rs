@@ -27,11 +27,11 @@ const WRITES: usize = 8;
 /// Why entries cannot be applied for want of space.
 const NO_SEGMENT: &str = "the pool has no free segment for the volume; grow it";
 
-/// The device of a linear volume that does not lie in its pool.
+/// The device of a linear volume, or of a base, that does not lie in the pool.
 #[derive(Clone, Debug)]
 pub(crate) struct HomeDevice {
     pub device: Device,
-    /// Its segments.
+    /// Its segments, or the base.
     pub area: Area,
 }
 

@@ -75,7 +75,7 @@ struct Core {
     log: Option<Rc<Log>>,
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
-    /// Its device, where it does not lie in the pool.
+    /// Its device, where it does not lie in the pool. The base knows its own.
     home: Option<HomeDevice>,
     /// Where every block has its place, in a volume that has a base.
     base: Option<object::linear::Linear>,

@@ -171,9 +171,13 @@ impl LogStore {
         }
         let history = History::new(journal.state().rollbacks.clone());
         let backend = Backend::from_number(superblock.backend.get())?;
-        let base = backend.has_base();
-        let blank = if base { Version::IN_BASE } else { Version::NONE };
-        let base = base.then(|| object::linear::Linear::new(device, superblock.base));
+        let blank = if backend.has_base() { Version::IN_BASE } else { Version::NONE };
+        // A base apart has no segments, and nothing but its blocks lies there.
+        let (base, home) = match (backend.has_base(), home) {
+            (true, Some(home)) => (Some(object::linear::Linear::new(&home.device, home.area)), None),
+            (true, None) => (Some(object::linear::Linear::new(device, superblock.base)), None),
+            (false, home) => (None, home),
+        };
         let limit = Some(superblock.snapshot_bytes.get()).filter(|bytes| *bytes > 0);
         let breaks = superblock.volume_flags.get() & VOLUME_BREAKS_SNAPSHOTS != 0;
         let space = Space::new(
