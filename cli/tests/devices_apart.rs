@@ -93,11 +93,23 @@ fn a_base_and_its_overlays_on_two_devices() {
         let info = on(&["inspect", &log.path, "--json"], b"").ok().json();
         assert_eq!(info["volume_device"], base.path.as_str());
         assert_eq!(info["features"], serde_json::json!(["log", "base", "volume device", "snapshots"]));
+        // Without its log, each is what it is for certain.
+        let alone = ["read", &base.path, "--offset", "4096", "--length", "6", "--without-log"];
+        let (shown, other) = if backend == "cow" { ("current", "oldest") } else { ("oldest", "current") };
+        assert_eq!(icecore(&[&alone[..], &[shown]].concat()).ok().stdout, in_base, "{backend}");
+        icecore(&[&alone[..], &[other]].concat())
+            .refused(4, if backend == "cow" { "is broken" } else { "is missing" });
         if backend == "overlay" {
             on(&["snapshot", "delete", &log.path, "T0"], b"").ok();
             icecore(&["fold", &log.path]).refused(4, "is missing");
             on(&["fold", &log.path], b"").ok();
             assert_eq!(&lies(&base).1[(MIB + 4096) as usize..][..6], b"behind");
+            let write = ["write", &base.path, "--offset", "4096", "--without-log"];
+            icecore_with(&write, b"anything").refused(4, "is missing");
+        } else {
+            icecore_with(&["write", &base.path, "--offset", "4096", "--without-log"], b"alone!").ok();
+            assert_eq!(icecore(&[&alone[..], &["current"]].concat()).ok().stdout, b"alone!");
+            on(&read, b"").refused(64, "written without its log");
         }
     }
 }

@@ -11,6 +11,7 @@
 //! because nobody can say what the device still holds. A dropped future leaves each sector of its range with
 //! old or new bytes, and a later write of the range still comes after it.
 
+mod alone;
 mod create;
 mod grow;
 mod handle;
@@ -23,6 +24,7 @@ mod snapshot;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+pub use alone::BaseImage;
 pub use create::{CreateOptions, Initialise};
 pub use grow::Grown;
 pub use handle::VolumeHandle;
@@ -33,7 +35,7 @@ pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions, S
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::format::superblock::{
     FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock,
     VOLUME_THIN, VOLUME_VOLATILE_LOG,
@@ -253,9 +255,14 @@ impl Volume {
     /// Opens a read-only image of a moment in the past. What was kept of the past is up to the volume's retention.
     ///
     /// # Errors
-    /// `NoPast`, `Expired`, `UnknownMoment`, `Closed`, and what the device says.
+    /// `NoPast`, `Expired`, `UnknownMoment`, `SnapshotBroken`, `Closed`, and what the device says.
     pub async fn image(&self, options: ImageOptions) -> Result<Image> {
         self.check_open("open image")?;
+        if let (Store::Alone(alone), Some(Seq(moment))) = (&self.0.store, options.sequence)
+            && alone.backend == Backend::Cow
+        {
+            return Err(self.refuse("open image", Reason::SnapshotBroken { moment }));
+        }
         // What is overwritten in place must not be half before the moment.
         let guard = match self.backend().has_base() {
             true => Some(self.lock_range(0, self.0.size_bytes).await),

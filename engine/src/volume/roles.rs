@@ -7,7 +7,7 @@
 use super::format_id;
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{FEATURE_BASE, ROLE_LOG, ROLE_VOLUME, Superblock};
+use crate::format::superblock::{FEATURE_BASE, ROLE_LOG, ROLE_VOLUME, Superblock, VOLUME_LOG_LOST};
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
@@ -38,12 +38,12 @@ pub(super) fn role_name(role: u32) -> Option<&'static str> {
 }
 
 /// The part that the device of this superblock plays, by the table in it.
-fn own_role(record: &Superblock) -> Option<u32> {
+pub(super) fn own_role(record: &Superblock) -> Option<u32> {
     let own = record.roles.iter().find(|entry| entry.device_id == record.device_id && entry.role.get() != 0);
     own.map(|entry| entry.role.get())
 }
 
-fn describe(record: &Superblock) -> String {
+pub(super) fn describe(record: &Superblock) -> String {
     let role = own_role(record).and_then(role_name).unwrap_or("unknown");
     format!("the {role} device {} of pool {}", format_id(&record.device_id), format_id(&record.pool_id))
 }
@@ -91,6 +91,9 @@ pub(super) async fn home_device(
     if record.pool_id != pool.pool_id || record.device_id != wanted {
         return Err(wrong(describe(&record)));
     }
+    if record.volume_flags.get() & VOLUME_LOG_LOST != 0 {
+        return Err(wrong(format!("{}, which has been written without its log since", describe(&record))));
+    }
     let has_base = pool.features_incompatible.get() & FEATURE_BASE != 0;
     let (area, bytes) = match has_base {
         true => (record.base, pool.volume_bytes),
@@ -108,5 +111,5 @@ pub(super) async fn home_device(
     if let Some(copy) = copy.filter(|_| repair) {
         superblock::write_copy(&device, &record, copy, &FailureFlag::default()).await?;
     }
-    Ok(Some(HomeDevice { area, device }))
+    Ok(Some(HomeDevice { area, device, record: Box::new(record) }))
 }

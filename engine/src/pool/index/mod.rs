@@ -274,6 +274,11 @@ impl Index {
         is_empty(&self.fresh) && is_empty(&self.frozen)
     }
 
+    /// Whether it names nothing: each block is what one is that no entry names, in every moment.
+    pub fn is_blank(&self) -> bool {
+        self.is_clean() && self.runs.borrow().is_empty()
+    }
+
     /// The volume has gone back to an earlier moment: the current image is read anew. It is clean.
     pub fn roll_back(&self, rollback: Rollback) {
         assert!(self.is_clean(), "what is discarded is in runs");

@@ -56,6 +56,7 @@ impl LogStore {
             core.fold_index(moment).await?;
             core.device.context().sleep(1_000_000).await;
         }
+        core.before_base_changes().await?;
         let index = core.contents.index();
         let line = index.history().line(moment);
         let mut readers = Readers::open(index.runs().iter()).await?;
@@ -80,6 +81,9 @@ impl LogStore {
             }
             core.settled.wait().await;
         }
+        // Nobody has written in place meanwhile, since the image is open.
+        core.base_is_one_image().await?;
+        drop(image);
         Ok(Seq(moment))
     }
 

@@ -13,7 +13,7 @@ use super::Core;
 use super::apply::{Action, Linear, Step, Write};
 use crate::device::{Cause, Device, Io};
 use crate::error::Result;
-use crate::format::superblock::Area;
+use crate::format::superblock::{Area, Superblock};
 use crate::pool::contents::Reading;
 use crate::pool::metadata::{HOME_FIRST, Metadata, SegmentRow};
 use crate::runtime::join_all;
@@ -33,6 +33,8 @@ pub(crate) struct HomeDevice {
     pub device: Device,
     /// Its segments, or the base.
     pub area: Area,
+    /// Its superblock.
+    pub record: Box<Superblock>,
 }
 
 impl Core {

@@ -11,6 +11,7 @@
 //! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
 //! in the order in which it wrote them.
 
+mod alone;
 mod apply;
 mod empty;
 mod fold;
@@ -79,6 +80,8 @@ struct Core {
     home: Option<HomeDevice>,
     /// Where every block has its place, in a volume that has a base.
     base: Option<object::linear::Linear>,
+    /// Whether the base of overlays is one image, where it lies apart.
+    base_mark: Option<alone::BaseMark>,
     /// What snapshots may take.
     space: space::Space,
     failed: FailureFlag,

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::alone::BaseMark;
 use super::apply::Linear;
 use super::space::{Space, WhenFull};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
@@ -172,6 +173,8 @@ impl LogStore {
         let history = History::new(journal.state().rollbacks.clone());
         let backend = Backend::from_number(superblock.backend.get())?;
         let blank = if backend.has_base() { Version::IN_BASE } else { Version::NONE };
+        let mark = home.as_ref().filter(|_| backend == Backend::Overlay);
+        let base_mark = mark.map(BaseMark::of);
         // A base apart has no segments, and nothing but its blocks lies there.
         let (base, home) = match (backend.has_base(), home) {
             (true, Some(home)) => (Some(object::linear::Linear::new(&home.device, home.area)), None),
@@ -231,6 +234,7 @@ impl LogStore {
             home,
             space,
             base,
+            base_mark,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,

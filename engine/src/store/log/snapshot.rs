@@ -109,6 +109,9 @@ impl LogStore {
         // A sequence that a crash takes back would be another moment's.
         log.flush().await?;
         let sequence = log.sequence();
+        if core.contents.index().is_blank() {
+            core.base_is_one_image().await?;
+        }
         // Nothing of it may be thrown away while its name is being written down.
         core.contents.name(sequence);
         let (name, time_unix_ns) = (name.to_string(), core.device.context().unix_time_ns());
