@@ -70,11 +70,13 @@ pub enum Mutation {
     OldestFirst,
     /// What an overlay holds is given up before the base has it.
     FoldedBeforeBase,
+    /// What is moved home on read is said to be in the base before it is written there.
+    MoveHomeClearsFirst,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 30] = [
+    pub const ALL: [Mutation; 31] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -105,15 +107,17 @@ impl Mutation {
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
+        Mutation::MoveHomeClearsFirst,
     ];
 
     /// Those of a volume with a base.
-    pub const BASE: [Mutation; 5] = [
+    pub const BASE: [Mutation; 6] = [
         Mutation::OverwrittenUnsaved,
         Mutation::OverwrittenBeforeSaved,
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
+        Mutation::MoveHomeClearsFirst,
     ];
 
     /// Those of a linear volume.

@@ -11,7 +11,7 @@ use icecore::device::simulated::SimulatedDisk;
 use icecore::runtime::Runtime;
 use icecore::runtime::sim::Calendar;
 use icecore::store::Backend;
-use icecore::volume::{CreateOptions, Devices, OpenMode, Volume};
+use icecore::volume::{CreateOptions, Devices, OpenMode, OpenOptions, Volume};
 
 use crate::vlog::{BLOCK, MIB, WRITES, letters, small, write};
 
@@ -25,6 +25,8 @@ pub struct Rig {
     pub calendar: Calendar,
     pub log: SimulatedDisk,
     pub base: SimulatedDisk,
+    /// What is read of an overlay is moved home.
+    pub moves: bool,
 }
 
 impl Rig {
@@ -32,7 +34,7 @@ impl Rig {
         let (runtime, calendar) = Runtime::simulated(seed).unwrap();
         let disk = |seed, name, bytes| SimulatedDisk::new(&calendar, seed, name, bytes, BLOCK as u32);
         let (log, base) = (disk(seed, "log disk", 6 * MIB), disk(seed + 1, "base disk", 4 * MIB));
-        Self { runtime, calendar, log, base }
+        Self { runtime, calendar, log, base, moves: false }
     }
 
     pub fn new(seed: u64, backend: Backend) -> Self {
@@ -50,7 +52,8 @@ impl Rig {
     }
 
     pub async fn open(&self) -> Volume {
-        Volume::open(self.devices(), OpenMode::ReadWrite).await.unwrap()
+        let options = OpenOptions { move_home_on_read: self.moves, ..OpenOptions::default() };
+        Volume::open_with(self.devices(), OpenMode::ReadWrite, options).await.unwrap()
     }
 
     pub fn cut_power(&self) {

@@ -48,6 +48,8 @@ impl LogStore {
             Some(name) => self.snapshot(name)?.sequence.0,
             None => core.sequence(),
         };
+        // What is moved home meanwhile would be overwritten.
+        let _turn = core.base_turn.lock(0, 1).await;
         let options = ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() };
         let image = self.image(options, guard).await?;
         self.check_fold(moment)?;
@@ -132,13 +134,13 @@ impl Core {
         while found.len() <= PIECES {
             let Some(entry) = readers.next().await? else { return Ok(true) };
             let (lba, number) = (entry.lba.get(), entry.virtual_segment.get());
-            if !line.sees(entry.sequence.get()) || number == BASE {
+            if !line.sees(entry.sequence.get()) {
                 continue;
             }
             let zero = number == ZERO;
-            // A newer version of the same block.
+            // A newer version of the same block; one that has been moved home is there.
             if let Some(last) = found.last_mut().filter(|last| last.blocks.end == lba + 1) {
-                if last.zero == zero {
+                if last.zero == zero && number != BASE {
                     continue;
                 }
                 last.blocks.end = lba;
@@ -147,6 +149,7 @@ impl Core {
                 }
             }
             match found.last_mut() {
+                _ if number == BASE => {}
                 Some(last)
                     if last.blocks.end == lba
                         && last.zero == zero

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::alone::BaseMark;
 use super::apply::Linear;
+use super::moving::Moving;
 use super::space::{Space, WhenFull};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
@@ -70,6 +71,9 @@ pub struct OpenOptions {
     /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
     /// wait until there is room.
     pub refuse_when_full: bool,
+    /// With overlays: a block of one that is read is moved to the base, where no snapshot and no open image keeps an older
+    /// moment.
+    pub move_home_on_read: bool,
     /// Memory for a volatile log, besides what the requests under way carry.
     pub volatile_log_bytes: usize,
 }
@@ -80,6 +84,7 @@ impl Default for OpenOptions {
             index_bytes: INDEX_BYTES,
             apply: ApplyOptions::default(),
             refuse_when_full: true,
+            move_home_on_read: false,
             volatile_log_bytes: VOLATILE_CACHE_BYTES,
         }
     }
@@ -225,6 +230,7 @@ impl LogStore {
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
             Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
+        let moves = options.move_home_on_read && backend == Backend::Overlay && access != Access::Read;
         let mut core = Core {
             device: device.clone(),
             backend,
@@ -242,6 +248,8 @@ impl LogStore {
             checkpoints: Cell::default(),
             checkpoint_ended: Signal::new(device.context()),
             fold_wanted: Cell::default(),
+            moving: moves.then(|| Moving::new(device.context())),
+            base_turn: RangeLock::default(),
             settled: Signal::new(device.context()),
             look_again: Cell::default(),
             targets: RefCell::default(),

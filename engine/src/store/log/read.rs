@@ -17,36 +17,38 @@ const IN_BASE: u32 = u32::MAX;
 
 impl LogStore {
     pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.core.read(offset.0 / u64::from(self.core.geometry.block_bytes), buf, io.cause).await
-    }
-}
-
-impl Core {
-    async fn read(&self, first: u64, mut buf: Buf, cause: Cause) -> (Result<()>, Buf) {
-        let blocks = buf.len() / self.geometry.block_bytes as usize;
+        let core = &self.core;
+        let (mut buf, first) = (buf, offset.0 / u64::from(core.geometry.block_bytes));
+        let blocks = buf.len() / core.geometry.block_bytes as usize;
         let (mut one, mut several) = ([Version::NONE], Vec::new());
         loop {
-            let found = self.find(first, blocks, &mut one, &mut several).await;
+            let found = core.find(first, blocks, &mut one, &mut several).await;
             if let Err(error) = found {
                 return (Err(error), buf);
             }
             let versions = if blocks == 1 { &one[..] } else { &several };
-            let (result, back) = self.read_versions(first, versions, buf, cause).await;
+            let (result, back) = core.read_versions(first, versions, buf, io.cause).await;
             buf = back;
             match result {
                 // Somebody may have written it meanwhile: look again where it lies.
                 Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
-                    match Box::pin(self.has_changed(first, versions)).await {
+                    match Box::pin(core.has_changed(first, versions)).await {
                         Ok(true) => {}
                         Ok(false) => return (Err(error), buf),
                         Err(error) => return (Err(error), buf),
                     }
                 }
-                result => return (result, buf),
+                Ok(()) => {
+                    self.note_read(first, versions);
+                    return (Ok(()), buf);
+                }
+                failed => return (failed, buf),
             }
         }
     }
+}
 
+impl Core {
     /// Where these blocks lie now: in `one` for a single block, which is what most reads are, else in `several`.
     async fn find(
         &self,
