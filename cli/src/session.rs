@@ -147,10 +147,11 @@ pub struct ClosedVolume {
     pub json: bool,
 }
 
-/// The device of a linear volume that does not lie on that of its log.
+/// The device of a linear volume, or of a base, that does not lie on that of its log.
 #[derive(Debug, Args)]
 pub struct VolumeDevice {
-    /// The device of the volume's own blocks, where a linear one does not lie on the device of its log
+    /// The device of the volume's own blocks, where a linear one, or a base (cow, overlay), does not lie on the device of
+    /// its log
     #[arg(long, value_name = "PATH")]
     volume_device: Option<PathBuf>,
 }

@@ -390,11 +390,31 @@ pub enum Reason {
         /// What they may take.
         limit_bytes: u64,
     },
-    /// A snapshot was given up for want of room.
-    #[error("the snapshot of sequence {moment} is broken: there was no room for what it kept; delete it")]
+    /// A snapshot was given up for want of room, or lost with what held it.
+    #[error(
+        "the snapshot of sequence {moment} is broken: what it kept is lost, or was given up for want of room; delete it"
+    )]
     SnapshotBroken {
         /// Its moment.
         moment: u64,
+    },
+    /// What is current in overlays is lost with the device of the log.
+    #[error(
+        "what its overlays hold is on its log device, {id}, which is missing: the base is an older image, and \
+         can be opened as that alone, for reading"
+    )]
+    CurrentLost {
+        /// The identity of the log's device.
+        id: String,
+    },
+    /// A base is no one image.
+    #[error(
+        "its base is no one image: blocks of it were written in place while its log device, {id}, which is \
+         missing, held others; no image of it is whole"
+    )]
+    BaseMixed {
+        /// The identity of the log's device.
+        id: String,
     },
     /// The backend has no overlays to fold.
     #[error("the {backend} backend has no overlays; this needs a volume made with `overlay`")]
@@ -632,9 +652,12 @@ impl Reason {
             | Reason::BasePinned { .. }
             | Reason::AppliedAlready { .. }
             | Reason::PermissionDenied => Kind::Denied,
-            Reason::NotFound | Reason::Closed | Reason::DeviceGone | Reason::DeviceMissing { .. } => {
-                Kind::Unavailable
-            }
+            Reason::NotFound
+            | Reason::Closed
+            | Reason::DeviceGone
+            | Reason::CurrentLost { .. }
+            | Reason::BaseMixed { .. }
+            | Reason::DeviceMissing { .. } => Kind::Unavailable,
             Reason::DeviceTooSmall { .. }
             | Reason::CannotShrink { .. }
             | Reason::MetadataFull { .. }

@@ -76,11 +76,13 @@ pub enum Mutation {
     FoldedBeforeBase,
     /// A snapshot is taken while writes of several entries are under way, some of which it then sees in part.
     SnapshotAmidWrites,
+    /// What is moved home on read is said to be in the base before it is written there.
+    MoveHomeClearsFirst,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 33] = [
+    pub const ALL: [Mutation; 34] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -114,18 +116,20 @@ impl Mutation {
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
         Mutation::SnapshotAmidWrites,
+        Mutation::MoveHomeClearsFirst,
     ];
 
     /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.
     pub const UNMET: [Mutation; 1] = [Mutation::SnapshotAmidWrites];
 
     /// Those of a volume with a base.
-    pub const BASE: [Mutation; 5] = [
+    pub const BASE: [Mutation; 6] = [
         Mutation::OverwrittenUnsaved,
         Mutation::OverwrittenBeforeSaved,
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
+        Mutation::MoveHomeClearsFirst,
     ];
 
     /// Those of a linear volume.

@@ -7,13 +7,15 @@ use serde_json::json;
 use super::inspect::IoPaths;
 use crate::failure::Outcome;
 use crate::output::Done;
-use crate::session::{ClosedVolume, IoOptions};
+use crate::session::{ClosedVolume, IoOptions, VolumeDevice};
 
 /// Arguments of `icecore fold`.
 #[derive(Debug, Args)]
 pub struct Fold {
     #[command(flatten)]
     pub volume: ClosedVolume,
+    #[command(flatten)]
+    apart: VolumeDevice,
     /// The oldest snapshot, whose image the base is then; without snapshots, now
     #[arg(long, value_name = "NAME")]
     through: Option<String>,
@@ -28,8 +30,9 @@ impl Fold {
         let runtime = io.runtime()?;
         let device = io.take(&runtime, &self.volume.path)?;
         let paths = IoPaths::of(&device);
+        let devices = self.apart.take(io, &runtime, device)?;
         let (base, before, after) = runtime.block_on(async {
-            let volume = Volume::open(device, OpenMode::ReadWrite).await?;
+            let volume = Volume::open(devices, OpenMode::ReadWrite).await?;
             let used =
                 || volume.status().log.and_then(|log| log.snapshot_space).map_or(0, |space| space.used_bytes);
             let before = used();

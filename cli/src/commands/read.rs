@@ -8,7 +8,7 @@ use icecore::error::{Error, Reason};
 use icecore::runtime::Context;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{OpenMode, Volume};
+use icecore::volume::{BaseImage, OpenMode, Volume};
 use serde_json::Value;
 
 use super::inspect::IoPaths;
@@ -27,6 +27,9 @@ pub struct Read {
     path: PathBuf,
     #[command(flatten)]
     volume: VolumeDevice,
+    /// PATH is the device of a base, and that of its log is lost: read the current image (cow), or the oldest one (overlay)
+    #[arg(long, value_name = "IMAGE", value_parser = ["current", "oldest"], conflicts_with_all = ["volume_device", "at"])]
+    without_log: Option<String>,
     /// First byte to read; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -72,6 +75,20 @@ impl Read {
     /// As [`Volume::read_bytes`].
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let runtime = io.runtime()?;
+        let remark = format!("read {} bytes at byte {}", self.length, self.offset);
+        if let Some(image) = &self.without_log {
+            let image = match image.as_str() {
+                "oldest" => BaseImage::Oldest,
+                _ => BaseImage::Current(OpenMode::ReadOnly),
+            };
+            let device = io.take_to_read(&runtime, &self.path)?;
+            let paths = IoPaths::of(&device);
+            runtime.block_on(async {
+                let volume = Volume::open_base(&device, image).await?;
+                self.copy_from(volume, &self.path).await
+            })?;
+            return Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }));
+        }
         let mut device = io.look_at(&runtime, &self.path)?;
         // What somebody overwrites in place meanwhile would be taken for what it was: no checksum tells.
         if runtime.block_on(Volume::inspect(&device))?.backend.has_base() {
@@ -84,7 +101,6 @@ impl Read {
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             self.copy_from(volume, &self.path).await
         })?;
-        let remark = format!("read {} bytes at byte {}", self.length, self.offset);
         Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }))
     }
 

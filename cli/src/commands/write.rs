@@ -12,7 +12,7 @@ use clap::Args;
 use icecore::error::{Error, Reason};
 use icecore::runtime::Runtime;
 use icecore::units::ByteOffset;
-use icecore::volume::{Durability, OpenMode, Volume, format_id};
+use icecore::volume::{BaseImage, Durability, OpenMode, Volume, format_id};
 use serde_json::json;
 
 use super::inspect::IoPaths;
@@ -32,6 +32,9 @@ pub struct Write {
     path: PathBuf,
     #[command(flatten)]
     volume: VolumeDevice,
+    /// PATH is the device of a cow volume's base, and that of its log is lost: give its snapshots up for good
+    #[arg(long, conflicts_with = "volume_device")]
+    without_log: bool,
     /// First byte to write; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -57,14 +60,26 @@ impl Write {
         let device = io.take(runtime, &self.path)?;
         let paths = IoPaths::of(&device);
         let devices = self.volume.take(io, runtime, device.clone())?;
-        let size_bytes = Volume::inspect(&device).await?.size_bytes;
+        let size_bytes = match self.without_log {
+            true => {
+                let image = BaseImage::Current(OpenMode::ReadOnly);
+                Volume::open_base(&device, image).await?.size_bytes()
+            }
+            false => Volume::inspect(&device).await?.size_bytes,
+        };
         let known = length_if_known().map_err(|error| Failure::Stream("look at standard input", error))?;
         self.check_fits(size_bytes, known.unwrap_or(0))?;
         let mut input = Input { stdin: std::io::stdin().lock(), piece: Vec::new() };
         input.read(PIECE_BYTES + up_to_multiple(self.offset))?;
         self.check_fits(size_bytes, input.piece.len() as u64)?;
         // Opening is the first thing that writes: whatever is refused before has changed nothing.
-        let volume = Volume::open(devices, OpenMode::ReadWrite).await?;
+        let volume = match self.without_log {
+            true => {
+                let image = BaseImage::Current(OpenMode::ReadWriteAcceptingLoss);
+                Volume::open_base(&devices.pool, image).await?
+            }
+            false => Volume::open(devices, OpenMode::ReadWrite).await?,
+        };
         let bytes = match &self.to {
             None => self.copy_to(&volume, input).await,
             Some(name) => match volume.open_writable(name).await {

@@ -248,7 +248,12 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
                 BASE if saves => {
                     sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
                 }
-                // It may have been written long before it was brought home.
+                // It may have been written long before it was moved there, or brought home.
+                BASE if shape.overlays => {
+                    (1..=*sequences.end()).contains(&key.1)
+                        && entry.slot.get() == 0
+                        && entry.checksum.get() == 0
+                }
                 number if shape.is_extent(number) => {
                     (1..=applied.min(*sequences.end())).contains(&key.1)
                         && (number, entry.slot.get()) == shape.home(lba)
@@ -334,16 +339,22 @@ impl Merged {
             if key(&entry) != smallest {
                 continue;
             }
-            // What a newer run says of a version again is that it has come home, or has been saved: that counts.
+            // What a newer run says of a version again is that it has come home, moved there when it was read, or been
+            // saved: that counts.
             let comes_home = |before: &IndexEntry| {
                 shape.is_extent(entry.virtual_segment.get())
                     && shape.is_of_log(before.virtual_segment.get())
                     && before.checksum == entry.checksum
             };
+            let is_moved = |before: &IndexEntry| {
+                shape.overlays
+                    && entry.virtual_segment.get() == BASE
+                    && shape.is_of_log(before.virtual_segment.get())
+            };
             let is_saved = |before: &IndexEntry| {
                 before.virtual_segment.get() == BASE && shape.is_of_log(entry.virtual_segment.get())
             };
-            if found.is_some_and(|before| !comes_home(&before) && !is_saved(&before)) {
+            if found.is_some_and(|before| !comes_home(&before) && !is_moved(&before) && !is_saved(&before)) {
                 let place = Place::default().sequence(smallest.1).block(smallest.0);
                 checker.found(Code::Index, place, "two runs have this version, and it has not come home");
             }

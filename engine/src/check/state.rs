@@ -613,7 +613,8 @@ impl State {
     fn run(&mut self, run: &Run, extents: &[(u32, u32)]) -> Judged {
         let (first, last) = (run.first_sequence.get(), run.last_sequence.get());
         // Where blocks are brought home, a run may say nothing but that.
-        let least = if self.shape.linear || self.shape.goes_back { first.saturating_sub(1) } else { first };
+        let may_say_nothing = self.shape.linear || self.shape.overlays || self.shape.goes_back;
+        let least = if may_say_nothing { first.saturating_sub(1) } else { first };
         require(first >= 1 && least <= last, "a run covers no sequences")?;
         require(index::fits(&self.shape, run, extents), "a run has not the pages that it needs, or others")?;
         let apart = |known: &RunState| {
@@ -690,6 +691,7 @@ mod tests {
             linear: false,
             thin: false,
             saves: false,
+            overlays: false,
             keeps_past: false,
             goes_back: false,
             has_snapshots: false,

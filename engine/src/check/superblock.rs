@@ -63,6 +63,8 @@ pub(super) struct Shape {
     pub thin: bool,
     /// What is overwritten in its base is saved in the log, which holds nothing else.
     pub saves: bool,
+    /// What is written over its base lies in the log, until it is brought there.
+    pub overlays: bool,
     /// Superseded blocks are kept.
     pub keeps_past: bool,
     /// It has gone back to an earlier moment, or was about to.
@@ -91,6 +93,7 @@ impl Shape {
             index_offset: 0,
             index_pages: 0,
             saves: false,
+            overlays: false,
             linear: false,
             thin: false,
             keeps_past: false,
@@ -553,6 +556,7 @@ fn shape(record: &Superblock) -> Shape {
         linear: record.backend.get() == BACKEND_LINEAR,
         thin: is_thin(record),
         saves: record.backend.get() == BACKEND_COW,
+        overlays: record.backend.get() == BACKEND_OVERLAY,
         keeps_past: record.retention_bytes.get() > 0,
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
         has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,

@@ -42,6 +42,12 @@ pub const VOLUME_THIN: u32 = 1;
 pub const VOLUME_VOLATILE_LOG: u32 = 2;
 /// In `volume_flags`: where there is no room for what snapshots keep, the oldest is broken.
 pub const VOLUME_BREAKS_SNAPSHOTS: u32 = 4;
+/// In `volume_flags`, on the device of a base that lies apart: its blocks are no one image, since some were written in
+/// place while the log held others.
+pub const VOLUME_BASE_MIXED: u32 = 8;
+/// In `volume_flags`, on the device of a base that lies apart: it has been written without its log, which is refused from
+/// then on.
+pub const VOLUME_LOG_LOST: u32 = 16;
 /// Features that this build knows for writing; a pool that uses others is opened for reading only.
 pub const KNOWN_READ_ONLY: u64 = 0;
 
@@ -127,7 +133,7 @@ impl Area {
 /// | 168 | 16 | `checksums`: area reserved for the checksums of a linear volume |
 /// | 184 | 16 | `data`: area of the volume's blocks |
 /// | 200 | 4 | `segment_bytes`: unit in which a log takes space; 0 without a log |
-/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied; 2 volatile log: writes are kept in memory until a flush; 4 breaks snapshots: the oldest, where there is no room for what they keep |
+/// | 204 | 4 | `volume_flags`: 1 thin: space is taken when a block is first applied; 2 volatile log: writes are kept in memory until a flush; 4 breaks snapshots: the oldest, where there is no room for what they keep; of a base apart: 8 mixed: its blocks are no one image, 16 log lost: it has been written without its log |
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |

@@ -342,6 +342,16 @@ impl Contents {
         self.homecoming.borrow_mut().add((number, slot), (version.virtual_segment, version.slot));
     }
 
+    /// The base has these versions, durably, and so says a run: their slots in the log have been given up.
+    pub fn found_in_base(&self, moved: impl Iterator<Item = (u64, Version)>) {
+        let moved = moved.map(|(lba, version)| ((version.virtual_segment, version.slot), (lba, version)));
+        let moved: BTreeMap<_, _> = moved.collect();
+        if !moved.is_empty() {
+            self.index.found_in_base(&moved);
+            self.pending.borrow_mut().retain(|death| !moved.contains_key(&death.place()));
+        }
+    }
+
     /// Begins a checkpoint: what happens from now on belongs to the next one.
     pub fn freeze(&self) {
         self.index.freeze();

@@ -103,6 +103,8 @@ pub enum Fill {
     Thin,
     /// Nothing: the volume has its place beside them, a base, and they hold what has been changed or saved.
     Beside,
+    /// As `Beside`, and the base has so many bytes on a device of its own.
+    BesideApart(u64),
     /// Nothing: the volume has so many segments on a device of its own. In a thin one it may be larger.
     Apart {
         /// Of the volume's device.
@@ -167,17 +169,19 @@ impl Layout {
             Fill::Apart { segments, thin } => (Some(segments), thin),
             _ => (None, fill == Fill::Thin),
         };
-        let beside = (fill == Fill::Beside).then(|| {
-            let part = device_bytes / BASE_OF * BASE_PARTS / region_bytes * region_bytes;
-            volume_bytes.unwrap_or(part).max(region_bytes)
-        });
+        let part = device_bytes / BASE_OF * BASE_PARTS / region_bytes * region_bytes;
+        let beside = match fill {
+            Fill::Beside => Some(volume_bytes.unwrap_or(part).max(region_bytes)),
+            Fill::BesideApart(bytes) => Some(bytes / region_bytes * region_bytes),
+            _ => None,
+        };
         let entries = if beside.is_some() { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
         let layout = |segments: u64| {
             let metadata_bytes = log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks, entries);
             let metadata = Area::new(HEAD_BYTES, metadata_bytes);
             let checksums = Area::new(metadata.end(), 0);
             let roots = Area::new(ROOTS_OFFSET, ROOTS_BYTES);
-            let (base, data_offset) = match beside {
+            let (base, data_offset) = match beside.filter(|_| fill == Fill::Beside) {
                 Some(bytes) => {
                     let base = Area::new(metadata.end().next_multiple_of(AREA_ALIGNMENT_BYTES), bytes);
                     (base, base.end().checked_next_multiple_of(LOG_ALIGNMENT_BYTES).unwrap_or(u64::MAX))
@@ -238,10 +242,10 @@ impl Layout {
     }
 }
 
-/// The data area on the device of a volume that has one of its own: whole segments, as many as fit.
-pub fn home_area(device_bytes: u64, segment_bytes: u64) -> Area {
+/// The area on the device of a volume that has one of its own: whole units, segments or regions, as many as fit.
+pub fn home_area(device_bytes: u64, unit_bytes: u64) -> Area {
     let bytes = device_bytes.saturating_sub(HEAD_BYTES);
-    Area::new(HEAD_BYTES, bytes - bytes % segment_bytes.max(1))
+    Area::new(HEAD_BYTES, bytes - bytes % unit_bytes.max(1))
 }
 
 /// Bytes of the metadata of a log pool with so many segments.

@@ -91,6 +91,16 @@ impl Backend {
     }
 }
 
+/// A base whose log is lost.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    pub base: Linear,
+    /// The recipe that it was part of.
+    pub backend: Backend,
+    /// The identity of the log's device.
+    pub log_id: String,
+}
+
 /// An open store.
 #[derive(Debug)]
 pub(crate) enum Store {
@@ -98,6 +108,7 @@ pub(crate) enum Store {
     Log(LogStore),
     Cow(Cow),
     Overlay(Overlay),
+    Alone(Alone),
 }
 
 impl Store {
@@ -127,6 +138,7 @@ impl Store {
             Self::Log(log) => log.backend(),
             Self::Cow(_) => Backend::Cow,
             Self::Overlay(_) => Backend::Overlay,
+            Self::Alone(alone) => alone.backend,
         }
     }
 
@@ -136,6 +148,10 @@ impl Store {
             Self::Log(log) => Ok(log),
             Self::Cow(cow) => Ok(&cow.past),
             Self::Overlay(overlay) => Ok(&overlay.layers),
+            Self::Alone(alone) => {
+                let reason = Reason::DeviceMissing { role: "log", id: alone.log_id.clone() };
+                Err(Error::new("open the past", reason).on(alone.base.device().name()))
+            }
             other => Err(Error::new("open the past", Reason::NoPast { backend: other.backend().name() })),
         }
     }
@@ -147,6 +163,7 @@ impl Store {
             Self::Log(log) => log.close().await,
             Self::Cow(cow) => cow.close(io).await,
             Self::Overlay(overlay) => overlay.close(io).await,
+            Self::Alone(alone) => alone.base.flush(io).await,
         }
     }
 
@@ -156,6 +173,7 @@ impl Store {
             Self::Log(log) => log.read(offset, buf, io).await,
             Self::Cow(cow) => cow.read(offset, buf, io).await,
             Self::Overlay(overlay) => overlay.read(offset, buf, io).await,
+            Self::Alone(alone) => alone.base.read(offset, buf, io).await,
         }
     }
 
@@ -165,6 +183,7 @@ impl Store {
             Self::Log(log) => log.write(offset, buf, io).await,
             Self::Cow(cow) => cow.write(offset, buf, io).await,
             Self::Overlay(overlay) => overlay.write(offset, buf, io).await,
+            Self::Alone(alone) => alone.base.write(offset, buf, io).await,
         }
     }
 
@@ -174,6 +193,7 @@ impl Store {
             Self::Log(log) => log.flush().await,
             Self::Cow(cow) => cow.flush(io).await,
             Self::Overlay(overlay) => overlay.flush(io).await,
+            Self::Alone(alone) => alone.base.flush(io).await,
         }
     }
 
@@ -183,6 +203,7 @@ impl Store {
             Self::Log(log) => log.discard(offset, length, io).await,
             Self::Cow(cow) => cow.discard(offset, length, io).await,
             Self::Overlay(overlay) => overlay.discard(offset, length, io).await,
+            Self::Alone(alone) => alone.base.discard(offset, length, io).await,
         }
     }
 
@@ -192,6 +213,7 @@ impl Store {
             Self::Log(log) => log.write_zeroes(offset, length, io).await,
             Self::Cow(cow) => cow.write_zeroes(offset, length, io).await,
             Self::Overlay(overlay) => overlay.write_zeroes(offset, length, io).await,
+            Self::Alone(alone) => alone.base.write_zeroes(offset, length, io).await,
         }
     }
 }

@@ -106,7 +106,7 @@ impl Volume {
         Self::create_on(&Devices::from(device.clone()), options).await
     }
 
-    /// As [`Volume::create`]; a linear volume may have a device of its own, apart from its log and metadata.
+    /// As [`Volume::create`]; a linear volume, or a base, may have a device of its own, apart from log and metadata.
     ///
     /// # Errors
     /// As [`Volume::create`].
@@ -121,22 +121,27 @@ impl Volume {
             }
         }
         superblock::erase(device).await?;
-        if let (Some(volume_device), Some(home)) = (&devices.volume, home) {
-            // Once the pool is there, its volume's device is.
+        let apart = devices.volume.as_ref().zip(home);
+        if let Some((volume_device, _)) = apart {
             superblock::erase(volume_device).await?;
+        }
+        let in_place = match (options.backend, apart) {
+            (Backend::Direct, _) => Some((device, record.data)),
+            (backend, _) if !backend.has_base() => None,
+            (_, Some((volume_device, home))) => Some((volume_device, home.base)),
+            _ => Some((device, record.base)),
+        };
+        if let Some((device, area)) = in_place.filter(|_| options.initialise == Initialise::Zero) {
+            let (offset, bytes) = (area.offset.get(), area.bytes.get());
+            device.discard(ByteOffset(offset), bytes, Io::of(Cause::Zero)).await?;
+            device.flush(Io::of(Cause::Zero)).await?;
+        }
+        if let Some((volume_device, home)) = apart {
+            // Once the pool is there, its volume's device is. A base that says what it is holds the volume.
             superblock::write(volume_device, &home, &FailureFlag::default()).await?;
         }
         if options.backend != Backend::Direct {
             log::format(device, &record).await?;
-        }
-        let in_place = match options.backend {
-            Backend::Direct => Some(record.data),
-            backend => backend.has_base().then_some(record.base),
-        };
-        if let Some(area) = in_place.filter(|_| options.initialise == Initialise::Zero) {
-            let (offset, bytes) = (area.offset.get(), area.bytes.get());
-            device.discard(ByteOffset(offset), bytes, Io::of(Cause::Zero)).await?;
-            device.flush(Io::of(Cause::Zero)).await?;
         }
         superblock::write(device, &record, &FailureFlag::default()).await?;
         Ok(VolumeInfo::of(&record, options.backend))
@@ -185,7 +190,7 @@ struct Shape {
     block_bytes: u32,
     segment_bytes: u32,
     checkpoint_bytes: u64,
-    /// The data area of the volume's own device.
+    /// The area of the volume's own device: its segments, or its base.
     home: Option<Area>,
 }
 
@@ -238,9 +243,10 @@ fn shape(
         return wrong_text("when full", "break", "this backend has no snapshots");
     }
     if let Some(device) = volume_device
-        && options.backend != Backend::Linear
+        && matches!(options.backend, Backend::Direct | Backend::Log)
     {
-        return wrong_text("volume device", device.name(), "only a linear volume lies apart from its log");
+        let rule = "only a linear volume, or a base, lies apart from its log";
+        return wrong_text("volume device", device.name(), rule);
     }
     let mut home = None;
     let region = u64::from(region_bytes);
@@ -266,10 +272,11 @@ fn shape(
             let leases = log::leases(checkpoint_bytes, segment);
             if let Some(device) = volume_device {
                 let found_bytes = device.geometry().size_bytes;
-                let area = home_area(found_bytes, segment);
+                let unit = if options.backend.has_base() { region } else { segment };
+                let area = home_area(found_bytes, unit);
                 let least = if options.thin { region } else { options.size_bytes.unwrap_or(region) };
                 if area.bytes.get() < least {
-                    let whole = least.checked_next_multiple_of(segment).unwrap_or(u64::MAX);
+                    let whole = least.checked_next_multiple_of(unit).unwrap_or(u64::MAX);
                     let needed_bytes = area.offset.get().saturating_add(whole);
                     let reason = Reason::DeviceTooSmall { needed_bytes, found_bytes };
                     return Err(Error::new("create", reason).on(device.name()));
@@ -277,6 +284,7 @@ fn shape(
                 home = Some(area);
             }
             let fill = match (home, options.backend, options.thin) {
+                (Some(area), Backend::Cow | Backend::Overlay, _) => Fill::BesideApart(area.bytes.get()),
                 (Some(area), _, thin) => Fill::Apart { segments: area.bytes.get() / segment, thin },
                 (None, Backend::Linear, true) => Fill::Thin,
                 (None, Backend::Linear, false) => Fill::Whole,
@@ -341,17 +349,22 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
         return Ok((record, None));
     };
     let volume_device_id = random_id(device);
-    record.features_incompatible = (FEATURE_LOG | FEATURE_VOLUME_DEVICE).into();
-    record.home_bytes = area.bytes;
+    record.features_incompatible |= FEATURE_VOLUME_DEVICE;
     (record.roles[0], record.roles[1]) = (plays(ROLE_VOLUME, volume_device_id), plays(ROLE_LOG, device_id));
     let nothing = Area::default();
+    let (data, base) = match options.backend.has_base() {
+        true => (nothing, Area::new(area.offset.get(), volume_bytes)),
+        false => (area, nothing),
+    };
+    record.home_bytes = data.bytes;
     let home = Superblock {
         device_bytes: volume_device.geometry().size_bytes.into(),
         device_id: volume_device_id,
         roots: nothing,
         metadata: nothing,
         checksums: nothing,
-        data: area,
+        data,
+        base,
         ..record
     };
     Ok((record, Some(home)))

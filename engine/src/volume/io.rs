@@ -313,7 +313,7 @@ impl Volume {
         Ok(())
     }
 
-    fn refuse(&self, name: &'static str, reason: Reason) -> Error {
+    pub(super) fn refuse(&self, name: &'static str, reason: Reason) -> Error {
         Error::new(name, reason).on(self.0.device.name())
     }
 }

@@ -11,6 +11,7 @@
 //! because nobody can say what the device still holds. A dropped future leaves each sector of its range with
 //! old or new bytes, and a later write of the range still comes after it.
 
+mod alone;
 mod branch;
 mod create;
 mod grow;
@@ -25,6 +26,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+pub use alone::BaseImage;
 pub use create::{CreateOptions, Initialise};
 pub use grow::Grown;
 pub use handle::VolumeHandle;
@@ -35,7 +37,7 @@ pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions, S
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::format::superblock::{
     FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry,
     STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
@@ -70,7 +72,7 @@ pub struct Volume(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     device: Device,
-    /// The device of a linear volume that does not lie in its pool.
+    /// The device of a linear volume, or of a base, that does not lie in the pool.
     volume_device: Option<Device>,
     store: Store,
     superblock: Rc<RefCell<Superblock>>,
@@ -260,9 +262,14 @@ impl Volume {
     /// Opens a read-only image of a moment in the past. What was kept of the past is up to the volume's retention.
     ///
     /// # Errors
-    /// `NoPast`, `Expired`, `UnknownMoment`, `Closed`, and what the device says.
+    /// `NoPast`, `Expired`, `UnknownMoment`, `SnapshotBroken`, `Closed`, and what the device says.
     pub async fn image(&self, options: ImageOptions) -> Result<Image> {
         self.check_open("open image")?;
+        if let (Store::Alone(alone), Some(Seq(moment))) = (&self.0.store, options.sequence)
+            && alone.backend == Backend::Cow
+        {
+            return Err(self.refuse("open image", Reason::SnapshotBroken { moment }));
+        }
         // What is overwritten in place must not be half before the moment.
         let guard = match self.backend().has_base() {
             true => Some(self.lock_range(0, self.0.size_bytes).await),

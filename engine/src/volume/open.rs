@@ -154,6 +154,7 @@ pub(super) fn refuse_unknown_features(record: &Superblock) -> Result<()> {
 
 /// Refuses a record whose parts contradict each other or the device, although its checksum is right.
 pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
+    check_pool_role(record)?;
     let block_bytes = record.block_bytes.get();
     let region_bytes = record.region_bytes.get();
     let logical = device.geometry().logical_block_bytes;
@@ -167,6 +168,7 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
     let segment_bytes = record.segment_bytes.get();
     let is_linear = record.backend.get() == Backend::Linear.number();
     let has_base = record.features_incompatible.get() & FEATURE_BASE != 0;
+    let has_base_here = has_base && !record.has_volume_device();
     let extents_max = if is_linear { EXTENTS_MAX } else { u64::MAX };
     let sound = block_bytes.is_power_of_two()
         && (SECTOR_BYTES as u32..=BLOCK_BYTES_MAX).contains(&block_bytes)
@@ -174,8 +176,8 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && region_bytes >= block_bytes
         && volume_bytes > 0
         && volume_bytes.is_multiple_of(region_bytes.into())
-        && (volume_bytes
-            <= record.data.bytes.get().max(record.home_bytes.get()).max(record.base.bytes.get())
+        && (has_base
+            || volume_bytes <= record.data.bytes.get().max(record.home_bytes.get())
             || record.volume_flags.get() & VOLUME_THIN != 0)
         && volume_bytes.div_ceil(u64::from(segment_bytes.max(block_bytes))) <= extents_max
         && (!has_log
@@ -185,11 +187,10 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && record.end() <= record.device_bytes.get()
         && record.generation == record.generation_tail
         && record.generation.get() < GENERATION_MAX
-        && (!has_base || record.base.bytes.get() == volume_bytes)
-        && (record.base.bytes.get() != 0) == has_base
+        && record.base.bytes.get() == if has_base_here { volume_bytes } else { 0 }
         && record.base.offset.get().is_multiple_of(block_bytes.into())
-        && (!has_base || record.base.offset.get() >= HEAD_BYTES && !record.has_volume_device())
-        && (record.home_bytes.get() != 0) == record.has_volume_device()
+        && (!has_base_here || record.base.offset.get() >= HEAD_BYTES)
+        && (record.home_bytes.get() != 0) == (record.has_volume_device() && !has_base)
         && record.home_bytes.get() <= HOME_BYTES_MAX;
-    if sound { check_pool_role(record) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }
+    if sound { Ok(()) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }
 }

@@ -1,13 +1,13 @@
 //! Which device plays which part, told by the identity that is stored on each.
 //!
-//! A linear volume may lie on a device of its own, and its pool, with the log and all metadata, on another. Both
-//! carry a superblock with the same role table. The pool's counts; the other one is written when the volume is
-//! made, before the pool's, and says whose device it is.
+//! A linear volume, or the base of one that has a base, may lie on a device of its own, and its pool, with the log and
+//! all metadata, on another. Both carry a superblock with the same role table. The pool's counts; the other one is
+//! written when the volume is made, before the pool's, and says whose device it is.
 
 use super::format_id;
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{ROLE_LOG, ROLE_VOLUME, Superblock};
+use crate::format::superblock::{FEATURE_BASE, ROLE_LOG, ROLE_VOLUME, Superblock, VOLUME_LOG_LOST};
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
@@ -18,7 +18,7 @@ use crate::store::log::HomeDevice;
 pub struct Devices {
     /// The pool: superblock, metadata and log, and the volume's blocks unless these have a device of their own.
     pub pool: Device,
-    /// The device of a linear volume's blocks, if it has one.
+    /// The device of a linear volume's blocks, or of a base, if it has one.
     pub volume: Option<Device>,
 }
 
@@ -38,12 +38,12 @@ pub(super) fn role_name(role: u32) -> Option<&'static str> {
 }
 
 /// The part that the device of this superblock plays, by the table in it.
-fn own_role(record: &Superblock) -> Option<u32> {
+pub(super) fn own_role(record: &Superblock) -> Option<u32> {
     let own = record.roles.iter().find(|entry| entry.device_id == record.device_id && entry.role.get() != 0);
     own.map(|entry| entry.role.get())
 }
 
-fn describe(record: &Superblock) -> String {
+pub(super) fn describe(record: &Superblock) -> String {
     let role = own_role(record).and_then(role_name).unwrap_or("unknown");
     format!("the {role} device {} of pool {}", format_id(&record.device_id), format_id(&record.pool_id))
 }
@@ -91,9 +91,17 @@ pub(super) async fn home_device(
     if record.pool_id != pool.pool_id || record.device_id != wanted {
         return Err(wrong(describe(&record)));
     }
-    let fits = record.data.bytes == pool.home_bytes
-        && record.data.offset.get() >= HEAD_BYTES
-        && record.data.offset.get().is_multiple_of(u64::from(pool.block_bytes.get()))
+    if record.volume_flags.get() & VOLUME_LOG_LOST != 0 {
+        return Err(wrong(format!("{}, which has been written without its log since", describe(&record))));
+    }
+    let has_base = pool.features_incompatible.get() & FEATURE_BASE != 0;
+    let (area, bytes) = match has_base {
+        true => (record.base, pool.volume_bytes),
+        false => (record.data, pool.home_bytes),
+    };
+    let fits = area.bytes == bytes
+        && area.offset.get() >= HEAD_BYTES
+        && area.offset.get().is_multiple_of(u64::from(pool.block_bytes.get()))
         && record.segment_bytes == pool.segment_bytes
         && record.block_bytes == pool.block_bytes
         && pool.block_bytes.get() >= device.geometry().logical_block_bytes;
@@ -103,5 +111,5 @@ pub(super) async fn home_device(
     if let Some(copy) = copy.filter(|_| repair) {
         superblock::write_copy(&device, &record, copy, &FailureFlag::default()).await?;
     }
-    Ok(Some(HomeDevice { area: record.data, device }))
+    Ok(Some(HomeDevice { area, device, record: Box::new(record) }))
 }

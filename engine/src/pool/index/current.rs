@@ -280,6 +280,15 @@ impl Current {
         }
     }
 
+    /// Where a version of a block lies now, if it is the newest one and its page in memory. Runs say so already.
+    pub fn rename_one(&mut self, lba: u64, before: Version, now: Version) {
+        let Some(held) = self.find(lba / PAGE_BLOCKS) else { return };
+        let version = &mut self.held(held).versions[(lba % PAGE_BLOCKS) as usize];
+        if *version == before {
+            *version = now;
+        }
+    }
+
     /// Runs now hold everything of the checkpoints before this one.
     pub fn clean_before(&mut self, checkpoint: u64) {
         self.dirty = 0;

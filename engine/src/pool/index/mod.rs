@@ -269,6 +269,22 @@ impl Index {
         self.note(lba, Version { birth: sequence, ..Version::IN_BASE }, Some(pinned));
     }
 
+    /// The run of the checkpoint that is about to begin says that the base has this version of a block. The current image
+    /// learns of it by [`Index::found_in_base`], once that is durable.
+    pub fn note_in_base(&self, lba: u64, birth: u64) {
+        self.fresh.borrow_mut().entries.push(Version { birth, ..Version::IN_BASE }.entry(lba));
+    }
+
+    /// A run on the device says that the base has these versions. Who has superseded one meanwhile has noted its death where it
+    /// lay: nothing lies there any more.
+    pub fn found_in_base(&self, moved: &BTreeMap<(u32, u32), (u64, Version)>) {
+        self.fresh.borrow_mut().deaths.retain(|death| !moved.contains_key(&death.place()));
+        let mut current = self.current.borrow_mut();
+        for (lba, version) in moved.values() {
+            current.rename_one(*lba, *version, Version { birth: version.birth, ..Version::IN_BASE });
+        }
+    }
+
     /// The version of a block that a moment sees, if that was in the base and has been saved since the last checkpoint.
     pub fn saved_since(&self, lba: u64, moment: u64) -> Option<Version> {
         let find = |fresh: &RefCell<Fresh>| {
@@ -288,6 +304,11 @@ impl Index {
     pub fn is_clean(&self) -> bool {
         let is_empty = |fresh: &RefCell<Fresh>| fresh.borrow().entries.is_empty();
         is_empty(&self.fresh) && is_empty(&self.frozen)
+    }
+
+    /// Whether it names nothing: each block is what one is that no entry names, in every moment.
+    pub fn is_blank(&self) -> bool {
+        self.is_clean() && self.runs.borrow().is_empty()
     }
 
     /// The volume has gone back to an earlier moment: the current image is read anew. It is clean.

@@ -307,7 +307,9 @@ impl World<'_> {
         let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
         // A write that waits is judged like any other; one that is refused would be no write.
         let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);
-        OpenOptions { index_bytes, apply, refuse_when_full: false, volatile_log_bytes }
+        // Overlays alone do it.
+        let move_home_on_read = self.script.seed.is_multiple_of(2);
+        OpenOptions { index_bytes, apply, refuse_when_full: false, move_home_on_read, volatile_log_bytes }
     }
 
     /// Opens after a power cut and judges everything.

@@ -53,6 +53,8 @@ impl LogStore {
             Some(name) => self.own_snapshot(name)?.sequence,
             None => core.sequence(),
         };
+        // What is moved home meanwhile would be overwritten.
+        let _turn = core.base_turn.lock(0, 1).await;
         let options = ImageOptions { sequence: Some(Seq(moment)), ..ImageOptions::default() };
         let image = self.image(options, guard).await?;
         self.check_fold(moment)?;
@@ -61,6 +63,7 @@ impl LogStore {
             core.fold_index(moment).await?;
             core.device.context().sleep(1_000_000).await;
         }
+        core.before_base_changes().await?;
         let index = core.contents.index();
         let line = index.history().line(moment);
         let mut readers = Readers::open(index.runs().iter()).await?;
@@ -85,6 +88,9 @@ impl LogStore {
             }
             core.settled.wait().await;
         }
+        // Nobody has written in place meanwhile, since the image is open.
+        core.base_is_one_image().await?;
+        drop(image);
         Ok(Seq(moment))
     }
 
@@ -133,14 +139,13 @@ impl Core {
         while found.len() <= PIECES {
             let Some(entry) = readers.next().await? else { return Ok(true) };
             let (lba, number) = (entry.lba.get(), entry.virtual_segment.get());
-            let is_of_volume = branch_of(lba) == 0;
-            if !is_of_volume || !line.sees(entry.sequence.get()) || number == BASE {
+            if branch_of(lba) != 0 || !line.sees(entry.sequence.get()) {
                 continue;
             }
             let zero = number == ZERO;
-            // A newer version of the same block.
+            // A newer version of the same block; one that has been moved home is there.
             if let Some(last) = found.last_mut().filter(|last| last.blocks.end == lba + 1) {
-                if last.zero == zero {
+                if last.zero == zero && number != BASE {
                     continue;
                 }
                 last.blocks.end = lba;
@@ -149,6 +154,7 @@ impl Core {
                 }
             }
             match found.last_mut() {
+                _ if number == BASE => {}
                 Some(last)
                     if last.blocks.end == lba
                         && last.zero == zero

@@ -13,7 +13,7 @@ use super::Core;
 use super::apply::{Action, Linear, Step, Write};
 use crate::device::{Cause, Device, Io};
 use crate::error::Result;
-use crate::format::superblock::Area;
+use crate::format::superblock::{Area, Superblock};
 use crate::pool::contents::Reading;
 use crate::pool::metadata::{HOME_FIRST, Metadata, SegmentRow};
 use crate::runtime::join_all;
@@ -27,12 +27,14 @@ const WRITES: usize = 8;
 /// Why entries cannot be applied for want of space.
 const NO_SEGMENT: &str = "the pool has no free segment for the volume; grow it";
 
-/// The device of a linear volume that does not lie in its pool.
+/// The device of a linear volume, or of a base, that does not lie in the pool.
 #[derive(Clone, Debug)]
 pub(crate) struct HomeDevice {
     pub device: Device,
-    /// Its segments.
+    /// Its segments, or the base.
     pub area: Area,
+    /// Its superblock.
+    pub record: Box<Superblock>,
 }
 
 impl Core {

@@ -40,12 +40,13 @@ fn replacement(runs: &[Rc<Run>], merged: Option<&Rc<Run>>) -> impl Iterator<Item
 impl Core {
     pub(super) fn start_maintenance(self: &Rc<Self>) -> Vec<Task<()>> {
         let context = self.device.context();
-        let [checkpoints, background, idle, applied] = [(); 4].map(|()| Rc::clone(self));
+        let [checkpoints, background, idle, applied, moving] = [(); 5].map(|()| Rc::clone(self));
         vec![
             context.spawn(async move { checkpoints.keep_checkpoints().await }),
             context.spawn(async move { background.keep_room().await }),
             context.spawn(async move { idle.keep_idle_mark().await }),
             context.spawn(async move { applied.keep_applied().await }),
+            context.spawn(async move { moving.keep_moving().await }),
         ]
     }
 
@@ -167,7 +168,8 @@ impl Core {
         self.checkpoints.set(checkpoints);
         let log = self.log()?;
         let index = self.contents.index();
-        // Nothing runs between these two: the run holds exactly what lies before the place.
+        // Nothing runs between these: the run holds exactly what lies before the place.
+        let moved = self.tell_moved();
         let checkpoint = log.checkpoint();
         self.contents.freeze();
         let rollbacks: Vec<Rollback> = index.history().rollbacks().to_vec();
@@ -191,6 +193,7 @@ impl Core {
                 let leaving = state.leases.iter().take(released);
                 leaving.for_each(|lease| self.contents.touch(lease.virtual_segment.get()));
                 self.contents.settle_homecoming(state);
+                self.give_up_moved(state, &moved);
                 let mut changes = self.news_of_rows(state, released);
                 if let (Some(linear), Some(applied)) = (&self.linear, applied) {
                     changes.push(Change::Applied(applied));
@@ -224,6 +227,7 @@ impl Core {
         drop(held);
         self.linear.iter().for_each(Linear::emptied_are_gone);
         index.thaw(run);
+        self.found_in_base(&moved);
         log.checkpoint_ended();
         let mut checkpoints = self.checkpoints.get();
         checkpoints.ended += 1;

@@ -11,6 +11,7 @@
 //! current blocks are brought to their place in the volume; then nothing is emptied, segments of the log come free
 //! in the order in which it wrote them.
 
+mod alone;
 mod apply;
 mod branch;
 mod empty;
@@ -19,6 +20,7 @@ mod grow;
 mod home;
 mod image;
 mod maintain;
+mod moving;
 mod open;
 mod read;
 mod rollback;
@@ -74,10 +76,12 @@ struct Core {
     log: Option<Rc<Log>>,
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
-    /// Its device, where it does not lie in the pool.
+    /// Its device, where it does not lie in the pool. The base knows its own.
     home: Option<HomeDevice>,
     /// Where every block has its place, in a volume that has a base.
     base: Option<object::linear::Linear>,
+    /// Whether the base of overlays is one image, where it lies apart.
+    base_mark: Option<alone::BaseMark>,
     /// What snapshots may take.
     space: space::Space,
     /// The writable snapshots that somebody has open.
@@ -93,6 +97,10 @@ struct Core {
     checkpoint_ended: Signal,
     /// The moment whose image the base holds, until the index says so.
     fold_wanted: Cell<Option<u64>>,
+    /// What is moved home when it is read, where that was asked for.
+    moving: Option<moving::Moving>,
+    /// Held while blocks of overlays are brought to the base, and while the volume goes back.
+    base_turn: RangeLock,
     /// A return to an earlier moment has been settled, or stands still; or what was folded is in the base.
     settled: Signal,
     /// The sequence from which on segments to empty are looked for again.
@@ -133,6 +141,8 @@ pub struct LogStatus {
     pub past_bytes: u64,
     /// What snapshots take, where blocks have a place of their own.
     pub snapshot_space: Option<SnapshotSpace>,
+    /// Blocks of overlays that were moved home because they were read, since it was opened.
+    pub moved_home_blocks: u64,
     /// Runs of the index.
     pub runs: usize,
     /// Bytes of the index in memory.
@@ -180,6 +190,7 @@ impl LogStore {
             live_blocks: state.live_blocks(),
             past_bytes: core.contents.past_bytes(),
             snapshot_space: core.base.as_ref().map(|_| core.snapshot_space()),
+            moved_home_blocks: core.moving.as_ref().map_or(0, moving::Moving::moved_blocks),
             runs: core.contents.index().runs().len(),
             index_memory_bytes: core.contents.index().memory_bytes(),
             batches: figures.batches,

@@ -7,8 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::alone::BaseMark;
 use super::apply::Linear;
 use super::branch::OpenBranches;
+use super::moving::Moving;
 use super::space::{Space, WhenFull};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
@@ -71,6 +73,9 @@ pub struct OpenOptions {
     /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
     /// wait until there is room.
     pub refuse_when_full: bool,
+    /// With overlays: a block of one that is read is moved to the base, where no snapshot and no open image keeps an older
+    /// moment.
+    pub move_home_on_read: bool,
     /// Memory for a volatile log, besides what the requests under way carry.
     pub volatile_log_bytes: usize,
 }
@@ -81,6 +86,7 @@ impl Default for OpenOptions {
             index_bytes: INDEX_BYTES,
             apply: ApplyOptions::default(),
             refuse_when_full: true,
+            move_home_on_read: false,
             volatile_log_bytes: VOLATILE_CACHE_BYTES,
         }
     }
@@ -173,9 +179,15 @@ impl LogStore {
         }
         let history = History::new(journal.state().rollbacks.clone());
         let backend = Backend::from_number(superblock.backend.get())?;
-        let base = backend.has_base();
-        let blank = if base { Version::IN_BASE } else { Version::NONE };
-        let base = base.then(|| object::linear::Linear::new(device, superblock.base));
+        let blank = if backend.has_base() { Version::IN_BASE } else { Version::NONE };
+        let mark = home.as_ref().filter(|_| backend == Backend::Overlay);
+        let base_mark = mark.map(BaseMark::of);
+        // A base apart has no segments, and nothing but its blocks lies there.
+        let (base, home) = match (backend.has_base(), home) {
+            (true, Some(home)) => (Some(object::linear::Linear::new(&home.device, home.area)), None),
+            (true, None) => (Some(object::linear::Linear::new(device, superblock.base)), None),
+            (false, home) => (None, home),
+        };
         let limit = Some(superblock.snapshot_bytes.get()).filter(|bytes| *bytes > 0);
         let breaks = superblock.volume_flags.get() & VOLUME_BREAKS_SNAPSHOTS != 0;
         let space = Space::new(
@@ -220,6 +232,7 @@ impl LogStore {
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
             Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
+        let moves = options.move_home_on_read && backend == Backend::Overlay && access != Access::Read;
         let mut core = Core {
             device: device.clone(),
             backend,
@@ -230,6 +243,7 @@ impl LogStore {
             space,
             open_branches: OpenBranches::default(),
             base,
+            base_mark,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
             checkpoint_bytes,
@@ -237,6 +251,8 @@ impl LogStore {
             checkpoints: Cell::default(),
             checkpoint_ended: Signal::new(device.context()),
             fold_wanted: Cell::default(),
+            moving: moves.then(|| Moving::new(device.context())),
+            base_turn: RangeLock::default(),
             settled: Signal::new(device.context()),
             look_again: Cell::default(),
             targets: RefCell::default(),

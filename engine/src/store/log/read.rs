@@ -19,42 +19,38 @@ const IN_PARENT: u32 = u32::MAX - 1;
 
 impl LogStore {
     pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        self.core.read(self.address(offset), self.parent.as_deref(), buf, io.cause).await
-    }
-}
-
-impl Core {
-    async fn read(
-        &self,
-        first: u64,
-        parent: Option<&Image>,
-        mut buf: Buf,
-        cause: Cause,
-    ) -> (Result<()>, Buf) {
-        let blocks = buf.len() / self.geometry.block_bytes as usize;
+        let core = &self.core;
+        let (mut buf, first, parent) = (buf, self.address(offset), self.parent.as_deref());
+        let blocks = buf.len() / core.geometry.block_bytes as usize;
         let (mut one, mut several) = ([Version::NONE], Vec::new());
         loop {
-            let found = self.find(first, blocks, &mut one, &mut several).await;
+            let found = core.find(first, blocks, &mut one, &mut several).await;
             if let Err(error) = found {
                 return (Err(error), buf);
             }
             let versions = if blocks == 1 { &one[..] } else { &several };
-            let (result, back) = self.read_versions(first, versions, parent, buf, cause).await;
+            let (result, back) = core.read_versions(first, versions, parent, buf, io.cause).await;
             buf = back;
             match result {
                 // Somebody may have written it meanwhile: look again where it lies.
                 Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
-                    match Box::pin(self.has_changed(first, versions)).await {
+                    match Box::pin(core.has_changed(first, versions)).await {
                         Ok(true) => {}
                         Ok(false) => return (Err(error), buf),
                         Err(error) => return (Err(error), buf),
                     }
                 }
-                result => return (result, buf),
+                Ok(()) => {
+                    self.note_read(first, versions);
+                    return (Ok(()), buf);
+                }
+                failed => return (failed, buf),
             }
         }
     }
+}
 
+impl Core {
     /// Where these blocks lie now: in `one` for a single block, which is what most reads are, else in `several`.
     async fn find(
         &self,

@@ -89,6 +89,8 @@ impl Core {
                 return refused(Reason::AppliedAlready { moment: to, applied });
             }
         }
+        // Nor does a checkpoint say anything of what is moved home meanwhile.
+        let _turn = self.base_turn.lock(0, 1).await;
         // What is discarded is in runs, and no page of the current image holds more than these.
         loop {
             self.checkpoint().await?;

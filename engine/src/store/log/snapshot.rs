@@ -134,6 +134,9 @@ impl LogStore {
         let log = core.log()?;
         // A sequence that a crash takes back would be another moment's.
         log.flush().await?;
+        if core.contents.index().is_blank() {
+            core.base_is_one_image().await?;
+        }
         let moment = Moment { branch: self.branch, sequence: log.sequence() };
         let Moment { branch, sequence } = moment;
         // Nothing of it may be thrown away while its name is being written down.

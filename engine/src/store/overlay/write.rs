@@ -43,6 +43,9 @@ impl Overlay {
 
     async fn write_piece(&self, piece: &Piece, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         if piece.may_be_overwritten {
+            if let Err(error) = self.layers.before_base_changes().await {
+                return (Err(error), buf);
+            }
             self.layers.base().write(offset, buf, io).await
         } else {
             self.layers.write(offset, buf, io).await
@@ -98,6 +101,9 @@ impl Overlay {
                 let at = ByteOffset(piece.blocks.start * block_bytes);
                 let bytes = (piece.blocks.end - piece.blocks.start) * block_bytes;
                 let (base, layers, io) = (self.layers.base(), &self.layers, io.clone());
+                if piece.may_be_overwritten {
+                    layers.before_base_changes().await?;
+                }
                 match (piece.may_be_overwritten, how) {
                     (true, Zeroing::Discard) => base.discard(at, bytes, io).await?,
                     (true, Zeroing::WriteZeroes) => base.write_zeroes(at, bytes, io).await?,

@@ -1,0 +1,199 @@
+//! Moving home what is read of an overlay: a block that lies in the log, though no moment before it is kept, goes to
+//! its place in the base, and then the index forgets where it lay.
+//!
+//! A read notes its blocks and goes on; what has been noted while one batch was under way is the next one. A batch is
+//! copied, the base flushed, and a checkpoint asked for: its run says where the blocks lie, and the same record of the
+//! journal gives up their slots in the log. Only then do readers and writers look for them in the base.
+//!
+//! Invariants: what is overwritten in the base is seen by no moment that is kept or can be opened, and what supersedes it
+//! is durable in the log; while the newest version of a block lies in the log, nobody writes it in the base but whoever
+//! has the base's turn; until the record is durable, memory says that the block lies in the log, so that no write goes to
+//! a base that a crash would not look at.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+use super::{Core, LogStore};
+use crate::buf::Buf;
+use crate::device::{Cause, Io};
+use crate::error::Result;
+use crate::pool::index::Pinned;
+use crate::pool::index::current::Version;
+use crate::pool::metadata::Metadata;
+use crate::runtime::{Context, Signal, join_all};
+
+/// Blocks that are noted at most; others are moved when they are read again.
+const NOTED_MAX: usize = 4096;
+/// Bytes that are moved together: a flush and a checkpoint for all of them, and no more buffers than this.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What is on its way home.
+#[derive(Debug)]
+pub(super) struct Moving {
+    noted: RefCell<BTreeSet<u64>>,
+    noticed: Signal,
+    /// Durable in the base; the next checkpoint says so.
+    copied: RefCell<Vec<Moved>>,
+    moved_blocks: Cell<u64>,
+}
+
+/// A block whose newest version the base has.
+#[derive(Debug)]
+pub(super) struct Moved {
+    lba: u64,
+    version: Version,
+    /// Its page stays in memory, so that what it says can be asked at once.
+    _pinned: Pinned,
+}
+
+/// Blocks that follow each other, and what they hold.
+struct Piece {
+    blocks: Vec<Moved>,
+    buf: Buf,
+}
+
+impl Moving {
+    pub fn new(context: &Context) -> Self {
+        let (noted, copied) = (RefCell::default(), RefCell::default());
+        Self { noted, noticed: Signal::new(context), copied, moved_blocks: Cell::default() }
+    }
+
+    /// So many blocks have been moved since the volume was opened.
+    pub fn moved_blocks(&self) -> u64 {
+        self.moved_blocks.get()
+    }
+
+    fn take(&self, most: usize) -> Vec<u64> {
+        let noted = &mut *self.noted.borrow_mut();
+        std::iter::from_fn(|| noted.pop_first()).take(most).collect()
+    }
+}
+
+impl LogStore {
+    /// Notes blocks that have been read where they may be moved.
+    pub(super) fn note_read(&self, first: u64, versions: &[Version]) {
+        // What a writable snapshot has been given has no place in the base.
+        let Some(moving) = self.core.moving.as_ref().filter(|_| self.branch == 0) else { return };
+        let mut noted = moving.noted.borrow_mut();
+        let before = noted.len();
+        let moves = (first..).zip(versions).filter(|(_, version)| self.core.may_move(version));
+        noted.extend(moves.map(|(lba, _)| lba).take(NOTED_MAX.saturating_sub(before)));
+        if noted.len() > before {
+            moving.noticed.give();
+        }
+    }
+}
+
+impl Core {
+    /// Whether it lies in the log, and no older moment is kept: then none can be kept any more, since the window has passed.
+    /// What was born before a return to an earlier moment stays: discarded versions are newer, and a run that came after
+    /// them would hide them from the moments that they are kept for.
+    fn may_move(&self, version: &Version) -> bool {
+        if version.is_zero() || version.is_in_base() || self.contents.is_pinned_before(version.birth) {
+            return false;
+        }
+        let history = self.contents.index().history();
+        history.rollbacks().last().is_none_or(|last| last.at < version.birth)
+    }
+
+    pub(super) async fn keep_moving(&self) {
+        let Some(moving) = &self.moving else { return };
+        while !self.failed.is_raised() {
+            if moving.noted.borrow().is_empty() {
+                moving.noticed.wait().await;
+            } else if !self.step(self.move_home(moving)).await {
+                return;
+            }
+        }
+    }
+
+    /// Moves one batch. A block that cannot be looked up, read or written stays where it is.
+    async fn move_home(&self, moving: &Moving) -> Result<()> {
+        let _turn = self.base_turn.lock(0, 1).await;
+        let index = self.contents.index();
+        let mut pieces: Vec<Vec<Moved>> = Vec::new();
+        let mut newest = 0;
+        for lba in moving.take(BATCH_BYTES / self.geometry.block_bytes as usize) {
+            let Ok(pinned) = index.pin(lba, 1).await else { continue };
+            let Some(version) = index.current_now(lba).filter(|version| self.may_move(version)) else {
+                continue;
+            };
+            newest = newest.max(version.birth);
+            let moved = Moved { lba, version, _pinned: pinned };
+            match pieces.last_mut() {
+                Some(piece) if piece.last().is_some_and(|last| last.lba + 1 == lba) => piece.push(moved),
+                _ => pieces.push(vec![moved]),
+            }
+        }
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let log = self.log()?;
+        if log.durable_through() < newest {
+            log.flush().await?;
+        }
+        self.before_base_changes().await?;
+        let reading = pieces.into_iter().map(|blocks| self.read_piece(blocks));
+        let mut pieces: Vec<Piece> =
+            join_all(reading.collect::<Vec<_>>()).await.into_iter().flatten().collect();
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::MoveHomeClearsFirst) {
+            let blocks = pieces.iter_mut().flat_map(|piece| std::mem::take(&mut piece.blocks));
+            moving.copied.replace(blocks.collect());
+            self.checkpoint().await?;
+            self.device.context().sleep(1_000_000).await;
+        }
+        let first = |piece: &Piece| piece.blocks.first().map_or(0, |block| block.lba);
+        let at: Vec<u64> = pieces.iter().map(first).collect();
+        let writing = pieces.drain(..).zip(at).map(|(piece, first)| self.write_piece_home(first, piece));
+        let written = join_all(writing.collect::<Vec<_>>()).await;
+        let copied: Vec<Moved> = written.into_iter().flatten().flatten().collect();
+        if copied.is_empty() {
+            return Ok(());
+        }
+        let Some(base) = &self.base else { unreachable!("what has overlays has a base") };
+        // After this flush, what is in the base survives, and the index may say so.
+        base.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Apply) }).await?;
+        moving.copied.replace(copied);
+        self.checkpoint().await
+    }
+
+    async fn read_piece(&self, blocks: Vec<Moved>) -> Option<Piece> {
+        let (first, versions): (_, Vec<Version>) =
+            (blocks.first()?.lba, blocks.iter().map(|block| block.version).collect());
+        let bytes = versions.len() * self.geometry.block_bytes as usize;
+        let buf = self.device.context().buffers().reserved().get(bytes).ok()?;
+        let (read, buf) = self.read_versions(first, &versions, None, buf, Cause::Apply).await;
+        read.ok().map(|()| Piece { blocks, buf })
+    }
+
+    async fn write_piece_home(&self, first: u64, piece: Piece) -> Option<Vec<Moved>> {
+        let base = self.base.as_ref()?;
+        let at = crate::units::ByteOffset(first * u64::from(self.geometry.block_bytes));
+        let (written, _buf) = base.write(at, piece.buf, Io::of(Cause::Apply)).await;
+        written.ok().map(|()| piece.blocks)
+    }
+
+    /// A checkpoint begins, and its run is to say what the base has: of which blocks that is still the newest version.
+    pub(super) fn tell_moved(&self) -> Vec<Moved> {
+        let Some(moving) = &self.moving else { return Vec::new() };
+        let index = self.contents.index();
+        let mut moved = moving.copied.take();
+        moved.retain(|one| index.current_now(one.lba) == Some(one.version));
+        moved.iter().for_each(|one| index.note_in_base(one.lba, one.version.birth));
+        moved
+    }
+
+    /// The record that says so gives up what the log has of them.
+    pub(super) fn give_up_moved(&self, state: &mut Metadata, moved: &[Moved]) {
+        let place = |one: &Moved| (one.version.virtual_segment, one.version.slot);
+        moved.iter().for_each(|one| self.contents.kill_in(state, place(one)));
+    }
+
+    /// It is durable: from now on they are found in the base.
+    pub(super) fn found_in_base(&self, moved: &[Moved]) {
+        let Some(moving) = &self.moving else { return };
+        moving.moved_blocks.set(moving.moved_blocks.get() + moved.len() as u64);
+        self.contents.found_in_base(moved.iter().map(|one| (one.lba, one.version)));
+    }
+}
