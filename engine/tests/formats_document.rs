@@ -133,7 +133,7 @@ fn the_tables_say_what_the_compiler_lays_out() {
     let fields = layout!(Superblock: magic version checksum address generation pool_id volume_id
         features_compatible features_read_only features_incompatible backend state device_bytes volume_bytes
         block_bytes region_bytes epoch created_unix_s roots metadata checksums data segment_bytes volume_flags
-        checkpoint_bytes retention_bytes retention_age_s home_bytes base snapshot_bytes reserved_0 roles reserved_1 device_id generation_tail
+        checkpoint_bytes retention_bytes retention_age_s home_bytes base snapshot_bytes snapshots_max reserved_0 roles reserved_1 device_id generation_tail
         reserved_2);
     assert_laid_out("Superblock", size_of::<Superblock>(), fields);
     let fields = layout!(RoleEntry: role flags device_id reserved);

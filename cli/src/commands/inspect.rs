@@ -106,6 +106,7 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
             "checkpoint_bytes": log.checkpoint_bytes,
             "retention_bytes": log.retention_bytes,
             "retention_age_s": log.retention_age_s,
+            "snapshots_max": log.snapshots_max,
         });
         if info.backend == Backend::Linear {
             object["linear"] = json!({ "thin": log.thin });

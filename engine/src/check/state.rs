@@ -14,8 +14,6 @@ use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollba
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
-/// Snapshots at most, and those that have been given up.
-const SNAPSHOTS_MAX: usize = 257;
 /// Returns to earlier moments at most.
 const ROLLBACKS_MAX: usize = 128;
 /// No sequence and no number of a batch comes so far; what says so is damaged, and could not be counted on from.
@@ -114,6 +112,8 @@ pub(super) struct State {
     pub rollbacks: Vec<Rollback>,
     /// Named moments, by their numbers: the moment, and whether the name has been given up.
     pub snapshots: BTreeMap<u64, (u64, u32)>,
+    /// Moment and number of those that are kept.
+    kept: BTreeSet<(u64, u64)>,
     names: BTreeMap<Vec<u8>, u64>,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
@@ -163,6 +163,7 @@ impl State {
             accepted: ALL_ACCEPTED,
             rollbacks: Vec::new(),
             snapshots: BTreeMap::new(),
+            kept: BTreeSet::new(),
             names: BTreeMap::new(),
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
@@ -654,11 +655,13 @@ impl State {
             }
             None => require(owner.is_none() || given_up, "two snapshots have one name")?,
         }
-        require(
-            sequence < NUMBER_MAX && self.snapshots.len() < SNAPSHOTS_MAX,
-            "there are too many snapshots",
-        )?;
         self.snapshots.insert(number, (sequence, state));
+        let has_room = self.snapshots.len() <= self.shape.snapshots_max as usize;
+        require(sequence < NUMBER_MAX && has_room, "there are too many snapshots")?;
+        match state {
+            KEPT => drop(self.kept.insert((sequence, number))),
+            _ => drop(self.kept.remove(&(sequence, number))),
+        }
         match given_up {
             true => drop(self.names.remove(name)),
             false => drop(self.names.insert(name.to_vec(), number)),
@@ -674,8 +677,7 @@ impl State {
 
     /// Whether a moment that has a name sees a version of these sequences.
     pub fn is_named_between(&self, birth: u64, death: u64) -> bool {
-        let mut named = self.snapshots.values().filter(|(_, state)| *state == KEPT);
-        named.any(|(moment, _)| birth <= *moment && *moment < death)
+        birth < death && self.kept.range((birth, 0)..(death, 0)).next().is_some()
     }
 
     /// The volume has gone back, or that is settled.
@@ -736,6 +738,7 @@ mod tests {
             keeps_past: false,
             goes_back: false,
             has_snapshots: false,
+            snapshots_max: 256,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

@@ -18,8 +18,12 @@ pub const MAGIC: [u8; 8] = *b"ICECORE\0";
 pub const ROLES: usize = 16;
 
 /// Incompatible features that this build knows; a pool that uses others is not opened.
-pub const KNOWN_INCOMPATIBLE: u64 =
-    FEATURE_LOG | FEATURE_VOLUME_DEVICE | FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BASE;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
+    | FEATURE_VOLUME_DEVICE
+    | FEATURE_ROLLBACK
+    | FEATURE_SNAPSHOTS
+    | FEATURE_BASE
+    | FEATURE_MANY_SNAPSHOTS;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -30,6 +34,8 @@ pub const FEATURE_ROLLBACK: u64 = 4;
 pub const FEATURE_SNAPSHOTS: u64 = 8;
 /// Incompatible feature: the volume has a base, where every block has its place, beside the segments of its log.
 pub const FEATURE_BASE: u64 = 16;
+/// Incompatible feature: the metadata has room for as many snapshots as `snapshots_max` says.
+pub const FEATURE_MANY_SNAPSHOTS: u64 = 64;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
@@ -128,7 +134,8 @@ impl Area {
 /// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
 /// | 240 | 16 | `base`: area of the volume's base; 0 where it has none |
 /// | 256 | 8 | `snapshot_bytes`: that snapshots of a volume with a base may take; 0: all of the data area |
-/// | 264 | 248 | `reserved_0`: 0 |
+/// | 264 | 4 | `snapshots_max`: named moments that the metadata has room for, 257 to 16,384; 0: 256 |
+/// | 268 | 244 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -168,7 +175,8 @@ pub struct Superblock {
     pub home_bytes: U64,
     pub base: Area,
     pub snapshot_bytes: U64,
-    pub reserved_0: [u8; 248],
+    pub snapshots_max: U32,
+    pub reserved_0: [u8; 244],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],

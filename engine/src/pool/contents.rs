@@ -117,7 +117,7 @@ impl Contents {
         let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
         let mut pins: BTreeMap<u64, u32> = BTreeMap::new();
-        for snapshot in journal.state().snapshots.values().filter(|one| one.keeping == Keeping::Kept) {
+        for snapshot in journal.state().snapshots.kept() {
             *pins.entry(snapshot.sequence).or_default() += 1;
         }
         #[cfg(feature = "mutations")]
@@ -125,11 +125,14 @@ impl Contents {
             pins.clear();
         }
         // What a removed snapshot alone kept is swept.
-        let is_kept = |death: &IndexDeath| {
+        let unswept: BTreeSet<u64> = {
             let state = journal.state();
-            let kept = state.snapshots.values().filter(|one| one.keeping != Keeping::Broken);
-            let moments = kept.map(|snapshot| snapshot.sequence);
-            moments.into_iter().any(|moment| death.birth.get() <= moment && moment < death.death.get())
+            let unswept = state.snapshots.values().filter(|one| one.keeping != Keeping::Broken);
+            unswept.map(|snapshot| snapshot.sequence).collect()
+        };
+        let is_kept = |death: &IndexDeath| {
+            let (birth, death) = (death.birth.get(), death.death.get());
+            birth < death && unswept.range(birth..death).next().is_some()
         };
         // Numbers of other rows may have been given anew since.
         let is_held_back = |(number, slot): (u32, u32)| {

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::history::Rollback;
-use super::snapshots::{SNAPSHOTS_MAX, Snapshot};
+use super::snapshots::{SNAPSHOTS_MIN, Snapshot, Snapshots};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
 /// The first number of an extent of a linear volume.
@@ -203,8 +203,9 @@ pub struct Metadata {
     pub accepted: u64,
     /// Returns to earlier moments that runs hold what is to be known of.
     pub rollbacks: Vec<Rollback>,
-    /// Named moments, by number.
-    pub snapshots: BTreeMap<u64, Snapshot>,
+    /// Named moments.
+    pub snapshots: Snapshots,
+    snapshots_max: usize,
     next_virtual: u32,
     next_gathered: u32,
     next_run: u64,
@@ -221,7 +222,27 @@ impl Metadata {
         let users = vec![0; segments as usize];
         let accepted = ALL_ACCEPTED;
         let next_gathered = GATHERED_FIRST;
-        Self { users, free: segments, segment_blocks, accepted, next_gathered, ..Self::default() }
+        let snapshots_max = SNAPSHOTS_MIN as usize;
+        Self {
+            users,
+            free: segments,
+            segment_blocks,
+            accepted,
+            next_gathered,
+            snapshots_max,
+            ..Self::default()
+        }
+    }
+
+    /// The same, with room for so many named moments.
+    #[must_use]
+    pub fn with_room_for(self, snapshots_max: u32) -> Self {
+        Self { snapshots_max: snapshots_max as usize, ..self }
+    }
+
+    /// Named moments that there is room for.
+    pub fn snapshots_max(&self) -> usize {
+        self.snapshots_max
     }
 
     /// Blocks of a segment.
@@ -353,12 +374,12 @@ impl Metadata {
             Change::Rollback(body) => self.rolled_back(body)?,
             Change::Snapshot(body, name) => {
                 let snapshot = Snapshot::from_change(body, name)?;
-                self.snapshots.insert(snapshot.number, snapshot);
-                if self.snapshots.len() > SNAPSHOTS_MAX {
+                self.snapshots.insert(snapshot);
+                if self.snapshots.len() > self.snapshots_max {
                     return None;
                 }
             }
-            Change::SnapshotRemoved(number) => drop(self.snapshots.remove(number)?),
+            Change::SnapshotRemoved(number) => drop(self.snapshots.remove(*number)?),
         }
         Some(())
     }
@@ -427,10 +448,9 @@ impl Metadata {
         self.free += u32::from(*users == 0);
     }
 
-    /// The state made by these changes from nothing.
-    pub fn from_changes(segments: u32, segment_blocks: u32, changes: &[Change]) -> Option<Self> {
-        let mut made = Self::new(segments, segment_blocks);
-        changes.iter().try_for_each(|change| made.apply(change)).map(|()| made)
+    /// The state that these changes make of this one.
+    pub fn with_changes(mut self, changes: &[Change]) -> Option<Self> {
+        changes.iter().try_for_each(|change| self.apply(change)).map(|()| self)
     }
 
     /// The changes that make this state from nothing.
@@ -503,7 +523,7 @@ mod tests {
         }
         assert_eq!((state.free_segments(), state.leases.len(), state.live_blocks()), (6, 1, 2));
         state.apply(&Change::Dead(0, vec![9])).unwrap();
-        assert_eq!(Metadata::from_changes(8, 200, &state.changes()).unwrap(), state);
+        assert_eq!(Metadata::new(8, 200).with_changes(&state.changes()).unwrap(), state);
         state.apply(&Change::RowRemoved(0)).unwrap();
         assert_eq!(state.free_segments(), 7);
     }
@@ -517,6 +537,20 @@ mod tests {
         assert!(state.rows[&0].is_live(9));
         state.apply(&Change::Dead(0, vec![9])).unwrap();
         assert!(!state.rows[&0].is_live(9), "as it is read from the device, it is dead");
+    }
+
+    #[test]
+    fn there_are_no_more_snapshots_than_there_is_room_for() {
+        let named = |number: u64| {
+            let (sequence, keeping) = (number, crate::pool::snapshots::Keeping::Kept);
+            Snapshot { number, sequence, time_unix_ns: 0, keeping, name: format!("{number}") }.change()
+        };
+        for (mut state, room) in [(Metadata::new(4, 64), 256), (Metadata::new(4, 64).with_room_for(700), 700)]
+        {
+            assert!((0..room).all(|number| state.apply(&named(number)).is_some()));
+            assert!(state.apply(&named(3)).is_some(), "it replaces one");
+            assert!(state.apply(&named(room)).is_none());
+        }
     }
 
     #[test]

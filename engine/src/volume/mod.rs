@@ -38,6 +38,7 @@ use crate::format::superblock::{
     FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock,
     VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
+use crate::pool::layout;
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -151,6 +152,8 @@ pub struct LogSettings {
     pub retention_age_s: u64,
     /// A linear volume behind it takes space when a block is first applied.
     pub thin: bool,
+    /// Snapshots that there is room for at a time.
+    pub snapshots_max: u32,
 }
 
 /// What an open volume is doing and how.
@@ -181,6 +184,7 @@ impl VolumeInfo {
             retention_bytes: superblock.retention_bytes.get(),
             retention_age_s: superblock.retention_age_s.get(),
             thin: superblock.volume_flags.get() & VOLUME_THIN != 0,
+            snapshots_max: layout::snapshots_max(superblock),
         };
         let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
         let features = [

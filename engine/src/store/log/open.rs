@@ -103,6 +103,7 @@ pub(super) fn empty_state(superblock: &Superblock) -> Metadata {
     let geometry = geometry(superblock);
     let of_home = (superblock.home_bytes.get() / geometry.segment_bytes()) as u32;
     Metadata::new(geometry.segments + of_home, geometry.segment_blocks)
+        .with_room_for(layout::snapshots_max(superblock))
 }
 
 fn geometry(superblock: &Superblock) -> Geometry {

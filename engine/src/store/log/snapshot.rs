@@ -10,7 +10,7 @@ use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
 use crate::pool::index::difference::difference;
-use crate::pool::snapshots::{Keeping, SNAPSHOTS_MAX, Snapshot, check_name};
+use crate::pool::snapshots::{Keeping, Snapshot, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
 use crate::units::Seq;
@@ -51,14 +51,17 @@ impl LogStore {
     /// # Errors
     /// `NoSnapshot`.
     pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
-        let found = self.snapshots().into_iter().find(|snapshot| snapshot.name == name);
-        found.ok_or_else(|| self.core.no_snapshot(name))
+        let state = self.core.contents.journal().state();
+        state.snapshots.named(name).map(SnapshotInfo::from).ok_or_else(|| self.core.no_snapshot(name))
     }
 
     /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
     pub(super) fn is_broken(&self, moment: u64) -> bool {
-        let is_one = |one: &SnapshotInfo| one.broken && one.sequence.0 == moment;
-        !self.core.contents.can_open(moment) && self.snapshots().iter().any(is_one)
+        let is_one = |one: &Snapshot| {
+            matches!(one.keeping, Keeping::Breaking | Keeping::Broken) && one.sequence == moment
+        };
+        let state = self.core.contents.journal().state();
+        !self.core.contents.can_open(moment) && state.snapshots.values().any(is_one)
     }
 
     /// The blocks that differ between two moments.
@@ -92,11 +95,11 @@ impl LogStore {
         }
         check_name(name)?;
         let state = self.core.contents.journal().state();
-        if state.snapshots.values().any(|snapshot| snapshot.name == name && snapshot.keeping.has_name()) {
+        if state.snapshots.named(name).is_some() {
             return refused(Reason::SnapshotExists { name: name.to_string() });
         }
-        if state.snapshots.len() == SNAPSHOTS_MAX {
-            return refused(Reason::TooManySnapshots { limit: SNAPSHOTS_MAX });
+        if state.snapshots.len() == state.snapshots_max() {
+            return refused(Reason::TooManySnapshots { limit: state.snapshots_max() });
         }
         Ok(())
     }
@@ -117,7 +120,7 @@ impl LogStore {
             .contents
             .journal()
             .commit(|state| {
-                let number = state.snapshots.last_key_value().map_or(1, |(last, _)| last + 1);
+                let number = state.snapshots.next_number();
                 let snapshot = Snapshot { number, sequence, time_unix_ns, keeping: Keeping::Kept, name };
                 taken = Some(SnapshotInfo::from(&snapshot));
                 vec![snapshot.change()]
@@ -141,7 +144,7 @@ impl LogStore {
         core.contents
             .journal()
             .commit(|state| {
-                let found = state.snapshots.values().find(|one| one.name == name && one.keeping.has_name());
+                let found = state.snapshots.named(name);
                 removed = found.cloned();
                 let gone = found.map(|found| Snapshot { keeping: Keeping::GivenUp, ..found.clone() });
                 gone.iter().map(Snapshot::change).collect()
@@ -168,16 +171,12 @@ impl Core {
 
     fn removed(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        let has_name = |moment| {
-            state.snapshots.values().any(|one| one.keeping == Keeping::Kept && one.sequence == moment)
-        };
         // While nothing but an image keeps its moment, the metadata has to know of it.
         let is_free = |snapshot: &&Snapshot| {
             let moment = snapshot.sequence;
-            let is_given_up = matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking);
-            is_given_up && (has_name(moment) || !self.contents.is_pinned(moment))
+            state.snapshots.keeps(moment) || !self.contents.is_pinned(moment)
         };
-        state.snapshots.values().find(is_free).cloned()
+        state.snapshots.to_sweep().find(is_free).cloned()
     }
 
     /// Lets go of what one of these alone has kept.
@@ -197,7 +196,7 @@ impl Core {
             .journal()
             .commit(|state| {
                 let mut changes = self.news_of_rows(state, 0);
-                let keeping = state.snapshots.get(&snapshot.number).map(|now| now.keeping);
+                let keeping = state.snapshots.get(snapshot.number).map(|now| now.keeping);
                 changes.push(match keeping {
                     Some(Keeping::Breaking) => Snapshot { keeping: Keeping::Broken, ..snapshot }.change(),
                     _ => Change::SnapshotRemoved(snapshot.number),

@@ -132,15 +132,14 @@ impl Core {
 
     fn oldest_kept(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        let kept = state.snapshots.values().filter(|snapshot| snapshot.keeping == Keeping::Kept);
-        kept.min_by_key(|snapshot| snapshot.sequence).cloned()
+        state.snapshots.kept().next().cloned()
     }
 
     /// A snapshot that is to be broken now: somebody waits for its room, or the log does.
     pub(super) fn to_break(&self, is_full: bool) -> Option<Snapshot> {
         let wanted =
             self.space.break_wanted.get() || (is_full && self.space.when_full == WhenFull::BreakSnapshots);
-        self.oldest_kept().filter(|_| wanted)
+        wanted.then(|| self.oldest_kept()).flatten()
     }
 
     /// Breaks a snapshot, durably: nobody reads it from now on.
@@ -153,7 +152,7 @@ impl Core {
             .journal()
             .commit(|state| {
                 // It may have been deleted meanwhile.
-                let now = state.snapshots.get(&number).map(|now| now.keeping);
+                let now = state.snapshots.get(number).map(|now| now.keeping);
                 was_kept = now == Some(Keeping::Kept);
                 if was_kept { vec![broken.change()] } else { Vec::new() }
             })
