@@ -70,11 +70,13 @@ pub enum Mutation {
     OldestFirst,
     /// What an overlay holds is given up before the base has it.
     FoldedBeforeBase,
+    /// A snapshot that is locked is deleted, or broken.
+    LockIgnored,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 30] = [
+    pub const ALL: [Mutation; 31] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -105,6 +107,7 @@ impl Mutation {
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
+        Mutation::LockIgnored,
     ];
 
     /// Those of a volume with a base.

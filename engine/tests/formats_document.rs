@@ -12,6 +12,7 @@ use icecore::format::control::ControlHeader;
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
 use icecore::format::journal::{
     Applied, ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Rollback, Row, Run, Snapshot,
+    SnapshotLock,
 };
 use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
@@ -147,6 +148,8 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("Opening", size_of::<Opening>(), layout!(Opening: nonce first_batch));
     let fields = layout!(Applied: sequence batch first_sequence virtual_segment block previous reserved);
     assert_laid_out("Applied", size_of::<Applied>(), fields);
+    let fields = layout!(SnapshotLock: number until_unix_ns held);
+    assert_laid_out("SnapshotLock", size_of::<SnapshotLock>(), fields);
     let fields = layout!(Snapshot: number sequence time_unix_ns removed name_bytes);
     assert_laid_out("Snapshot", size_of::<Snapshot>(), fields);
     assert_laid_out("Rollback", size_of::<Rollback>(), layout!(Rollback: at to settled));

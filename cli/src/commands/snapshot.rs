@@ -11,14 +11,15 @@ use clap::{Args, Subcommand};
 use icecore::error::Error;
 use icecore::export::control::{Answer, ControlClient, Moment, Request, perform};
 use icecore::store::log::SnapshotInfo;
-use icecore::units::Seq;
-use icecore::volume::{ApplyOptions, OpenMode, OpenOptions, Volume, format_id};
+use icecore::units::{Seq, utc};
+use icecore::volume::{ApplyOptions, LockTime, OpenMode, OpenOptions, Volume, format_id};
 use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
 use crate::failure::Outcome;
 use crate::output::Done;
 use crate::session::{IoOptions, Reached, VolumeDevice};
+use crate::size;
 
 /// What to do with moments.
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,10 @@ pub enum Snapshot {
     List(Listed),
     /// Give a name up; what it alone kept comes free, no data is moved
     Delete(Named),
+    /// Keep a snapshot from being deleted, or broken for want of room, until it is unlocked or a time has come
+    Lock(Lock),
+    /// Let a snapshot be deleted again; refused until the time has come that it is locked for
+    Unlock(Named),
     /// List the regions that differ between two moments; from metadata alone, writes nothing
     Diff(Diff),
     /// Make a volume again what it was at an earlier moment; what was written since can still be read as its past
@@ -54,6 +59,29 @@ pub struct Named {
     of: Listed,
     /// The snapshot's name: 1 to 64 bytes
     name: String,
+}
+
+/// Arguments of `icecore snapshot lock`.
+#[derive(Debug, Args)]
+pub struct Lock {
+    #[command(flatten)]
+    of: Named,
+    /// The time until which nobody can unlock it, such as 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = size::parse_time, conflicts_with = "for")]
+    until: Option<u64>,
+    /// For how long nobody can unlock it, in seconds or with the suffix s, m, h or d
+    #[arg(long, value_name = "TIME", value_parser = size::parse_seconds)]
+    r#for: Option<u64>,
+}
+
+impl Lock {
+    fn time(&self) -> LockTime {
+        match (self.until, self.r#for) {
+            (Some(until), _) => LockTime::Until(until),
+            (None, Some(seconds)) => LockTime::For(seconds.saturating_mul(1_000_000_000)),
+            (None, None) => LockTime::Held,
+        }
+    }
 }
 
 /// Arguments of `icecore snapshot diff`.
@@ -86,7 +114,8 @@ impl Snapshot {
     /// Whether the result is wanted as one JSON object.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::Create(named) | Self::Delete(named) => named.of.json,
+            Self::Create(named) | Self::Delete(named) | Self::Unlock(named) => named.of.json,
+            Self::Lock(lock) => lock.of.of.json,
             Self::List(listed) => listed.json,
             Self::Diff(diff) => diff.of.json,
             Self::Rollback(rollback) => rollback.of.json,
@@ -101,6 +130,11 @@ impl Snapshot {
         match self {
             Self::Create(Named { of, name }) => of.change(io, &Request::Take(name)),
             Self::Delete(Named { of, name }) => of.change(io, &Request::Delete(name)),
+            Self::Lock(lock) => {
+                let time = lock.time();
+                lock.of.of.change(io, &Request::Lock(lock.of.name, time))
+            }
+            Self::Unlock(Named { of, name }) => of.change(io, &Request::Unlock(name)),
             Self::Rollback(Rollback { of, name, sequence }) => {
                 let to = match name {
                     Some(name) => Moment::Named(name),
@@ -124,11 +158,19 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
         "sequence": snapshot.sequence.0,
         "time_unix_ns": snapshot.time_unix_ns,
         "broken": snapshot.broken,
+        "locked": snapshot.lock.is_some(),
+        "locked_until": snapshot.lock.filter(|lock| lock.until_unix_ns > 0).map(|lock| utc(lock.until_unix_ns)),
+        "held": snapshot.lock.is_some_and(|lock| lock.held),
     })
 }
 
 fn line_of(snapshot: &SnapshotInfo) -> String {
-    let state = if snapshot.broken { " (broken: there was no room for it)" } else { "" };
+    let broken = if snapshot.broken { " (broken: there was no room for it)" } else { "" };
+    let state = match snapshot.lock {
+        Some(lock) if lock.until_unix_ns > 0 => format!(" (locked until {})", utc(lock.until_unix_ns)),
+        Some(_) => " (locked)".to_string(),
+        None => broken.to_string(),
+    };
     format!("{} {}{state}\n", snapshot.sequence.0, snapshot.name)
 }
 
@@ -213,6 +255,8 @@ fn done_of(answer: &Answer) -> Done {
     match answer {
         Answer::Taken(snapshot) => changed(snapshot, "taken"),
         Answer::Deleted(snapshot) => changed(snapshot, "deleted"),
+        Answer::Locked(snapshot) => changed(snapshot, "locked"),
+        Answer::Unlocked(snapshot) => changed(snapshot, "unlocked"),
         Answer::WentBack { to, at } => {
             // The return is the entry behind the last one that it discards.
             let discarded = at.0.saturating_sub(to.0 + 1);

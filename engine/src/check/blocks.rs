@@ -133,7 +133,7 @@ async fn fill(
     let mut next = merged.next(checker, shape).await?;
     // Versions of the block at hand that nothing has superseded so far, and when they were discarded: ever earlier.
     let mut living: Vec<(IndexEntry, u64)> = Vec::new();
-    let wanted = |birth, death| death > window || state.is_named_between(birth, death);
+    let wanted = |birth, death| death > window || state.names.sees_between(birth, death);
     let sequence_of = |entry: &IndexEntry| entry.sequence.get();
     while let Some(entry) = next {
         next = merged.next(checker, shape).await?;
@@ -253,7 +253,7 @@ async fn check_deaths(
         while let Some(death) = deaths.next(checker, shape).await? {
             let (number, slot) = death.place();
             let sequence = death.death.get();
-            let is_kept = sequence > window || state.is_named_between(death.birth.get(), sequence);
+            let is_kept = sequence > window || state.names.sees_between(death.birth.get(), sequence);
             if !is_kept || returns.revives(death.birth.get(), sequence) {
                 continue;
             }
@@ -263,7 +263,7 @@ async fn check_deaths(
                     let (birth, next) = (known.sequence, known.death);
                     // What superseded it may have been thrown away, since no moment that is kept sees that.
                     let is_gone =
-                        sequence < next && next <= window && !state.is_named_between(sequence, next);
+                        sequence < next && next <= window && !state.names.sees_between(sequence, next);
                     is_new && birth == death.birth.get() && (sequence == next || is_gone)
                 }
                 // What was brought home before a crash and superseded after it may have died in the log.

@@ -14,6 +14,7 @@ mod index;
 mod journal;
 mod linear;
 mod log;
+mod names;
 mod reading;
 mod returns;
 mod rows;

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::index;
+use super::names::{BROKEN, Names};
 use super::returns::Returns;
 use super::superblock::Shape;
-use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run, Snapshot};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
@@ -21,11 +22,6 @@ pub(super) const NUMBER_MAX: u64 = 1 << 62;
 
 /// A pinned base may take everything, which is to say that it is not pinned.
 pub(super) const ALL_ACCEPTED: u64 = u64::MAX;
-/// What a snapshot's `removed` says.
-const KEPT: u32 = 0;
-const GIVEN_UP: u32 = 1;
-const BREAKING: u32 = 2;
-const BROKEN: u32 = 3;
 
 /// What contradicts the state.
 pub(super) type Judged<T = ()> = Result<T, String>;
@@ -110,11 +106,8 @@ pub(super) struct State {
     pub accepted: u64,
     /// Returns to earlier moments.
     pub rollbacks: Vec<Rollback>,
-    /// Named moments, by their numbers: the moment, and whether the name has been given up.
-    pub snapshots: BTreeMap<u64, (u64, u32)>,
-    /// Moment and number of those that are kept.
-    kept: BTreeSet<(u64, u64)>,
-    names: BTreeMap<Vec<u8>, u64>,
+    /// Named moments.
+    pub names: Names,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
     /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
@@ -122,7 +115,7 @@ pub(super) struct State {
     gathering: u64,
 }
 
-fn require(holds: bool, text: &str) -> Judged {
+pub(super) fn require(holds: bool, text: &str) -> Judged {
     if holds { Ok(()) } else { Err(text.to_string()) }
 }
 
@@ -140,6 +133,7 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Accepted(_) => 8,
         Change::Rollback(_) => 9,
         Change::Snapshot(..) => 10,
+        Change::SnapshotLock(_) => 11,
         Change::RowRemoved(_) | Change::Dead(..) | Change::RunRemoved(_) | Change::SnapshotRemoved(_) => {
             return None;
         }
@@ -162,9 +156,7 @@ impl State {
             applied: Applied::default(),
             accepted: ALL_ACCEPTED,
             rollbacks: Vec::new(),
-            snapshots: BTreeMap::new(),
-            kept: BTreeSet::new(),
-            names: BTreeMap::new(),
+            names: Names::default(),
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
         }
@@ -206,7 +198,8 @@ impl State {
                 Change::Applied(applied) => state.apply_home(applied)?,
                 Change::Accepted(sequence) => state.accepted = *sequence,
                 Change::Rollback(rollback) => state.rollback(rollback)?,
-                Change::Snapshot(snapshot, name) => state.snapshot(snapshot, name)?,
+                Change::Snapshot(snapshot, name) => state.names.tell(shape, snapshot, name)?,
+                Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -244,6 +237,7 @@ impl State {
                     | Change::Window(_)
                     | Change::Accepted(_)
                     | Change::Snapshot(..)
+                    | Change::SnapshotLock(_)
             );
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
@@ -258,16 +252,18 @@ impl State {
                 }
                 Change::Snapshot(snapshot, name) => {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
-                    let is_broken = snapshot.removed == BROKEN;
+                    let (alone, is_broken) = (changes.len() == 1, snapshot.removed == BROKEN);
+                    require(alone || opens || is_broken, "a snapshot stands among other changes")?;
                     require(
-                        changes.len() == 1 || opens || is_broken,
-                        "a snapshot stands among other changes",
+                        opens || !self.names.is_given_up_locked(snapshot),
+                        "a locked snapshot is given up",
                     )?;
-                    self.snapshot(snapshot, name)?;
+                    self.names.tell(&self.shape, snapshot, name)?;
                 }
-                Change::SnapshotRemoved(number) => {
-                    let removed = self.snapshots.remove(number).is_some_and(|(_, state)| state == GIVEN_UP);
-                    require(removed, "it forgets a snapshot that has not been given up")?;
+                Change::SnapshotRemoved(number) => self.names.forget(*number)?,
+                Change::SnapshotLock(lock) => {
+                    require(changes.len() == 1, "a lock stands among other changes")?;
+                    self.names.lock(&self.shape, lock)?;
                 }
                 Change::Rollback(rollback) => {
                     require(has_checkpoint, "it goes back without a checkpoint")?;
@@ -635,51 +631,6 @@ impl State {
         Ok(())
     }
 
-    /// A moment gets a name, or its name is given up.
-    fn snapshot(&mut self, next: &Snapshot, name: &[u8]) -> Judged {
-        let (number, sequence) = (next.number.get(), next.sequence.get());
-        let is_name = (1..=64).contains(&name.len())
-            && std::str::from_utf8(name).is_ok_and(|name| !name.chars().any(char::is_control));
-        let may_be = self.shape.has_snapshots && !self.shape.linear;
-        require(may_be && is_name && next.removed.get() <= BROKEN, "a snapshot is none, or has no name")?;
-        let (state, given_up) = (next.removed.get(), next.removed.get() == GIVEN_UP);
-        let owner = self.names.get(name).copied();
-        match self.snapshots.get(&number) {
-            Some((known, before)) => {
-                let stays = *known == sequence && owner == Some(number);
-                let follows = matches!(
-                    (*before, state),
-                    (KEPT, GIVEN_UP | BREAKING) | (BREAKING, GIVEN_UP | BROKEN) | (BROKEN, GIVEN_UP)
-                );
-                require(stays && follows, "a snapshot changes")?;
-            }
-            None => require(owner.is_none() || given_up, "two snapshots have one name")?,
-        }
-        self.snapshots.insert(number, (sequence, state));
-        let has_room = self.snapshots.len() <= self.shape.snapshots_max as usize;
-        require(sequence < NUMBER_MAX && has_room, "there are too many snapshots")?;
-        match state {
-            KEPT => drop(self.kept.insert((sequence, number))),
-            _ => drop(self.kept.remove(&(sequence, number))),
-        }
-        match given_up {
-            true => drop(self.names.remove(name)),
-            false => drop(self.names.insert(name.to_vec(), number)),
-        }
-        Ok(())
-    }
-
-    /// The names of moments, and the moments.
-    pub fn named(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        let sequence = |number| self.snapshots.get(number).map(|(sequence, _)| *sequence);
-        self.names.iter().filter_map(move |(name, number)| Some((&name[..], sequence(number)?)))
-    }
-
-    /// Whether a moment that has a name sees a version of these sequences.
-    pub fn is_named_between(&self, birth: u64, death: u64) -> bool {
-        birth < death && self.kept.range((birth, 0)..(death, 0)).next().is_some()
-    }
-
     /// The volume has gone back, or that is settled.
     fn rollback(&mut self, next: &Rollback) -> Judged {
         let (at, to) = (next.at.get(), next.to.get());
@@ -739,6 +690,7 @@ mod tests {
             goes_back: false,
             has_snapshots: false,
             snapshots_max: 256,
+            has_locks: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

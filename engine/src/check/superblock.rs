@@ -8,9 +8,9 @@ use zerocopy::IntoBytes;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS,
-    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES,
-    Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_BASE, FEATURE_LOCKS, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_ROLLBACK,
+    FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN,
+    SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -74,6 +74,8 @@ pub(super) struct Shape {
     pub has_snapshots: bool,
     /// Names that there is room for.
     pub snapshots_max: u32,
+    /// Snapshots have been locked, or one was about to.
+    pub has_locks: bool,
 }
 
 impl Shape {
@@ -100,6 +102,7 @@ impl Shape {
             goes_back: true,
             has_snapshots: false,
             snapshots_max: SNAPSHOTS_MIN,
+            has_locks: false,
         }
     }
 
@@ -334,7 +337,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.generation = 0.into();
             plain.generation_tail = 0.into();
             // What is used for the first time is noted before it is used.
-            plain.features_incompatible &= !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS);
+            plain.features_incompatible &= !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_LOCKS);
         }
         plain
     };
@@ -416,7 +419,10 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "it has a base, and keeps moments without names",
         ),
         (
-            is_log || record.features_incompatible.get() & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS) == 0,
+            is_log
+                || record.features_incompatible.get()
+                    & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_LOCKS)
+                    == 0,
             "it has no log, and has gone back to an earlier moment or has snapshots",
         ),
         (
@@ -569,5 +575,6 @@ fn shape(record: &Superblock) -> Shape {
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
         has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,
         snapshots_max: record.snapshots_max.get().max(SNAPSHOTS_MIN),
+        has_locks: record.features_incompatible.get() & FEATURE_LOCKS != 0,
     }
 }

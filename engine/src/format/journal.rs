@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 17 snapshot lock |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -228,8 +228,24 @@ pub struct Snapshot {
     pub name_bytes: U32,
 }
 
+/// Kind 17: a snapshot is locked, or is not any more.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `number`: of the snapshot |
+/// | 8 | 8 | `until_unix_ns`: it is not given up before this time; 0 where there is none |
+/// | 16 | 8 | `held`: 1 if it is not given up before it is unlocked, else 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct SnapshotLock {
+    pub number: U64,
+    pub until_unix_ns: U64,
+    pub held: U64,
+}
+
 const _: () = {
-    assert!(size_of::<Snapshot>() == 32);
+    assert!(size_of::<Snapshot>() == 32 && size_of::<SnapshotLock>() == 24);
     assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
@@ -270,6 +286,8 @@ pub enum Change {
     Snapshot(Snapshot, Vec<u8>),
     /// Kind 15: the snapshot of this number is gone (8 bytes).
     SnapshotRemoved(u64),
+    /// See [`SnapshotLock`].
+    SnapshotLock(SnapshotLock),
 }
 
 impl Change {
@@ -317,6 +335,7 @@ impl Change {
                 14
             }
             Change::SnapshotRemoved(number) => put(to, &number.to_le_bytes(), 15),
+            Change::SnapshotLock(body) => put(to, body.as_bytes(), 17),
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -380,6 +399,7 @@ impl Change {
                 Change::Snapshot(snapshot, name.to_vec())
             }
             15 => Change::SnapshotRemoved(U64::read_from_bytes(body).ok()?.get()),
+            17 => Change::SnapshotLock(SnapshotLock::read_from_bytes(body).ok()?),
             _ => return None,
         })
     }
@@ -521,6 +541,7 @@ mod tests {
                 b"first".to_vec(),
             ),
             Change::SnapshotRemoved(2),
+            Change::SnapshotLock(SnapshotLock { number: 3.into(), until_unix_ns: 9.into(), held: 1.into() }),
         ]
     }
 

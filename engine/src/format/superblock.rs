@@ -23,7 +23,8 @@ pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
     | FEATURE_ROLLBACK
     | FEATURE_SNAPSHOTS
     | FEATURE_BASE
-    | FEATURE_MANY_SNAPSHOTS;
+    | FEATURE_MANY_SNAPSHOTS
+    | FEATURE_LOCKS;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -36,6 +37,8 @@ pub const FEATURE_SNAPSHOTS: u64 = 8;
 pub const FEATURE_BASE: u64 = 16;
 /// Incompatible feature: the metadata has room for as many snapshots as `snapshots_max` says.
 pub const FEATURE_MANY_SNAPSHOTS: u64 = 64;
+/// Incompatible feature: snapshots of the volume have been locked.
+pub const FEATURE_LOCKS: u64 = 128;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.

@@ -347,11 +347,13 @@ mod tests {
 
     #[test]
     fn an_image_has_room_for_the_longest_of_every_snapshot() {
-        use crate::pool::snapshots::{Keeping, NAME_BYTES_MAX, SNAPSHOTS_MAX, Snapshot};
+        use crate::pool::snapshots::{Keeping, NAME_BYTES_MAX, SNAPSHOTS_MAX, Snapshot, SnapshotLock};
         let name = "n".repeat(NAME_BYTES_MAX);
-        let longest = Snapshot { number: 1, sequence: 1, time_unix_ns: 1, keeping: Keeping::Kept, name };
+        let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
+        let longest = Snapshot { number: 1, sequence: 1, time_unix_ns: 1, keeping, name, lock };
         let mut bytes = Vec::new();
         longest.change().encode(&mut bytes);
+        lock.change(1).encode(&mut bytes);
         assert!(bytes.len() as u64 <= SNAPSHOT_BYTES, "{}", bytes.len());
         for snapshots_max in [SNAPSHOTS_MIN, 10_000, SNAPSHOTS_MAX] {
             let room = image_bytes(0, 512, snapshots_max);

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::history::Rollback;
-use super::snapshots::{SNAPSHOTS_MIN, Snapshot, Snapshots};
+use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
 /// The first number of an extent of a linear volume.
@@ -380,6 +380,7 @@ impl Metadata {
                 }
             }
             Change::SnapshotRemoved(number) => drop(self.snapshots.remove(*number)?),
+            Change::SnapshotLock(lock) => self.snapshots.lock(lock)?,
         }
         Some(())
     }
@@ -472,6 +473,8 @@ impl Metadata {
         }
         changes.extend(self.rollbacks.iter().map(|rollback| rollback.change()));
         changes.extend(self.snapshots.values().map(Snapshot::change));
+        let locked = self.snapshots.values().filter(|snapshot| snapshot.lock != SnapshotLock::default());
+        changes.extend(locked.map(|snapshot| snapshot.lock.change(snapshot.number)));
         changes
     }
 }
@@ -543,7 +546,8 @@ mod tests {
     fn there_are_no_more_snapshots_than_there_is_room_for() {
         let named = |number: u64| {
             let (sequence, keeping) = (number, crate::pool::snapshots::Keeping::Kept);
-            Snapshot { number, sequence, time_unix_ns: 0, keeping, name: format!("{number}") }.change()
+            let (name, lock) = (format!("{number}"), SnapshotLock::default());
+            Snapshot { number, sequence, time_unix_ns: 0, keeping, name, lock }.change()
         };
         for (mut state, room) in [(Metadata::new(4, 64), 256), (Metadata::new(4, 64).with_room_for(700), 700)]
         {

@@ -43,6 +43,34 @@ impl Keeping {
     }
 }
 
+/// What keeps a snapshot from being deleted, or broken for want of room: a time, and somebody who has to agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotLock {
+    /// Not before this time, in nanoseconds since 1970 (UTC); 0: at any time.
+    pub until_unix_ns: u64,
+    /// Not before it is unlocked.
+    pub held: bool,
+}
+
+impl SnapshotLock {
+    /// Whether it holds at a time.
+    pub fn holds_at(&self, unix_ns: u64) -> bool {
+        let holds = self.held || unix_ns < self.until_unix_ns;
+        #[cfg(feature = "mutations")]
+        let holds = holds && !crate::mutation::is_on(crate::mutation::Mutation::LockIgnored);
+        holds
+    }
+
+    /// The change that tells the journal of it.
+    pub fn change(&self, number: u64) -> Change {
+        Change::SnapshotLock(journal::SnapshotLock {
+            number: number.into(),
+            until_unix_ns: self.until_unix_ns.into(),
+            held: u64::from(self.held).into(),
+        })
+    }
+}
+
 /// A named moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -56,6 +84,8 @@ pub struct Snapshot {
     pub keeping: Keeping,
     /// What it is called.
     pub name: String,
+    /// What keeps it from being given up. Stays what it was where a change tells of the rest.
+    pub lock: SnapshotLock,
 }
 
 impl Snapshot {
@@ -84,6 +114,7 @@ impl Snapshot {
             time_unix_ns: body.time_unix_ns.get(),
             keeping: Keeping::from_number(body.removed.get())?,
             name,
+            lock: SnapshotLock::default(),
         })
     }
 }
@@ -102,8 +133,10 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Takes one in, in the place of that of its number.
-    pub fn insert(&mut self, snapshot: Snapshot) {
-        self.remove(snapshot.number);
+    pub fn insert(&mut self, mut snapshot: Snapshot) {
+        if let Some(before) = self.remove(snapshot.number) {
+            snapshot.lock = before.lock;
+        }
         let (number, moment) = (snapshot.number, snapshot.sequence);
         if snapshot.keeping.has_name() {
             self.by_name.insert(snapshot.name.clone(), number);
@@ -125,6 +158,13 @@ impl Snapshots {
         self.kept.remove(&(gone.sequence, number));
         self.to_sweep.remove(&number);
         Some(gone)
+    }
+
+    /// Locks or unlocks that of this number; `None` if there is none.
+    pub fn lock(&mut self, body: &journal::SnapshotLock) -> Option<()> {
+        let locked = self.by_number.get_mut(&body.number.get())?;
+        locked.lock = SnapshotLock { until_unix_ns: body.until_unix_ns.get(), held: body.held.get() == 1 };
+        Some(())
     }
 
     /// How many there are, with those that are still to be swept.
@@ -206,7 +246,8 @@ mod tests {
                 // A name is one number's, but for those that have been given up.
                 let name = format!("of {}", if keeping.has_name() { number } else { random.below(40) });
                 let sequence = random.below(20);
-                all.insert(Snapshot { number, sequence, time_unix_ns: 0, keeping, name });
+                let lock = SnapshotLock::default();
+                all.insert(Snapshot { number, sequence, time_unix_ns: 0, keeping, name, lock });
             }
             let scan = |keeping: &[Keeping]| -> Vec<&Snapshot> {
                 all.values().filter(|one| keeping.contains(&one.keeping)).collect()

@@ -29,14 +29,16 @@ pub use handle::VolumeHandle;
 pub use open::OpenMode;
 pub use roles::Devices;
 
-pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions, SnapshotSpace, WhenFull};
+pub use crate::store::log::{
+    ApplyMode, ApplyOptions, ApplyStatus, LockTime, OpenOptions, SnapshotLock, SnapshotSpace, WhenFull,
+};
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::Result;
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock,
-    VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_BASE, FEATURE_LOCKS, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED,
+    Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::pool::layout;
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
@@ -193,6 +195,7 @@ impl VolumeInfo {
             ("volume device", superblock.has_volume_device()),
             ("volatile log", is_volatile),
             ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
+            ("snapshot locks", superblock.features_incompatible.get() & FEATURE_LOCKS != 0),
             ("rollback", superblock.features_incompatible.get() & FEATURE_ROLLBACK != 0),
         ];
         let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));

@@ -209,6 +209,7 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "BatchEntry, rollback",
         "Snapshot",
         "snapshot removed",
+        "SnapshotLock",
     ] {
         assert!(tried.fields.iter().any(|(record, _)| record == kind), "there was no {kind}");
     }

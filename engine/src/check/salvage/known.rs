@@ -105,7 +105,7 @@ impl Known {
             base: state.checkpoint.sequence.get(),
             watermark: state.watermark,
             window: state.window,
-            names: state.named().map(|(name, sequence)| (name.to_vec(), sequence)).collect(),
+            names: state.names.all().map(|(name, sequence)| (name.to_vec(), sequence)).collect(),
             rows: state.rows.into_iter().map(|(number, row)| (number, vec![row])).collect(),
             runs: state.runs.into_iter().map(|run| (run, state.window)).collect(),
             openings: state.openings,

@@ -25,6 +25,8 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
             volume.delete_snapshot(name).await?;
             Answer::Deleted(gone)
         }
+        Request::Lock(name, time) => Answer::Locked(volume.lock_snapshot(name, *time).await?),
+        Request::Unlock(name) => Answer::Unlocked(volume.unlock_snapshot(name).await?),
         Request::Difference(from, to) => {
             let (from, to) = (sequence_of(volume, from)?, sequence_of(volume, to)?);
             Answer::Difference { from, to, changed: volume.difference(from, to).await? }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::World;
 use super::past::{contents_of, first_difference};
 use crate::error::Reason;
-use crate::store::log::ImageOptions;
+use crate::store::log::{ImageOptions, LockTime};
 use crate::units::{SECTOR_BYTES, Seq};
 
 /// Snapshots of a play at most: each takes as much room as the volume.
@@ -17,19 +17,8 @@ impl World<'_> {
     pub(super) async fn take_snapshot(&mut self, which: u64) -> Result<(), String> {
         if self.past.named.len() == NAMED_MAX {
             let at = which as usize % NAMED_MAX;
-            let name = self.past.named[at].0.clone();
-            let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
-            match self.shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await? {
-                Ok(()) => {
-                    self.past.named.remove(at);
-                    self.shared.note("snapshot: deleted");
-                }
-                Err(error) => {
-                    self.shared.judge_error("delete snapshot", &error);
-                    // It may be gone by the next opening.
-                    self.past.named.remove(at);
-                }
-            }
+            let name = self.past.named.remove(at).0;
+            self.delete(&name).await?;
         }
         let before = self.past.moments.len();
         self.remember(false).await?;
@@ -44,10 +33,42 @@ impl World<'_> {
                 deleted.err().iter().for_each(|error| self.shared.judge_error("delete snapshot", error));
             }
             Ok(_) => {
-                self.past.named.push((name, moment));
                 self.shared.note("snapshot: taken");
+                if which >> 32 & 1 == 1 {
+                    match self.shared.bounded("lock", volume.lock_snapshot(&name, LockTime::Held)).await? {
+                        Ok(_) => drop(self.past.locked.insert(name.clone())),
+                        // It may be locked, or not.
+                        Err(error) => self.shared.judge_error("lock snapshot", &error),
+                    }
+                }
+                self.past.named.push((name, moment));
             }
             Err(error) => self.shared.judge_error("take snapshot", &error),
+        }
+        Ok(())
+    }
+
+    /// Deletes a snapshot that is forgotten already; if it is locked, that is refused until it is unlocked.
+    async fn delete(&mut self, name: &str) -> Result<(), String> {
+        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+        let shared = Rc::clone(&self.shared);
+        let was_locked = self.past.locked.remove(name);
+        let mut deleted = shared.bounded("delete snapshot", volume.delete_snapshot(name)).await?;
+        match &deleted {
+            Ok(()) if was_locked => return Err(format!("{name} is deleted though it was locked")),
+            Err(error) if matches!(error.reason(), Reason::SnapshotLocked { .. }) => {
+                shared.note("snapshot: locked");
+                if let Err(error) = shared.bounded("unlock", volume.unlock_snapshot(name)).await? {
+                    shared.judge_error("unlock snapshot", &error);
+                }
+                deleted = shared.bounded("delete snapshot", volume.delete_snapshot(name)).await?;
+            }
+            _ => {}
+        }
+        match deleted {
+            Ok(()) => shared.note("snapshot: deleted"),
+            // It may be gone by the next opening.
+            Err(error) => shared.judge_error("delete snapshot", &error),
         }
         Ok(())
     }
@@ -60,8 +81,7 @@ impl World<'_> {
         let at = which as usize % (self.past.named.len() + 1);
         // Names are in the order of their moments.
         for (name, _) in self.past.named.drain(..at).collect::<Vec<_>>() {
-            let deleted = shared.bounded("delete snapshot", volume.delete_snapshot(&name)).await?;
-            deleted.err().iter().for_each(|error| shared.judge_error("delete snapshot", error));
+            self.delete(&name).await?;
         }
         let through = self.past.named.first().map(|(name, _)| name.clone());
         match shared.bounded("fold", volume.fold(through.as_deref())).await? {
@@ -91,6 +111,9 @@ impl World<'_> {
             };
             if found.sequence != Seq(moment.sequence) {
                 return Err(format!("{name} is {:?}, and was {}", found.sequence, moment.sequence));
+            }
+            if self.past.locked.contains(name) && found.lock.is_none_or(|lock| !lock.held) {
+                return Err(format!("{name} is not locked any more"));
             }
             let options = ImageOptions { sequence: Some(found.sequence), ..ImageOptions::default() };
             let image = match shared.bounded("open image", volume.image(options)).await? {

@@ -6,6 +6,7 @@
 //! blocks have been superseded since than are to be kept, the moment must open.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::super::Coverage;
@@ -55,6 +56,8 @@ pub(super) struct Past {
     /// Snapshots by name, and how many names have been given.
     pub named: Vec<(String, Moment)>,
     pub names: u64,
+    /// The names of those that are locked.
+    pub locked: BTreeSet<String>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -70,6 +73,7 @@ impl Past {
             self.moments.clear();
             self.rollbacks.clear();
             self.named.clear();
+            self.locked.clear();
         }
         self.pool_id = info.pool_id;
         self.rollbacks.retain(|(at, _)| *at <= info.sequence.0);

@@ -17,6 +17,7 @@ mod fold;
 mod grow;
 mod home;
 mod image;
+mod lock;
 mod maintain;
 mod open;
 mod read;
@@ -33,6 +34,7 @@ pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
 pub use grow::grow;
 pub(crate) use home::HomeDevice;
 pub use image::{Image, ImageOptions, VersionInfo};
+pub use lock::LockTime;
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
 pub(super) use read::join_parts;
@@ -40,6 +42,8 @@ pub(super) use save::Piece;
 pub use snapshot::SnapshotInfo;
 pub(super) use space::Reserved;
 pub use space::{SnapshotSpace, WhenFull};
+
+pub use crate::pool::snapshots::SnapshotLock;
 
 use super::Backend;
 use crate::device::Device;

@@ -10,7 +10,8 @@ use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
 use crate::pool::index::difference::difference;
-use crate::pool::snapshots::{Keeping, Snapshot, check_name};
+use crate::pool::metadata::Metadata;
+use crate::pool::snapshots::{Keeping, Snapshot, SnapshotLock, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
 use crate::units::Seq;
@@ -26,14 +27,8 @@ pub struct SnapshotInfo {
     pub time_unix_ns: u64,
     /// It was given up for want of room, and is never shown again.
     pub broken: bool,
-}
-
-impl From<&Snapshot> for SnapshotInfo {
-    fn from(snapshot: &Snapshot) -> Self {
-        let (name, sequence) = (snapshot.name.clone(), Seq(snapshot.sequence));
-        let broken = snapshot.keeping != Keeping::Kept;
-        Self { name, sequence, time_unix_ns: snapshot.time_unix_ns, broken }
-    }
+    /// What keeps it from being given up now, if anything does.
+    pub lock: Option<SnapshotLock>,
 }
 
 impl LogStore {
@@ -41,7 +36,7 @@ impl LogStore {
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         let state = self.core.contents.journal().state();
         let named = state.snapshots.values().filter(|snapshot| snapshot.keeping.has_name());
-        let mut named: Vec<SnapshotInfo> = named.map(SnapshotInfo::from).collect();
+        let mut named: Vec<SnapshotInfo> = named.map(|snapshot| self.core.info_of(snapshot)).collect();
         named.sort_by_key(|snapshot| snapshot.sequence);
         named
     }
@@ -52,7 +47,7 @@ impl LogStore {
     /// `NoSnapshot`.
     pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         let state = self.core.contents.journal().state();
-        state.snapshots.named(name).map(SnapshotInfo::from).ok_or_else(|| self.core.no_snapshot(name))
+        self.core.snapshot(&state, name).map(|snapshot| self.core.info_of(snapshot))
     }
 
     /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
@@ -121,8 +116,9 @@ impl LogStore {
             .journal()
             .commit(|state| {
                 let number = state.snapshots.next_number();
-                let snapshot = Snapshot { number, sequence, time_unix_ns, keeping: Keeping::Kept, name };
-                taken = Some(SnapshotInfo::from(&snapshot));
+                let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
+                let snapshot = Snapshot { number, sequence, time_unix_ns, keeping, name, lock };
+                taken = Some(core.info_of(&snapshot));
                 vec![snapshot.change()]
             })
             .await;
@@ -140,17 +136,17 @@ impl LogStore {
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         let core = Rc::clone(&self.core);
         core.log()?;
-        let mut removed = None;
-        core.contents
-            .journal()
-            .commit(|state| {
-                let found = state.snapshots.named(name);
-                removed = found.cloned();
-                let gone = found.map(|found| Snapshot { keeping: Keeping::GivenUp, ..found.clone() });
-                gone.iter().map(Snapshot::change).collect()
+        let refused = |reason| Error::new("delete snapshot", reason).on(core.device.name());
+        let to_delete = |state: &Metadata| {
+            let found = core.snapshot(state, name)?;
+            core.refuse_if_locked(found).map_err(refused)?;
+            Ok(found.clone())
+        };
+        let removed = core
+            .change_snapshot(to_delete, |found| {
+                Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change()
             })
             .await?;
-        let Some(removed) = removed else { return Err(core.no_snapshot(name)) };
         if removed.keeping == Keeping::Kept {
             core.contents.unpin(removed.sequence);
         }
@@ -160,8 +156,40 @@ impl LogStore {
 }
 
 impl Core {
-    fn no_snapshot(&self, name: &str) -> Error {
-        Error::new("find snapshot", Reason::NoSnapshot { name: name.to_string() }).on(self.device.name())
+    /// The snapshot of this name in a state.
+    pub(super) fn snapshot<'a>(&self, state: &'a Metadata, name: &str) -> Result<&'a Snapshot> {
+        let none = || {
+            Error::new("find snapshot", Reason::NoSnapshot { name: name.to_string() }).on(self.device.name())
+        };
+        state.snapshots.named(name).ok_or_else(none)
+    }
+
+    /// What is told of a snapshot.
+    pub(super) fn info_of(&self, snapshot: &Snapshot) -> SnapshotInfo {
+        let (name, sequence) = (snapshot.name.clone(), Seq(snapshot.sequence));
+        let broken = snapshot.keeping != Keeping::Kept;
+        let lock = Some(snapshot.lock).filter(|lock| lock.holds_at(self.device.context().unix_time_ns()));
+        SnapshotInfo { name, sequence, time_unix_ns: snapshot.time_unix_ns, broken, lock }
+    }
+
+    /// Commits a change of the snapshot that `find` finds, and tells what that was before. What `find` refuses changes
+    /// nothing; it is asked again once nothing else can change the state before the commit.
+    pub(super) async fn change_snapshot(
+        &self,
+        find: impl Fn(&Metadata) -> Result<Snapshot>,
+        change: impl FnOnce(&Snapshot) -> Change,
+    ) -> Result<Snapshot> {
+        let journal = self.contents.journal();
+        let mut found = find(&journal.state());
+        if found.is_ok() {
+            journal
+                .commit(|state| {
+                    found = find(state);
+                    found.as_ref().ok().map(change).into_iter().collect()
+                })
+                .await?;
+        }
+        found
     }
 
     /// A snapshot that has been deleted and not swept, or a moment that nobody has open any more.

@@ -5,7 +5,8 @@ use crate::format::control::{ControlHeader, HEADER_BYTES, MAGIC, VERSION};
 use crate::runtime::Random;
 
 fn snapshot(name: &str) -> SnapshotInfo {
-    SnapshotInfo { name: name.to_string(), sequence: Seq(7), time_unix_ns: u64::MAX, broken: true }
+    let lock = (!name.is_empty()).then_some(SnapshotLock { until_unix_ns: 9, held: true });
+    SnapshotInfo { name: name.to_string(), sequence: Seq(7), time_unix_ns: u64::MAX, broken: true, lock }
 }
 
 fn requests() -> Vec<Request> {
@@ -15,6 +16,10 @@ fn requests() -> Vec<Request> {
         Request::Snapshots,
         Request::Take("monday".to_string()),
         Request::Delete("ü\0 ".to_string()),
+        Request::Lock("one".to_string(), LockTime::Held),
+        Request::Lock("two".to_string(), LockTime::Until(u64::MAX)),
+        Request::Lock(String::new(), LockTime::For(7)),
+        Request::Unlock("one".to_string()),
         Request::Difference(Moment::At(Seq(3)), Moment::Now),
         Request::Difference(Moment::Named(String::new()), Moment::Named("x".repeat(64))),
         Request::Rollback(Moment::At(Seq(u64::MAX))),
@@ -41,6 +46,8 @@ fn answers() -> Vec<Answer> {
         Answer::Snapshots(vec![snapshot("one"), snapshot("")]),
         Answer::Taken(snapshot("one")),
         Answer::Deleted(snapshot("two")),
+        Answer::Locked(snapshot("one")),
+        Answer::Unlocked(snapshot("")),
         Answer::Difference { from: Seq(1), to: Seq(2), changed: vec![0..4096, 8192..u64::MAX] },
         Answer::WentBack { to: Seq(1), at: Seq(9) },
     ]
