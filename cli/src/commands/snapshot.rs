@@ -27,7 +27,7 @@ pub enum Snapshot {
     /// Give the present moment of a volume a name, which keeps what it shows
     Create(Named),
     /// List the snapshots of a volume, by their moments; writes nothing
-    List(Listed),
+    List(List),
     /// Give a name up; what it alone kept comes free, no data is moved
     Delete(Named),
     /// Keep a snapshot from being deleted, or broken for want of room, until it is unlocked or a time has come
@@ -50,6 +50,16 @@ pub struct Listed {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `icecore snapshot list`.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    of: Listed,
+    /// Tell of each, before its name, the bytes that deleting it alone would free (with --json always)
+    #[arg(long)]
+    space: bool,
 }
 
 /// A volume and the name of a snapshot.
@@ -116,7 +126,7 @@ impl Snapshot {
         match self {
             Self::Create(named) | Self::Delete(named) | Self::Unlock(named) => named.of.json,
             Self::Lock(lock) => lock.of.of.json,
-            Self::List(listed) => listed.json,
+            Self::List(list) => list.of.json,
             Self::Diff(diff) => diff.of.json,
             Self::Rollback(rollback) => rollback.of.json,
         }
@@ -142,7 +152,10 @@ impl Snapshot {
                 };
                 of.change(io, &Request::Rollback(to))
             }
-            Self::List(listed) => listed.look(io, &Request::Snapshots),
+            Self::List(List { of, space }) => {
+                let with_space = space || of.json;
+                of.look(io, &Request::Snapshots { with_space })
+            }
             Self::Diff(Diff { of, from, to }) => {
                 let to = to.as_deref().map_or(Moment::Now, moment);
                 of.look(io, &Request::Difference(moment(&from), to))
@@ -161,6 +174,7 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
         "locked": snapshot.lock.is_some(),
         "locked_until": snapshot.lock.filter(|lock| lock.until_unix_ns > 0).map(|lock| utc(lock.until_unix_ns)),
         "held": snapshot.lock.is_some_and(|lock| lock.held),
+        "exclusive_bytes": snapshot.exclusive_bytes,
     })
 }
 
@@ -171,7 +185,8 @@ fn line_of(snapshot: &SnapshotInfo) -> String {
         Some(_) => " (locked)".to_string(),
         None => broken.to_string(),
     };
-    format!("{} {}{state}\n", snapshot.sequence.0, snapshot.name)
+    let space = snapshot.exclusive_bytes.map(|bytes| format!(" {bytes}")).unwrap_or_default();
+    format!("{}{space} {}{state}\n", snapshot.sequence.0, snapshot.name)
 }
 
 /// The snapshots that an answer lists.

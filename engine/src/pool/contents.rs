@@ -17,7 +17,7 @@ use super::gathered::Gathered;
 use super::history::Rollback;
 use super::homecoming::Homecoming;
 use super::index::current::Version;
-use super::index::merge::{Wanted, rename_death};
+use super::index::merge::{Wanted, discarded, rename_death};
 use super::index::{Index, Pinned};
 use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
@@ -499,6 +499,38 @@ impl Contents {
     /// Which moments can be opened.
     pub fn wanted(&self) -> Wanted {
         Wanted { window: self.window.get(), moments: self.pins.borrow().keys().copied().collect() }
+    }
+
+    /// How many blocks each pinned moment alone keeps: what comes free when nobody keeps that one any more, and nothing
+    /// else has changed. One that is pinned twice keeps none alone.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn kept_alone(&self) -> Result<BTreeMap<u64, u64>> {
+        let (pins, window) = (self.pins.borrow().clone(), self.window.get());
+        let unsettled = self.index.history().unsettled();
+        let mut alone: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut count = |birth: u64, death: u64| {
+            let mut seen = pins.range(birth..death.max(birth));
+            if let (Some((moment, 1)), None, true) = (seen.next(), seen.next(), death <= window) {
+                *alone.entry(*moment).or_default() += 1;
+            }
+        };
+        let each = self.index.each_death(|death| {
+            let (birth, death_at) = (death.birth.get(), death.death.get());
+            let has_place = !matches!(death.virtual_segment.get(), ZERO | BASE);
+            if has_place && !self.index.history().revives(birth, death_at) {
+                count(birth, death_at);
+            }
+        });
+        each.await?;
+        // What this one has discarded is dead, and nobody has noted it yet.
+        if let Some(rollback) = unsettled {
+            let entries = discarded(&self.index, rollback).await?;
+            let placed = entries.iter().filter(|one| !matches!(one.virtual_segment.get(), ZERO | BASE));
+            placed.for_each(|entry| count(entry.sequence.get(), rollback.at));
+        }
+        Ok(alone)
     }
 
     /// Keeps a moment readable.

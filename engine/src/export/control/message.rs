@@ -31,7 +31,10 @@ pub enum Request {
     /// Make everything durable.
     Flush,
     /// List the snapshots.
-    Snapshots,
+    Snapshots {
+        /// With what deleting each alone would free.
+        with_space: bool,
+    },
     /// Give the present moment this name.
     Take(String),
     /// Give this name up.
@@ -172,7 +175,7 @@ impl Request {
         let writer = match self {
             Self::Status => Writer::new(KIND_STATUS),
             Self::Flush => Writer::new(KIND_FLUSH),
-            Self::Snapshots => Writer::new(KIND_SNAPSHOTS),
+            Self::Snapshots { with_space } => Writer::new(KIND_SNAPSHOTS).number((*with_space).into()),
             Self::Take(name) => Writer::new(KIND_TAKE).text(name),
             Self::Delete(name) => Writer::new(KIND_DELETE).text(name),
             Self::Lock(name, time) => write_time(Writer::new(KIND_LOCK).text(name), *time),
@@ -192,7 +195,7 @@ impl Request {
         let request = match kind {
             KIND_STATUS => Self::Status,
             KIND_FLUSH => Self::Flush,
-            KIND_SNAPSHOTS => Self::Snapshots,
+            KIND_SNAPSHOTS => Self::Snapshots { with_space: reader.flag()? },
             KIND_TAKE => Self::Take(reader.text()?),
             KIND_DELETE => Self::Delete(reader.text()?),
             KIND_LOCK => Self::Lock(reader.text()?, read_time(&mut reader)?),
@@ -212,6 +215,7 @@ fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
         .number(snapshot.time_unix_ns)
         .number(snapshot.broken.into())
         .maybe(snapshot.lock, |writer, lock| writer.number(lock.until_unix_ns).number(lock.held.into()))
+        .maybe(snapshot.exclusive_bytes, Writer::number)
 }
 
 fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
@@ -219,7 +223,8 @@ fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
     let (time_unix_ns, broken) = (reader.number()?, reader.flag()?);
     let lock =
         reader.maybe(|reader| Ok(SnapshotLock { until_unix_ns: reader.number()?, held: reader.flag()? }))?;
-    Ok(SnapshotInfo { name, sequence, time_unix_ns, broken, lock })
+    let exclusive_bytes = reader.maybe(Reader::number)?;
+    Ok(SnapshotInfo { name, sequence, time_unix_ns, broken, lock, exclusive_bytes })
 }
 
 impl Status {

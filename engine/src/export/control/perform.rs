@@ -18,7 +18,8 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
             volume.flush().await?;
             Answer::Flushed
         }
-        Request::Snapshots => Answer::Snapshots(volume.snapshots()),
+        Request::Snapshots { with_space: false } => Answer::Snapshots(volume.snapshots()),
+        Request::Snapshots { with_space: true } => Answer::Snapshots(volume.snapshots_with_space().await?),
         Request::Take(name) => Answer::Taken(volume.create_snapshot(name).await?),
         Request::Delete(name) => {
             let gone = volume.snapshot(name)?;

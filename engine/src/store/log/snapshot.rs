@@ -29,6 +29,8 @@ pub struct SnapshotInfo {
     pub broken: bool,
     /// What keeps it from being given up now, if anything does.
     pub lock: Option<SnapshotLock>,
+    /// What deleting it alone would free, where that was asked for.
+    pub exclusive_bytes: Option<u64>,
 }
 
 impl LogStore {
@@ -39,6 +41,22 @@ impl LogStore {
         let mut named: Vec<SnapshotInfo> = named.map(|snapshot| self.core.info_of(snapshot)).collect();
         named.sort_by_key(|snapshot| snapshot.sequence);
         named
+    }
+
+    /// The same, with the bytes that deleting each alone would free now: from all deaths that the index knows.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn snapshots_with_space(&self) -> Result<Vec<SnapshotInfo>> {
+        // Those of the moment for which it is counted.
+        let mut named = self.snapshots();
+        let alone = self.core.contents.kept_alone().await?;
+        let block_bytes = u64::from(self.core.geometry.block_bytes);
+        for snapshot in &mut named {
+            let blocks = alone.get(&snapshot.sequence.0).filter(|_| !snapshot.broken);
+            snapshot.exclusive_bytes = Some(blocks.map_or(0, |blocks| blocks * block_bytes));
+        }
+        Ok(named)
     }
 
     /// The snapshot of this name.
@@ -169,7 +187,8 @@ impl Core {
         let (name, sequence) = (snapshot.name.clone(), Seq(snapshot.sequence));
         let broken = snapshot.keeping != Keeping::Kept;
         let lock = Some(snapshot.lock).filter(|lock| lock.holds_at(self.device.context().unix_time_ns()));
-        SnapshotInfo { name, sequence, time_unix_ns: snapshot.time_unix_ns, broken, lock }
+        let (time_unix_ns, exclusive_bytes) = (snapshot.time_unix_ns, None);
+        SnapshotInfo { name, sequence, time_unix_ns, broken, lock, exclusive_bytes }
     }
 
     /// Commits a change of the snapshot that `find` finds, and tells what that was before. What `find` refuses changes

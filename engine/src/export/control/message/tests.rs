@@ -6,14 +6,17 @@ use crate::runtime::Random;
 
 fn snapshot(name: &str) -> SnapshotInfo {
     let lock = (!name.is_empty()).then_some(SnapshotLock { until_unix_ns: 9, held: true });
-    SnapshotInfo { name: name.to_string(), sequence: Seq(7), time_unix_ns: u64::MAX, broken: true, lock }
+    let exclusive_bytes = lock.map(|_| 4096);
+    let (sequence, time_unix_ns, broken) = (Seq(7), u64::MAX, true);
+    SnapshotInfo { name: name.to_string(), sequence, time_unix_ns, broken, lock, exclusive_bytes }
 }
 
 fn requests() -> Vec<Request> {
     vec![
         Request::Status,
         Request::Flush,
-        Request::Snapshots,
+        Request::Snapshots { with_space: false },
+        Request::Snapshots { with_space: true },
         Request::Take("monday".to_string()),
         Request::Delete("ü\0 ".to_string()),
         Request::Lock("one".to_string(), LockTime::Held),
