@@ -305,7 +305,13 @@ impl World<'_> {
         let volatile_log_bytes = self.script.volatile_log_bytes.unwrap_or_default();
         // A write that waits is judged like any other; one that is refused would be no write.
         let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);
-        OpenOptions { index_bytes, apply, refuse_when_full: false, volatile_log_bytes }
+        OpenOptions {
+            index_bytes,
+            apply,
+            refuse_when_full: false,
+            volatile_log_bytes,
+            ..OpenOptions::default()
+        }
     }
 
     /// Opens after a power cut and judges everything.

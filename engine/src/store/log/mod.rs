@@ -25,6 +25,7 @@ mod rollback;
 mod save;
 mod snapshot;
 mod space;
+mod throttle;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -42,6 +43,7 @@ pub(super) use save::Piece;
 pub use snapshot::SnapshotInfo;
 pub(super) use space::Reserved;
 pub use space::{SnapshotSpace, WhenFull};
+pub use throttle::THROTTLE_NS_MAX;
 
 pub use crate::pool::snapshots::SnapshotLock;
 
@@ -85,6 +87,8 @@ struct Core {
     base: Option<object::linear::Linear>,
     /// What snapshots may take.
     space: space::Space,
+    /// How writers are slowed down before that is full.
+    throttle: throttle::Throttle,
     failed: FailureFlag,
     /// When the log is full and no room can be made: writes are refused, rather than wait.
     refuse_when_full: bool,
@@ -136,6 +140,8 @@ pub struct LogStatus {
     pub past_bytes: u64,
     /// What snapshots take, where blocks have a place of their own.
     pub snapshot_space: Option<SnapshotSpace>,
+    /// By how much writes have been slowed down since it was opened, all together, for want of room for snapshots.
+    pub slowed_ns: u64,
     /// Runs of the index.
     pub runs: usize,
     /// Bytes of the index in memory.
@@ -183,6 +189,7 @@ impl LogStore {
             live_blocks: state.live_blocks(),
             past_bytes: core.contents.past_bytes(),
             snapshot_space: core.base.as_ref().map(|_| core.snapshot_space()),
+            slowed_ns: core.throttle.slowed_ns(),
             runs: core.contents.index().runs().len(),
             index_memory_bytes: core.contents.index().memory_bytes(),
             batches: figures.batches,

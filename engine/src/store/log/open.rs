@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::apply::Linear;
 use super::space::{Space, WhenFull};
+use super::throttle::{THROTTLE_NS_MAX, Throttle};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
@@ -69,6 +70,9 @@ pub struct OpenOptions {
     /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
     /// wait until there is room.
     pub refuse_when_full: bool,
+    /// Nanoseconds by which a write is slowed down at most while room for snapshots runs short, from four fifths of it on;
+    /// 0: it is not.
+    pub throttle_ns_max: u64,
     /// Memory for a volatile log, besides what the requests under way carry.
     pub volatile_log_bytes: usize,
 }
@@ -79,6 +83,7 @@ impl Default for OpenOptions {
             index_bytes: INDEX_BYTES,
             apply: ApplyOptions::default(),
             refuse_when_full: true,
+            throttle_ns_max: THROTTLE_NS_MAX,
             volatile_log_bytes: VOLATILE_CACHE_BYTES,
         }
     }
@@ -227,6 +232,7 @@ impl LogStore {
             linear,
             home,
             space,
+            throttle: Throttle::new(options.throttle_ns_max),
             base,
             failed: failed.clone(),
             refuse_when_full: options.refuse_when_full,
