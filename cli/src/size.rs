@@ -49,6 +49,15 @@ pub fn parse_seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(seconds).ok_or_else(|| "the number is too large".to_string())
 }
 
+/// The nanoseconds since 1970 of a time such as `2030-01-31T12:00:00Z` or `2030-01-31T12:00:00+01:00`.
+///
+/// # Errors
+/// A text that says what is wrong.
+pub fn parse_time(text: &str) -> Result<u64, String> {
+    let wrong = "a time such as 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+01:00 is needed";
+    icecore::units::from_utc(text).ok_or_else(|| wrong.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -140,7 +140,7 @@ fn the_same_is_printed_whether_somebody_has_it_open_or_nobody() {
     let copy = Rig { image: Image::new(64 * MIB), run: rig.run.clone() };
     std::fs::copy(rig.path(), copy.path()).unwrap();
     let holder = rig.attach(&[]);
-    let lines: [&[&str]; 20] = [
+    let lines: [&[&str]; 33] = [
         &["list", "--json"],
         &["create", "monday", "--json"],
         &["create", "monday", "--json"],
@@ -153,6 +153,19 @@ fn the_same_is_printed_whether_somebody_has_it_open_or_nobody() {
         &["diff", "nobody"],
         &["diff", "@999", "--json"],
         &["delete", "nobody", "--json"],
+        &["list", "--space"],
+        &["lock", "tuesday", "--json"],
+        &["delete", "tuesday"],
+        &["list"],
+        &["unlock", "tuesday", "--json"],
+        &["create", "friday"],
+        &["lock", "friday", "--until", "2099-01-01T00:00:00+01:00", "--json"],
+        &["lock", "friday", "--until", "2098-01-01T00:00:00Z"],
+        &["lock", "friday", "--until", "1999-01-01T00:00:00Z"],
+        &["lock", "nobody", "--for", "1d"],
+        &["unlock", "friday", "--json"],
+        &["delete", "friday"],
+        &["list", "--json"],
         &["rollback", "--sequence", "999"],
         &["rollback", "--sequence", "1", "--json"],
         &["rollback", "monday"],
@@ -174,6 +187,15 @@ fn the_same_is_printed_whether_somebody_has_it_open_or_nobody() {
     });
     assert_eq!(one, other);
     assert!(one.1.contains("earliest_sequence"), "{}", one.1);
+    let listed = copy.snapshot("list", &["--json"]).ok().json()["snapshots"][0].clone();
+    assert_eq!(
+        (&listed["name"], &listed["locked"], &listed["held"]),
+        (&"friday".into(), &true.into(), &false.into())
+    );
+    assert_eq!(listed["locked_until"], "2098-12-31T23:00:00Z");
+    assert_eq!(listed["exclusive_bytes"], 0);
+    copy.snapshot("delete", &["friday"]).refused(3, "is locked until 2098-12-31T23:00:00Z");
+    copy.snapshot("lock", &["friday", "--until", "soon"]).refused(64, "a time such as");
     assert_eq!(holder.end("TERM"), Some(0));
     assert_eq!(rig.icecore(&["inspect", rig.path(), "--json"]).ok().json()["closed"], true);
     icecore(&["check", rig.path()]).ok();

@@ -227,7 +227,10 @@ fn handle_and_client_do_what_the_volume_does() {
                 assert_eq!(client.call(&Request::Delete(name)).unwrap(), Answer::Deleted(taken));
             }
             let all = handle.snapshots().unwrap();
-            assert_eq!(client.call(&Request::Snapshots).unwrap(), Answer::Snapshots(all.clone()));
+            assert_eq!(
+                client.call(&Request::Snapshots { with_space: false }).unwrap(),
+                Answer::Snapshots(all.clone())
+            );
             assert_eq!(all.as_slice(), std::slice::from_ref(&first));
             let at = handle.rollback(first.sequence).unwrap();
             assert_eq!(handle.read(ByteOffset(0), 1).unwrap(), [0]);

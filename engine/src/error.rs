@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::units::utc;
+
 /// The engine's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -390,6 +392,14 @@ pub enum Reason {
         /// What they may take.
         limit_bytes: u64,
     },
+    /// A snapshot is locked.
+    #[error("snapshot {name:?} is locked {}", locked_how(*until_unix_ns))]
+    SnapshotLocked {
+        /// Its name.
+        name: String,
+        /// The time, in nanoseconds since 1970 (UTC), before which nobody can unlock it, if there is one.
+        until_unix_ns: Option<u64>,
+    },
     /// A snapshot was given up for want of room, or lost with what held it.
     #[error(
         "the snapshot of sequence {moment} is broken: what it kept is lost, or was given up for want of room; delete it"
@@ -524,6 +534,13 @@ pub enum Reason {
     },
 }
 
+fn locked_how(until_unix_ns: Option<u64>) -> String {
+    match until_unix_ns {
+        Some(until) => format!("until {}, and nobody can unlock it before; wait", utc(until)),
+        None => "until somebody unlocks it; do that first".to_string(),
+    }
+}
+
 /// Where it happened, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -650,6 +667,7 @@ impl Reason {
             | Reason::ReadOnly
             | Reason::Pinned { .. }
             | Reason::BasePinned { .. }
+            | Reason::SnapshotLocked { .. }
             | Reason::AppliedAlready { .. }
             | Reason::PermissionDenied => Kind::Denied,
             Reason::NotFound

@@ -78,11 +78,13 @@ pub enum Mutation {
     SnapshotAmidWrites,
     /// What is moved home on read is said to be in the base before it is written there.
     MoveHomeClearsFirst,
+    /// A snapshot that is locked is deleted, or broken.
+    LockIgnored,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 34] = [
+    pub const ALL: [Mutation; 35] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -117,6 +119,7 @@ impl Mutation {
         Mutation::FoldedBeforeBase,
         Mutation::SnapshotAmidWrites,
         Mutation::MoveHomeClearsFirst,
+        Mutation::LockIgnored,
     ];
 
     /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.

@@ -108,6 +108,62 @@ impl RegionIndex {
     }
 }
 
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// A time in nanoseconds since 1970 as people write it (RFC 3339, UTC), to the second.
+pub fn utc(unix_ns: u64) -> String {
+    let seconds = unix_ns / 1_000_000_000;
+    let (days, second) = (seconds / SECONDS_PER_DAY, seconds % SECONDS_PER_DAY);
+    // Years begin in March here, so that the leap day is the last one; eras are 400 years.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The nanoseconds since 1970 that such a text says: `2030-01-31T12:00:00Z`, or with an offset as `+01:00`.
+pub fn from_utc(text: &str) -> Option<u64> {
+    let number = |range: std::ops::Range<usize>| -> Option<u64> {
+        let digits = text.get(range)?;
+        digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let is_sign = |at: usize, signs: &[u8]| text.as_bytes().get(at).is_some_and(|sign| signs.contains(sign));
+    let has_signs = [(4, b"-"), (7, b"-"), (10, b"T"), (13, b":"), (16, b":")];
+    if !has_signs.into_iter().all(|(at, sign)| is_sign(at, sign)) {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let offset_s = match text.get(19..)? {
+        "Z" => 0,
+        zone if zone.len() == 6 && is_sign(19, b"+-") && is_sign(22, b":") => {
+            let (hours, minutes) = (number(20..22)?, number(23..25)?);
+            let seconds = (hours < 24 && minutes < 60).then_some((hours * 3_600 + minutes * 60) as i64)?;
+            if is_sign(19, b"-") { -seconds } else { seconds }
+        }
+        _ => return None,
+    };
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let length = *lengths.get((month as usize).checked_sub(1)?)?;
+    if year < 1970 || !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let leaps = |before: u64| before / 4 - before / 100 + before / 400;
+    let days = (year - 1970) * 365 + leaps(year - 1) - leaps(1969)
+        + lengths[..month as usize - 1].iter().sum::<u64>()
+        + day
+        - 1;
+    let seconds = (days * SECONDS_PER_DAY + hour * 3_600 + minute * 60 + second) as i64 - offset_s;
+    u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +177,45 @@ mod tests {
         assert!(ByteOffset(1024).is_aligned(512));
         assert!(!ByteOffset(1025).is_aligned(512));
         assert_eq!(ByteOffset(u64::MAX).checked_add(1), None);
+    }
+
+    #[test]
+    fn times_are_told_as_people_write_them_and_read_back() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2000-02-29T00:00:00Z", 951_782_400),
+            ("2024-02-29T23:59:59Z", 1_709_251_199),
+            ("2100-01-01T00:00:00Z", 4_102_444_800_u64),
+        ] {
+            assert_eq!(
+                (utc(seconds * 1_000_000_000).as_str(), from_utc(text)),
+                (text, Some(seconds * 1_000_000_000))
+            );
+        }
+        for day in 0..100_000 {
+            let time = (day * SECONDS_PER_DAY + day * 7919 % SECONDS_PER_DAY) * 1_000_000_000;
+            assert_eq!(from_utc(&utc(time)), Some(time), "{}", utc(time));
+        }
+        assert_eq!(from_utc("2024-03-01T00:59:59+01:00"), from_utc("2024-02-29T23:59:59Z"));
+        assert_eq!(from_utc("2024-02-29T18:29:59-05:30"), from_utc("2024-02-29T23:59:59Z"));
+        for wrong in [
+            "",
+            "2024-02-30T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "2024-13-01T00:00:00Z",
+            "2024-00-01T00:00:00Z",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T00:00:00",
+            "2024-01-01 00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2024-01-01T00:00:00+24:00",
+            "+024-01-01T00:00:00Z",
+            "2024-01-01T00:00:00Zx",
+            "9999-12-31T00:00:00Z",
+            "1970-01-01T00:00:00+01:00",
+            "2024-01-01T00:00:0ü",
+        ] {
+            assert_eq!(from_utc(wrong), None, "{wrong}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use icecore::format::control::ControlHeader;
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
 use icecore::format::journal::{
     Applied, ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Rollback, Row, Run, Snapshot,
+    SnapshotLock,
 };
 use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
@@ -133,7 +134,7 @@ fn the_tables_say_what_the_compiler_lays_out() {
     let fields = layout!(Superblock: magic version checksum address generation pool_id volume_id
         features_compatible features_read_only features_incompatible backend state device_bytes volume_bytes
         block_bytes region_bytes epoch created_unix_s roots metadata checksums data segment_bytes volume_flags
-        checkpoint_bytes retention_bytes retention_age_s home_bytes base snapshot_bytes reserved_0 roles reserved_1 device_id generation_tail
+        checkpoint_bytes retention_bytes retention_age_s home_bytes base snapshot_bytes snapshots_max reserved_0 roles reserved_1 device_id generation_tail
         reserved_2);
     assert_laid_out("Superblock", size_of::<Superblock>(), fields);
     let fields = layout!(RoleEntry: role flags device_id reserved);
@@ -147,6 +148,8 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("Opening", size_of::<Opening>(), layout!(Opening: nonce first_batch));
     let fields = layout!(Applied: sequence batch first_sequence virtual_segment block previous reserved);
     assert_laid_out("Applied", size_of::<Applied>(), fields);
+    let fields = layout!(SnapshotLock: number until_unix_ns held);
+    assert_laid_out("SnapshotLock", size_of::<SnapshotLock>(), fields);
     let fields = layout!(Snapshot: number sequence time_unix_ns removed name_bytes);
     assert_laid_out("Snapshot", size_of::<Snapshot>(), fields);
     assert_laid_out("Rollback", size_of::<Rollback>(), layout!(Rollback: at to settled));
@@ -167,9 +170,9 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("ControlHeader", size_of::<ControlHeader>(), fields);
     let fields = layout!(PageHeader: magic version checksum address run page kind count reserved);
     assert_laid_out("PageHeader", size_of::<PageHeader>(), fields);
-    let fields = layout!(IndexEntry: lba sequence branch virtual_segment slot checksum);
+    let fields = layout!(IndexEntry: lba sequence reserved virtual_segment slot checksum);
     assert_laid_out("IndexEntry", size_of::<IndexEntry>(), fields);
-    let fields = layout!(IndexDeath: birth death virtual_segment slot);
+    let fields = layout!(IndexDeath: birth death virtual_segment slot branch);
     assert_laid_out("IndexDeath", size_of::<IndexDeath>(), fields);
     assert_laid_out("IndexFence", size_of::<IndexFence>(), layout!(IndexFence: lba sequence));
     assert_eq!((offset_of!(Area, offset), offset_of!(Area, bytes), size_of::<Area>()), (0, 8, 16));

@@ -102,6 +102,8 @@ struct Load {
     skewed: bool,
     /// An image of the beginning stays open.
     image: bool,
+    /// So many snapshots are taken, one behind each write of the second opening.
+    snapshots: u64,
 }
 
 /// What the engine held.
@@ -118,7 +120,7 @@ impl Load {
     fn allowed_bytes(&self, measured: &Measured) -> u64 {
         let segment_blocks = self.segment_bytes / BLOCK;
         let waiting = 4 * self.checkpoint_bytes / BLOCK;
-        let held = if self.image { self.blocks } else { 0 };
+        let held = if self.image { self.blocks } else { 0 } + self.snapshots;
         let past = self.retention_bytes / BLOCK + held;
         let zeroed = if self.discards > 0 { self.blocks.min(1 << 16) } else { 0 };
         self.index_bytes
@@ -129,6 +131,7 @@ impl Load {
             + measured.segments * (12 + segment_blocks / 32)
             + DEPTH * 4096
             + zeroed * 256
+            + self.snapshots * 1280
             + MIB
     }
 }
@@ -197,6 +200,7 @@ fn run(runtime: &Runtime, path: &Path, load: Load) -> Measured {
             segment_bytes: Some(load.segment_bytes as u32),
             checkpoint_bytes: Some(load.checkpoint_bytes),
             retention_bytes: load.retention_bytes,
+            snapshots_max: (load.snapshots > 0).then_some(load.snapshots as u32),
             ..CreateOptions::new(Backend::Log)
         };
         Volume::create(&device().await, options).await.unwrap();
@@ -217,6 +221,10 @@ fn run(runtime: &Runtime, path: &Path, load: Load) -> Measured {
                 volume.discard(ByteOffset(0), load.volume_bytes).await.unwrap();
             }
             write_some(&volume, load, seed, &mut measured).await;
+            for number in (0..load.snapshots).filter(|_| seed == 1) {
+                write(&volume, &load, &mut Random::from_seed(number)).await;
+                volume.create_snapshot(&format!("{number:05}{}", "n".repeat(59))).await.unwrap();
+            }
             let status = volume.status().log.unwrap();
             assert!(
                 status.index_memory_bytes > 0 && (load.image || status.past_bytes <= load.retention_bytes)
@@ -250,6 +258,7 @@ fn memory_stays_within_the_budget_and_what_is_stated_beside_it() {
         discards: 0,
         skewed: false,
         image: false,
+        snapshots: 0,
     };
     let full = Load {
         device_bytes: 128 * MIB,
@@ -264,11 +273,12 @@ fn memory_stays_within_the_budget_and_what_is_stated_beside_it() {
         let measured = run(&runtime, &path, load);
         let allowed_bytes = load.allowed_bytes(&measured);
         println!(
-            "index {:5} KiB, past {:5} KiB, {} discards, image {:5}, {:4} of {} segments: {:5} KiB of {:5}; buffers {:4} KiB",
+            "index {:5} KiB, past {:5} KiB, {} discards, image {:5}, {:5} snapshots, {:4} of {} segments: {:5} KiB of {:5}; buffers {:4} KiB",
             load.index_bytes / 1024,
             load.retention_bytes / 1024,
             load.discards,
             load.image,
+            load.snapshots,
             measured.segments_used,
             measured.segments,
             measured.peak_bytes / 1024,
@@ -295,5 +305,8 @@ fn memory_stays_within_the_budget_and_what_is_stated_beside_it() {
     peak_of(full);
     peak_of(Load { retention_bytes: 8 * MIB, ..full });
     peak_of(Load { discards: 2, ..full });
+    let (few_bytes, _) = peak_of(Load { snapshots: 1000, writes: 1024, ..full });
+    let (many_bytes, _) = peak_of(Load { snapshots: 10_000, writes: 1024, device_bytes: 256 * MIB, ..full });
+    assert!(many_bytes > few_bytes + 9000 * 400, "snapshots take memory");
     peak_of(Load { image: true, volume_bytes: 48 * MIB, blocks: 12288, ..full });
 }

@@ -64,6 +64,10 @@ pub struct Create {
     /// With cow and overlay: what snapshots may take (default: all that the volume leaves of the device)
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     snapshot_space: Option<u64>,
+    /// With log, cow and overlay: snapshots that there is room for at a time, 256 to 16384 (default: 256, on a device of
+    /// 16G or more 10000)
+    #[arg(long, value_name = "N")]
+    snapshots_max: Option<u32>,
     /// When there is no room for what snapshots keep, break the oldest ones for good, rather than refuse writes (log, cow
     /// and overlay)
     #[arg(long)]
@@ -126,6 +130,7 @@ impl Create {
         options.retention_age_s = self.retention_age.unwrap_or(0);
         options.volatile_log = self.volatile_log;
         options.snapshot_bytes = self.snapshot_space;
+        options.snapshots_max = self.snapshots_max;
         options.when_full = match self.break_snapshots {
             true => WhenFull::BreakSnapshots,
             false => WhenFull::Refuse,

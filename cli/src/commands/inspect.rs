@@ -106,6 +106,7 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
             "checkpoint_bytes": log.checkpoint_bytes,
             "retention_bytes": log.retention_bytes,
             "retention_age_s": log.retention_age_s,
+            "snapshots_max": log.snapshots_max,
         });
         if info.backend == Backend::Linear {
             object["linear"] = json!({ "thin": log.thin });
@@ -184,9 +185,10 @@ impl Inspect {
 
 async fn status_and_snapshots(reached: Reached<Devices>) -> Result<(Status, Vec<SnapshotInfo>), Error> {
     match reached {
-        Reached::Held(client) => {
-            Ok((client.status().clone(), snapshots_of(client.call(&Request::Snapshots)?)))
-        }
+        Reached::Held(client) => Ok((
+            client.status().clone(),
+            snapshots_of(client.call(&Request::Snapshots { with_space: false })?),
+        )),
         Reached::Own(devices) => {
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             Ok((Status::of(&volume.status()), volume.snapshots()))

@@ -11,14 +11,15 @@ use clap::{Args, Subcommand};
 use icecore::error::Error;
 use icecore::export::control::{Answer, ControlClient, Moment, Request, perform};
 use icecore::store::log::SnapshotInfo;
-use icecore::units::Seq;
-use icecore::volume::{ApplyOptions, OpenMode, OpenOptions, Volume, format_id};
+use icecore::units::{Seq, utc};
+use icecore::volume::{ApplyOptions, LockTime, OpenMode, OpenOptions, Volume, format_id};
 use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
 use crate::failure::Outcome;
 use crate::output::Done;
 use crate::session::{IoOptions, Reached, VolumeDevice};
+use crate::size;
 
 /// What to do with moments.
 #[derive(Debug, Subcommand)]
@@ -28,9 +29,13 @@ pub enum Snapshot {
     /// Make a writable snapshot that begins as a snapshot; no data is copied
     Clone(Cloned),
     /// List the snapshots of a volume, by their moments; writes nothing
-    List(Listed),
+    List(List),
     /// Give a name up; what it alone kept comes free, no data is moved
     Delete(Named),
+    /// Keep a snapshot from being deleted, or broken for want of room, until it is unlocked or a time has come
+    Lock(Lock),
+    /// Let a snapshot be deleted again; refused until the time has come that it is locked for
+    Unlock(Named),
     /// List the regions that differ between two moments; from metadata alone, writes nothing
     Diff(Diff),
     /// Make a volume again what it was at an earlier moment; what was written since can still be read as its past
@@ -47,6 +52,16 @@ pub struct Listed {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `icecore snapshot list`.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    of: Listed,
+    /// Tell of each, before its name, the bytes that deleting it alone would free (with --json always)
+    #[arg(long)]
+    space: bool,
 }
 
 /// A volume and the name of a snapshot.
@@ -77,6 +92,29 @@ pub struct Cloned {
     snapshot: String,
     /// The name of the writable snapshot: 1 to 64 bytes
     name: String,
+}
+
+/// Arguments of `icecore snapshot lock`.
+#[derive(Debug, Args)]
+pub struct Lock {
+    #[command(flatten)]
+    of: Named,
+    /// The time until which nobody can unlock it, such as 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = size::parse_time, conflicts_with = "for")]
+    until: Option<u64>,
+    /// For how long nobody can unlock it, in seconds or with the suffix s, m, h or d
+    #[arg(long, value_name = "TIME", value_parser = size::parse_seconds)]
+    r#for: Option<u64>,
+}
+
+impl Lock {
+    fn time(&self) -> LockTime {
+        match (self.until, self.r#for) {
+            (Some(until), _) => LockTime::Until(until),
+            (None, Some(seconds)) => LockTime::For(seconds.saturating_mul(1_000_000_000)),
+            (None, None) => LockTime::Held,
+        }
+    }
 }
 
 /// Arguments of `icecore snapshot diff`.
@@ -111,8 +149,9 @@ impl Snapshot {
         match self {
             Self::Create(create) => create.named.of.json,
             Self::Clone(cloned) => cloned.of.json,
-            Self::Delete(named) => named.of.json,
-            Self::List(listed) => listed.json,
+            Self::Delete(named) | Self::Unlock(named) => named.of.json,
+            Self::Lock(lock) => lock.of.of.json,
+            Self::List(list) => list.of.json,
             Self::Diff(diff) => diff.of.json,
             Self::Rollback(rollback) => rollback.of.json,
         }
@@ -131,6 +170,11 @@ impl Snapshot {
                 volume.change(io, &Request::Clone { of: snapshot, name })
             }
             Self::Delete(Named { of, name }) => of.change(io, &Request::Delete(name)),
+            Self::Lock(lock) => {
+                let time = lock.time();
+                lock.of.of.change(io, &Request::Lock(lock.of.name, time))
+            }
+            Self::Unlock(Named { of, name }) => of.change(io, &Request::Unlock(name)),
             Self::Rollback(Rollback { of, name, sequence }) => {
                 let to = match name {
                     Some(name) => Moment::Named(name),
@@ -138,7 +182,10 @@ impl Snapshot {
                 };
                 of.change(io, &Request::Rollback(to))
             }
-            Self::List(listed) => listed.look(io, &Request::Snapshots),
+            Self::List(List { of, space }) => {
+                let with_space = space || of.json;
+                of.look(io, &Request::Snapshots { with_space })
+            }
             Self::Diff(Diff { of, from, to }) => {
                 let to = to.as_deref().map_or(Moment::Now, moment);
                 of.look(io, &Request::Difference(moment(&from), to))
@@ -156,6 +203,10 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
         "sequence": snapshot.sequence.0,
         "time_unix_ns": snapshot.time_unix_ns,
         "broken": snapshot.broken,
+        "locked": snapshot.lock.is_some(),
+        "locked_until": snapshot.lock.filter(|lock| lock.until_unix_ns > 0).map(|lock| utc(lock.until_unix_ns)),
+        "held": snapshot.lock.is_some_and(|lock| lock.held),
+        "exclusive_bytes": snapshot.exclusive_bytes,
     })
 }
 
@@ -165,8 +216,14 @@ fn line_of(snapshot: &SnapshotInfo) -> String {
         Some(of) => format!(" (of {of})"),
         None => String::new(),
     };
-    let state = if snapshot.broken { " (broken: there was no room for it)" } else { "" };
-    format!("{} {}{kind}{state}\n", snapshot.sequence.0, snapshot.name)
+    let broken = if snapshot.broken { " (broken: there was no room for it)" } else { "" };
+    let state = match snapshot.lock {
+        Some(lock) if lock.until_unix_ns > 0 => format!(" (locked until {})", utc(lock.until_unix_ns)),
+        Some(_) => " (locked)".to_string(),
+        None => broken.to_string(),
+    };
+    let space = snapshot.exclusive_bytes.map(|bytes| format!(" {bytes}")).unwrap_or_default();
+    format!("{}{space} {}{kind}{state}\n", snapshot.sequence.0, snapshot.name)
 }
 
 /// The snapshots that an answer lists.
@@ -251,6 +308,8 @@ fn done_of(answer: &Answer) -> Done {
         Answer::Taken(snapshot) if snapshot.writable => changed(snapshot, "made, to be written"),
         Answer::Taken(snapshot) => changed(snapshot, "taken"),
         Answer::Deleted(snapshot) => changed(snapshot, "deleted"),
+        Answer::Locked(snapshot) => changed(snapshot, "locked"),
+        Answer::Unlocked(snapshot) => changed(snapshot, "unlocked"),
         Answer::WentBack { to, at } => {
             // The return is the entry behind the last one that it discards.
             let discarded = at.0.saturating_sub(to.0 + 1);

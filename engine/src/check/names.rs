@@ -1,14 +1,12 @@
-//! What has a name: moments, and the branches that began as some of them.
+//! What has a name: moments, which of them are locked, and the branches that began as some of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{Judged, NUMBER_MAX, require};
 use super::superblock::Shape;
-use crate::format::journal::{Branch, Snapshot};
+use crate::format::journal::{Branch, Snapshot, SnapshotLock};
 use crate::units::Moment;
 
-/// Names at most, and those that have been given up.
-const NAMES_MAX: usize = 257;
 /// What a snapshot's `removed` says.
 const KEPT: u32 = 0;
 const GIVEN_UP: u32 = 1;
@@ -35,6 +33,10 @@ struct BranchState {
 pub(super) struct Names {
     /// By their numbers: the moment, and what `removed` says.
     snapshots: BTreeMap<u64, (Moment, u32)>,
+    /// Moment and number of those that are kept.
+    kept: BTreeSet<(Moment, u64)>,
+    /// The numbers of those that are locked until somebody unlocks them.
+    held: BTreeSet<u64>,
     branches: BTreeMap<u32, BranchState>,
     names: BTreeMap<Vec<u8>, Owner>,
 }
@@ -69,13 +71,17 @@ impl Names {
             }
             None => {
                 require(owner.is_none() || given_up, "two snapshots have one name")?;
-                self.has_room()?;
+                self.has_room(shape)?;
             }
         }
         // In an image, snapshots stand before the branches that they are of.
         require(moment.branch == 0 || shape.has_branches, "a snapshot is of no branch")?;
         require(moment.sequence.max(number) < NUMBER_MAX, "a snapshot's numbers cannot be")?;
         self.snapshots.insert(number, (moment, state));
+        match state {
+            KEPT => drop(self.kept.insert((moment, number))),
+            _ => drop(self.kept.remove(&(moment, number))),
+        }
         self.call(name, Owner::Snapshot(number), given_up);
         Ok(())
     }
@@ -98,7 +104,7 @@ impl Names {
             }
             None => {
                 require(owner.is_none() || given_up, "two snapshots have one name")?;
-                self.has_room()?;
+                self.has_room(shape)?;
                 // What is given up may have lost what it began as.
                 let none = Moment { branch: 0, sequence: 0 };
                 let found = parent.map(|(moment, _)| *moment).or(given_up.then_some(none));
@@ -111,8 +117,9 @@ impl Names {
         Ok(())
     }
 
-    fn has_room(&self) -> Judged {
-        require(self.snapshots.len() + self.branches.len() < NAMES_MAX, "there are too many snapshots")
+    fn has_room(&self, shape: &Shape) -> Judged {
+        let names = self.snapshots.len() + self.branches.len();
+        require(names < shape.snapshots_max as usize, "there are too many snapshots")
     }
 
     fn call(&mut self, name: &[u8], owner: Owner, given_up: bool) {
@@ -126,6 +133,7 @@ impl Names {
     /// Everything that a snapshot alone kept has been let go of.
     pub fn forget_snapshot(&mut self, number: u64) -> Judged {
         let removed = self.snapshots.remove(&number).is_some_and(|(_, state)| state == GIVEN_UP);
+        self.held.remove(&number);
         let is_parent = self.branches.values().any(|one| one.parent.0 == number && !one.given_up);
         require(removed && !is_parent, "it forgets a snapshot that has not been given up")
     }
@@ -166,7 +174,24 @@ impl Names {
 
     /// Whether a moment that has a name sees a branch's version of these sequences.
     pub fn sees(&self, branch: u32, birth: u64, death: u64) -> bool {
-        let mut kept = self.snapshots.values().filter(|(_, state)| *state == KEPT);
-        kept.any(|(moment, _)| moment.branch == branch && (birth..death).contains(&moment.sequence))
+        let [from, to] = [birth, death].map(|sequence| (Moment { branch, sequence }, 0));
+        birth < death && self.kept.range(from..to).next().is_some()
+    }
+
+    /// Whether this gives up what nobody has unlocked. Whether the time of a lock has come is not known here.
+    pub fn is_given_up_locked(&self, next: &Snapshot) -> bool {
+        matches!(next.removed.get(), GIVEN_UP | BREAKING) && self.held.contains(&next.number.get())
+    }
+
+    /// One is locked, or is not any more.
+    pub fn lock(&mut self, shape: &Shape, next: &SnapshotLock) -> Judged {
+        let number = next.number.get();
+        let sound = shape.has_locks && next.held.get() <= 1 && self.snapshots.contains_key(&number);
+        require(sound, "a lock is none, or of no snapshot")?;
+        match next.held.get() {
+            1 => drop(self.held.insert(number)),
+            _ => drop(self.held.remove(&number)),
+        }
+        Ok(())
     }
 }

@@ -132,7 +132,8 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Accepted(_) => 8,
         Change::Rollback(_) => 9,
         Change::Snapshot(..) => 10,
-        Change::Branch(..) => 11,
+        Change::SnapshotLock(_) => 11,
+        Change::Branch(..) => 12,
         Change::RowRemoved(_)
         | Change::Dead(..)
         | Change::RunRemoved(_)
@@ -201,6 +202,7 @@ impl State {
                 Change::Accepted(sequence) => state.accepted = *sequence,
                 Change::Rollback(rollback) => state.rollback(rollback)?,
                 Change::Snapshot(snapshot, name) => state.names.snapshot(shape, snapshot, name)?,
+                Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
                 Change::Branch(branch, name) => state.names.branch(shape, branch, name)?,
             }
         }
@@ -241,6 +243,7 @@ impl State {
                     | Change::Accepted(_)
                     | Change::Snapshot(..)
                     | Change::Branch(..)
+                    | Change::SnapshotLock(_)
             );
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
@@ -257,9 +260,15 @@ impl State {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
                     let alone = changes.len() == 1 || opens || names::is_broken(snapshot);
                     require(alone, "a snapshot stands among other changes")?;
+                    let is_locked = self.names.is_given_up_locked(snapshot);
+                    require(opens || !is_locked, "a locked snapshot is given up")?;
                     self.names.snapshot(&self.shape, snapshot, name)?;
                 }
                 Change::SnapshotRemoved(number) => self.names.forget_snapshot(*number)?,
+                Change::SnapshotLock(lock) => {
+                    require(changes.len() == 1, "a lock stands among other changes")?;
+                    self.names.lock(&self.shape, lock)?;
+                }
                 Change::Branch(branch, name) => {
                     require(changes.len() == 1 || opens, "a branch stands among other changes")?;
                     self.names.branch(&self.shape, branch, name)?;
@@ -696,6 +705,8 @@ mod tests {
             goes_back: false,
             has_snapshots: false,
             has_branches: false,
+            snapshots_max: 256,
+            has_locks: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

@@ -8,9 +8,10 @@ use zerocopy::IntoBytes;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS,
-    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES,
-    Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOCKS, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS,
+    FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME,
+    STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN,
+    VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -30,6 +31,9 @@ const HOME_FIRST: u32 = 1 << 31;
 pub(super) const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
 const REGION_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
+/// Named moments that the metadata has room for, where nothing is said of them; and at most.
+const SNAPSHOTS_MIN: u32 = 256;
+const SNAPSHOTS_MAX: u32 = 16_384;
 /// Why the volume is not looked at.
 const APART: &str = "its volume lies on a device of its own";
 /// The alignment of the parts of a log pool.
@@ -73,6 +77,10 @@ pub(super) struct Shape {
     pub has_snapshots: bool,
     /// Moments can be written, or one was about to.
     pub has_branches: bool,
+    /// Names that there is room for.
+    pub snapshots_max: u32,
+    /// Snapshots have been locked, or one was about to.
+    pub has_locks: bool,
 }
 
 impl Shape {
@@ -100,6 +108,8 @@ impl Shape {
             goes_back: true,
             has_snapshots: false,
             has_branches: true,
+            snapshots_max: SNAPSHOTS_MIN,
+            has_locks: false,
         }
     }
 
@@ -334,7 +344,8 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.generation = 0.into();
             plain.generation_tail = 0.into();
             // What is used for the first time is noted before it is used.
-            plain.features_incompatible &= !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES);
+            plain.features_incompatible &=
+                !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES | FEATURE_LOCKS);
         }
         plain
     };
@@ -422,7 +433,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (
             is_log
                 || record.features_incompatible.get()
-                    & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES)
+                    & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES | FEATURE_LOCKS)
                     == 0,
             "it has no log, and has gone back to an earlier moment or has snapshots",
         ),
@@ -431,6 +442,17 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "it has no log, and settings of one",
         ),
         (record.volume_flags.get() & !known_flags == 0, "its flags are none that its backend has"),
+        (
+            match record.features_incompatible.get() & FEATURE_MANY_SNAPSHOTS != 0 {
+                true => {
+                    is_log
+                        && record.backend.get() != BACKEND_LINEAR
+                        && (SNAPSHOTS_MIN + 1..=SNAPSHOTS_MAX).contains(&record.snapshots_max.get())
+                }
+                false => record.snapshots_max.get() == 0,
+            },
+            "it cannot have room for as many snapshots as it says",
+        ),
     ];
     for (holds, text) in rules {
         if !holds {
@@ -496,7 +518,7 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
                 && checksums.bytes.get() == 0,
             "its data area is no whole number of segments for the volume".to_string(),
         ));
-        let needed_bytes = is_segment.then(|| metadata_bytes(segments, blocks.into(), has_base)).flatten();
+        let needed_bytes = is_segment.then(|| metadata_bytes(record, segments, blocks.into())).flatten();
         rules.push((
             needed_bytes == Some(metadata.bytes.get()),
             "its metadata area is not what its segments need".to_string(),
@@ -516,17 +538,22 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
     }
 }
 
-/// Room of a metadata image: two rows of 64 bytes and two bitmaps for every segment, and 64 KiB.
-fn image_bytes(segments: u64, segment_blocks: u64) -> Option<u64> {
+/// Room of a metadata image: two rows of 64 bytes and two bitmaps for every segment, 160 bytes for every snapshot
+/// beyond 256, and 64 KiB.
+fn image_bytes(record: &Superblock, segments: u64, segment_blocks: u64) -> Option<u64> {
     let row_bytes = 64 + 2 * segment_blocks.div_ceil(64) * 8;
-    segments.checked_mul(2 * row_bytes)?.checked_add(64 * KIB)?.checked_next_multiple_of(LOG_ALIGNMENT)
+    let more_snapshots = u64::from(record.snapshots_max.get().saturating_sub(SNAPSHOTS_MIN));
+    segments
+        .checked_mul(2 * row_bytes)?
+        .checked_add(more_snapshots * 160 + 64 * KIB)?
+        .checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
 /// Two images, two journals of two images each, and three entries of 32 bytes for each block, eight beside a base.
-fn metadata_bytes(segments: u64, segment_blocks: u64, has_base: bool) -> Option<u64> {
-    let entries = if has_base { 8 } else { 3 };
+fn metadata_bytes(record: &Superblock, segments: u64, segment_blocks: u64) -> Option<u64> {
+    let entries = if has_base(record) { 8 } else { 3 };
     let index = segments.checked_mul(segment_blocks)?.checked_mul(entries * 32)?.max(MIB);
-    let images = image_bytes(segments, segment_blocks)?.checked_mul(6)?;
+    let images = image_bytes(record, segments, segment_blocks)?.checked_mul(6)?;
     images.checked_add(index)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
@@ -535,7 +562,7 @@ fn shape(record: &Superblock) -> Shape {
     let (block_bytes, segment_bytes) = (record.block_bytes.get(), record.segment_bytes.get());
     let segment_blocks = segment_bytes / block_bytes;
     let segments = record.data.bytes.get() / u64::from(segment_bytes);
-    let Some(image_bytes) = image_bytes(segments, segment_blocks.into()) else {
+    let Some(image_bytes) = image_bytes(record, segments, segment_blocks.into()) else {
         unreachable!("the metadata area has been found to hold six of them")
     };
     let index_offset = record.metadata.offset.get() + 6 * image_bytes;
@@ -561,5 +588,7 @@ fn shape(record: &Superblock) -> Shape {
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
         has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,
         has_branches: record.features_incompatible.get() & FEATURE_BRANCHES != 0,
+        snapshots_max: record.snapshots_max.get().max(SNAPSHOTS_MIN),
+        has_locks: record.features_incompatible.get() & FEATURE_LOCKS != 0,
     }
 }

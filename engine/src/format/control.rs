@@ -34,6 +34,10 @@ pub const KIND_DIFFERENCE: u32 = 6;
 pub const KIND_ROLLBACK: u32 = 7;
 /// `kind` of a request: make a writable snapshot.
 pub const KIND_CLONE: u32 = 8;
+/// `kind` of a request: lock a snapshot.
+pub const KIND_LOCK: u32 = 10;
+/// `kind` of a request: unlock a snapshot.
+pub const KIND_UNLOCK: u32 = 11;
 /// `kind` of an answer to a request of this kind plus this number.
 pub const ANSWER_TO: u32 = 0x100;
 /// `kind` of an answer: refused, or failed. Its body is the same in all versions.

@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed, 18 snapshot lock |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -251,8 +251,24 @@ pub struct Branch {
     pub removed: U32,
 }
 
+/// Kind 18: a snapshot is locked, or is not any more.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `number`: of the snapshot |
+/// | 8 | 8 | `until_unix_ns`: it is not given up before this time; 0 where there is none |
+/// | 16 | 8 | `held`: 1 if it is not given up before it is unlocked, else 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct SnapshotLock {
+    pub number: U64,
+    pub until_unix_ns: U64,
+    pub held: U64,
+}
+
 const _: () = {
-    assert!(size_of::<Snapshot>() == 32 && size_of::<Branch>() == 24);
+    assert!(size_of::<Snapshot>() == 32 && size_of::<Branch>() == 24 && size_of::<SnapshotLock>() == 24);
     assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
@@ -297,6 +313,8 @@ pub enum Change {
     Branch(Branch, Vec<u8>),
     /// Kind 17: the branch of this number is gone, and no entry of the index is of it (4 bytes).
     BranchRemoved(u32),
+    /// See [`SnapshotLock`].
+    SnapshotLock(SnapshotLock),
 }
 
 impl Change {
@@ -350,6 +368,7 @@ impl Change {
                 16
             }
             Change::BranchRemoved(number) => put(to, &number.to_le_bytes(), 17),
+            Change::SnapshotLock(body) => put(to, body.as_bytes(), 18),
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -421,6 +440,7 @@ impl Change {
                 Change::Branch(branch, name.to_vec())
             }
             17 => Change::BranchRemoved(U32::read_from_bytes(body).ok()?.get()),
+            18 => Change::SnapshotLock(SnapshotLock::read_from_bytes(body).ok()?),
             _ => return None,
         })
     }
@@ -558,10 +578,12 @@ mod tests {
                     time_unix_ns: 7.into(),
                     removed: 0.into(),
                     name_bytes: 5.into(),
+                    branch: 3.into(),
                 },
                 b"first".to_vec(),
             ),
             Change::SnapshotRemoved(2),
+            Change::SnapshotLock(SnapshotLock { number: 3.into(), until_unix_ns: 9.into(), held: 1.into() }),
         ]
     }
 

@@ -23,7 +23,9 @@ pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
     | FEATURE_ROLLBACK
     | FEATURE_SNAPSHOTS
     | FEATURE_BASE
-    | FEATURE_BRANCHES;
+    | FEATURE_BRANCHES
+    | FEATURE_MANY_SNAPSHOTS
+    | FEATURE_LOCKS;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -36,6 +38,10 @@ pub const FEATURE_SNAPSHOTS: u64 = 8;
 pub const FEATURE_BASE: u64 = 16;
 /// Incompatible feature: the volume has writable snapshots, or has had some: log and index may hold entries of them.
 pub const FEATURE_BRANCHES: u64 = 32;
+/// Incompatible feature: the metadata has room for as many snapshots as `snapshots_max` says.
+pub const FEATURE_MANY_SNAPSHOTS: u64 = 64;
+/// Incompatible feature: snapshots of the volume have been locked.
+pub const FEATURE_LOCKS: u64 = 128;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
@@ -140,7 +146,8 @@ impl Area {
 /// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
 /// | 240 | 16 | `base`: area of the volume's base; 0 where it has none |
 /// | 256 | 8 | `snapshot_bytes`: that snapshots of a volume with a base may take; 0: all of the data area |
-/// | 264 | 248 | `reserved_0`: 0 |
+/// | 264 | 4 | `snapshots_max`: named moments that the metadata has room for, 257 to 16,384; 0: 256 |
+/// | 268 | 244 | `reserved_0`: 0 |
 /// | 512 | 512 | `roles`: 16 entries |
 /// | 1024 | 2560 | `reserved_1`: 0 |
 /// | 3584 | 16 | `device_id`: this device's identity in the role table |
@@ -180,7 +187,8 @@ pub struct Superblock {
     pub home_bytes: U64,
     pub base: Area,
     pub snapshot_bytes: U64,
-    pub reserved_0: [u8; 248],
+    pub snapshots_max: U32,
+    pub reserved_0: [u8; 244],
     pub roles: [RoleEntry; ROLES],
     pub reserved_1: [u8; 2560],
     pub device_id: [u8; 16],

@@ -17,7 +17,7 @@ use super::gathered::Gathered;
 use super::history::Rollback;
 use super::homecoming::Homecoming;
 use super::index::current::Version;
-use super::index::merge::{Wanted, rename_death};
+use super::index::merge::{Wanted, discarded, rename_death};
 use super::index::{Index, Pinned};
 use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
@@ -77,6 +77,12 @@ pub struct Contents {
     times: RefCell<VecDeque<(u64, u64)>>,
 }
 
+/// The first moment that may have seen a version that has died, and the first that does not any more.
+pub fn moments_of(death: &IndexDeath) -> [Moment; 2] {
+    let moment = |sequence: u64| Moment { branch: death.branch.get().into(), sequence };
+    [moment(death.birth.get()), moment(death.death.get())]
+}
+
 /// A moment that stays readable while this exists.
 #[derive(Debug)]
 pub struct Pin {
@@ -118,7 +124,7 @@ impl Contents {
         let (window, floor) = (journal.state().window, journal.state().accepted);
         let (mut pending, mut held_back) = (Vec::new(), Vec::new());
         let mut pins: BTreeMap<Moment, u32> = BTreeMap::new();
-        for snapshot in journal.state().snapshots.values().filter(|one| one.keeping == Keeping::Kept) {
+        for snapshot in journal.state().snapshots.kept() {
             *pins.entry(snapshot.moment()).or_default() += 1;
         }
         #[cfg(feature = "mutations")]
@@ -126,15 +132,14 @@ impl Contents {
             pins.clear();
         }
         // What a removed snapshot alone kept is swept.
-        let is_kept = |death: &IndexDeath| {
+        let unswept: BTreeSet<Moment> = {
             let state = journal.state();
-            let kept = state.snapshots.values().filter(|one| one.keeping != Keeping::Broken);
-            let mut moments = kept.map(Snapshot::moment);
-            moments.any(|moment| {
-                moment.branch == u32::from(death.branch.get())
-                    && death.birth.get() <= moment.sequence
-                    && moment.sequence < death.death.get()
-            })
+            let unswept = state.snapshots.values().filter(|one| one.keeping != Keeping::Broken);
+            unswept.map(Snapshot::moment).collect()
+        };
+        let is_kept = |death: &IndexDeath| {
+            let [from, to] = moments_of(death);
+            from < to && unswept.range(from..to).next().is_some()
         };
         let is_revived = |death: &IndexDeath| {
             death.is_of_volume() && index.history().revives(death.birth.get(), death.death.get())
@@ -321,8 +326,7 @@ impl Contents {
 
     /// Whether a pinned moment sees a version that has died like this.
     fn is_pinned_until(&self, death: &IndexDeath) -> bool {
-        let [from, to] = [death.birth, death.death]
-            .map(|sequence| Moment { branch: death.branch.get().into(), sequence: sequence.get() });
+        let [from, to] = moments_of(death);
         #[cfg(feature = "mutations")]
         let [from, to] = match crate::mutation::is_on(crate::mutation::Mutation::BranchMixedUp) {
             true => [from, to].map(|moment| Moment { branch: 0, ..moment }),
@@ -514,6 +518,44 @@ impl Contents {
     pub fn wanted(&self) -> Wanted {
         let moments = self.pins.borrow().keys().copied().collect();
         Wanted { window: self.window.get(), moments, gone: None }
+    }
+
+    /// How many blocks each pinned moment alone keeps: what comes free when nobody keeps that one any more, and nothing
+    /// else has changed. One that is pinned twice keeps none alone.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn kept_alone(&self) -> Result<BTreeMap<Moment, u64>> {
+        let (pins, window) = (self.pins.borrow().clone(), self.window.get());
+        let unsettled = self.index.history().unsettled();
+        let mut alone: BTreeMap<Moment, u64> = BTreeMap::new();
+        let mut count = |death: &IndexDeath| {
+            let [from, to] = moments_of(death);
+            let mut seen = pins.range(from..to.max(from));
+            let is_past = death.death.get() <= window;
+            if let (Some((moment, 1)), None, true) = (seen.next(), seen.next(), is_past) {
+                *alone.entry(*moment).or_default() += 1;
+            }
+        };
+        let each = self.index.each_death(|death| {
+            let has_place = !matches!(death.virtual_segment.get(), ZERO | BASE);
+            let revives =
+                |death: &IndexDeath| self.index.history().revives(death.birth.get(), death.death.get());
+            if has_place && !(death.is_of_volume() && revives(&death)) {
+                count(&death);
+            }
+        });
+        each.await?;
+        // What this one has discarded is dead, and nobody has noted it yet.
+        if let Some(rollback) = unsettled {
+            let entries = discarded(&self.index, rollback).await?;
+            let placed = entries.iter().filter(|one| !matches!(one.virtual_segment.get(), ZERO | BASE));
+            let place = |entry: &IndexEntry| (entry.virtual_segment.get(), entry.slot.get());
+            placed.for_each(|one| {
+                count(&IndexDeath::new(0, one.sequence.get(), rollback.at, place(one)));
+            });
+        }
+        Ok(alone)
     }
 
     /// Keeps a moment readable.

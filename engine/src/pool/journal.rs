@@ -127,11 +127,10 @@ impl Journal {
             return Err(damaged(device, root.address.get()));
         }
         let bytes = read_area(device, image.offset.get(), root.image_bytes.get()).await?;
-        let (segments, blocks) = (empty.segments(), empty.segment_blocks());
         let state = (crc32c(&[&bytes]) == root.image_checksum.get())
             .then(|| Change::decode_list(&bytes))
             .flatten()
-            .and_then(|changes| Metadata::from_changes(segments, blocks, &changes));
+            .and_then(|changes| empty.with_changes(&changes));
         let Some(mut state) = state else { return Err(damaged(device, image.offset.get())) };
         // A piece of the area, and where in it that begins.
         let (mut held, mut held_at) = (Vec::new(), 0);

@@ -2,6 +2,7 @@
 
 use super::journal::Places;
 use super::metadata::ROWS_PER_SEGMENT;
+use super::snapshots::SNAPSHOTS_MIN;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{Area, COPY_OFFSETS, SUPERBLOCK_BYTES, Superblock};
 
@@ -83,6 +84,9 @@ const BASE_PARTS: u64 = 3;
 const BASE_OF: u64 = 4;
 /// Bytes of a row in a metadata image, without its bitmaps.
 const ROW_BYTES: u64 = 64;
+/// Bytes of a named moment in a metadata image at most, with all that is told of it. The room for any pool's has been
+/// there from the beginning.
+const SNAPSHOT_BYTES: u64 = 160;
 /// Segments of the smallest log pool.
 const SEGMENTS_MIN: u64 = 16;
 /// Free segments that only the emptying of others may take.
@@ -123,18 +127,25 @@ pub struct MetadataPlaces {
     pub index: Area,
 }
 
-/// Bytes of one metadata image of so many segments; a journal is twice as long.
-fn image_bytes(segments: u64, segment_blocks: u64) -> u64 {
+/// Bytes of one metadata image of so many segments and snapshots; a journal is twice as long.
+fn image_bytes(segments: u64, segment_blocks: u64, snapshots_max: u32) -> u64 {
     let row_bytes = ROW_BYTES + 2 * segment_blocks.div_ceil(64) * 8;
-    (segments * ROWS_PER_SEGMENT as u64 * row_bytes + LOG_ALIGNMENT_BYTES)
+    let more_snapshots = u64::from(snapshots_max.saturating_sub(SNAPSHOTS_MIN));
+    (segments * ROWS_PER_SEGMENT as u64 * row_bytes + more_snapshots * SNAPSHOT_BYTES + LOG_ALIGNMENT_BYTES)
         .next_multiple_of(LOG_ALIGNMENT_BYTES)
+}
+
+/// Named moments that the metadata of this pool has room for.
+pub fn snapshots_max(superblock: &Superblock) -> u32 {
+    superblock.snapshots_max.get().max(SNAPSHOTS_MIN)
 }
 
 /// The parts of the metadata area of a log pool, from its superblock.
 pub fn metadata_places(superblock: &Superblock) -> MetadataPlaces {
     let segment_bytes = u64::from(superblock.segment_bytes.get()).max(1);
     let segments = superblock.data.bytes.get() / segment_bytes + superblock.home_bytes.get() / segment_bytes;
-    let image = image_bytes(segments, segment_bytes / u64::from(superblock.block_bytes.get()).max(1));
+    let segment_blocks = segment_bytes / u64::from(superblock.block_bytes.get()).max(1);
+    let image = image_bytes(segments, segment_blocks, snapshots_max(superblock));
     let start = superblock.metadata.offset.get();
     let area = |parts: u64, length: u64| Area::new(start + parts * image, length);
     let roots = superblock.roots.offset.get();
@@ -149,9 +160,22 @@ pub fn metadata_places(superblock: &Superblock) -> MetadataPlaces {
     }
 }
 
+/// What a log pool is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// Bytes of a block.
+    pub block_bytes: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Segments that the log leases at most.
+    pub leases: u64,
+    /// Named moments that there is room for.
+    pub snapshots_max: u32,
+}
+
 impl Layout {
-    /// The layout of a log pool with segments of `segment_bytes`, of which the log leases up to `leases`. The data
-    /// area takes all that the metadata leaves; the bytes of the volume are told beside it.
+    /// The layout of a log pool. The data area takes all that the metadata leaves; the bytes of the volume are told
+    /// beside it.
     ///
     /// # Errors
     /// `DeviceTooSmall` with the bytes needed.
@@ -159,11 +183,10 @@ impl Layout {
         device_bytes: u64,
         volume_bytes: Option<u64>,
         region_bytes: u64,
-        block_bytes: u64,
-        segment_bytes: u64,
-        leases: u64,
+        parts: Parts,
         fill: Fill,
     ) -> Result<(Self, u64)> {
+        let Parts { block_bytes, segment_bytes, leases, snapshots_max } = parts;
         let segment_blocks = segment_bytes / block_bytes;
         let (apart, may_exceed) = match fill {
             Fill::Apart { segments, thin } => (Some(segments), thin),
@@ -177,7 +200,9 @@ impl Layout {
         };
         let entries = if beside.is_some() { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
         let layout = |segments: u64| {
-            let metadata_bytes = log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks, entries);
+            let image = image_bytes(segments + apart.unwrap_or(0), segment_blocks, snapshots_max);
+            let metadata_bytes =
+                log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks, entries, image);
             let metadata = Area::new(HEAD_BYTES, metadata_bytes);
             let checksums = Area::new(metadata.end(), 0);
             let roots = Area::new(ROOTS_OFFSET, ROOTS_BYTES);
@@ -227,7 +252,9 @@ impl Layout {
             let roots = Area::new(roots_offset, ROOTS_BYTES);
             let has_base = pool.base.bytes.get() > 0;
             let entries = if has_base { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
-            let metadata = Area::new(roots.end(), log_metadata_bytes(segments, segment_blocks, entries));
+            let image = image_bytes(segments, segment_blocks, snapshots_max(pool));
+            let metadata =
+                Area::new(roots.end(), log_metadata_bytes(segments, segment_blocks, entries, image));
             Self { roots, metadata, checksums: pool.checksums, data, base: pool.base }
         };
         let segments =
@@ -248,10 +275,10 @@ pub fn home_area(device_bytes: u64, unit_bytes: u64) -> Area {
     Area::new(HEAD_BYTES, bytes - bytes % unit_bytes.max(1))
 }
 
-/// Bytes of the metadata of a log pool with so many segments.
-fn log_metadata_bytes(segments: u64, segment_blocks: u64, entries_per_block: u64) -> u64 {
+/// Bytes of the metadata of a log pool with so many segments, and images of `image_bytes`.
+fn log_metadata_bytes(segments: u64, segment_blocks: u64, entries_per_block: u64, image_bytes: u64) -> u64 {
     let index = (segments * segment_blocks * 32 * entries_per_block).max(INDEX_BYTES_MIN);
-    (6 * image_bytes(segments, segment_blocks) + index).next_multiple_of(LOG_ALIGNMENT_BYTES)
+    (6 * image_bytes + index).next_multiple_of(LOG_ALIGNMENT_BYTES)
 }
 
 /// As many segments as fit a device beside their metadata; `end`: of all that goes with so many.
@@ -294,9 +321,9 @@ mod tests {
             (1 << 30, 4096, 8 << 20),
             (1 << 40, 4096, 8 << 20),
         ] {
+            let parts = Parts { block_bytes, segment_bytes, leases: 9, snapshots_max: SNAPSHOTS_MIN };
             let (layout, volume_bytes) =
-                Layout::plan_log(device_bytes, None, 65536, block_bytes, segment_bytes, 9, Fill::Cleaned)
-                    .unwrap();
+                Layout::plan_log(device_bytes, None, 65536, parts, Fill::Cleaned).unwrap();
             assert!(
                 layout.data.end() <= device_bytes && layout.data.end() + 4 * segment_bytes > device_bytes
             );
@@ -315,12 +342,27 @@ mod tests {
             assert_eq!(places.index.end(), layout.metadata.end());
             assert!(places.index.bytes.get() >= INDEX_BYTES_MIN);
         }
-        let error =
-            Layout::plan_log(1 << 30, Some(2 << 30), 65536, 4096, 8 << 20, 9, Fill::Cleaned).unwrap_err();
+        let parts =
+            Parts { block_bytes: 4096, segment_bytes: 8 << 20, leases: 9, snapshots_max: SNAPSHOTS_MIN };
+        let error = Layout::plan_log(1 << 30, Some(2 << 30), 65536, parts, Fill::Cleaned).unwrap_err();
         let Reason::DeviceTooSmall { needed_bytes, .. } = *error.reason() else { panic!("{error}") };
-        assert!(
-            Layout::plan_log(needed_bytes, Some(2 << 30), 65536, 4096, 8 << 20, 9, Fill::Cleaned).is_ok()
-        );
+        assert!(Layout::plan_log(needed_bytes, Some(2 << 30), 65536, parts, Fill::Cleaned).is_ok());
+    }
+
+    #[test]
+    fn an_image_has_room_for_the_longest_of_every_snapshot() {
+        use crate::pool::snapshots::{Keeping, NAME_BYTES_MAX, SNAPSHOTS_MAX, Snapshot, SnapshotLock};
+        let name = "n".repeat(NAME_BYTES_MAX);
+        let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
+        let longest = Snapshot { number: 1, sequence: 1, time_unix_ns: 1, keeping, name, lock };
+        let mut bytes = Vec::new();
+        longest.change().encode(&mut bytes);
+        lock.change(1).encode(&mut bytes);
+        assert!(bytes.len() as u64 <= SNAPSHOT_BYTES, "{}", bytes.len());
+        for snapshots_max in [SNAPSHOTS_MIN, 10_000, SNAPSHOTS_MAX] {
+            let room = image_bytes(0, 512, snapshots_max);
+            assert!(room >= u64::from(snapshots_max) * bytes.len() as u64, "{snapshots_max}: {room}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::branches::Branch;
 use super::history::Rollback;
-use super::snapshots::{SNAPSHOTS_MAX, Snapshot};
+use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
 /// The first number of an extent of a linear volume.
@@ -204,10 +204,11 @@ pub struct Metadata {
     pub accepted: u64,
     /// Returns to earlier moments that runs hold what is to be known of.
     pub rollbacks: Vec<Rollback>,
-    /// Named moments, by number.
-    pub snapshots: BTreeMap<u64, Snapshot>,
+    /// Named moments.
+    pub snapshots: Snapshots,
     /// Writable snapshots, by number.
     pub branches: BTreeMap<u32, Branch>,
+    names_max: usize,
     next_virtual: u32,
     next_gathered: u32,
     next_run: u64,
@@ -233,7 +234,19 @@ impl Metadata {
         let users = vec![0; segments as usize];
         let accepted = ALL_ACCEPTED;
         let next_gathered = GATHERED_FIRST;
-        Self { users, free: segments, segment_blocks, accepted, next_gathered, ..Self::default() }
+        let names_max = SNAPSHOTS_MIN as usize;
+        Self { users, free: segments, segment_blocks, accepted, next_gathered, names_max, ..Self::default() }
+    }
+
+    /// The same, with room for so many named moments.
+    #[must_use]
+    pub fn with_room_for(self, snapshots_max: u32) -> Self {
+        Self { names_max: snapshots_max as usize, ..self }
+    }
+
+    /// Named moments that there is room for.
+    pub fn names_max(&self) -> usize {
+        self.names_max
     }
 
     /// Blocks of a segment.
@@ -304,7 +317,7 @@ impl Metadata {
 
     /// The snapshot or writable snapshot of this name, if there is one.
     pub fn named(&self, name: &str) -> Option<Named<'_>> {
-        let snapshot = self.snapshots.values().find(|one| one.name == name && one.keeping.has_name());
+        let snapshot = self.snapshots.named(name);
         let branch = || self.branches.values().find(|one| one.name == name && !one.given_up);
         snapshot.map(Named::Snapshot).or_else(|| branch().map(Named::Branch))
     }
@@ -382,17 +395,18 @@ impl Metadata {
             Change::Rollback(body) => self.rolled_back(body)?,
             Change::Snapshot(body, name) => {
                 let snapshot = Snapshot::from_change(body, name)?;
-                self.snapshots.insert(snapshot.number, snapshot);
-                if self.names() > SNAPSHOTS_MAX {
+                self.snapshots.insert(snapshot);
+                if self.names() > self.names_max {
                     return None;
                 }
             }
-            Change::SnapshotRemoved(number) => drop(self.snapshots.remove(number)?),
+            Change::SnapshotRemoved(number) => drop(self.snapshots.remove(*number)?),
+            Change::SnapshotLock(lock) => self.snapshots.lock(lock)?,
             Change::Branch(body, name) => {
                 let branch = Branch::from_change(body, name)?;
-                let has_parent = branch.given_up || self.snapshots.contains_key(&branch.parent);
+                let has_parent = branch.given_up || self.snapshots.get(branch.parent).is_some();
                 self.branches.insert(branch.number, branch);
-                if !has_parent || self.names() > SNAPSHOTS_MAX {
+                if !has_parent || self.names() > self.names_max {
                     return None;
                 }
             }
@@ -465,10 +479,9 @@ impl Metadata {
         self.free += u32::from(*users == 0);
     }
 
-    /// The state made by these changes from nothing.
-    pub fn from_changes(segments: u32, segment_blocks: u32, changes: &[Change]) -> Option<Self> {
-        let mut made = Self::new(segments, segment_blocks);
-        changes.iter().try_for_each(|change| made.apply(change)).map(|()| made)
+    /// The state that these changes make of this one.
+    pub fn with_changes(mut self, changes: &[Change]) -> Option<Self> {
+        changes.iter().try_for_each(|change| self.apply(change)).map(|()| self)
     }
 
     /// The changes that make this state from nothing.
@@ -490,6 +503,8 @@ impl Metadata {
         }
         changes.extend(self.rollbacks.iter().map(|rollback| rollback.change()));
         changes.extend(self.snapshots.values().map(Snapshot::change));
+        let locked = self.snapshots.values().filter(|snapshot| snapshot.lock != SnapshotLock::default());
+        changes.extend(locked.map(|snapshot| snapshot.lock.change(snapshot.number)));
         changes.extend(self.branches.values().map(Branch::change));
         changes
     }
@@ -542,7 +557,7 @@ mod tests {
         }
         assert_eq!((state.free_segments(), state.leases.len(), state.live_blocks()), (6, 1, 2));
         state.apply(&Change::Dead(0, vec![9])).unwrap();
-        assert_eq!(Metadata::from_changes(8, 200, &state.changes()).unwrap(), state);
+        assert_eq!(Metadata::new(8, 200).with_changes(&state.changes()).unwrap(), state);
         state.apply(&Change::RowRemoved(0)).unwrap();
         assert_eq!(state.free_segments(), 7);
     }
@@ -556,6 +571,21 @@ mod tests {
         assert!(state.rows[&0].is_live(9));
         state.apply(&Change::Dead(0, vec![9])).unwrap();
         assert!(!state.rows[&0].is_live(9), "as it is read from the device, it is dead");
+    }
+
+    #[test]
+    fn there_are_no_more_snapshots_than_there_is_room_for() {
+        let named = |number: u64| {
+            let (sequence, keeping) = (number, crate::pool::snapshots::Keeping::Kept);
+            let (name, lock) = (format!("{number}"), SnapshotLock::default());
+            Snapshot { number, sequence, time_unix_ns: 0, keeping, name, lock }.change()
+        };
+        for (mut state, room) in [(Metadata::new(4, 64), 256), (Metadata::new(4, 64).with_room_for(700), 700)]
+        {
+            assert!((0..room).all(|number| state.apply(&named(number)).is_some()));
+            assert!(state.apply(&named(3)).is_some(), "it replaces one");
+            assert!(state.apply(&named(room)).is_none());
+        }
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! A name keeps the versions that its moment sees. One that has been given up stays in the set, *removed*, until all
 //! that it alone kept has been let go of (*swept*), so that this is done once more where the process ends before.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{self, Change};
 use crate::units::Moment;
 
-/// Named moments that the metadata of a pool has room for.
-pub const SNAPSHOTS_MAX: usize = 256;
+/// Named moments that the metadata of any pool has room for.
+pub const SNAPSHOTS_MIN: u32 = 256;
+/// As many as a pool may be given room for.
+pub const SNAPSHOTS_MAX: u32 = 1 << 14;
 /// No sequence and no number comes so far.
 const NUMBER_MAX: u64 = 1 << 62;
 /// Bytes of a name at most.
@@ -40,6 +44,34 @@ impl Keeping {
     }
 }
 
+/// What keeps a snapshot from being deleted, or broken for want of room: a time, and somebody who has to agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotLock {
+    /// Not before this time, in nanoseconds since 1970 (UTC); 0: at any time.
+    pub until_unix_ns: u64,
+    /// Not before it is unlocked.
+    pub held: bool,
+}
+
+impl SnapshotLock {
+    /// Whether it holds at a time.
+    pub fn holds_at(&self, unix_ns: u64) -> bool {
+        let holds = self.held || unix_ns < self.until_unix_ns;
+        #[cfg(feature = "mutations")]
+        let holds = holds && !crate::mutation::is_on(crate::mutation::Mutation::LockIgnored);
+        holds
+    }
+
+    /// The change that tells the journal of it.
+    pub fn change(&self, number: u64) -> Change {
+        Change::SnapshotLock(journal::SnapshotLock {
+            number: number.into(),
+            until_unix_ns: self.until_unix_ns.into(),
+            held: u64::from(self.held).into(),
+        })
+    }
+}
+
 /// A named moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -55,6 +87,8 @@ pub struct Snapshot {
     pub keeping: Keeping,
     /// What it is called.
     pub name: String,
+    /// What keeps it from being given up. Stays what it was where a change tells of the rest.
+    pub lock: SnapshotLock,
 }
 
 impl Snapshot {
@@ -90,7 +124,102 @@ impl Snapshot {
             time_unix_ns: body.time_unix_ns.get(),
             keeping: Keeping::from_number(body.removed.get())?,
             name,
+            lock: SnapshotLock::default(),
         })
+    }
+}
+
+/// All named moments of a pool, in the orders in which they are looked for: none of these looks at all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshots {
+    by_number: BTreeMap<u64, Snapshot>,
+    /// The numbers of names that are in use.
+    by_name: BTreeMap<String, u64>,
+    /// Moment and number of those that are kept.
+    kept: BTreeSet<(Moment, u64)>,
+    /// The numbers of those whose moments are to be swept.
+    to_sweep: BTreeSet<u64>,
+}
+
+impl Snapshots {
+    /// Takes one in, in the place of that of its number.
+    pub fn insert(&mut self, mut snapshot: Snapshot) {
+        if let Some(before) = self.remove(snapshot.number) {
+            snapshot.lock = before.lock;
+        }
+        let (number, moment) = (snapshot.number, snapshot.moment());
+        if snapshot.keeping.has_name() {
+            self.by_name.insert(snapshot.name.clone(), number);
+        }
+        match snapshot.keeping {
+            Keeping::Kept => drop(self.kept.insert((moment, number))),
+            Keeping::GivenUp | Keeping::Breaking => drop(self.to_sweep.insert(number)),
+            Keeping::Broken => {}
+        }
+        self.by_number.insert(number, snapshot);
+    }
+
+    /// Forgets that of this number; `None` if there is none.
+    pub fn remove(&mut self, number: u64) -> Option<Snapshot> {
+        let gone = self.by_number.remove(&number)?;
+        if self.by_name.get(&gone.name) == Some(&number) {
+            self.by_name.remove(&gone.name);
+        }
+        self.kept.remove(&(gone.moment(), number));
+        self.to_sweep.remove(&number);
+        Some(gone)
+    }
+
+    /// Locks or unlocks that of this number; `None` if there is none.
+    pub fn lock(&mut self, body: &journal::SnapshotLock) -> Option<()> {
+        let locked = self.by_number.get_mut(&body.number.get())?;
+        locked.lock = SnapshotLock { until_unix_ns: body.until_unix_ns.get(), held: body.held.get() == 1 };
+        Some(())
+    }
+
+    /// How many there are, with those that are still to be swept.
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_number.is_empty()
+    }
+
+    /// All, by their numbers.
+    pub fn values(&self) -> impl Iterator<Item = &Snapshot> {
+        self.by_number.values()
+    }
+
+    /// That of this number.
+    pub fn get(&self, number: u64) -> Option<&Snapshot> {
+        self.by_number.get(&number)
+    }
+
+    /// A number that none has.
+    pub fn next_number(&self) -> u64 {
+        self.by_number.last_key_value().map_or(1, |(last, _)| last + 1)
+    }
+
+    /// That of this name.
+    pub fn named(&self, name: &str) -> Option<&Snapshot> {
+        self.get(*self.by_name.get(name)?)
+    }
+
+    /// Those that are kept, the oldest moment first.
+    pub fn kept(&self) -> impl Iterator<Item = &Snapshot> {
+        self.kept.iter().filter_map(|(_, number)| self.get(*number))
+    }
+
+    /// Whether one that is kept has this moment.
+    pub fn keeps(&self, moment: Moment) -> bool {
+        self.kept.range((moment, 0)..=(moment, u64::MAX)).next().is_some()
+    }
+
+    /// Those whose moments are to be swept, by their numbers.
+    pub fn to_sweep(&self) -> impl Iterator<Item = &Snapshot> {
+        self.to_sweep.iter().filter_map(|number| self.get(*number))
     }
 }
 
@@ -105,4 +234,46 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     let rule = "1 to 64 bytes without control characters are needed";
     Err(Error::new("name snapshot", Reason::InvalidSetting { name: "name", value: name.to_string(), rule }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Random;
+
+    /// Each look-up says what looking at all of them says, whatever has been put in and taken out.
+    #[test]
+    fn every_order_tells_of_the_same() {
+        let random = &mut Random::from_seed(1);
+        let mut all = Snapshots::default();
+        for _ in 0..5000 {
+            let number = 1 + random.below(40);
+            if random.chance(1, 4) {
+                all.remove(number);
+            } else {
+                let keeping = [Keeping::Kept, Keeping::GivenUp, Keeping::Breaking, Keeping::Broken];
+                let keeping = keeping[random.below(4) as usize];
+                // A name is one number's, but for those that have been given up.
+                let name = format!("of {}", if keeping.has_name() { number } else { random.below(40) });
+                let sequence = random.below(20);
+                let lock = SnapshotLock::default();
+                all.insert(Snapshot { number, sequence, time_unix_ns: 0, keeping, name, lock });
+            }
+            let scan = |keeping: &[Keeping]| -> Vec<&Snapshot> {
+                all.values().filter(|one| keeping.contains(&one.keeping)).collect()
+            };
+            let mut kept = scan(&[Keeping::Kept]);
+            kept.sort_by_key(|one| (one.sequence, one.number));
+            assert_eq!(all.kept().collect::<Vec<_>>(), kept);
+            assert_eq!(all.to_sweep().collect::<Vec<_>>(), scan(&[Keeping::GivenUp, Keeping::Breaking]));
+            for at in 0..41 {
+                let of_name =
+                    all.values().find(|one| one.name == format!("of {at}") && one.keeping.has_name());
+                assert_eq!(all.named(&format!("of {at}")), of_name);
+                assert_eq!(all.keeps(at), kept.iter().any(|one| one.sequence == at));
+            }
+            assert!(all.get(all.next_number()).is_none() && all.len() <= 40);
+            assert_eq!(all.is_empty(), all.values().next().is_none());
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What a seed means: the volume's shape and a list of steps.
 
-use crate::pool::layout::{Fill, Layout};
+use crate::pool::layout::{Fill, Layout, Parts};
+use crate::pool::snapshots::SNAPSHOTS_MIN;
 use crate::runtime::Random;
 use crate::store::Backend;
 use crate::store::log::{ApplyMode, ApplyOptions, leases};
@@ -265,7 +266,13 @@ impl Script {
         }
         let room = |device_bytes| {
             let (size, region) = (Some(self.volume_bytes), self.region_bytes.into());
-            Layout::plan_log(device_bytes, size, region, block, segment, leases(2 * segment, segment), fill)
+            let parts = Parts {
+                block_bytes: block,
+                segment_bytes: segment,
+                leases: leases(2 * segment, segment),
+                snapshots_max: SNAPSHOTS_MIN,
+            };
+            Layout::plan_log(device_bytes, size, region, parts, fill)
         };
         let mut device_bytes = 2 << 20;
         while room(device_bytes).is_err() {

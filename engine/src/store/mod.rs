@@ -180,7 +180,12 @@ impl Store {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         match self {
             Self::Direct(direct) => direct.write(offset, buf, io).await,
-            Self::Log(log) => log.write(offset, buf, io).await,
+            Self::Log(log) => {
+                let blocks = buf.len() as u64 / log.block_bytes();
+                let done = log.write(offset, buf, io).await;
+                log.slow_down(blocks).await;
+                done
+            }
             Self::Cow(cow) => cow.write(offset, buf, io).await,
             Self::Overlay(overlay) => overlay.write(offset, buf, io).await,
             Self::Alone(alone) => alone.base.write(offset, buf, io).await,

@@ -11,11 +11,12 @@ use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED,
-    Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME,
+    RoleEntry, STATE_CLOSED, Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
-use crate::pool::layout::{Fill, Layout, home_area};
+use crate::pool::layout::{Fill, Layout, Parts, home_area};
 use crate::pool::metadata::EXTENTS_MAX;
+use crate::pool::snapshots::{SNAPSHOTS_MAX, SNAPSHOTS_MIN};
 use crate::pool::superblock;
 use crate::runtime::FailureFlag;
 use crate::store::log::WhenFull;
@@ -24,6 +25,10 @@ use crate::units::ByteOffset;
 
 /// Bytes of log between checkpoints, on a device that is large enough.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// On a device of at least this size there is room for so many snapshots, unless something else is asked for: that takes
+/// less than a thousandth of it.
+const MANY_SNAPSHOTS_FROM_BYTES: u64 = 16 << 30;
+const MANY_SNAPSHOTS: u32 = 10_000;
 /// Blocks that a segment may have: their numbers have 16 bits.
 pub(super) const SEGMENT_BLOCKS: RangeInclusive<u32> = 8..=1 << 16;
 
@@ -61,6 +66,9 @@ pub struct CreateOptions {
     pub retention_age_s: u64,
     /// With a base: what its snapshots may take at most; as much as the pool has, if not given.
     pub snapshot_bytes: Option<u64>,
+    /// Snapshots that there is room for at a time, 256 to 16,384; 256, or 10,000 on a device of 16 GiB or more, if not
+    /// given.
+    pub snapshots_max: Option<u32>,
     /// With snapshots: what is done when there is no room for what they keep.
     pub when_full: WhenFull,
     /// With `linear`: space is taken when a block is first applied, and the volume may be larger than its pool.
@@ -87,6 +95,7 @@ impl CreateOptions {
             retention_bytes: 0,
             retention_age_s: 0,
             snapshot_bytes: None,
+            snapshots_max: None,
             when_full: WhenFull::Refuse,
             thin: false,
             volatile_log: false,
@@ -190,6 +199,7 @@ struct Shape {
     block_bytes: u32,
     segment_bytes: u32,
     checkpoint_bytes: u64,
+    snapshots_max: u32,
     /// The area of the volume's own device: its segments, or its base.
     home: Option<Area>,
 }
@@ -239,8 +249,18 @@ fn shape(
     {
         return wrong("snapshot space", bytes, "whole blocks, of a volume with a base, are needed");
     }
-    if options.when_full != WhenFull::Refuse && matches!(options.backend, Backend::Direct | Backend::Linear) {
+    let has_snapshots = !matches!(options.backend, Backend::Direct | Backend::Linear);
+    if options.when_full != WhenFull::Refuse && !has_snapshots {
         return wrong_text("when full", "break", "this backend has no snapshots");
+    }
+    let by_size = if device_bytes < MANY_SNAPSHOTS_FROM_BYTES { SNAPSHOTS_MIN } else { MANY_SNAPSHOTS };
+    let by_size = if has_snapshots { by_size } else { SNAPSHOTS_MIN };
+    let snapshots_max = options.snapshots_max.unwrap_or(by_size);
+    if !(SNAPSHOTS_MIN..=SNAPSHOTS_MAX).contains(&snapshots_max)
+        || (options.snapshots_max.is_some() && !has_snapshots)
+    {
+        let rule = "256 to 16384, of a volume that keeps snapshots (log, cow, overlay), are possible";
+        return wrong("number of snapshots", snapshots_max.into(), rule);
     }
     if let Some(device) = volume_device
         && matches!(options.backend, Backend::Direct | Backend::Log)
@@ -291,15 +311,16 @@ fn shape(
                 (None, Backend::Cow | Backend::Overlay, _) => Fill::Beside,
                 _ => Fill::Cleaned,
             };
+            let parts = Parts { block_bytes: block, segment_bytes: segment, leases, snapshots_max };
             let (layout, volume_bytes) =
-                Layout::plan_log(device_bytes, options.size_bytes, region, block, segment, leases, fill)?;
+                Layout::plan_log(device_bytes, options.size_bytes, region, parts, fill)?;
             if options.backend == Backend::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
                 return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
             }
             (layout, volume_bytes, segment_bytes)
         }
     };
-    Ok(Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, home })
+    Ok(Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, snapshots_max, home })
 }
 
 /// The superblock of the pool, and that of the volume's own device if it has one.
@@ -309,7 +330,8 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     let of_both = [device].into_iter().chain(&devices.volume);
     let logical = of_both.map(|device| device.geometry().logical_block_bytes).max().unwrap_or(0);
     let shape = shape(device_bytes, logical, devices.volume.as_ref(), options)?;
-    let Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, home } = shape;
+    let Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, snapshots_max, home } =
+        shape;
     let device_id = random_id(device);
     let mut record = Superblock::empty();
     record.generation = 1.into();
@@ -327,6 +349,10 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     if options.backend != Backend::Direct {
         let base = if options.backend.has_base() { FEATURE_BASE } else { 0 };
         record.features_incompatible = (FEATURE_LOG | base).into();
+        if snapshots_max > SNAPSHOTS_MIN {
+            record.features_incompatible |= FEATURE_MANY_SNAPSHOTS;
+            record.snapshots_max = snapshots_max.into();
+        }
         record.segment_bytes = segment_bytes.into();
         record.checkpoint_bytes = checkpoint_bytes.into();
         record.retention_bytes = options.retention_bytes.into();

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use super::{Durability, Volume, VolumeStatus};
 use crate::error::{Error, Reason, Result};
 use crate::runtime::{Sender, Task, mailbox};
-use crate::store::log::SnapshotInfo;
+use crate::store::log::{LockTime, SnapshotInfo};
 use crate::units::{ByteOffset, Seq};
 
 /// Requests waiting at most; further callers wait for room.
@@ -105,6 +105,24 @@ impl VolumeHandle {
     pub fn delete_snapshot(&self, name: &str) -> Result<()> {
         let name = name.to_string();
         self.call("delete snapshot", async move |volume| volume.delete_snapshot(&name).await)
+    }
+
+    /// As [`Volume::lock_snapshot`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn lock_snapshot(&self, name: &str, time: LockTime) -> Result<SnapshotInfo> {
+        let name = name.to_string();
+        self.call("lock snapshot", async move |volume| volume.lock_snapshot(&name, time).await)
+    }
+
+    /// As [`Volume::unlock_snapshot`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn unlock_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        let name = name.to_string();
+        self.call("unlock snapshot", async move |volume| volume.unlock_snapshot(&name).await)
     }
 
     /// As [`Volume::snapshots`].

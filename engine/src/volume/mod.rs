@@ -33,15 +33,18 @@ pub use handle::VolumeHandle;
 pub use open::OpenMode;
 pub use roles::Devices;
 
-pub use crate::store::log::{ApplyMode, ApplyOptions, ApplyStatus, OpenOptions, SnapshotSpace, WhenFull};
+pub use crate::store::log::{
+    ApplyMode, ApplyOptions, ApplyStatus, LockTime, OpenOptions, SnapshotLock, SnapshotSpace, WhenFull,
+};
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::{Reason, Result};
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, RoleEntry,
-    STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOCKS, FEATURE_LOG, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS,
+    RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
+use crate::pool::layout;
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
 use crate::store::{Backend, Store};
@@ -159,6 +162,8 @@ pub struct LogSettings {
     pub retention_age_s: u64,
     /// A linear volume behind it takes space when a block is first applied.
     pub thin: bool,
+    /// Snapshots that there is room for at a time.
+    pub snapshots_max: u32,
 }
 
 /// What an open volume is doing and how.
@@ -189,6 +194,7 @@ impl VolumeInfo {
             retention_bytes: superblock.retention_bytes.get(),
             retention_age_s: superblock.retention_age_s.get(),
             thin: superblock.volume_flags.get() & VOLUME_THIN != 0,
+            snapshots_max: layout::snapshots_max(superblock),
         };
         let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
         let features = [
@@ -198,6 +204,7 @@ impl VolumeInfo {
             ("volatile log", is_volatile),
             ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
             ("writable snapshots", superblock.features_incompatible.get() & FEATURE_BRANCHES != 0),
+            ("snapshot locks", superblock.features_incompatible.get() & FEATURE_LOCKS != 0),
             ("rollback", superblock.features_incompatible.get() & FEATURE_ROLLBACK != 0),
         ];
         let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));

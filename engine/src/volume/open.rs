@@ -9,10 +9,12 @@ use super::{BLOCK_BYTES_MAX, Devices, Inner, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_LOG, KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock, VOLUME_THIN,
+    FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock,
+    VOLUME_THIN,
 };
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::metadata::EXTENTS_MAX;
+use crate::pool::snapshots::SNAPSHOTS_MAX;
 use crate::pool::superblock;
 use crate::runtime::{FailureFlag, RangeLock};
 use crate::store::log::{Access, OpenOptions};
@@ -191,6 +193,9 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && record.base.offset.get().is_multiple_of(block_bytes.into())
         && (!has_base_here || record.base.offset.get() >= HEAD_BYTES)
         && (record.home_bytes.get() != 0) == (record.has_volume_device() && !has_base)
-        && record.home_bytes.get() <= HOME_BYTES_MAX;
+        && record.home_bytes.get() <= HOME_BYTES_MAX
+        && (record.snapshots_max.get() != 0)
+            == (record.features_incompatible.get() & FEATURE_MANY_SNAPSHOTS != 0)
+        && record.snapshots_max.get() <= SNAPSHOTS_MAX;
     if sound { Ok(()) } else { Err(Error::new("open", Reason::SuperblockDamaged)) }
 }

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::Volume;
 use crate::error::Result;
-use crate::format::superblock::FEATURE_SNAPSHOTS;
+use crate::format::superblock::{FEATURE_LOCKS, FEATURE_SNAPSHOTS};
 use crate::pool::superblock;
 use crate::runtime::RangeGuard;
-use crate::store::log::SnapshotInfo;
+use crate::store::log::{LockTime, SnapshotInfo};
 use crate::units::{Moment, Seq};
 
 impl Volume {
@@ -47,6 +47,20 @@ impl Volume {
     /// The snapshots there are, by their moments, writable ones among them; none where the backend keeps no past.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         self.0.store.log().map(|log| log.snapshots()).unwrap_or_default()
+    }
+
+    /// The same, each with the bytes that come free when it alone is deleted and nothing else has changed: exact, as of
+    /// the time of the call, counted from the index's metadata. What somebody has an image open of, or two snapshots of one
+    /// moment keep, is nobody's alone.
+    ///
+    /// # Errors
+    /// `Closed`, and what the device says.
+    pub async fn snapshots_with_space(&self) -> Result<Vec<SnapshotInfo>> {
+        self.check_open("list snapshots")?;
+        match self.0.store.log() {
+            Ok(log) => log.snapshots_with_space().await,
+            Err(_keeps_no_past) => Ok(Vec::new()),
+        }
     }
 
     /// The snapshot of this name, which [`Volume::image_of`] opens; a writable one, [`Volume::open_writable`].
@@ -111,13 +125,49 @@ impl Volume {
     /// image of it open keeps that.
     ///
     /// # Errors
-    /// `NoPast`, `NoSnapshot`, `HasChildren` where a writable one began as it or has snapshots, `SnapshotInUse` where a
+    /// `NoPast`, `NoSnapshot`, `SnapshotLocked`, `HasChildren` where a writable one began as it or has snapshots, `SnapshotInUse` where a
     /// writable one is open, `Poisoned`, `Closed`, and what the device says.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.check_writable("delete snapshot")?;
         let (volume, name) = (self.clone(), name.to_string());
         let deleting = async move { volume.0.store.log()?.delete_snapshot(&name).await };
         self.context().to_its_end("delete snapshot", deleting).await
+    }
+
+    /// Locks a snapshot, durably: it is neither deleted nor broken for want of room before its time has come, or before it
+    /// is unlocked. A time that has not come can be put off, and nothing else.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoSnapshot`, `SnapshotBroken`, `SnapshotLocked` for a longer time, `InvalidSetting` for a time that has
+    /// passed, `Poisoned`, `Closed`, and what the device says.
+    pub async fn lock_snapshot(&self, name: &str, time: LockTime) -> Result<SnapshotInfo> {
+        self.check_writable("lock snapshot")?;
+        let (volume, name) = (self.clone(), name.to_string());
+        let locking = async move {
+            let log = volume.0.store.log()?;
+            log.check_lock(&name, time)?;
+            volume.use_feature(FEATURE_LOCKS).await?;
+            log.lock_snapshot(&name, time).await
+        };
+        self.context().to_its_end("lock snapshot", locking).await
+    }
+
+    /// Unlocks a snapshot, durably; one that is not locked stays so.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoSnapshot`, `SnapshotLocked` while its time has not come, `Poisoned`, `Closed`, and what the device
+    /// says.
+    pub async fn unlock_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        self.check_writable("unlock snapshot")?;
+        let (volume, name) = (self.clone(), name.to_string());
+        let unlocking = async move {
+            let log = volume.0.store.log()?;
+            match log.snapshot(&name)? {
+                unlocked if unlocked.lock.is_none() => Ok(unlocked),
+                _ => log.unlock_snapshot(&name).await,
+            }
+        };
+        self.context().to_its_end("unlock snapshot", unlocking).await
     }
 
     /// Folds the oldest overlay into the base: the image of the oldest snapshot, named by `through`, or of now where

@@ -214,6 +214,7 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "snapshot removed",
         "IndexEntry, in the base",
         "BatchEntry, saved",
+        "SnapshotLock",
     ] {
         assert!(tried.fields.iter().any(|(record, _)| record == kind), "there was no {kind}");
     }

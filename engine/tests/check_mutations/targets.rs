@@ -223,6 +223,7 @@ impl Final {
                 }
                 Change::Snapshot(body, _) => drop(state.snapshots.insert(body.number.get(), *at)),
                 Change::SnapshotRemoved(number) => drop(state.snapshots.remove(number)),
+                Change::SnapshotLock(_) => {}
             }
         }
         state
@@ -292,6 +293,7 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 named("Snapshot", state.snapshots.get(&body.number.get()) == Some(&at))
             }
             Change::SnapshotRemoved(_) => "snapshot removed".into(),
+            Change::SnapshotLock(_) => "SnapshotLock".into(),
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -325,6 +327,7 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                     listing.one(&name, "pages", body + 52 + 8 * extent as u64, 4, seal);
                 }
             }
+            Change::SnapshotLock(_) => listing.add(name, "SnapshotLock", body, seal),
             Change::RowRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::RunRemoved(_) => listing.one(&name, "number", body, 8, seal),
             Change::Watermark(_) | Change::Window(_) | Change::Accepted(_) => {

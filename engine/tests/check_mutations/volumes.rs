@@ -6,7 +6,7 @@ use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
+use icecore::volume::{ApplyOptions, CreateOptions, Durability, LockTime, OpenMode, OpenOptions, Volume};
 
 pub const BLOCK: u64 = 4096;
 
@@ -119,6 +119,8 @@ fn made(
             }
             volume.delete_snapshot("first").await.unwrap();
             volume.create_snapshot("third").await.unwrap();
+            volume.lock_snapshot("second", LockTime::For(1 << 40)).await.unwrap();
+            volume.lock_snapshot("third", LockTime::Held).await.unwrap();
             // The checkpoint before the next one tells that these are settled.
             context.sleep(3_000_000_000).await;
         }

@@ -14,9 +14,6 @@ use super::super::{Checker, bit, index, is_sealed};
 use crate::error::Result;
 use crate::format::journal::{Change, Opening, Rollback, Row};
 
-/// Names that are taken up where the journal is damaged.
-const NAMES_MAX: usize = 256;
-
 /// What is known of a pool.
 #[derive(Default)]
 pub(super) struct Known {
@@ -143,7 +140,9 @@ impl Known {
                     self.rollbacks.push(rollback);
                 }
             }
-            Change::Snapshot(snapshot, name) if snapshot.branch == 0 && self.names.len() < NAMES_MAX => {
+            Change::Snapshot(snapshot, name)
+                if snapshot.branch == 0 && self.names.len() < shape.snapshots_max as usize =>
+            {
                 match snapshot.removed.get() {
                     0 => drop(self.names.insert(name, snapshot.sequence.get())),
                     _ => drop(self.names.remove(&name)),

@@ -6,9 +6,10 @@ use std::ops::Range;
 use crate::error::{Error, Kind, Place, Reason, Result};
 use crate::format::control::{
     ANSWER_BYTES_MAX, ANSWER_TO, KIND_CLONE, KIND_DELETE, KIND_DIFFERENCE, KIND_FAILED, KIND_FLUSH,
-    KIND_ROLLBACK, KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, REQUEST_BYTES_MAX, Reader, Writer, bad,
+    KIND_LOCK, KIND_ROLLBACK, KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, KIND_UNLOCK, REQUEST_BYTES_MAX, Reader,
+    Writer, bad,
 };
-use crate::store::log::SnapshotInfo;
+use crate::store::log::{LockTime, SnapshotInfo, SnapshotLock};
 use crate::units::Seq;
 
 /// A moment, as a person says it.
@@ -30,7 +31,10 @@ pub enum Request {
     /// Make everything durable.
     Flush,
     /// List the snapshots.
-    Snapshots,
+    Snapshots {
+        /// With what deleting each alone would free.
+        with_space: bool,
+    },
     /// Give the present moment this name: of the volume, or of a writable snapshot.
     Take {
         /// The name.
@@ -47,6 +51,10 @@ pub enum Request {
     },
     /// Give this name up.
     Delete(String),
+    /// Lock the snapshot of this name.
+    Lock(String, LockTime),
+    /// Unlock it.
+    Unlock(String),
     /// The regions that differ between two moments.
     Difference(Moment, Moment),
     /// Make the volume again what it was.
@@ -66,6 +74,10 @@ pub enum Answer {
     Taken(SnapshotInfo),
     /// This one is gone, durably.
     Deleted(SnapshotInfo),
+    /// This one is locked, durably.
+    Locked(SnapshotInfo),
+    /// This one is not locked, durably.
+    Unlocked(SnapshotInfo),
     /// What differs.
     Difference {
         /// One moment.
@@ -149,6 +161,23 @@ fn read_moment(reader: &mut Reader) -> Result<Moment> {
     }
 }
 
+fn write_time(writer: Writer, time: LockTime) -> Writer {
+    match time {
+        LockTime::Held => writer.number(0),
+        LockTime::Until(until_unix_ns) => writer.number(1).number(until_unix_ns),
+        LockTime::For(length_ns) => writer.number(2).number(length_ns),
+    }
+}
+
+fn read_time(reader: &mut Reader) -> Result<LockTime> {
+    match reader.number()? {
+        0 => Ok(LockTime::Held),
+        1 => Ok(LockTime::Until(reader.number()?)),
+        2 => Ok(LockTime::For(reader.number()?)),
+        _ => Err(bad("a time of no known form")),
+    }
+}
+
 impl Request {
     /// The message.
     ///
@@ -158,10 +187,12 @@ impl Request {
         let writer = match self {
             Self::Status => Writer::new(KIND_STATUS),
             Self::Flush => Writer::new(KIND_FLUSH),
-            Self::Snapshots => Writer::new(KIND_SNAPSHOTS),
+            Self::Snapshots { with_space } => Writer::new(KIND_SNAPSHOTS).number((*with_space).into()),
             Self::Take { name, of } => write_name(Writer::new(KIND_TAKE).text(name), of.as_deref()),
             Self::Clone { of, name } => Writer::new(KIND_CLONE).text(of).text(name),
             Self::Delete(name) => Writer::new(KIND_DELETE).text(name),
+            Self::Lock(name, time) => write_time(Writer::new(KIND_LOCK).text(name), *time),
+            Self::Unlock(name) => Writer::new(KIND_UNLOCK).text(name),
             Self::Difference(from, to) => write_moment(write_moment(Writer::new(KIND_DIFFERENCE), from), to),
             Self::Rollback(to) => write_moment(Writer::new(KIND_ROLLBACK), to),
         };
@@ -177,10 +208,12 @@ impl Request {
         let request = match kind {
             KIND_STATUS => Self::Status,
             KIND_FLUSH => Self::Flush,
-            KIND_SNAPSHOTS => Self::Snapshots,
+            KIND_SNAPSHOTS => Self::Snapshots { with_space: reader.flag()? },
             KIND_TAKE => Self::Take { name: reader.text()?, of: read_name(&mut reader)? },
             KIND_CLONE => Self::Clone { of: reader.text()?, name: reader.text()? },
             KIND_DELETE => Self::Delete(reader.text()?),
+            KIND_LOCK => Self::Lock(reader.text()?, read_time(&mut reader)?),
+            KIND_UNLOCK => Self::Unlock(reader.text()?),
             KIND_DIFFERENCE => Self::Difference(read_moment(&mut reader)?, read_moment(&mut reader)?),
             KIND_ROLLBACK => Self::Rollback(read_moment(&mut reader)?),
             _ => return Err(bad("a request of no known kind")),
@@ -206,12 +239,17 @@ fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
         .number(snapshot.sequence.0)
         .number(snapshot.time_unix_ns)
         .number(snapshot.broken.into())
+        .maybe(snapshot.lock, |writer, lock| writer.number(lock.until_unix_ns).number(lock.held.into()))
+        .maybe(snapshot.exclusive_bytes, Writer::number)
 }
 
 fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
     let (name, of, writable) = (reader.text()?, read_name(reader)?, reader.flag()?);
     let (sequence, time_unix_ns, broken) = (Seq(reader.number()?), reader.number()?, reader.flag()?);
-    Ok(SnapshotInfo { name, of, writable, sequence, time_unix_ns, broken })
+    let lock =
+        reader.maybe(|reader| Ok(SnapshotLock { until_unix_ns: reader.number()?, held: reader.flag()? }))?;
+    let exclusive_bytes = reader.maybe(Reader::number)?;
+    Ok(SnapshotInfo { name, of, writable, sequence, time_unix_ns, broken, lock, exclusive_bytes })
 }
 
 impl Status {
@@ -330,6 +368,8 @@ impl Answer {
             }
             Self::Taken(snapshot) => write_snapshot(to(KIND_TAKE), snapshot),
             Self::Deleted(snapshot) => write_snapshot(to(KIND_DELETE), snapshot),
+            Self::Locked(snapshot) => write_snapshot(to(KIND_LOCK), snapshot),
+            Self::Unlocked(snapshot) => write_snapshot(to(KIND_UNLOCK), snapshot),
             Self::Difference { from, to: other, changed } => {
                 let writer = to(KIND_DIFFERENCE).number(from.0).number(other.0).number(changed.len() as u64);
                 changed.iter().fold(writer, |writer, range| writer.number(range.start).number(range.end))
@@ -354,6 +394,8 @@ impl Answer {
             KIND_SNAPSHOTS => Self::Snapshots(reader.several(24, read_snapshot)?),
             KIND_TAKE => Self::Taken(read_snapshot(&mut reader)?),
             KIND_DELETE => Self::Deleted(read_snapshot(&mut reader)?),
+            KIND_LOCK => Self::Locked(read_snapshot(&mut reader)?),
+            KIND_UNLOCK => Self::Unlocked(read_snapshot(&mut reader)?),
             KIND_DIFFERENCE => Self::Difference {
                 from: Seq(reader.number()?),
                 to: Seq(reader.number()?),

@@ -18,7 +18,8 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
             volume.flush().await?;
             Answer::Flushed
         }
-        Request::Snapshots => Answer::Snapshots(volume.snapshots()),
+        Request::Snapshots { with_space: false } => Answer::Snapshots(volume.snapshots()),
+        Request::Snapshots { with_space: true } => Answer::Snapshots(volume.snapshots_with_space().await?),
         Request::Take { name, of: None } => Answer::Taken(volume.create_snapshot(name).await?),
         Request::Take { name, of: Some(of) } => {
             Answer::Taken(volume.open_writable(of).await?.create_snapshot(name).await?)
@@ -29,6 +30,8 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
             volume.delete_snapshot(name).await?;
             Answer::Deleted(gone)
         }
+        Request::Lock(name, time) => Answer::Locked(volume.lock_snapshot(name, *time).await?),
+        Request::Unlock(name) => Answer::Unlocked(volume.unlock_snapshot(name).await?),
         Request::Difference(from, to) => {
             let (from, to) = (moment_of(volume, from)?, moment_of(volume, to)?);
             let changed = volume.difference_between(from, to).await?;

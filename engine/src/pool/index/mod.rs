@@ -329,6 +329,21 @@ impl Index {
         self.fresh.borrow_mut().deaths.push(death);
     }
 
+    /// Every death that is known at the time of the call.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn each_death(&self, mut tell: impl FnMut(IndexDeath)) -> Result<()> {
+        let runs = self.runs();
+        for fresh in [&self.frozen, &self.fresh] {
+            fresh.borrow().deaths.iter().copied().for_each(&mut tell);
+        }
+        for run in &runs {
+            run.deaths(&mut tell).await?;
+        }
+        Ok(())
+    }
+
     /// The deaths behind `first` and up to `last` that are kept.
     ///
     /// # Errors

@@ -379,6 +379,11 @@ impl Log {
         self.backlog_bytes.set(self.backlog_bytes.get() - self.covered_bytes.take());
     }
 
+    /// The latest time that the log has noted, which never goes back.
+    pub fn time_unix_ns(&self) -> u64 {
+        self.state.borrow().tip.time_unix_ns
+    }
+
     /// Tells the lanes that a lease or room has been made.
     pub fn go_on(&self) {
         self.work.give();

@@ -47,16 +47,7 @@ impl World<'_> {
         }
         self.past.branches.retain(|branch| branch.name != name);
         self.past.branches.iter_mut().for_each(|branch| branch.moments.retain(|moment| moment.0 != name));
-        let shared = Rc::clone(&self.shared);
-        match shared.bounded("delete snapshot", volume.delete_snapshot(name)).await? {
-            Ok(()) => shared.note("snapshot: deleted"),
-            // A child that could not be deleted.
-            Err(error)
-                if matches!(error.reason(), Reason::HasChildren { .. })
-                    && shared.faults.strikes.get().any() => {}
-            Err(error) => shared.judge_error("delete snapshot", &error),
-        }
-        Ok(())
+        self.delete(name).await
     }
 
     /// Makes a writable snapshot, or writes one of them, or gives one up; then judges all.

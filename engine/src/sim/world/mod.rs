@@ -309,7 +309,14 @@ impl World<'_> {
         let (index_bytes, apply) = (self.script.index_bytes, self.script.apply);
         // Overlays alone do it.
         let move_home_on_read = self.script.seed.is_multiple_of(2);
-        OpenOptions { index_bytes, apply, refuse_when_full: false, move_home_on_read, volatile_log_bytes }
+        OpenOptions {
+            index_bytes,
+            apply,
+            refuse_when_full: false,
+            move_home_on_read,
+            volatile_log_bytes,
+            ..OpenOptions::default()
+        }
     }
 
     /// Opens after a power cut and judges everything.

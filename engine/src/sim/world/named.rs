@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::World;
 use super::past::{contents_of, first_difference};
 use crate::error::Reason;
-use crate::store::log::ImageOptions;
+use crate::store::log::{ImageOptions, LockTime};
 use crate::units::{SECTOR_BYTES, Seq};
 
 /// Snapshots of a play at most: each takes as much room as the volume.
@@ -35,10 +35,46 @@ impl World<'_> {
                 deleted.err().iter().for_each(|error| self.shared.judge_error("delete snapshot", error));
             }
             Ok(_) => {
-                self.past.named.push((name, moment));
                 self.shared.note("snapshot: taken");
+                if which >> 32 & 1 == 1 {
+                    match self.shared.bounded("lock", volume.lock_snapshot(&name, LockTime::Held)).await? {
+                        Ok(_) => drop(self.past.locked.insert(name.clone())),
+                        // It may be locked, or not.
+                        Err(error) => self.shared.judge_error("lock snapshot", &error),
+                    }
+                }
+                self.past.named.push((name, moment));
             }
             Err(error) => self.shared.judge_error("take snapshot", &error),
+        }
+        Ok(())
+    }
+
+    /// Deletes a snapshot that is forgotten already; if it is locked, that is refused until it is unlocked.
+    pub(super) async fn delete(&mut self, name: &str) -> Result<(), String> {
+        let Some(volume) = self.volume.clone() else { return Err("the volume is not open".to_string()) };
+        let shared = Rc::clone(&self.shared);
+        let was_locked = self.past.locked.remove(name);
+        let mut deleted = shared.bounded("delete snapshot", volume.delete_snapshot(name)).await?;
+        match &deleted {
+            Ok(()) if was_locked => return Err(format!("{name} is deleted though it was locked")),
+            Err(error) if matches!(error.reason(), Reason::SnapshotLocked { .. }) => {
+                shared.note("snapshot: locked");
+                if let Err(error) = shared.bounded("unlock", volume.unlock_snapshot(name)).await? {
+                    shared.judge_error("unlock snapshot", &error);
+                }
+                deleted = shared.bounded("delete snapshot", volume.delete_snapshot(name)).await?;
+            }
+            _ => {}
+        }
+        match deleted {
+            Ok(()) => shared.note("snapshot: deleted"),
+            // A child that could not be deleted.
+            Err(error)
+                if matches!(error.reason(), Reason::HasChildren { .. })
+                    && shared.faults.strikes.get().any() => {}
+            // It may be gone by the next opening.
+            Err(error) => shared.judge_error("delete snapshot", &error),
         }
         Ok(())
     }
@@ -81,6 +117,9 @@ impl World<'_> {
             };
             if found.sequence != Seq(moment.sequence) {
                 return Err(format!("{name} is {:?}, and was {}", found.sequence, moment.sequence));
+            }
+            if self.past.locked.contains(name) && found.lock.is_none_or(|lock| !lock.held) {
+                return Err(format!("{name} is not locked any more"));
             }
             let options = ImageOptions { sequence: Some(found.sequence), ..ImageOptions::default() };
             let image = match shared.bounded("open image", volume.image(options)).await? {

@@ -6,6 +6,7 @@
 //! blocks have been superseded since than are to be kept, the moment must open.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::super::Coverage;
@@ -58,6 +59,8 @@ pub(super) struct Past {
     pub names: u64,
     /// Writable snapshots.
     pub branches: Vec<Branched>,
+    /// The names of those that are locked.
+    pub locked: BTreeSet<String>,
     kept: RefCell<Vec<Kept>>,
 }
 
@@ -74,6 +77,7 @@ impl Past {
             self.rollbacks.clear();
             self.named.clear();
             self.branches.clear();
+            self.locked.clear();
         }
         self.pool_id = info.pool_id;
         self.branches.iter_mut().for_each(|branch| branch.is_opened_anew = true);

@@ -13,23 +13,29 @@ const ZERO_STEP_BYTES: u64 = 4 << 20;
 impl Cow {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         match self.save_seen(offset, buf.len() as u64, &io).await {
-            Ok(()) => self.past.base().write(offset, buf, io).await,
+            Ok(saved) => {
+                let done = self.past.base().write(offset, buf, io).await;
+                self.past.slow_down(saved).await;
+                done
+            }
             Err(error) => (Err(error), buf),
         }
     }
 
-    async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<()> {
+    /// How many blocks had to be saved.
+    async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<u64> {
         loop {
             let pieces = self.past.pieces(offset, length).await?;
             let seen = || pieces.iter().filter(|piece| !piece.may_be_overwritten).map(|piece| &piece.blocks);
             let blocks = seen().map(|blocks| blocks.end - blocks.start).sum();
             if blocks == 0 {
-                return Ok(());
+                return Ok(0);
             }
             // A snapshot that had to be broken for it may have been the one that sees them.
             let Some(_reserved) = self.past.reserve(blocks).await? else { continue };
             let saving: Vec<_> = seen().map(|blocks| self.past.save(blocks, io.guard.as_ref())).collect();
-            return join_all(saving).await.into_iter().collect();
+            join_all(saving).await.into_iter().collect::<Result<()>>()?;
+            return Ok(blocks);
         }
     }
 
@@ -44,22 +50,26 @@ impl Cow {
     }
 
     pub async fn discard(&self, offset: ByteOffset, length: u64, io: Io) -> Result<()> {
-        self.save_all(offset, length, &io).await?;
-        self.past.base().discard(offset, length, io).await
+        let saved = self.save_all(offset, length, &io).await?;
+        let done = self.past.base().discard(offset, length, io).await;
+        self.past.slow_down(saved).await;
+        done
     }
 
     pub async fn write_zeroes(&self, offset: ByteOffset, length: u64, io: Io) -> Result<()> {
-        self.save_all(offset, length, &io).await?;
-        self.past.base().write_zeroes(offset, length, io).await
+        let saved = self.save_all(offset, length, &io).await?;
+        let done = self.past.base().write_zeroes(offset, length, io).await;
+        self.past.slow_down(saved).await;
+        done
     }
 
-    async fn save_all(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<()> {
-        let mut done = 0;
+    async fn save_all(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<u64> {
+        let (mut done, mut saved) = (0, 0);
         while done < length {
             let step = (length - done).min(ZERO_STEP_BYTES);
-            self.save_seen(ByteOffset(offset.0 + done), step, io).await?;
+            saved += self.save_seen(ByteOffset(offset.0 + done), step, io).await?;
             done += step;
         }
-        Ok(())
+        Ok(saved)
     }
 }

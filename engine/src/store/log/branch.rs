@@ -17,7 +17,7 @@ use crate::pool::branches::{BRANCH_NUMBER_MAX, Branch};
 use crate::pool::index::current::Version;
 use crate::pool::index::merge::Readers;
 use crate::pool::metadata::{Metadata, Named};
-use crate::pool::snapshots::{Keeping, SNAPSHOTS_MAX, check_name};
+use crate::pool::snapshots::{Keeping, check_name};
 use crate::units::{address_of, branch_of};
 
 /// The branches that somebody has open, once for each opener, and those that are being given up.
@@ -71,7 +71,7 @@ impl LogStore {
                 let number = (1..BRANCH_NUMBER_MAX).find(|number| !state.branches.contains_key(number));
                 let Some(number) = number else { unreachable!("there is room for fewer names") };
                 let branch = Branch { number, parent, time_unix_ns, given_up: false, name: name.to_string() };
-                made = Ok(SnapshotInfo::of_branch(state, &branch));
+                made = Ok(core.info_of_branch(state, &branch));
                 vec![branch.change()]
             })
             .await?;
@@ -140,7 +140,9 @@ impl Core {
     pub(super) fn check_name_in(&self, state: &Metadata, action: &'static str, name: &str) -> Result<()> {
         let reason = match state.named(name) {
             Some(_) => Reason::SnapshotExists { name: name.to_string() },
-            None if state.names() >= SNAPSHOTS_MAX => Reason::TooManySnapshots { limit: SNAPSHOTS_MAX },
+            None if state.names() >= state.names_max() => {
+                Reason::TooManySnapshots { limit: state.names_max() }
+            }
             None => return Ok(()),
         };
         Err(Error::new(action, reason).on(self.device.name()))

@@ -34,10 +34,7 @@ pub async fn grow(device: &Device, pool: &Superblock) -> Result<Superblock> {
     let (from, to) = (layout::metadata_places(pool), layout::metadata_places(&grown));
     let failed = FailureFlag::default();
     let journal = Journal::load(device, pool.pool_id, from.journal, empty_state(pool), failed).await?;
-    let state = journal.state().changes().iter().try_fold(empty_state(&grown), |mut state, change| {
-        state.apply(change)?;
-        Some(state)
-    });
+    let state = empty_state(&grown).with_changes(&journal.state().changes());
     let Some(state) = state else {
         return Err(Error::new("grow", Reason::MetadataDamaged).on(device.name()));
     };

@@ -82,7 +82,7 @@ impl Core {
         }
         let parent = {
             let state = self.contents.journal().state();
-            state.branches.get(&branch).and_then(|branch| state.snapshots.get(&branch.parent)).cloned()
+            state.branches.get(&branch).and_then(|branch| state.snapshots.get(branch.parent)).cloned()
         };
         match parent {
             Some(parent) => Ok(Some(Rc::new(self.pin_image(parent.moment(), BTreeSet::new())?))),

@@ -19,6 +19,7 @@ mod fold;
 mod grow;
 mod home;
 mod image;
+mod lock;
 mod maintain;
 mod moving;
 mod open;
@@ -27,6 +28,7 @@ mod rollback;
 mod save;
 mod snapshot;
 mod space;
+mod throttle;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -36,6 +38,7 @@ pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
 pub use grow::grow;
 pub(crate) use home::HomeDevice;
 pub use image::{Image, ImageOptions, VersionInfo};
+pub use lock::LockTime;
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
 pub(super) use read::join_parts;
@@ -43,6 +46,9 @@ pub(super) use save::Piece;
 pub use snapshot::SnapshotInfo;
 pub(super) use space::Reserved;
 pub use space::{SnapshotSpace, WhenFull};
+pub use throttle::THROTTLE_NS_MAX;
+
+pub use crate::pool::snapshots::SnapshotLock;
 
 use super::Backend;
 use crate::device::Device;
@@ -86,6 +92,8 @@ struct Core {
     space: space::Space,
     /// The writable snapshots that somebody has open.
     open_branches: branch::OpenBranches,
+    /// How writers are slowed down before that is full.
+    throttle: throttle::Throttle,
     failed: FailureFlag,
     /// When the log is full and no room can be made: writes are refused, rather than wait.
     refuse_when_full: bool,
@@ -143,6 +151,8 @@ pub struct LogStatus {
     pub snapshot_space: Option<SnapshotSpace>,
     /// Blocks of overlays that were moved home because they were read, since it was opened.
     pub moved_home_blocks: u64,
+    /// By how much writes have been slowed down since it was opened, all together, for want of room for snapshots.
+    pub slowed_ns: u64,
     /// Runs of the index.
     pub runs: usize,
     /// Bytes of the index in memory.
@@ -191,6 +201,7 @@ impl LogStore {
             past_bytes: core.contents.past_bytes(),
             snapshot_space: core.base.as_ref().map(|_| core.snapshot_space()),
             moved_home_blocks: core.moving.as_ref().map_or(0, moving::Moving::moved_blocks),
+            slowed_ns: core.throttle.slowed_ns(),
             runs: core.contents.index().runs().len(),
             index_memory_bytes: core.contents.index().memory_bytes(),
             batches: figures.batches,

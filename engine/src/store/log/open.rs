@@ -12,6 +12,7 @@ use super::apply::Linear;
 use super::branch::OpenBranches;
 use super::moving::Moving;
 use super::space::{Space, WhenFull};
+use super::throttle::{THROTTLE_NS_MAX, Throttle};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
@@ -76,6 +77,9 @@ pub struct OpenOptions {
     /// With overlays: a block of one that is read is moved to the base, where no snapshot and no open image keeps an older
     /// moment.
     pub move_home_on_read: bool,
+    /// Nanoseconds by which a write is slowed down at most while room for snapshots runs short, from four fifths of it on;
+    /// 0: it is not.
+    pub throttle_ns_max: u64,
     /// Memory for a volatile log, besides what the requests under way carry.
     pub volatile_log_bytes: usize,
 }
@@ -87,6 +91,7 @@ impl Default for OpenOptions {
             apply: ApplyOptions::default(),
             refuse_when_full: true,
             move_home_on_read: false,
+            throttle_ns_max: THROTTLE_NS_MAX,
             volatile_log_bytes: VOLATILE_CACHE_BYTES,
         }
     }
@@ -111,6 +116,7 @@ pub(super) fn empty_state(superblock: &Superblock) -> Metadata {
     let geometry = geometry(superblock);
     let of_home = (superblock.home_bytes.get() / geometry.segment_bytes()) as u32;
     Metadata::new(geometry.segments + of_home, geometry.segment_blocks)
+        .with_room_for(layout::snapshots_max(superblock))
 }
 
 fn geometry(superblock: &Superblock) -> Geometry {
@@ -242,6 +248,7 @@ impl LogStore {
             home,
             space,
             open_branches: OpenBranches::default(),
+            throttle: Throttle::new(options.throttle_ns_max),
             base,
             base_mark,
             failed: failed.clone(),
@@ -329,7 +336,7 @@ impl Core {
                     }
                     // What has lost the moment that it began as.
                     for branch in state.branches.values() {
-                        let parent = state.snapshots.get(&branch.parent);
+                        let parent = state.snapshots.get(branch.parent);
                         if parent.is_none_or(|parent| parent.sequence > tail.sequence) {
                             changes.push(Branch { given_up: true, ..branch.clone() }.change());
                         }

@@ -13,7 +13,7 @@ use crate::format::journal::Change;
 use crate::pool::branches::Branch;
 use crate::pool::index::difference::difference;
 use crate::pool::metadata::{Metadata, Named};
-use crate::pool::snapshots::{Keeping, Snapshot, check_name};
+use crate::pool::snapshots::{Keeping, Snapshot, SnapshotLock, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
 use crate::units::{Moment, Seq};
@@ -34,31 +34,10 @@ pub struct SnapshotInfo {
     pub time_unix_ns: u64,
     /// It was given up for want of room, and is never shown again.
     pub broken: bool,
-}
-
-impl SnapshotInfo {
-    fn new(state: &Metadata, snapshot: &Snapshot) -> Self {
-        Self {
-            name: snapshot.name.clone(),
-            of: state.branches.get(&snapshot.branch).map(|branch| branch.name.clone()),
-            writable: false,
-            sequence: Seq(snapshot.sequence),
-            time_unix_ns: snapshot.time_unix_ns,
-            broken: snapshot.keeping != Keeping::Kept,
-        }
-    }
-
-    pub(super) fn of_branch(state: &Metadata, branch: &Branch) -> Self {
-        let parent = state.snapshots.get(&branch.parent);
-        Self {
-            name: branch.name.clone(),
-            of: parent.map(|parent| parent.name.clone()),
-            writable: true,
-            sequence: Seq(parent.map_or(0, |parent| parent.sequence)),
-            time_unix_ns: branch.time_unix_ns,
-            broken: parent.is_none_or(|parent| parent.keeping != Keeping::Kept),
-        }
-    }
+    /// What keeps it from being given up now, if anything does.
+    pub lock: Option<SnapshotLock>,
+    /// What deleting it alone would free, where that was asked for.
+    pub exclusive_bytes: Option<u64>,
 }
 
 impl LogStore {
@@ -67,11 +46,29 @@ impl LogStore {
         let state = self.core.contents.journal().state();
         let moments = state.snapshots.values().filter(|snapshot| snapshot.keeping.has_name());
         let branches = state.branches.values().filter(|branch| !branch.given_up);
-        let moments = moments.map(|snapshot| SnapshotInfo::new(&state, snapshot));
-        let branches = branches.map(|branch| SnapshotInfo::of_branch(&state, branch));
+        let moments = moments.map(|snapshot| self.core.info_of(&state, snapshot));
+        let branches = branches.map(|branch| self.core.info_of_branch(&state, branch));
         let mut all: Vec<SnapshotInfo> = moments.chain(branches).collect();
         all.sort_by_key(|snapshot| (snapshot.sequence, snapshot.writable));
         all
+    }
+
+    /// The same, with the bytes that deleting each alone would free now: from all deaths that the index knows.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn snapshots_with_space(&self) -> Result<Vec<SnapshotInfo>> {
+        // Those of the moment for which it is counted.
+        let mut named = self.snapshots();
+        let alone = self.core.contents.kept_alone().await?;
+        let block_bytes = u64::from(self.core.geometry.block_bytes);
+        // What a writable one holds is its own, and not counted here.
+        for snapshot in named.iter_mut().filter(|snapshot| !snapshot.writable) {
+            let moment = self.moment_of(&snapshot.name).ok();
+            let blocks = moment.and_then(|moment| alone.get(&moment)).filter(|_| !snapshot.broken);
+            snapshot.exclusive_bytes = Some(blocks.map_or(0, |blocks| blocks * block_bytes));
+        }
+        Ok(named)
     }
 
     /// The snapshot of this name.
@@ -79,8 +76,12 @@ impl LogStore {
     /// # Errors
     /// `NoSnapshot`.
     pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> {
-        let found = self.snapshots().into_iter().find(|snapshot| snapshot.name == name);
-        found.ok_or_else(|| self.core.no_snapshot(name))
+        let state = self.core.contents.journal().state();
+        match state.named(name) {
+            Some(Named::Snapshot(snapshot)) => Ok(self.core.info_of(&state, snapshot)),
+            Some(Named::Branch(branch)) => Ok(self.core.info_of_branch(&state, branch)),
+            None => Err(self.core.no_snapshot(name)),
+        }
     }
 
     /// The moment of the snapshot of this name, or what a writable one is now.
@@ -152,10 +153,10 @@ impl LogStore {
                     taken = Err(error);
                     return Vec::new();
                 }
-                let number = state.snapshots.last_key_value().map_or(1, |(last, _)| last + 1);
-                let snapshot =
-                    Snapshot { number, branch, sequence, time_unix_ns, keeping: Keeping::Kept, name };
-                taken = Ok(SnapshotInfo::new(state, &snapshot));
+                let number = state.snapshots.next_number();
+                let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
+                let snapshot = Snapshot { number, branch, sequence, time_unix_ns, keeping, name, lock };
+                taken = Ok(core.info_of(state, &snapshot));
                 vec![snapshot.change()]
             })
             .await;
@@ -183,6 +184,11 @@ impl LogStore {
                         return Vec::new();
                     }
                     Some(Named::Snapshot(found)) => {
+                        if let Err(reason) = core.refuse_if_locked(found) {
+                            let error = Error::new("delete snapshot", reason);
+                            removed = Err(error.on(core.device.name()));
+                            return Vec::new();
+                        }
                         let moment = (found.keeping == Keeping::Kept).then(|| found.moment());
                         (moment, Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change())
                     }
@@ -210,6 +216,61 @@ impl Core {
         Error::new("find snapshot", Reason::NoSnapshot { name: name.to_string() }).on(self.device.name())
     }
 
+    /// The snapshot of this name in a state.
+    pub(super) fn snapshot<'a>(&self, state: &'a Metadata, name: &str) -> Result<&'a Snapshot> {
+        state.snapshots.named(name).ok_or_else(|| self.no_snapshot(name))
+    }
+
+    /// What is told of a snapshot.
+    pub(super) fn info_of(&self, state: &Metadata, snapshot: &Snapshot) -> SnapshotInfo {
+        let now_unix_ns = self.device.context().unix_time_ns();
+        SnapshotInfo {
+            name: snapshot.name.clone(),
+            of: state.branches.get(&snapshot.branch).map(|branch| branch.name.clone()),
+            writable: false,
+            sequence: Seq(snapshot.sequence),
+            time_unix_ns: snapshot.time_unix_ns,
+            broken: snapshot.keeping != Keeping::Kept,
+            lock: Some(snapshot.lock).filter(|lock| lock.holds_at(now_unix_ns)),
+            exclusive_bytes: None,
+        }
+    }
+
+    /// What is told of a writable one.
+    pub(super) fn info_of_branch(&self, state: &Metadata, branch: &Branch) -> SnapshotInfo {
+        let parent = state.snapshots.get(branch.parent);
+        SnapshotInfo {
+            name: branch.name.clone(),
+            of: parent.map(|parent| parent.name.clone()),
+            writable: true,
+            sequence: Seq(parent.map_or(0, |parent| parent.sequence)),
+            time_unix_ns: branch.time_unix_ns,
+            broken: parent.is_none_or(|parent| parent.keeping != Keeping::Kept),
+            lock: None,
+            exclusive_bytes: None,
+        }
+    }
+
+    /// Commits a change of the snapshot that `find` finds, and tells what that was before. What `find` refuses changes
+    /// nothing; it is asked again once nothing else can change the state before the commit.
+    pub(super) async fn change_snapshot(
+        &self,
+        find: impl Fn(&Metadata) -> Result<Snapshot>,
+        change: impl FnOnce(&Snapshot) -> Change,
+    ) -> Result<Snapshot> {
+        let journal = self.contents.journal();
+        let mut found = find(&journal.state());
+        if found.is_ok() {
+            journal
+                .commit(|state| {
+                    found = find(state);
+                    found.as_ref().ok().map(change).into_iter().collect()
+                })
+                .await?;
+        }
+        found
+    }
+
     /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
     pub(super) fn is_broken(&self, moment: Moment) -> bool {
         let state = self.contents.journal().state();
@@ -224,16 +285,12 @@ impl Core {
 
     fn removed(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
-        let has_name = |moment| {
-            state.snapshots.values().any(|one| one.keeping == Keeping::Kept && one.moment() == moment)
-        };
         // While nothing but an image keeps its moment, the metadata has to know of it.
         let is_free = |snapshot: &&Snapshot| {
             let moment = snapshot.moment();
-            let is_given_up = matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking);
-            is_given_up && (has_name(moment) || !self.contents.is_pinned(moment))
+            state.snapshots.keeps(moment) || !self.contents.is_pinned(moment)
         };
-        state.snapshots.values().find(is_free).cloned()
+        state.snapshots.to_sweep().find(is_free).cloned()
     }
 
     /// Lets go of what one of these alone has kept.
@@ -250,7 +307,7 @@ impl Core {
             .journal()
             .commit(|state| {
                 let mut changes = self.news_of_rows(state, 0);
-                let keeping = state.snapshots.get(&snapshot.number).map(|now| now.keeping);
+                let keeping = state.snapshots.get(snapshot.number).map(|now| now.keeping);
                 changes.push(match keeping {
                     Some(Keeping::Breaking) => Snapshot { keeping: Keeping::Broken, ..snapshot }.change(),
                     _ => Change::SnapshotRemoved(snapshot.number),

@@ -14,8 +14,8 @@ use crate::error::{Error, Reason, Result};
 use crate::pool::snapshots::{Keeping, Snapshot};
 
 /// Space of snapshots counts as short from this part of it on.
-const SHORT_PARTS: u64 = 4;
-const SHORT_OF: u64 = 5;
+pub(super) const SHORT_PARTS: u64 = 4;
+pub(super) const SHORT_OF: u64 = 5;
 
 /// What is done when there is no room for what snapshots keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl LogStore {
         }
         // What others take may have been counted twice for a moment; what is given up comes free soon.
         if reserved == 0 && !core.has_given_up() && core.dropped_branch().is_none() {
-            if space.when_full == WhenFull::Refuse || core.oldest_kept().is_none() {
+            if space.when_full == WhenFull::Refuse || core.oldest_unlocked().is_none() {
                 let limit_bytes = limit * u64::from(core.geometry.block_bytes);
                 let full = Reason::SnapshotSpaceFull { limit_bytes };
                 return Err(Error::new("write", full).on(core.device.name()));
@@ -130,18 +130,19 @@ impl Core {
         }
     }
 
-    fn oldest_kept(&self) -> Option<Snapshot> {
+    fn oldest_unlocked(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
         // What has writable snapshots is theirs too.
-        let may_go = |one: &&Snapshot| one.keeping == Keeping::Kept && !state.has_branches(one.number);
-        state.snapshots.values().filter(may_go).min_by_key(|snapshot| snapshot.sequence).cloned()
+        let may_go = |one: &&Snapshot| self.refuse_if_locked(one).is_ok() && !state.has_branches(one.number);
+        let oldest = state.snapshots.kept().filter(may_go).min_by_key(|snapshot| snapshot.sequence);
+        oldest.cloned()
     }
 
     /// A snapshot that is to be broken now: somebody waits for its room, or the log does.
     pub(super) fn to_break(&self, is_full: bool) -> Option<Snapshot> {
         let wanted =
             self.space.break_wanted.get() || (is_full && self.space.when_full == WhenFull::BreakSnapshots);
-        self.oldest_kept().filter(|_| wanted)
+        wanted.then(|| self.oldest_unlocked()).flatten()
     }
 
     /// Breaks a snapshot, durably: nobody reads it from now on.
@@ -153,15 +154,23 @@ impl Core {
         self.contents
             .journal()
             .commit(|state| {
-                // It may have been deleted meanwhile.
-                let now = state.snapshots.get(&number).map(|now| now.keeping);
-                was_kept = now == Some(Keeping::Kept);
+                // It may have been deleted meanwhile, or locked.
+                let now = state.snapshots.get(number).filter(|now| now.keeping == Keeping::Kept);
+                was_kept = now.is_some_and(|now| self.refuse_if_locked(now).is_ok());
                 if was_kept { vec![broken.change()] } else { Vec::new() }
             })
             .await?;
         if was_kept {
             self.contents.unpin(broken.moment());
+        } else {
+            self.ask_again();
         }
         Ok(())
+    }
+
+    /// Which snapshots may be broken has changed: whoever waits for one to be broken asks for it again.
+    pub(super) fn ask_again(&self) {
+        self.space.break_wanted.set(false);
+        self.settled.give();
     }
 }

@@ -19,15 +19,18 @@ enum Zeroing {
 
 impl Overlay {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let (pieces, _reserved) = match self.room_for(offset, buf.len() as u64).await {
+        let (pieces, reserved) = match self.room_for(offset, buf.len() as u64).await {
             Ok(found) => found,
             Err(error) => return (Err(error), buf),
         };
-        match &pieces[..] {
+        let done = match &pieces[..] {
             [piece] => self.write_piece(piece, offset, buf, io).await,
             // Boxed, because it is seldom: in place it would lie in every write.
             _ => Box::pin(self.write_pieces(&pieces, offset, buf, io)).await,
-        }
+        };
+        drop(reserved);
+        self.layers.slow_down(pieces.iter().map(|piece| piece.more_blocks).sum()).await;
+        done
     }
 
     /// The parts of a range, with room for what goes to the log and supersedes nothing there.

@@ -6,13 +6,18 @@ use crate::runtime::Random;
 
 fn snapshot(name: &str) -> SnapshotInfo {
     let (of, writable) = (Some("tree".to_string()), true);
+    let lock = (!name.is_empty()).then_some(SnapshotLock { until_unix_ns: 9, held: true });
+    let exclusive_bytes = lock.map(|_| 4096);
+    let (sequence, time_unix_ns, broken) = (Seq(7), u64::MAX, true);
     SnapshotInfo {
         name: name.to_string(),
         of,
         writable,
-        sequence: Seq(7),
-        time_unix_ns: u64::MAX,
-        broken: true,
+        sequence,
+        time_unix_ns,
+        broken,
+        lock,
+        exclusive_bytes,
     }
 }
 
@@ -20,11 +25,16 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Status,
         Request::Flush,
-        Request::Snapshots,
+        Request::Snapshots { with_space: false },
+        Request::Snapshots { with_space: true },
         Request::Take { name: "monday".to_string(), of: None },
         Request::Take { name: "monday".to_string(), of: Some("tree".to_string()) },
         Request::Clone { of: "monday".to_string(), name: "tree".to_string() },
         Request::Delete("ü\0 ".to_string()),
+        Request::Lock("one".to_string(), LockTime::Held),
+        Request::Lock("two".to_string(), LockTime::Until(u64::MAX)),
+        Request::Lock(String::new(), LockTime::For(7)),
+        Request::Unlock("one".to_string()),
         Request::Difference(Moment::At(Seq(3)), Moment::Now),
         Request::Difference(Moment::Named(String::new()), Moment::Named("x".repeat(64))),
         Request::Rollback(Moment::At(Seq(u64::MAX))),
@@ -51,6 +61,8 @@ fn answers() -> Vec<Answer> {
         Answer::Snapshots(vec![snapshot("one"), snapshot("")]),
         Answer::Taken(snapshot("one")),
         Answer::Deleted(snapshot("two")),
+        Answer::Locked(snapshot("one")),
+        Answer::Unlocked(snapshot("")),
         Answer::Difference { from: Seq(1), to: Seq(2), changed: vec![0..4096, 8192..u64::MAX] },
         Answer::WentBack { to: Seq(1), at: Seq(9) },
     ]
