@@ -28,6 +28,8 @@ use crate::{content, interrupt};
 const LOOK_NS: u64 = 2_000_000;
 /// What takes longer than this has stood still.
 const PATIENCE_NS: u64 = 120_000_000_000;
+/// What need not come is waited for no longer than so many measurements take.
+const MEASURES_MAX: u64 = 20;
 
 /// One measurement of a suite.
 #[derive(Debug)]
@@ -81,6 +83,11 @@ impl Stage<'_> {
     /// Since the run began.
     pub fn now_ns(&self) -> u64 {
         self.base_ns + self.clock.now_ns()
+    }
+
+    /// How long to wait for what need not come: so long, and less where measurements are short.
+    pub fn at_most(&self, longest_ns: u64) -> u64 {
+        longest_ns.min(self.plan.measure_ns.saturating_mul(MEASURES_MAX))
     }
 
     pub fn wait<F: Future>(&self, future: F) -> F::Output {
