@@ -354,7 +354,7 @@ mod tests {
         use crate::pool::snapshots::{Keeping, NAME_BYTES_MAX, SNAPSHOTS_MAX, Snapshot, SnapshotLock};
         let name = "n".repeat(NAME_BYTES_MAX);
         let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
-        let longest = Snapshot { number: 1, sequence: 1, time_unix_ns: 1, keeping, name, lock };
+        let longest = Snapshot { number: 1, branch: 1, sequence: 1, time_unix_ns: 1, keeping, name, lock };
         let mut bytes = Vec::new();
         longest.change().encode(&mut bytes);
         lock.change(1).encode(&mut bytes);

@@ -578,7 +578,7 @@ mod tests {
         let named = |number: u64| {
             let (sequence, keeping) = (number, crate::pool::snapshots::Keeping::Kept);
             let (name, lock) = (format!("{number}"), SnapshotLock::default());
-            Snapshot { number, sequence, time_unix_ns: 0, keeping, name, lock }.change()
+            Snapshot { number, branch: 0, sequence, time_unix_ns: 0, keeping, name, lock }.change()
         };
         for (mut state, room) in [(Metadata::new(4, 64), 256), (Metadata::new(4, 64).with_room_for(700), 700)]
         {

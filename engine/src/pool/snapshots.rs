@@ -257,7 +257,7 @@ mod tests {
                 let name = format!("of {}", if keeping.has_name() { number } else { random.below(40) });
                 let sequence = random.below(20);
                 let lock = SnapshotLock::default();
-                all.insert(Snapshot { number, sequence, time_unix_ns: 0, keeping, name, lock });
+                all.insert(Snapshot { number, branch: 0, sequence, time_unix_ns: 0, keeping, name, lock });
             }
             let scan = |keeping: &[Keeping]| -> Vec<&Snapshot> {
                 all.values().filter(|one| keeping.contains(&one.keeping)).collect()
@@ -270,7 +270,10 @@ mod tests {
                 let of_name =
                     all.values().find(|one| one.name == format!("of {at}") && one.keeping.has_name());
                 assert_eq!(all.named(&format!("of {at}")), of_name);
-                assert_eq!(all.keeps(at), kept.iter().any(|one| one.sequence == at));
+                assert_eq!(
+                    all.keeps(Moment { branch: 0, sequence: at }),
+                    kept.iter().any(|one| one.sequence == at)
+                );
             }
             assert!(all.get(all.next_number()).is_none() && all.len() <= 40);
             assert_eq!(all.is_empty(), all.values().next().is_none());

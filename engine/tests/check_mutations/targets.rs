@@ -223,7 +223,7 @@ impl Final {
                 }
                 Change::Snapshot(body, _) => drop(state.snapshots.insert(body.number.get(), *at)),
                 Change::SnapshotRemoved(number) => drop(state.snapshots.remove(number)),
-                Change::SnapshotLock(_) => {}
+                Change::SnapshotLock(_) | Change::Branch(..) | Change::BranchRemoved(_) => {}
             }
         }
         state
@@ -294,6 +294,8 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             }
             Change::SnapshotRemoved(_) => "snapshot removed".into(),
             Change::SnapshotLock(_) => "SnapshotLock".into(),
+            Change::Branch(..) => "Branch".into(),
+            Change::BranchRemoved(_) => "branch removed".into(),
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -328,6 +330,11 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 }
             }
             Change::SnapshotLock(_) => listing.add(name, "SnapshotLock", body, seal),
+            Change::Branch(_, called) => {
+                listing.add(name.clone(), "Branch", body, seal);
+                listing.one(&name, "name", body + 24, called.len(), seal);
+            }
+            Change::BranchRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::RowRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::RunRemoved(_) => listing.one(&name, "number", body, 8, seal),
             Change::Watermark(_) | Change::Window(_) | Change::Accepted(_) => {

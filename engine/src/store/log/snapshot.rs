@@ -171,38 +171,37 @@ impl LogStore {
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         let core = Rc::clone(&self.core);
         core.log()?;
+        let to_delete = |state: &Metadata| match state.named(name) {
+            None => Err(core.no_snapshot(name)),
+            Some(Named::Snapshot(found)) if state.has_branches(found.number) => Err(core.has_children(name)),
+            Some(Named::Snapshot(found)) => {
+                let refused = |reason| Error::new("delete snapshot", reason).on(core.device.name());
+                core.refuse_if_locked(found).map_err(refused)?;
+                let moment = (found.keeping == Keeping::Kept).then(|| found.moment());
+                Ok((moment, None, Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change()))
+            }
+            Some(Named::Branch(found)) => {
+                core.check_unused(state, found)?;
+                Ok((None, Some(found.number), Branch { given_up: true, ..found.clone() }.change()))
+            }
+        };
+        // What is refused writes nothing.
+        to_delete(&core.contents.journal().state())?;
         // Nothing of a writable snapshot that somebody has stopped waiting for comes later.
         core.log()?.flush().await?;
         let mut removed = Err(core.no_snapshot(name));
         core.contents
             .journal()
-            .commit(|state| {
-                let (moment, change) = match state.named(name) {
-                    None => return Vec::new(),
-                    Some(Named::Snapshot(found)) if state.has_branches(found.number) => {
-                        removed = Err(core.has_children(name));
-                        return Vec::new();
-                    }
-                    Some(Named::Snapshot(found)) => {
-                        if let Err(reason) = core.refuse_if_locked(found) {
-                            let error = Error::new("delete snapshot", reason);
-                            removed = Err(error.on(core.device.name()));
-                            return Vec::new();
-                        }
-                        let moment = (found.keeping == Keeping::Kept).then(|| found.moment());
-                        (moment, Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change())
-                    }
-                    Some(Named::Branch(found)) => {
-                        if let Err(error) = core.check_unused(state, found) {
-                            removed = Err(error);
-                            return Vec::new();
-                        }
-                        core.close_branch(found.number);
-                        (None, Branch { given_up: true, ..found.clone() }.change())
-                    }
-                };
-                removed = Ok(moment);
-                vec![change]
+            .commit(|state| match to_delete(state) {
+                Ok((moment, branch, change)) => {
+                    branch.into_iter().for_each(|branch| core.close_branch(branch));
+                    removed = Ok(moment);
+                    vec![change]
+                }
+                Err(error) => {
+                    removed = Err(error);
+                    Vec::new()
+                }
             })
             .await?;
         removed?.into_iter().for_each(|moment| core.contents.unpin(moment));
