@@ -215,6 +215,8 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "IndexEntry, in the base",
         "BatchEntry, saved",
         "SnapshotLock",
+        "Branch",
+        "branch removed",
     ] {
         assert!(tried.fields.iter().any(|(record, _)| record == kind), "there was no {kind}");
     }

@@ -85,6 +85,24 @@ async fn go_back(volume: &Volume, random: &mut Random) {
     volume.rollback(before).await.unwrap();
 }
 
+/// Clones snapshots: one clone stays, and has a snapshot of its own; the other one goes.
+async fn write_branches(volume: &Volume, random: &mut Random) {
+    for (of, name) in [("second", "tree"), ("third", "gone")] {
+        volume.clone_snapshot(of, name).await.unwrap();
+        let branch = volume.open_writable(name).await.unwrap();
+        for first in [4, 5, 40] {
+            write(&branch, random, first, 2, Durability::Durable).await;
+        }
+        if name == "tree" {
+            branch.create_snapshot("leaf").await.unwrap();
+            write(&branch, random, 5, 2, Durability::Durable).await;
+            branch.write_zeroes(ByteOffset(41 * BLOCK), BLOCK).await.unwrap();
+        }
+        branch.close().await.unwrap();
+    }
+    volume.delete_snapshot("gone").await.unwrap();
+}
+
 fn made(
     name: &'static str,
     device_bytes: u64,
@@ -121,6 +139,7 @@ fn made(
             volume.create_snapshot("third").await.unwrap();
             volume.lock_snapshot("second", LockTime::For(1 << 40)).await.unwrap();
             volume.lock_snapshot("third", LockTime::Held).await.unwrap();
+            write_branches(&volume, &mut random).await;
             // The checkpoint before the next one tells that these are settled.
             context.sleep(3_000_000_000).await;
         }

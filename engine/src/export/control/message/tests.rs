@@ -97,7 +97,7 @@ fn messages_come_back_as_they_were() {
 #[test]
 fn golden_bytes() {
     let message = Request::Take { name: "ab".to_string(), of: None }.encode().unwrap();
-    assert_eq!(message, b"ICTL\x01\0\0\0\x04\0\0\0\x0a\0\0\0\x02\0\0\0\0\0\0\0ab");
+    assert_eq!(message, b"ICTL\x01\0\0\0\x04\0\0\0\x12\0\0\0\x02\0\0\0\0\0\0\0ab\0\0\0\0\0\0\0\0");
     let message = Answer::encode(&Ok(Answer::WentBack { to: Seq(1), at: Seq(0x203) })).unwrap();
     assert_eq!(message, b"ICTL\x01\0\0\0\x07\x01\0\0\x10\0\0\0\x01\0\0\0\0\0\0\0\x03\x02\0\0\0\0\0\0");
 }
