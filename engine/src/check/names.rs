@@ -86,8 +86,8 @@ impl Names {
         Ok(())
     }
 
-    /// A snapshot can be written from now on under a name, or that is given up.
-    pub fn branch(&mut self, shape: &Shape, next: &Branch, name: &[u8]) -> Judged {
+    /// A snapshot can be written from now on under a name, or that is given up. `is_image`: it may have been before.
+    pub fn branch(&mut self, shape: &Shape, next: &Branch, name: &[u8], is_image: bool) -> Judged {
         let (number, given_up) = (u32::from(next.branch.get()), next.removed.get() == 1);
         let sound = shape.has_branches
             && is_name(name)
@@ -106,6 +106,7 @@ impl Names {
                 require(owner.is_none() || given_up, "two snapshots have one name")?;
                 self.has_room(shape)?;
                 // What is given up may have lost what it began as.
+                require(is_image || !given_up, "a writable snapshot that is not there is given up")?;
                 let none = Moment { branch: 0, sequence: 0 };
                 let found = parent.map(|(moment, _)| *moment).or(given_up.then_some(none));
                 found.ok_or("a writable snapshot began as none")?
@@ -152,7 +153,13 @@ impl Names {
                 || self.branches.get(&moment.branch).is_some_and(|of| of.parent.1.sequence <= moment.sequence)
         };
         let has_parent = |one: &BranchState| one.given_up || self.snapshots.contains_key(&one.parent.0);
-        self.snapshots.values().all(has_branch) && self.branches.values().all(has_parent)
+        // Who has snapshots is not given up before they are.
+        let is_named = |(moment, state): &(Moment, u32)| {
+            *state != GIVEN_UP && self.branches.get(&moment.branch).is_some_and(|of| of.given_up)
+        };
+        self.snapshots.values().all(has_branch)
+            && self.branches.values().all(has_parent)
+            && !self.snapshots.values().any(is_named)
     }
 
     /// The names of the volume's own moments, and the moments.

@@ -203,7 +203,7 @@ impl State {
                 Change::Rollback(rollback) => state.rollback(rollback)?,
                 Change::Snapshot(snapshot, name) => state.names.snapshot(shape, snapshot, name)?,
                 Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
-                Change::Branch(branch, name) => state.names.branch(shape, branch, name)?,
+                Change::Branch(branch, name) => state.names.branch(shape, branch, name, true)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -271,7 +271,7 @@ impl State {
                 }
                 Change::Branch(branch, name) => {
                     require(changes.len() == 1 || opens, "a branch stands among other changes")?;
-                    self.names.branch(&self.shape, branch, name)?;
+                    self.names.branch(&self.shape, branch, name, false)?;
                 }
                 Change::BranchRemoved(number) => self.names.forget_branch(*number)?,
                 Change::Rollback(rollback) => {
