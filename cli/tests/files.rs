@@ -191,7 +191,7 @@ type Change = fn(&mut Superblock);
 fn what_a_newer_build_wrote_is_refused_by_name() {
     let all: [(Change, &str); 3] = [
         (|superblock| superblock.version = 2.into(), "format version is 2, this build knows up to 1"),
-        (|superblock| superblock.features_incompatible = 0x40.into(), "features 0x40"),
+        (|superblock| superblock.features_incompatible = (1 << 40).into(), "features 0x10000000000"),
         (|superblock| superblock.backend = 77.into(), "backend number 77"),
     ];
     for (change, says) in all {
