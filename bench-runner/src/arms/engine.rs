@@ -4,7 +4,7 @@
 //! the operation and records it; all are on the engine's own thread, so that nothing is locked and nothing is
 //! allocated once they run.
 //!
-//! **Latency**, as in [`ring`](super::ring), by the readings of [`turns`](super::turns); an operation's is taken after
+//! **Latency**, as in [`ring`](super::ring), by the readings of `turns`; an operation's is taken after
 //! its content was stamped.
 //!
 //! **Durable workloads.** `durable-4k` on a bare device is a write and then a flush, one flush a writer; on a
