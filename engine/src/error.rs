@@ -444,12 +444,6 @@ pub enum Reason {
         /// The snapshot that ends the oldest one.
         first: String,
     },
-    /// The backend overwrites in place, and cannot go back in one step.
-    #[error("the {backend} backend does not go back by itself; copy what its snapshot shows over the volume")]
-    NoRollback {
-        /// Its name.
-        backend: &'static str,
-    },
     /// Nothing but a log and a linear volume together can do this.
     #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
     NotLinear {
@@ -699,7 +693,6 @@ impl Reason {
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
             | Reason::NoSnapshots { .. }
-            | Reason::NoRollback { .. }
             | Reason::NoOverlays { .. }
             | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }

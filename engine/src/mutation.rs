@@ -80,11 +80,13 @@ pub enum Mutation {
     MoveHomeClearsFirst,
     /// A snapshot that is locked is deleted, or broken.
     LockIgnored,
+    /// That a copy-on-write volume has gone back to a snapshot is said before its base holds that.
+    RestoredBeforeBase,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 35] = [
+    pub const ALL: [Mutation; 36] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -120,10 +122,12 @@ impl Mutation {
         Mutation::SnapshotAmidWrites,
         Mutation::MoveHomeClearsFirst,
         Mutation::LockIgnored,
+        Mutation::RestoredBeforeBase,
     ];
 
-    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.
-    pub const UNMET: [Mutation; 1] = [Mutation::SnapshotAmidWrites];
+    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken and power is not cut while a
+    /// volume goes back, do not meet.
+    pub const UNMET: [Mutation; 2] = [Mutation::SnapshotAmidWrites, Mutation::RestoredBeforeBase];
 
     /// Those of a volume with a base.
     pub const BASE: [Mutation; 6] = [

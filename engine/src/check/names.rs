@@ -12,6 +12,7 @@ const KEPT: u32 = 0;
 const GIVEN_UP: u32 = 1;
 const BREAKING: u32 = 2;
 const BROKEN: u32 = 3;
+const RESTORING: u32 = 4;
 
 /// What a name is of, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Names {
         let number = next.number.get();
         let moment = Moment { branch: next.branch.get().into(), sequence: next.sequence.get() };
         let may_be = shape.has_snapshots && !shape.linear;
-        let sound = may_be && is_name(name) && next.removed.get() <= BROKEN;
+        let sound = may_be && is_name(name) && next.removed.get() <= RESTORING;
         require(sound, "a snapshot is none, or has no name")?;
         let (state, given_up) = (next.removed.get(), next.removed.get() == GIVEN_UP);
         let owner = self.names.get(name).copied();
@@ -65,7 +66,11 @@ impl Names {
                 let stays = *known == moment && owner == Some(Owner::Snapshot(number));
                 let follows = matches!(
                     (*before, state),
-                    (KEPT, GIVEN_UP | BREAKING) | (BREAKING, GIVEN_UP | BROKEN) | (BROKEN, GIVEN_UP)
+                    (KEPT | RESTORING, GIVEN_UP | BREAKING)
+                        | (BREAKING, GIVEN_UP | BROKEN)
+                        | (BROKEN, GIVEN_UP)
+                        | (KEPT, RESTORING)
+                        | (RESTORING, KEPT)
                 );
                 require(stays && follows, "a snapshot changes")?;
             }
@@ -77,9 +82,14 @@ impl Names {
         // In an image, snapshots stand before the branches that they are of.
         require(moment.branch == 0 || shape.has_branches, "a snapshot is of no branch")?;
         require(moment.sequence.max(number) < NUMBER_MAX, "a snapshot's numbers cannot be")?;
+        if state == RESTORING {
+            let may_be = shape.goes_back && shape.saves && moment.branch == 0;
+            let is_one = !self.snapshots.values().any(|(_, state)| *state == RESTORING);
+            require(may_be && is_one, "the volume goes back to a snapshot, and cannot")?;
+        }
         self.snapshots.insert(number, (moment, state));
         match state {
-            KEPT => drop(self.kept.insert((moment, number))),
+            KEPT | RESTORING => drop(self.kept.insert((moment, number))),
             _ => drop(self.kept.remove(&(moment, number))),
         }
         self.call(name, Owner::Snapshot(number), given_up);

@@ -215,7 +215,7 @@ pub struct Rollback {
 /// | 0 | 8 | `number`: of the snapshot; a later change with the same one replaces it |
 /// | 8 | 8 | `sequence`: of the last entry that it sees |
 /// | 16 | 8 | `time_unix_ns`: when it was taken |
-/// | 24 | 4 | `removed`: 1 once it has been given up and what it alone kept is to be let go of; 2 the same, because it was broken for want of room; 3 broken; else 0 |
+/// | 24 | 4 | `removed`: 1 once it has been given up and what it alone kept is to be let go of; 2 the same, because it was broken for want of room; 3 broken; 4 while the base of a copy-on-write volume is being made what it shows, one at most; else 0 |
 /// | 28 | 2 | `name_bytes`: of the name, 1 to 64 |
 /// | 30 | 2 | `branch`: whose moment it is; 0, the volume itself |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]

@@ -29,13 +29,20 @@ pub enum Keeping {
     Breaking = 2,
     /// It is broken.
     Broken = 3,
+    /// It is, and the volume is being made what it shows: until that is done, it is what the volume shows (of `cow`).
+    Restoring = 4,
 }
 
 impl Keeping {
     fn from_number(number: u32) -> Option<Self> {
-        [Self::Kept, Self::GivenUp, Self::Breaking, Self::Broken]
+        [Self::Kept, Self::GivenUp, Self::Breaking, Self::Broken, Self::Restoring]
             .into_iter()
             .find(|one| *one as u32 == number)
+    }
+
+    /// Whether the moment is there.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Kept | Self::Restoring)
     }
 
     /// Whether the name is in use.
@@ -139,6 +146,8 @@ pub struct Snapshots {
     by_moment: BTreeSet<(Moment, u64)>,
     /// The numbers of those whose moments are to be swept.
     to_sweep: BTreeSet<u64>,
+    /// The number of that which the volume is being made.
+    restoring: Option<u64>,
 }
 
 impl Snapshots {
@@ -154,6 +163,9 @@ impl Snapshots {
         if matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking) {
             self.to_sweep.insert(number);
         }
+        if snapshot.keeping == Keeping::Restoring {
+            self.restoring = Some(number);
+        }
         self.by_moment.insert((moment, number));
         self.by_number.insert(number, snapshot);
     }
@@ -166,6 +178,7 @@ impl Snapshots {
         }
         self.by_moment.remove(&(gone.moment(), number));
         self.to_sweep.remove(&number);
+        self.restoring = self.restoring.filter(|one| *one != number);
         Some(gone)
     }
 
@@ -209,7 +222,12 @@ impl Snapshots {
     /// Those that are kept, the oldest moment first.
     pub fn kept(&self) -> impl Iterator<Item = &Snapshot> {
         let all = self.by_moment.iter().filter_map(|(_, number)| self.get(*number));
-        all.filter(|one| one.keeping == Keeping::Kept)
+        all.filter(|one| one.keeping.is_kept())
+    }
+
+    /// That which the volume is being made.
+    pub fn restoring(&self) -> Option<&Snapshot> {
+        self.get(self.restoring?)
     }
 
     /// Those of one moment.
@@ -228,7 +246,7 @@ impl Snapshots {
 
     /// Whether one that is kept has this moment.
     pub fn keeps(&self, moment: Moment) -> bool {
-        self.at(moment).any(|one| one.keeping == Keeping::Kept)
+        self.at(moment).any(|one| one.keeping.is_kept())
     }
 
     /// Those whose moments are to be swept, by their numbers.

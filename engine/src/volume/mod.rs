@@ -310,6 +310,15 @@ impl Volume {
             true => Some(self.lock_range(0, self.0.size_bytes).await),
             false => None,
         };
+        let mut options = options;
+        if let Some(shown) = self.0.store.shown() {
+            let now = Seq(self.0.store.log()?.sequence());
+            match options.sequence.is_none_or(|sequence| sequence == now) {
+                true if self.0.read_only => options.sequence = Some(shown),
+                true => self.0.store.finish_rollback().await?,
+                false => {}
+            }
+        }
         self.0.store.log()?.image(options, guard).await
     }
 

@@ -31,6 +31,7 @@ impl Volume {
         let log = self.0.store.log()?;
         log.check_snapshot(name)?;
         self.use_feature(FEATURE_SNAPSHOTS).await?;
+        self.0.store.finish_rollback().await?;
         // What a crash takes back must not be in it.
         self.0.store.flush(self.flush_io()).await?;
         log.take_snapshot(name, &guard).await
@@ -130,7 +131,15 @@ impl Volume {
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.check_writable("delete snapshot")?;
         let (volume, name) = (self.clone(), name.to_string());
-        let deleting = async move { volume.0.store.log()?.delete_snapshot(&name).await };
+        let deleting = async move {
+            let log = volume.0.store.log()?;
+            let is_shown = |shown| log.moment_of(&name).is_ok_and(|moment| moment == log.moment(Some(shown)));
+            if !volume.0.read_only && volume.0.store.shown().is_some_and(is_shown) {
+                let _guard = volume.lock_range(0, volume.0.size_bytes).await;
+                volume.0.store.finish_rollback().await?;
+            }
+            log.delete_snapshot(&name).await
+        };
         self.context().to_its_end("delete snapshot", deleting).await
     }
 

@@ -9,6 +9,7 @@ mod base_vectors;
 mod branches;
 mod check_clean;
 mod cleaning;
+mod cow_rollback;
 mod crowded_index;
 mod growing;
 mod held_back;

@@ -17,7 +17,7 @@ use crate::pool::branches::Branch;
 use crate::pool::index::current::Version;
 use crate::pool::index::merge::Readers;
 use crate::pool::metadata::{Metadata, Named};
-use crate::pool::snapshots::{Keeping, check_name};
+use crate::pool::snapshots::check_name;
 use crate::units::{address_of, branch_of};
 
 /// The branches that somebody has open, once for each opener, and those that are being given up.
@@ -65,7 +65,7 @@ impl LogStore {
                     return Vec::new();
                 }
                 let parent = match state.named(of) {
-                    Some(Named::Snapshot(parent)) if parent.keeping == Keeping::Kept => parent.number,
+                    Some(Named::Snapshot(parent)) if parent.keeping.is_kept() => parent.number,
                     _ => return Vec::new(),
                 };
                 let free = state.branches.free_number();

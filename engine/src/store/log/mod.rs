@@ -24,6 +24,7 @@ mod maintain;
 mod moving;
 mod open;
 mod read;
+mod restore;
 mod rollback;
 mod save;
 mod snapshot;

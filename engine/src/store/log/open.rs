@@ -186,7 +186,7 @@ impl LogStore {
         let history = History::new(journal.state().rollbacks.clone());
         let backend = Backend::from_number(superblock.backend.get())?;
         let blank = if backend.has_base() { Version::IN_BASE } else { Version::NONE };
-        let mark = home.as_ref().filter(|_| backend == Backend::Overlay);
+        let mark = home.as_ref().filter(|_| backend.has_base());
         let base_mark = mark.map(BaseMark::of);
         // A base apart has no segments, and nothing but its blocks lies there.
         let (base, home) = match (backend.has_base(), home) {
@@ -326,10 +326,10 @@ impl Core {
                             Keeping::GivenUp => continue,
                             _ if snapshot.sequence > tail.sequence => Keeping::GivenUp,
                             // Its copies of what has been overwritten since may be among what is lost.
-                            Keeping::Kept if self.backend == Backend::Cow => Keeping::Breaking,
+                            now if now.is_kept() && self.backend == Backend::Cow => Keeping::Breaking,
                             _ => continue,
                         };
-                        if snapshot.keeping == Keeping::Kept {
+                        if snapshot.keeping.is_kept() {
                             self.contents.unpin(snapshot.moment());
                         }
                         changes.push(Snapshot { keeping, ..snapshot.clone() }.change());

@@ -179,7 +179,10 @@ impl LogStore {
             Some(Named::Snapshot(found)) => {
                 let refused = |reason| Error::new("delete snapshot", reason).on(core.device.name());
                 core.refuse_if_locked(found).map_err(refused)?;
-                let moment = (found.keeping == Keeping::Kept).then(|| found.moment());
+                if found.keeping == Keeping::Restoring {
+                    return Err(refused(Reason::SnapshotInUse { name: name.to_string() }));
+                }
+                let moment = found.keeping.is_kept().then(|| found.moment());
                 Ok((moment, None, Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change()))
             }
             Some(Named::Branch(found)) => {
@@ -231,7 +234,7 @@ impl Core {
             writable: false,
             sequence: Seq(snapshot.sequence),
             time_unix_ns: snapshot.time_unix_ns,
-            broken: snapshot.keeping != Keeping::Kept,
+            broken: !snapshot.keeping.is_kept(),
             lock: Some(snapshot.lock).filter(|lock| lock.holds_at(now_unix_ns)),
             exclusive_bytes: None,
         }
@@ -246,7 +249,7 @@ impl Core {
             writable: true,
             sequence: Seq(parent.map_or(0, |parent| parent.sequence)),
             time_unix_ns: branch.time_unix_ns,
-            broken: parent.is_none_or(|parent| parent.keeping != Keeping::Kept),
+            broken: parent.is_none_or(|parent| !parent.keeping.is_kept()),
             lock: None,
             exclusive_bytes: None,
         }
@@ -275,7 +278,7 @@ impl Core {
     /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
     pub(super) fn is_broken(&self, moment: Moment) -> bool {
         let state = self.contents.journal().state();
-        !self.contents.can_open(moment) && state.snapshots.at(moment).any(|one| one.keeping != Keeping::Kept)
+        !self.contents.can_open(moment) && state.snapshots.at(moment).any(|one| !one.keeping.is_kept())
     }
 
     /// A snapshot that has been deleted and not swept, or a moment that nobody has open any more.
