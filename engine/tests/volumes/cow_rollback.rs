@@ -220,7 +220,10 @@ fn a_base_apart_is_not_taken_for_the_current_image_while_it_is_none() {
             let volume = rig.open().await;
             written(&volume).await;
             let to = moment(&volume, "T0");
-            let ended = rig.run_until(cut_at, async { drop(volume.rollback(to).await.unwrap()) }).await;
+            let returning = async {
+                volume.rollback(to).await.unwrap();
+            };
+            let ended = rig.run_until(cut_at, returning).await;
             drop(volume);
             rig.cut_power();
             let alone = BaseImage::Current(OpenMode::ReadOnly);
