@@ -76,6 +76,8 @@ pub enum Mutation {
     FoldedBeforeBase,
     /// A snapshot is taken while writes of several entries are under way, some of which it then sees in part.
     SnapshotAmidWrites,
+    /// Snapshots of several volumes are taken one after the other, while the others are written.
+    GroupOneByOne,
     /// What is moved home on read is said to be in the base before it is written there.
     MoveHomeClearsFirst,
     /// A snapshot that is locked is deleted, or broken.
@@ -84,7 +86,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 35] = [
+    pub const ALL: [Mutation; 36] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -118,12 +120,13 @@ impl Mutation {
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
         Mutation::SnapshotAmidWrites,
+        Mutation::GroupOneByOne,
         Mutation::MoveHomeClearsFirst,
         Mutation::LockIgnored,
     ];
 
     /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.
-    pub const UNMET: [Mutation; 1] = [Mutation::SnapshotAmidWrites];
+    pub const UNMET: [Mutation; 2] = [Mutation::SnapshotAmidWrites, Mutation::GroupOneByOne];
 
     /// Those of a volume with a base.
     pub const BASE: [Mutation; 6] = [

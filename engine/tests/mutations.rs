@@ -39,7 +39,7 @@ fn every_planted_fault_is_found() {
     let only = std::env::var("MUTATION").ok();
     let chosen = |mutation: &Mutation| match &only {
         Some(only) => format!("{mutation:?}") == *only,
-        // `snapshot_boundary` finds these.
+        // `snapshot_boundary` and `snapshot_groups` find these.
         None => !Mutation::UNMET.contains(mutation),
     };
     // A planted fault may end in a panic of the engine; its text is in the report already.

@@ -86,8 +86,10 @@ impl Volume {
             size_bytes: record.volume_bytes.get(),
             block_bytes: u64::from(record.block_bytes.get()),
             superblock: Rc::new(RefCell::new(record)),
+            superblock_turn: RangeLock::default(),
             origin: None,
             writable: RefCell::default(),
+            loans: RefCell::default(),
             device: device.clone(),
             volume_device: None,
         })))

@@ -29,7 +29,7 @@ impl Volume {
         self.context().to_its_end("clone snapshot", cloning).await
     }
 
-    /// Opens a writable snapshot: a volume of its own that shares the pool with this one, and is closed with it. Opened
+    /// Opens a writable snapshot, or a further volume: a volume of its own that shares the pool with this one, and is closed with it. Opened
     /// twice, it is the same one. Snapshots of it are taken as of any volume.
     ///
     /// # Errors
@@ -50,25 +50,28 @@ impl Volume {
             return Ok(volume);
         }
         self.check_open("open writable snapshot")?;
+        let size_bytes = store.size_bytes().unwrap_or(self.0.size_bytes);
         let opened = Rc::new(Inner {
             device: self.0.device.clone(),
             volume_device: self.0.volume_device.clone(),
             store: Store::Log(store),
             superblock: Rc::clone(&self.0.superblock),
+            superblock_turn: self.0.superblock_turn.clone(),
             lock: RangeLock::default(),
             failed: self.0.failed.clone(),
             closed: Cell::new(false),
             read_only: self.0.read_only,
-            size_bytes: self.0.size_bytes,
+            size_bytes,
             block_bytes: self.0.block_bytes,
             origin: Some(self.clone()),
             writable: RefCell::default(),
+            loans: RefCell::default(),
         });
         self.0.writable.borrow_mut().insert(name.to_string(), Rc::downgrade(&opened));
         Ok(Self(opened))
     }
 
-    /// The name of the writable snapshot that this is; none for the volume itself.
+    /// The name of the writable snapshot, or of the further volume, that this is; none for the pool's own.
     pub fn writable_name(&self) -> Option<String> {
         self.0.store.log().ok()?.branch_name()
     }

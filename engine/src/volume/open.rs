@@ -91,8 +91,10 @@ impl Volume {
             size_bytes: record.volume_bytes.get(),
             block_bytes: u64::from(record.block_bytes.get()),
             superblock: Rc::new(RefCell::new(record)),
+            superblock_turn: RangeLock::default(),
             origin: None,
             writable: RefCell::default(),
+            loans: RefCell::default(),
             device,
             volume_device,
         })))
@@ -127,6 +129,7 @@ impl Volume {
         }
         self.check_writable("close")?;
         self.0.closed.set(true);
+        self.let_all_go();
         let guard = self.0.lock.lock(0, u64::MAX).await;
         for volume in &writable {
             volume.0.closed.set(true);
@@ -136,6 +139,7 @@ impl Volume {
         let io = Io { guard: Some(guard.clone()), ..self.flush_io() };
         self.0.store.close(io).await?;
         self.check_unpoisoned("close")?;
+        let _turn = self.0.superblock_turn.lock(0, 1).await;
         let mut record = *self.0.superblock.borrow();
         record.state = STATE_CLOSED.into();
         record.generation += 1;
