@@ -138,6 +138,9 @@ impl Mutation {
         Mutation::MoveHomeClearsFirst,
     ];
 
+    /// Those of writable snapshots.
+    pub const BRANCHES: [Mutation; 2] = [Mutation::BranchMixedUp, Mutation::BranchLeftBehind];
+
     /// Those of a linear volume.
     pub const LINEAR: [Mutation; 5] = [
         Mutation::CursorBeforeHome,

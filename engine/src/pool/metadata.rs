@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::branches::{Branch, Origin};
+use super::branches::{Branch, Branches, Origin};
 use super::history::Rollback;
 use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
@@ -206,8 +206,8 @@ pub struct Metadata {
     pub rollbacks: Vec<Rollback>,
     /// Named moments.
     pub snapshots: Snapshots,
-    /// Writable snapshots, by number.
-    pub branches: BTreeMap<u32, Branch>,
+    /// Writable snapshots.
+    pub branches: Branches,
     names_max: usize,
     next_virtual: u32,
     next_gathered: u32,
@@ -305,11 +305,6 @@ impl Metadata {
         self.rows.range(HOME_FIRST..)
     }
 
-    /// Whether a snapshot has writable snapshots.
-    pub fn has_branches(&self, snapshot: u64) -> bool {
-        self.branches.values().any(|branch| branch.parent() == Some(snapshot) && !branch.given_up)
-    }
-
     /// The volume that a branch is, or is a moment of, or that began as one of those, and so on: its number, 0 for the
     /// pool's own, and its size unless it is that one. None where a branch has lost what it began as.
     pub fn volume_of(&self, branch: u32) -> Option<(u32, Option<u64>)> {
@@ -319,7 +314,7 @@ impl Metadata {
             if at == 0 {
                 return Some((0, None));
             }
-            match self.branches.get(&at)?.origin {
+            match self.branches.get(at)?.origin {
                 Origin::Volume { size_bytes, .. } => return Some((at, Some(size_bytes))),
                 Origin::Snapshot(parent) => at = self.snapshots.get(parent)?.branch,
             }
@@ -334,9 +329,8 @@ impl Metadata {
 
     /// The snapshot or writable snapshot of this name, if there is one.
     pub fn named(&self, name: &str) -> Option<Named<'_>> {
-        let snapshot = self.snapshots.named(name);
-        let branch = || self.branches.values().find(|one| one.name == name && !one.given_up);
-        snapshot.map(Named::Snapshot).or_else(|| branch().map(Named::Branch))
+        let snapshot = self.snapshots.named(name).map(Named::Snapshot);
+        snapshot.or_else(|| self.branches.named(name).map(Named::Branch))
     }
 
     /// Blocks that live.
@@ -422,19 +416,18 @@ impl Metadata {
             Change::Branch(body, name) => {
                 let branch = Branch::from_change(body, name)?;
                 let has_parent = branch.given_up || self.snapshots.get(body.parent.get()).is_some();
-                self.branches.insert(branch.number, branch);
+                self.branches.insert(branch);
                 if !has_parent || self.names() > self.names_max {
                     return None;
                 }
             }
             Change::Volume(body, name) => {
-                let volume = Branch::from_volume(body, name)?;
-                self.branches.insert(volume.number, volume);
+                self.branches.insert(Branch::from_volume(body, name)?);
                 if self.names() > self.names_max {
                     return None;
                 }
             }
-            Change::BranchRemoved(number) => drop(self.branches.remove(number)?),
+            Change::BranchRemoved(number) => drop(self.branches.remove(*number)?),
         }
         Some(())
     }

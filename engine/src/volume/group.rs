@@ -118,14 +118,17 @@ impl Volume {
         self.0.store.log().map_or(0, |log| log.branch())
     }
 
-    /// What has completed is durable, and the pool may have such snapshots.
-    async fn prepare(&self, hold: &Hold) -> Result<()> {
+    /// What has completed on these volumes is durable, and the pool may have such snapshots.
+    async fn prepare(&self, hold: &Hold, volumes: &[Volume]) -> Result<()> {
         let log = self.0.store.log()?;
         hold.members.iter().try_for_each(|(_, name)| log.check_snapshot(name))?;
         let of_group = if hold.group.is_some() { FEATURE_GROUPS } else { 0 };
         self.use_feature(FEATURE_SNAPSHOTS | of_group).await?;
-        // What a crash takes back must not be in it.
-        self.0.store.flush(self.flush_io()).await
+        for volume in volumes {
+            // What a crash takes back must not be in it. A base may lie on a device that a branch knows nothing of.
+            volume.0.store.flush(volume.flush_io()).await?;
+        }
+        Ok(())
     }
 
     async fn name(&self, hold: &Hold) -> Result<Vec<SnapshotInfo>> {
@@ -138,7 +141,7 @@ impl Volume {
     /// Takes one snapshot.
     pub(super) async fn take_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
         let hold = Self::hold(&[&(self.clone(), name.to_string())], None).await?;
-        self.prepare(&hold).await?;
+        self.prepare(&hold, std::slice::from_ref(self)).await?;
         let mut taken = self.name(&hold).await?;
         Ok(taken.swap_remove(0))
     }
@@ -168,7 +171,8 @@ impl Volume {
         let hold = Self::hold(&members.iter().collect::<Vec<_>>(), Some(group)).await?;
         // From here on it ends by itself, whatever becomes of the rest. A writable snapshot that is opened meanwhile is
         // the one that is held.
-        let held = members.into_iter().map(|(volume, _)| volume).collect();
+        let held: Vec<Volume> = members.into_iter().map(|(volume, _)| volume).collect();
+        let volumes = held.clone();
         let lent = Rc::new(Lent(RefCell::new(Some((hold, held)))));
         {
             let mut loans = self.0.loans.borrow_mut();
@@ -181,7 +185,7 @@ impl Volume {
             drop(lent);
         });
         let empty = Hold { members: Vec::new(), group: Some(group), guards: Vec::new() };
-        let prepared = self.prepare(&empty).await;
+        let prepared = self.prepare(&empty, &volumes).await;
         if prepared.is_err() {
             self.let_go(&group.id);
         }
@@ -257,12 +261,13 @@ async fn take(members: Vec<(Volume, String)>) -> Result<Vec<SnapshotInfo>> {
         _ => None,
     };
     let of_part = |part: &Part| part.1.iter().map(|at| &members[*at]).collect::<Vec<_>>();
+    let volumes_of = |part: &Part| part.1.iter().map(|at| members[*at].0.clone()).collect::<Vec<_>>();
     let mut named: Vec<Result<Vec<SnapshotInfo>>> = Vec::new();
     #[cfg(feature = "mutations")]
     if crate::mutation::is_on(crate::mutation::Mutation::GroupOneByOne) {
         for part in &parts {
             let hold = Volume::hold(&of_part(part), group).await?;
-            part.0.prepare(&hold).await?;
+            part.0.prepare(&hold, &volumes_of(part)).await?;
             named.push(part.0.name(&hold).await);
         }
     }
@@ -272,9 +277,10 @@ async fn take(members: Vec<(Volume, String)>) -> Result<Vec<SnapshotInfo>> {
             holds.push(Volume::hold(&of_part(part), group).await?);
         }
         // From here on nothing is being written to any of them.
-        let each = || parts.iter().map(|(pool, _)| pool).zip(&holds);
-        join_all(each().map(|(pool, hold)| pool.prepare(hold))).await.into_iter().collect::<Result<()>>()?;
-        named = join_all(each().map(|(pool, hold)| pool.name(hold))).await;
+        let each = || parts.iter().zip(&holds);
+        let prepared = each().map(|(part, hold)| async { part.0.prepare(hold, &volumes_of(part)).await });
+        join_all(prepared).await.into_iter().collect::<Result<()>>()?;
+        named = join_all(each().map(|(part, hold)| part.0.name(hold))).await;
     }
     let mut taken: Vec<(usize, SnapshotInfo)> = Vec::new();
     let mut failed = None;

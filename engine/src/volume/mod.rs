@@ -100,6 +100,39 @@ struct Inner {
     loans: group::Loans,
 }
 
+impl Volume {
+    /// A volume as it is when it has just been opened.
+    fn opened(
+        store: Store,
+        devices: Devices,
+        superblock: Rc<RefCell<Superblock>>,
+        failed: FailureFlag,
+        read_only: bool,
+        origin: Option<Volume>,
+    ) -> Self {
+        let record = *superblock.borrow();
+        let superblock_turn = origin.as_ref().map(|pool| pool.0.superblock_turn.clone()).unwrap_or_default();
+        let size_bytes =
+            store.log().ok().and_then(|log| log.size_bytes()).unwrap_or(record.volume_bytes.get());
+        Self(Rc::new(Inner {
+            device: devices.pool,
+            volume_device: devices.volume,
+            store,
+            superblock,
+            superblock_turn,
+            lock: RangeLock::default(),
+            failed,
+            closed: Cell::new(false),
+            read_only,
+            size_bytes,
+            block_bytes: record.block_bytes.get().into(),
+            origin,
+            writable: RefCell::default(),
+            loans: RefCell::default(),
+        }))
+    }
+}
+
 /// Where the log keeps what has been written, so that it is durable without the volume's own blocks. Whatever it is,
 /// after a flush everything is durable, or the flush has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -184,7 +184,7 @@ fn follows(batch: &Batch, tail: &Tail, openings: &[Opening]) -> bool {
 
 /// Whether there is a branch of this number.
 fn is_known(contents: &Contents, branch: u32) -> bool {
-    branch == 0 || contents.journal().state().branches.contains_key(&branch)
+    branch == 0 || contents.journal().state().branches.get(branch).is_some()
 }
 
 fn ends_within(contents: &Contents, entry: &BatchEntry, geometry: Geometry, volume_blocks: u64) -> bool {
@@ -197,7 +197,8 @@ fn ends_within(contents: &Contents, entry: &BatchEntry, geometry: Geometry, volu
                 Some((_, size_bytes)) => size_bytes.map_or(volume_blocks, blocks),
                 // It has been given up, and so has what it began as: nobody looks at its blocks.
                 None => {
-                    let sizes = state.branches.keys().filter_map(|branch| state.volume_of(*branch)?.1);
+                    let sizes =
+                        state.branches.values().filter_map(|branch| state.volume_of(branch.number)?.1);
                     sizes.map(blocks).fold(volume_blocks, u64::max)
                 }
             }

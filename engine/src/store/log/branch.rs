@@ -14,7 +14,7 @@ use std::rc::Rc;
 use super::{Core, LogStore, Reserved, SnapshotInfo};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
-use crate::pool::branches::{BRANCH_NUMBER_MAX, Branch, Origin};
+use crate::pool::branches::{Branch, Origin};
 use crate::pool::index::current::Version;
 use crate::pool::index::merge::Readers;
 use crate::pool::metadata::{Metadata, Named};
@@ -109,7 +109,7 @@ impl LogStore {
     /// The name of the writable snapshot that this is the store of; none for the volume itself.
     pub fn branch_name(&self) -> Option<String> {
         let state = self.core.contents.journal().state();
-        state.branches.get(&self.branch).map(|branch| branch.name.clone())
+        state.branches.get(self.branch).map(|branch| branch.name.clone())
     }
 
     /// Refuses what can be done with the volume alone.
@@ -120,9 +120,12 @@ impl LogStore {
         Err(Error::new(name, Reason::NotOfSnapshots).on(self.core.device.name()))
     }
 
-    /// Room for what a write to the branch adds to what snapshots keep.
-    pub(super) async fn room_in_branch(&self, first: u64, blocks: u64) -> Result<Reserved<'_>> {
+    /// Room for what a write to the branch adds to what snapshots keep, where that has a limit of its own.
+    pub(super) async fn room_in_branch(&self, first: u64, blocks: u64) -> Result<Option<Reserved<'_>>> {
         let contents = &self.core.contents;
+        if self.core.space.limit_blocks.is_none() {
+            return Ok(None);
+        }
         loop {
             let mut more = 0;
             for address in first..first + blocks {
@@ -130,7 +133,7 @@ impl LogStore {
                 more += u64::from(!now.has_slot() || contents.is_kept(address, &now));
             }
             if let Some(reserved) = self.reserve(more).await? {
-                return Ok(reserved);
+                return Ok(Some(reserved));
             }
         }
     }
@@ -138,8 +141,7 @@ impl LogStore {
 
 /// A number that no branch has.
 pub(super) fn next_number(state: &Metadata) -> u32 {
-    let number = (1..BRANCH_NUMBER_MAX).find(|number| !state.branches.contains_key(number));
-    let Some(number) = number else { unreachable!("there is room for fewer names") };
+    let Some(number) = state.branches.free_number() else { unreachable!("there is room for fewer names") };
     number
 }
 
@@ -173,8 +175,7 @@ impl Core {
 
     /// Refuses to give up a branch that somebody has open, or that has snapshots.
     pub(super) fn check_unused(&self, state: &Metadata, branch: &Branch) -> Result<()> {
-        let is_of = |snapshot: u32, has_name: bool| snapshot == branch.number && has_name;
-        if state.snapshots.values().any(|one| is_of(one.branch, one.keeping.has_name())) {
+        if state.snapshots.of_branch(branch.number).any(|one| one.keeping.has_name()) {
             return Err(self.has_children(&branch.name));
         }
         let is_open = self.open_branches.open.borrow().contains(&branch.number);
@@ -193,9 +194,8 @@ impl Core {
     /// A branch that has been given up and whose snapshots are gone.
     pub(super) fn dropped_branch(&self) -> Option<u32> {
         let state = self.contents.journal().state();
-        let is_free = |branch: &&Branch| {
-            branch.given_up && !state.snapshots.values().any(|one| one.branch == branch.number)
-        };
+        let is_free =
+            |branch: &&Branch| branch.given_up && state.snapshots.of_branch(branch.number).next().is_none();
         state.branches.values().find(is_free).map(|branch| branch.number)
     }
 

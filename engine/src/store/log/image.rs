@@ -78,7 +78,7 @@ impl Core {
 
     /// The image that a branch began as; none for a volume.
     pub(super) fn parent_image(self: &Rc<Self>, branch: u32) -> Result<Option<Rc<Image>>> {
-        let found = self.contents.journal().state().branches.get(&branch).cloned();
+        let found = self.contents.journal().state().branches.get(branch).cloned();
         if branch == 0 || found.as_ref().is_some_and(Branch::is_volume) {
             return Ok(None);
         }
@@ -267,23 +267,24 @@ impl Image {
             let reading = self.core.read_versions(address, &versions, parent, buf, Cause::Application);
             let (result, back) = reading.await;
             buf = back;
-            match result {
-                Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
-                    looked_up = self.versions(first, blocks).await;
-                    // Unless it has been given another name meanwhile, or has come home, it is damaged.
-                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
-                        return (Err(error), buf);
-                    }
-                }
+            let doubt = match result {
+                // It may have been given another name meanwhile, or have come home.
+                Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => error,
                 // It may have been saved, and then overwritten, while it was read.
                 Ok(()) if self.core.backend == Backend::Cow => {
                     match self.is_as_read(first, &versions).await {
                         Ok(true) => return (Ok(()), buf),
-                        Ok(false) => looked_up = self.versions(first, blocks).await,
+                        Ok(false) => Error::new("read image", Reason::MetadataDamaged)
+                            .on(self.core.device.name())
+                            .at(offset.0),
                         Err(error) => return (Err(error), buf),
                     }
                 }
                 result => return (result, buf),
+            };
+            looked_up = self.versions(first, blocks).await;
+            if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                return (Err(doubt), buf);
             }
         }
     }
