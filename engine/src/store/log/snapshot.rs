@@ -119,10 +119,9 @@ impl LogStore {
     pub async fn difference(&self, one: Moment, other: Moment) -> Result<Vec<Range<u64>>> {
         let one = self.core.pin_image(one, BTreeSet::new())?;
         let other = self.core.pin_image(other, BTreeSet::new())?;
-        let state = self.core.contents.journal().state();
-        let volumes = [&one, &other].map(|image| state.volume_of(image.branch()));
-        drop(state);
-        if volumes[0] != volumes[1] {
+        let journal = self.core.contents.journal();
+        let [volume, another] = [&one, &other].map(|image| journal.state().volume_of(image.branch()));
+        if volume != another {
             return Err(Error::new("compare moments", Reason::OtherVolume).on(self.core.device.name()));
         }
         difference(self.core.contents.index(), &one.view(), &other.view()).await
