@@ -347,11 +347,34 @@ pub enum Reason {
         /// The name.
         name: String,
     },
-    /// A snapshot has this name.
-    #[error("it has a snapshot {name:?} already; choose another name, or delete that one first")]
+    /// A snapshot, or a further volume, has this name.
+    #[error(
+        "it has a snapshot, or a volume, {name:?} already; choose another name, or delete that one first"
+    )]
     SnapshotExists {
         /// The name.
         name: String,
+    },
+    /// There is no further volume of this name.
+    #[error("it has no volume {name:?}; `icecore volume list` shows those that it has")]
+    NoVolume {
+        /// The name.
+        name: String,
+    },
+    /// The backend keeps one volume in a pool.
+    #[error("the {backend} backend keeps one volume in a pool; this needs a pool made with `log`")]
+    NoVolumes {
+        /// Its name.
+        backend: &'static str,
+    },
+    /// Two moments are not of one volume.
+    #[error("these are moments of two volumes; compare moments of one")]
+    OtherVolume,
+    /// What was held for a group of snapshots is not held any more.
+    #[error("its writes were held for {limit_ms} ms, and nobody said what for; take the snapshots once more")]
+    HoldEnded {
+        /// How long they are held at most.
+        limit_ms: u64,
     },
     /// The metadata has room for so many snapshots.
     #[error("it has {limit} snapshots, and no room for more; delete some")]
@@ -647,6 +670,8 @@ impl Reason {
             | Reason::NotPinned
             | Reason::OutOfOrder { .. }
             | Reason::NoSnapshot { .. }
+            | Reason::NoVolume { .. }
+            | Reason::OtherVolume
             | Reason::SnapshotExists { .. }
             | Reason::SnapshotReadOnly { .. }
             | Reason::HasChildren { .. }
@@ -693,6 +718,7 @@ impl Reason {
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
             | Reason::NoSnapshots { .. }
+            | Reason::NoVolumes { .. }
             | Reason::NoOverlays { .. }
             | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }
@@ -700,7 +726,7 @@ impl Reason {
             | Reason::ControlVersion { .. }
             | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
-            Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
+            Reason::OutOfBuffers { .. } | Reason::HoldEnded { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,
             Reason::BadMessage { .. } => Kind::InvalidArgument,
             Reason::Told { kind, .. } => *kind,

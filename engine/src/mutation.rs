@@ -76,6 +76,8 @@ pub enum Mutation {
     FoldedBeforeBase,
     /// A snapshot is taken while writes of several entries are under way, some of which it then sees in part.
     SnapshotAmidWrites,
+    /// Snapshots of several volumes are taken one after the other, while the others are written.
+    GroupOneByOne,
     /// What is moved home on read is said to be in the base before it is written there.
     MoveHomeClearsFirst,
     /// A snapshot that is locked is deleted, or broken.
@@ -86,7 +88,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 36] = [
+    pub const ALL: [Mutation; 37] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -120,6 +122,7 @@ impl Mutation {
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
         Mutation::SnapshotAmidWrites,
+        Mutation::GroupOneByOne,
         Mutation::MoveHomeClearsFirst,
         Mutation::LockIgnored,
         Mutation::RestoredBeforeBase,
@@ -127,7 +130,8 @@ impl Mutation {
 
     /// Those that the simulator's plays, in which nothing is written while a snapshot is taken and power is not cut while a
     /// volume goes back, do not meet.
-    pub const UNMET: [Mutation; 2] = [Mutation::SnapshotAmidWrites, Mutation::RestoredBeforeBase];
+    pub const UNMET: [Mutation; 3] =
+        [Mutation::SnapshotAmidWrites, Mutation::GroupOneByOne, Mutation::RestoredBeforeBase];
 
     /// Those of a volume with a base.
     pub const BASE: [Mutation; 6] = [

@@ -133,7 +133,8 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Rollback(_) => 9,
         Change::Snapshot(..) => 10,
         Change::SnapshotLock(_) => 11,
-        Change::Branch(..) => 12,
+        // Branches, whatever they began as, by their numbers.
+        Change::Branch(..) | Change::Volume(..) => 12,
         Change::RowRemoved(_)
         | Change::Dead(..)
         | Change::RunRemoved(_)
@@ -201,9 +202,12 @@ impl State {
                 Change::Applied(applied) => state.apply_home(applied)?,
                 Change::Accepted(sequence) => state.accepted = *sequence,
                 Change::Rollback(rollback) => state.rollback(rollback)?,
-                Change::Snapshot(snapshot, name) => state.names.snapshot(shape, snapshot, name)?,
+                Change::Snapshot(snapshot, name, group) => {
+                    state.names.snapshot(shape, snapshot, name, *group)?;
+                }
                 Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
                 Change::Branch(branch, name) => state.names.branch(shape, branch, name, true)?,
+                Change::Volume(volume, name) => state.names.volume(shape, volume, name, true)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -231,6 +235,7 @@ impl State {
         let before = self.checkpoint;
         let has_checkpoint = changes.iter().any(|change| matches!(change, Change::Checkpoint(_)));
         let leased = self.leased();
+        let is_group = names::are_one_group(changes);
         let mut removed: Vec<Run> = Vec::new();
         let mut added: Option<Run> = None;
         for (at, change) in changes.iter().enumerate() {
@@ -243,6 +248,7 @@ impl State {
                     | Change::Accepted(_)
                     | Change::Snapshot(..)
                     | Change::Branch(..)
+                    | Change::Volume(..)
                     | Change::SnapshotLock(_)
             );
             require(free || has_window, "slots, rows and runs change without a window")?;
@@ -256,13 +262,14 @@ impl State {
                     require(self.shape.linear, "it pins a base, and there is none")?;
                     self.accepted = *sequence;
                 }
-                Change::Snapshot(snapshot, name) => {
+                Change::Snapshot(snapshot, name, group) => {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
-                    let alone = changes.len() == 1 || opens || names::is_broken(snapshot);
+                    // Those of one group are taken together.
+                    let alone = changes.len() == 1 || opens || names::is_broken(snapshot) || is_group;
                     require(alone, "a snapshot stands among other changes")?;
                     let is_locked = self.names.is_given_up_locked(snapshot);
                     require(opens || !is_locked, "a locked snapshot is given up")?;
-                    self.names.snapshot(&self.shape, snapshot, name)?;
+                    self.names.snapshot(&self.shape, snapshot, name, *group)?;
                 }
                 Change::SnapshotRemoved(number) => self.names.forget_snapshot(*number)?,
                 Change::SnapshotLock(lock) => {
@@ -272,6 +279,10 @@ impl State {
                 Change::Branch(branch, name) => {
                     require(changes.len() == 1 || opens, "a branch stands among other changes")?;
                     self.names.branch(&self.shape, branch, name, false)?;
+                }
+                Change::Volume(volume, name) => {
+                    require(changes.len() == 1 || opens, "a volume stands among other changes")?;
+                    self.names.volume(&self.shape, volume, name, false)?;
                 }
                 Change::BranchRemoved(number) => self.names.forget_branch(*number)?,
                 Change::Rollback(rollback) => {
@@ -689,6 +700,7 @@ mod tests {
             closed: false,
             volume_blocks: 1 << 20,
             block_bytes: 4096,
+            region_bytes: 4096,
             segment_blocks: SEGMENT_BLOCKS,
             segments: 4,
             data_offset: 1 << 30,
@@ -707,6 +719,8 @@ mod tests {
             has_branches: false,
             snapshots_max: 256,
             has_locks: false,
+            has_groups: false,
+            has_volumes: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

@@ -79,6 +79,15 @@ impl SnapshotLock {
     }
 }
 
+/// Snapshots that were taken together, of volumes of one pool or of several: which ones belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotGroup {
+    /// The same in all of its snapshots.
+    pub id: [u8; 16],
+    /// How many they are.
+    pub members: u32,
+}
+
 /// A named moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -94,6 +103,8 @@ pub struct Snapshot {
     pub keeping: Keeping,
     /// What it is called.
     pub name: String,
+    /// The group that it was taken in, if it was.
+    pub group: Option<SnapshotGroup>,
     /// What keeps it from being given up. Stays what it was where a change tells of the rest.
     pub lock: SnapshotLock,
 }
@@ -114,11 +125,18 @@ impl Snapshot {
             name_bytes: (self.name.len() as u16).into(),
             branch: (self.branch as u16).into(),
         };
-        Change::Snapshot(body, self.name.clone().into_bytes())
+        let group = self
+            .group
+            .map(|SnapshotGroup { id, members }| journal::SnapshotGroup { id, members: members.into() });
+        Change::Snapshot(body, self.name.clone().into_bytes(), group)
     }
 
     /// What a change says; `None` where it says nothing possible.
-    pub fn from_change(body: &journal::Snapshot, name: &[u8]) -> Option<Self> {
+    pub fn from_change(
+        body: &journal::Snapshot,
+        name: &[u8],
+        group: Option<journal::SnapshotGroup>,
+    ) -> Option<Self> {
         let name = String::from_utf8(name.to_vec()).ok()?;
         check_name(&name).ok()?;
         if body.number.get().max(body.sequence.get()) >= NUMBER_MAX {
@@ -131,6 +149,7 @@ impl Snapshot {
             time_unix_ns: body.time_unix_ns.get(),
             keeping: Keeping::from_number(body.removed.get())?,
             name,
+            group: group.map(|group| SnapshotGroup { id: group.id, members: group.members.get() }),
             lock: SnapshotLock::default(),
         })
     }
@@ -288,9 +307,18 @@ mod tests {
                 // A name is one number's, but for those that have been given up.
                 let name = format!("of {}", if keeping.has_name() { number } else { random.below(40) });
                 let sequence = random.below(20);
-                let lock = SnapshotLock::default();
+                let (group, lock) = (None, SnapshotLock::default());
                 let branch = random.below(3) as u32;
-                all.insert(Snapshot { number, branch, sequence, time_unix_ns: 0, keeping, name, lock });
+                all.insert(Snapshot {
+                    number,
+                    branch,
+                    sequence,
+                    time_unix_ns: 0,
+                    keeping,
+                    name,
+                    group,
+                    lock,
+                });
             }
             let scan = |keeping: &[Keeping]| -> Vec<&Snapshot> {
                 all.values().filter(|one| keeping.contains(&one.keeping)).collect()

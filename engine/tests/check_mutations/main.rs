@@ -217,6 +217,8 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "SnapshotLock",
         "Branch",
         "branch removed",
+        "SnapshotGroup",
+        "Volume",
     ] {
         assert!(tried.fields.iter().any(|(record, _)| record == kind), "there was no {kind}");
     }

@@ -19,7 +19,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN};
 use crate::object;
-use crate::pool::branches::Branch;
+use crate::pool::branches::{Branch, Origin};
 use crate::pool::contents::{Contents, Retention};
 use crate::pool::history::History;
 use crate::pool::index::Index;
@@ -201,6 +201,10 @@ impl LogStore {
             if breaks { WhenFull::BreakSnapshots } else { WhenFull::Refuse },
         );
         let index = Index::new(pages, runs, history, index_bytes, blank);
+        let volumes = |state: &Metadata| -> Vec<u32> {
+            state.branches.values().filter(|one| one.is_volume()).map(|one| one.number).collect()
+        };
+        volumes(&journal.state()).into_iter().for_each(|volume| index.begin_volume(volume));
         let retention = Retention {
             bytes: superblock.retention_bytes.get(),
             age_ns: match superblock.retention_age_s.get() {
@@ -336,8 +340,11 @@ impl Core {
                     }
                     // What has lost the moment that it began as.
                     for branch in state.branches.values() {
-                        let parent = state.snapshots.get(branch.parent);
-                        if parent.is_none_or(|parent| parent.sequence > tail.sequence) {
+                        let began = match branch.origin {
+                            Origin::Snapshot(parent) => state.snapshots.get(parent).map(|one| one.sequence),
+                            Origin::Volume { sequence, .. } => Some(sequence),
+                        };
+                        if began.is_none_or(|began| began > tail.sequence) {
                             changes.push(Branch { given_up: true, ..branch.clone() }.change());
                         }
                     }
