@@ -382,6 +382,17 @@ pub enum Reason {
         /// How many there is room for.
         limit: usize,
     },
+    /// Each writable snapshot that began as a moment of another one is looked up in that.
+    #[error(
+        "{name:?} has {limit} writable snapshots above it, one below the other, and cannot have one more below; copy what it \
+         shows to a volume of its own"
+    )]
+    TooDeep {
+        /// The snapshot that another one was to begin as.
+        name: String,
+        /// How many there may be.
+        limit: usize,
+    },
     /// Something has begun as this snapshot, or is a moment of this writable snapshot.
     #[error("{name:?} has snapshots of its own; delete these first")]
     HasChildren {
@@ -700,6 +711,7 @@ impl Reason {
             | Reason::MetadataFull { .. }
             | Reason::TooManyRollbacks { .. }
             | Reason::TooManySnapshots { .. }
+            | Reason::TooDeep { .. }
             | Reason::SnapshotSpaceFull { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } | Reason::Discarded { .. } => Kind::InvalidArgument,

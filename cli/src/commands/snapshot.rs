@@ -159,6 +159,9 @@ pub struct Rollback {
     /// The moment, by the sequence of the last write that the volume keeps
     #[arg(long, value_name = "N", conflicts_with = "name")]
     sequence: Option<u64>,
+    /// Give what the volume is now this name before, so that nothing is lost; `clone` goes on from there
+    #[arg(long, value_name = "NAME")]
+    keep: Option<String>,
 }
 
 impl Snapshot {
@@ -199,12 +202,12 @@ impl Snapshot {
                 lock.of.of.change(io, &Request::Lock(lock.of.name, time))
             }
             Self::Unlock(Named { of, name }) => of.change(io, &Request::Unlock(name)),
-            Self::Rollback(Rollback { of, name, sequence }) => {
+            Self::Rollback(Rollback { of, name, sequence, keep }) => {
                 let to = match name {
                     Some(name) => Moment::Named(name),
                     None => Moment::At(Seq(sequence.unwrap_or_default())),
                 };
-                of.change(io, &Request::Rollback(to))
+                of.change(io, &Request::Rollback { to, keep })
             }
             Self::List(List { paths, volume, json, space }) => {
                 let with_space = space || json;

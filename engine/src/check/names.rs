@@ -14,6 +14,9 @@ const BREAKING: u32 = 2;
 const BROKEN: u32 = 3;
 const RESTORING: u32 = 4;
 
+/// Branches that may have begun as snapshots of each other, one as one of the next.
+const LEVELS_MAX: usize = 256;
+
 /// What a name is of, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
@@ -276,6 +279,17 @@ impl Names {
         require(removed && !has_snapshots, "it forgets a writable snapshot that has not been given up")
     }
 
+    /// Whether a branch has the volume, or nothing, at most so many levels above it.
+    fn is_not_too_deep(&self, mut branch: u32) -> bool {
+        for _ in 0..=LEVELS_MAX {
+            let origin = self.branches.get(&branch).map(|branch| branch.origin);
+            let Some(Origin::Snapshot(number, _)) = origin else { return true };
+            let Some((moment, _)) = self.snapshots.get(&number) else { return true };
+            branch = moment.branch;
+        }
+        false
+    }
+
     /// Whether everything that there is of branches fits together.
     pub fn fits(&self) -> bool {
         let has_branch = |(moment, _): &(Moment, u32)| {
@@ -291,6 +305,7 @@ impl Names {
             *state != GIVEN_UP && self.branches.get(&moment.branch).is_some_and(|of| of.given_up)
         };
         self.snapshots.values().all(has_branch)
+            && self.branches.keys().all(|branch| self.is_not_too_deep(*branch))
             && self.branches.values().all(has_parent)
             && !self.snapshots.values().any(is_named)
     }

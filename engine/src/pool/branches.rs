@@ -14,6 +14,8 @@ use crate::format::journal::{self, Change};
 
 /// No volume is so large: the numbers of its blocks have 48 bits.
 const SIZE_BYTES_MAX: u64 = 1 << 56;
+/// Writable snapshots that may have begun as snapshots of each other, one as one of the next: each is looked up in turn.
+pub const LEVELS_MAX: usize = 256;
 /// Numbers of branches lie below it.
 pub const BRANCH_NUMBER_MAX: u32 = u16::MAX as u32;
 

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::branches::{Branch, Branches, Origin};
+use super::branches::{Branch, Branches, LEVELS_MAX, Origin};
 use super::history::Rollback;
 use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
@@ -322,6 +322,19 @@ impl Metadata {
         None
     }
 
+    /// How many writable snapshots there are one below the other, from this branch up; `None` where they are more than
+    /// [`LEVELS_MAX`], or where one began as itself.
+    pub fn levels(&self, mut branch: u32) -> Option<usize> {
+        for levels in 0..=LEVELS_MAX {
+            let parent = self.branches.get(branch).and_then(Branch::parent);
+            match parent.and_then(|parent| self.snapshots.get(parent)) {
+                Some(parent) => branch = parent.branch,
+                None => return Some(levels),
+            }
+        }
+        None
+    }
+
     /// Snapshots and writable snapshots, those that have been given up among them.
     pub fn names(&self) -> usize {
         self.snapshots.len() + self.branches.len()
@@ -406,7 +419,9 @@ impl Metadata {
             Change::Rollback(body) => self.rolled_back(body)?,
             Change::Snapshot(body, name, group) => {
                 let snapshot = Snapshot::from_change(body, name, *group)?;
+                let branch = snapshot.branch;
                 self.snapshots.insert(snapshot);
+                self.levels(branch)?;
                 if self.names() > self.names_max {
                     return None;
                 }
@@ -416,7 +431,9 @@ impl Metadata {
             Change::Branch(body, name) => {
                 let branch = Branch::from_change(body, name)?;
                 let has_parent = branch.given_up || self.snapshots.get(body.parent.get()).is_some();
+                let number = branch.number;
                 self.branches.insert(branch);
+                self.levels(number)?;
                 if !has_parent || self.names() > self.names_max {
                     return None;
                 }
@@ -603,6 +620,35 @@ mod tests {
             assert!(state.apply(&named(3)).is_some(), "it replaces one");
             assert!(state.apply(&named(room)).is_none());
         }
+    }
+
+    #[test]
+    fn no_branch_began_as_itself_and_none_is_too_deep() {
+        let snapshot = |number: u64, branch| {
+            let (sequence, keeping) = (1, crate::pool::snapshots::Keeping::Kept);
+            let (name, group, lock) = (format!("{number}"), None, SnapshotLock::default());
+            Snapshot { number, branch, sequence, time_unix_ns: 0, keeping, name, group, lock }.change()
+        };
+        let branch = |number: u32, parent| {
+            let origin = super::super::branches::Origin::Snapshot(parent);
+            Branch { number, origin, time_unix_ns: 0, given_up: false, name: format!("b{number}") }.change()
+        };
+        let mut state = Metadata::new(4, 64).with_room_for(1000);
+        for change in [snapshot(1, 0), branch(1, 1), snapshot(2, 1), branch(2, 2), snapshot(3, 2)] {
+            state.apply(&change).unwrap();
+        }
+        assert_eq!((0..4).map(|branch| state.levels(branch)).collect::<Vec<_>>(), [0, 1, 2, 0].map(Some));
+        assert!(
+            state.clone().apply(&branch(1, 3)).is_none(),
+            "1 began as a moment of 2, which began as one of 1"
+        );
+        assert!(state.clone().apply(&snapshot(1, 2)).is_none());
+        for number in 3..=LEVELS_MAX as u32 {
+            state.apply(&branch(number, number.into())).unwrap();
+            state.apply(&snapshot(u64::from(number) + 1, number)).unwrap();
+        }
+        assert_eq!(state.levels(LEVELS_MAX as u32), Some(LEVELS_MAX));
+        assert!(state.apply(&branch(500, LEVELS_MAX as u64 + 1)).is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ impl Volume {
     /// dropped future does not stop it half way. That snapshot can be deleted once no writable one is left that began as it.
     ///
     /// # Errors
-    /// `NoPast`, `NoSnapshot`, `SnapshotBroken`, `SnapshotExists`, `TooManySnapshots`, `InvalidSetting` for the name,
+    /// `NoPast`, `NoSnapshot`, `SnapshotBroken`, `SnapshotExists`, `TooManySnapshots`, `TooDeep`, `InvalidSetting` for the name,
     /// `Poisoned`, `Closed`, and what the device says.
     pub async fn clone_snapshot(&self, of: &str, name: &str) -> Result<SnapshotInfo> {
         let (volume, of, name) = (self.clone(), of.to_string(), name.to_string());

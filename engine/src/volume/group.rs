@@ -147,6 +147,15 @@ impl Volume {
         Ok(taken.swap_remove(0))
     }
 
+    /// Takes a snapshot of what is held already, and goes on holding it.
+    pub(super) async fn name_now(&self, name: String, guard: RangeGuard) -> Result<RangeGuard> {
+        let hold = Hold { members: vec![(self.branch(), name)], group: None, guards: vec![guard] };
+        self.prepare(&hold, std::slice::from_ref(self)).await?;
+        self.name(&hold).await?;
+        let [guard] = <[RangeGuard; 1]>::try_from(hold.guards).unwrap_or_else(|_| unreachable!("it was one"));
+        Ok(guard)
+    }
+
     /// Holds volumes of this pool for somebody in another process, who is going to say within [`HOLD_NS_MAX`] whether
     /// their moments get these names: of each, which writable snapshot it is, and the name.
     pub(crate) async fn hold_for(

@@ -149,6 +149,15 @@ impl VolumeHandle {
         self.call("roll back", async move |volume| volume.rollback(to).await)
     }
 
+    /// As [`Volume::rollback_keeping`].
+    ///
+    /// # Errors
+    /// As there; `Closed` when the runtime is gone.
+    pub fn rollback_keeping(&self, to: Seq, name: &str) -> Result<Seq> {
+        let name = name.to_string();
+        self.call("roll back", async move |volume| volume.rollback_keeping(to, &name).await)
+    }
+
     /// Begins something on the volume's thread, without waiting for it. False when the runtime is gone.
     pub(crate) fn start<F: Future<Output = ()> + 'static>(
         &self,

@@ -20,14 +20,27 @@ impl Volume {
     /// `Closed`, and what the device says.
     pub async fn rollback(&self, to: Seq) -> Result<Seq> {
         let volume = self.clone();
-        self.context().to_its_end("roll back", async move { volume.go_back(to).await }).await
+        self.context().to_its_end("roll back", async move { volume.go_back(to, None).await }).await
     }
 
-    async fn go_back(&self, to: Seq) -> Result<Seq> {
+    /// As [`Volume::rollback`], and what the volume is now gets a name before, so that nothing is lost: a writable snapshot
+    /// of it goes on from there. Where power is cut between the two, it has the name and has not gone back.
+    ///
+    /// # Errors
+    /// As there, and as [`Volume::create_snapshot`].
+    pub async fn rollback_keeping(&self, to: Seq, name: &str) -> Result<Seq> {
+        let (volume, name) = (self.clone(), name.to_string());
+        self.context().to_its_end("roll back", async move { volume.go_back(to, Some(name)).await }).await
+    }
+
+    async fn go_back(&self, to: Seq, keep: Option<String>) -> Result<Seq> {
         self.check_writable("roll back")?;
-        let guard = self.lock_range(0, self.0.size_bytes).await;
+        let mut guard = self.lock_range(0, self.0.size_bytes).await;
         self.check_writable("roll back")?;
         self.0.store.check_rollback(to)?;
+        if let Some(name) = keep {
+            guard = self.name_now(name, guard).await?;
+        }
         self.use_feature(FEATURE_ROLLBACK).await?;
         self.0.store.rollback(to, guard).await
     }

@@ -499,3 +499,33 @@ fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
         }
     }
 }
+
+#[test]
+fn as_many_levels_as_there_may_be_are_read_and_one_more_is_refused() {
+    let room =
+        CreateOptions { snapshots_max: Some(1000), size_bytes: Some(BLOCKS * BLOCK), ..small(Backend::Log) };
+    let rig = Rig::new(77, 16 * MIB, room);
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        write_base(&volume).await;
+        let mut above = volume.clone();
+        for level in 0..256_u64 {
+            above.create_snapshot(&format!("s{level}")).await.unwrap();
+            volume.clone_snapshot(&format!("s{level}"), &format!("b{level}")).await.unwrap();
+            above = volume.open_writable(&format!("b{level}")).await.unwrap();
+            if level % 64 == 7 {
+                write(&above, 1 + level / 64, b'B').await.unwrap();
+            }
+        }
+        above.create_snapshot("last").await.unwrap();
+        let deep = volume.clone_snapshot("last", "one more").await.unwrap_err();
+        assert!(matches!(deep.reason(), Reason::TooDeep { limit: 256, .. }), "{deep}");
+        assert_eq!(current(&above).await, "aBBBBfgh");
+        drop(above);
+        let volume = rig.cut_and_open(volume).await;
+        let deepest = volume.open_writable("b255").await.unwrap();
+        assert_eq!(current(&deepest).await, "aBBBBfgh");
+        assert_eq!(shown(&volume, "last").await, "aBBBBfgh");
+        assert_eq!(shown(&volume, "s8").await, "aBcdefgh");
+    });
+}

@@ -247,3 +247,30 @@ fn a_block_that_lives_again_is_brought_home_though_applying_had_passed_it() {
         assert_eq!(log.live_blocks, 8 + 64, "nothing but the volume lives");
     });
 }
+
+#[test]
+fn what_is_discarded_stays_as_a_branch_where_it_is_given_a_name() {
+    for backend in [Backend::Log, Backend::Cow, Backend::Overlay] {
+        let rig = Rig::new(9, 16 * MIB, CreateOptions { size_bytes: Some(2 * MIB), ..small(backend) });
+        rig.runtime.block_on(async {
+            let volume = rig.open(MANUAL).await;
+            write_base(&volume).await;
+            let t0 = volume.create_snapshot("T0").await.unwrap();
+            write_all(&volume).await;
+            let taken = volume.rollback_keeping(t0.sequence, "T0").await.unwrap_err();
+            assert!(matches!(taken.reason(), Reason::SnapshotExists { .. }), "{taken}");
+            assert_eq!(current(&volume).await, PREFIXES[6], "what is refused changes nothing");
+            volume.rollback_keeping(t0.sequence, "tail").await.unwrap();
+            assert_eq!(current(&volume).await, PREFIXES[0]);
+            volume.clone_snapshot("tail", "branch").await.unwrap();
+            let volume = rig.cut_and_open(volume).await;
+            let branch = volume.open_writable("branch").await.unwrap();
+            assert_eq!(current(&branch).await, PREFIXES[6]);
+            vlog::write(&branch, 7, b'H').await.unwrap();
+            vlog::write(&volume, 7, b'v').await.unwrap();
+            assert_eq!(current(&branch).await, "1bFyeGgH");
+            assert_eq!(current(&volume).await, "abcdefgv");
+            assert_eq!(vlog::shown(&volume, "tail").await.unwrap(), PREFIXES[6], "{backend:?}");
+        });
+    }
+}

@@ -59,7 +59,12 @@ pub enum Request {
     /// The regions that differ between two moments.
     Difference(Moment, Moment),
     /// Make the volume again what it was.
-    Rollback(Moment),
+    Rollback {
+        /// The moment to go back to.
+        to: Moment,
+        /// What the volume is now gets this name before.
+        keep: Option<String>,
+    },
     /// Hold volumes of the pool, so that nobody writes them, and make durable what has completed: for a group that is
     /// taken in several processes. It ends by itself, after [`crate::volume::HOLD_NS_MAX`] or with the connection.
     Hold {
@@ -230,7 +235,9 @@ impl Request {
             Self::Lock(name, time) => write_time(Writer::new(KIND_LOCK).text(name), *time),
             Self::Unlock(name) => Writer::new(KIND_UNLOCK).text(name),
             Self::Difference(from, to) => write_moment(write_moment(Writer::new(KIND_DIFFERENCE), from), to),
-            Self::Rollback(to) => write_moment(Writer::new(KIND_ROLLBACK), to),
+            Self::Rollback { to, keep } => {
+                write_name(write_moment(Writer::new(KIND_ROLLBACK), to), keep.as_deref())
+            }
             Self::Hold { group, members } => {
                 let writer = write_group(Writer::new(KIND_HOLD), *group).number(members.len() as u64);
                 let add = |writer: Writer, (of, name): &(Option<String>, String)| {
@@ -265,7 +272,10 @@ impl Request {
             KIND_LOCK => Self::Lock(reader.text()?, read_time(&mut reader)?),
             KIND_UNLOCK => Self::Unlock(reader.text()?),
             KIND_DIFFERENCE => Self::Difference(read_moment(&mut reader)?, read_moment(&mut reader)?),
-            KIND_ROLLBACK => Self::Rollback(read_moment(&mut reader)?),
+            KIND_ROLLBACK => {
+                let to = read_moment(&mut reader)?;
+                Self::Rollback { to, keep: read_name(&mut reader)? }
+            }
             KIND_HOLD => Self::Hold {
                 group: read_group(&mut reader)?,
                 members: reader.several(16, |reader| Ok((read_name(reader)?, reader.text()?)))?,

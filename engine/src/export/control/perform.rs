@@ -57,13 +57,17 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
                 gone.ok_or_else(|| Error::new("delete volume", Reason::NoVolume { name: name.clone() }))?;
             Answer::VolumeDeleted(gone)
         }
-        Request::Rollback(to) => {
+        Request::Rollback { to, keep } => {
             let to = moment_of(volume, to)?;
             if to.branch != 0 {
                 return Err(Error::new("roll back", Reason::NotOfSnapshots));
             }
             let to = Seq(to.sequence);
-            Answer::WentBack { to, at: volume.rollback(to).await? }
+            let at = match keep {
+                Some(name) => volume.rollback_keeping(to, name).await?,
+                None => volume.rollback(to).await?,
+            };
+            Answer::WentBack { to, at }
         }
     })
 }

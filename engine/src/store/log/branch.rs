@@ -14,7 +14,7 @@ use std::rc::Rc;
 use super::{Core, LogStore, Reserved, SnapshotInfo};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
-use crate::pool::branches::{Branch, Origin};
+use crate::pool::branches::{Branch, LEVELS_MAX, Origin};
 use crate::pool::index::current::Version;
 use crate::pool::index::merge::Readers;
 use crate::pool::metadata::{Metadata, Named};
@@ -48,7 +48,7 @@ impl LogStore {
             let reason = Reason::SnapshotBroken { moment: moment.sequence };
             return Err(Error::new("clone snapshot", reason).on(self.core.device.name()));
         }
-        Ok(())
+        self.core.check_levels(&self.core.contents.journal().state(), moment.branch, of)
     }
 
     /// Makes a writable snapshot that begins as a snapshot. Durable when it returns.
@@ -66,10 +66,14 @@ impl LogStore {
                     return Vec::new();
                 }
                 let parent = match state.named(of) {
-                    Some(Named::Snapshot(parent)) if parent.keeping.is_kept() => parent.number,
+                    Some(Named::Snapshot(parent)) if parent.keeping.is_kept() => parent,
                     _ => return Vec::new(),
                 };
-                let (number, origin) = (next_number(state), Origin::Snapshot(parent));
+                if let Err(error) = core.check_levels(state, parent.branch, of) {
+                    made = Err(error);
+                    return Vec::new();
+                }
+                let (number, origin) = (next_number(state), Origin::Snapshot(parent.number));
                 let branch = Branch { number, origin, time_unix_ns, given_up: false, name: name.to_string() };
                 made = Ok(core.info_of_branch(state, &branch));
                 vec![branch.change()]
@@ -167,6 +171,15 @@ impl Core {
             None => return Ok(()),
         };
         Err(Error::new(action, reason).on(self.device.name()))
+    }
+
+    /// Refuses a branch below this one that is too deep.
+    fn check_levels(&self, state: &Metadata, branch: u32, of: &str) -> Result<()> {
+        if state.levels(branch).is_some_and(|levels| levels < LEVELS_MAX) {
+            return Ok(());
+        }
+        let reason = Reason::TooDeep { name: of.to_string(), limit: LEVELS_MAX };
+        Err(Error::new("clone snapshot", reason).on(self.device.name()))
     }
 
     pub(super) fn has_children(&self, name: &str) -> Error {

@@ -43,7 +43,8 @@ fn requests() -> Vec<Request> {
         Request::Unlock("one".to_string()),
         Request::Difference(Moment::At(Seq(3)), Moment::Now),
         Request::Difference(Moment::Named(String::new()), Moment::Named("x".repeat(64))),
-        Request::Rollback(Moment::At(Seq(u64::MAX))),
+        Request::Rollback { to: Moment::At(Seq(u64::MAX)), keep: None },
+        Request::Rollback { to: Moment::Now, keep: Some("tail".into()) },
         Request::Hold {
             group: SnapshotGroup { id: [9; 16], members: u32::MAX },
             members: vec![(None, "monday".to_string()), (Some("tree".to_string()), String::new())],
