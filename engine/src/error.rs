@@ -359,6 +359,24 @@ pub enum Reason {
         /// How many there is room for.
         limit: usize,
     },
+    /// A snapshot takes a linear object, and there are so many already.
+    #[error(
+        "its snapshots have {limit} linear objects, and there are no more; delete the newest ones, or fold"
+    )]
+    TooManyObjects {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The pool has no room for the linear object of one more snapshot.
+    #[error(
+        "a snapshot takes {needed_bytes} bytes for its linear object, and {free_bytes} are free: delete some, or grow the pool"
+    )]
+    NoRoomForObject {
+        /// What an object takes.
+        needed_bytes: u64,
+        /// What is free beside what the log needs.
+        free_bytes: u64,
+    },
     /// Something has begun as this snapshot, or is a moment of this writable snapshot.
     #[error("{name:?} has snapshots of its own; delete these first")]
     HasChildren {
@@ -681,6 +699,8 @@ impl Reason {
             | Reason::MetadataFull { .. }
             | Reason::TooManyRollbacks { .. }
             | Reason::TooManySnapshots { .. }
+            | Reason::TooManyObjects { .. }
+            | Reason::NoRoomForObject { .. }
             | Reason::SnapshotSpaceFull { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } | Reason::Discarded { .. } => Kind::InvalidArgument,

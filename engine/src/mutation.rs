@@ -80,11 +80,15 @@ pub enum Mutation {
     MoveHomeClearsFirst,
     /// A snapshot that is locked is deleted, or broken.
     LockIgnored,
+    /// The log says that a block lies in its place in a linear object before the data there has been flushed.
+    MapBeforeData,
+    /// A place in a linear object is used again though a moment may see what lies there.
+    PlaceReused,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 35] = [
+    pub const ALL: [Mutation; 37] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -120,19 +124,23 @@ impl Mutation {
         Mutation::SnapshotAmidWrites,
         Mutation::MoveHomeClearsFirst,
         Mutation::LockIgnored,
+        Mutation::MapBeforeData,
+        Mutation::PlaceReused,
     ];
 
     /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.
     pub const UNMET: [Mutation; 1] = [Mutation::SnapshotAmidWrites];
 
     /// Those of a volume with a base.
-    pub const BASE: [Mutation; 6] = [
+    pub const BASE: [Mutation; 8] = [
         Mutation::OverwrittenUnsaved,
         Mutation::OverwrittenBeforeSaved,
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
         Mutation::MoveHomeClearsFirst,
+        Mutation::MapBeforeData,
+        Mutation::PlaceReused,
     ];
 
     /// Those of a linear volume.

@@ -185,6 +185,11 @@ impl Names {
         birth < death && self.kept.range(from..to).next().is_some()
     }
 
+    /// Whether the snapshot of this number and moment of the volume is kept.
+    pub fn keeps(&self, number: u64, sequence: u64) -> bool {
+        self.kept.contains(&(Moment { branch: 0, sequence }, number))
+    }
+
     /// Whether this gives up what nobody has unlocked. Whether the time of a lock has come is not known here.
     pub fn is_given_up_locked(&self, next: &Snapshot) -> bool {
         matches!(next.removed.get(), GIVEN_UP | BREAKING) && self.held.contains(&next.number.get())

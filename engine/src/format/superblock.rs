@@ -25,7 +25,8 @@ pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
     | FEATURE_BASE
     | FEATURE_BRANCHES
     | FEATURE_MANY_SNAPSHOTS
-    | FEATURE_LOCKS;
+    | FEATURE_LOCKS
+    | FEATURE_OBJECTS;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -42,6 +43,8 @@ pub const FEATURE_BRANCHES: u64 = 32;
 pub const FEATURE_MANY_SNAPSHOTS: u64 = 64;
 /// Incompatible feature: snapshots of the volume have been locked.
 pub const FEATURE_LOCKS: u64 = 128;
+/// Incompatible feature: snapshots have linear objects, where every block that they keep has its place.
+pub const FEATURE_OBJECTS: u64 = 256;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.

@@ -245,6 +245,7 @@ impl Image {
             return (Err(Error::new("read image", reason).on(self.core.device.name())), buf);
         }
         let (first, blocks) = (offset.0 / block_bytes, length / block_bytes);
+        let mut changes = self.core.placing.changes();
         let mut looked_up = self.versions(first, blocks).await;
         loop {
             let versions = match looked_up {
@@ -262,6 +263,10 @@ impl Image {
                     if looked_up.as_ref().is_ok_and(|now| *now == versions) {
                         return (Err(error), buf);
                     }
+                }
+                Ok(()) if self.core.may_have_moved(&versions, changes) => {
+                    changes = self.core.placing.changes();
+                    looked_up = self.versions(first, blocks).await;
                 }
                 // It may have been saved, and then overwritten, while it was read.
                 Ok(()) if self.core.backend == Backend::Cow => {

@@ -138,12 +138,16 @@ impl LogStore {
         if core.contents.index().is_blank() {
             core.base_is_one_image().await?;
         }
+        if self.branch == 0 {
+            core.wait_for_object().await?;
+        }
         let moment = Moment { branch: self.branch, sequence: log.sequence() };
         let Moment { branch, sequence } = moment;
         // Nothing of it may be thrown away while its name is being written down.
         core.contents.name(moment);
         let (name, time_unix_ns) = (name.to_string(), core.device.context().unix_time_ns());
         let mut taken = Err(core.no_snapshot(&name));
+        let mut held = Vec::new();
         let committed = core
             .contents
             .journal()
@@ -154,12 +158,24 @@ impl LogStore {
                     return Vec::new();
                 }
                 let number = state.snapshots.next_number();
+                let object = match branch {
+                    0 => core.take_object(state, (number, sequence), &mut held),
+                    _ => Ok(None),
+                };
+                let object = match object {
+                    Ok(object) => object,
+                    Err(error) => {
+                        taken = Err(error);
+                        return Vec::new();
+                    }
+                };
                 let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
                 let snapshot = Snapshot { number, branch, sequence, time_unix_ns, keeping, name, lock };
                 taken = Ok(core.info_of(state, &snapshot));
-                vec![snapshot.change()]
+                [snapshot.change()].into_iter().chain(object).collect()
             })
             .await;
+        drop(held);
         let taken = committed.and(taken);
         if taken.is_err() {
             core.contents.unpin(moment);
