@@ -309,6 +309,7 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
                 let text = "an entry names a linear object that has never been there";
                 checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
             }
+            check_copies(checker, shape, state, &batch).await?;
             promised = promised.max(durable);
             let blocks = (header.total_bytes() / u64::from(shape.block_bytes)) as u32;
             take_in(&mut tail, &batch, number, block, shape);
@@ -342,6 +343,24 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
     }
     tail.end = end;
     Ok(Some(tail))
+}
+
+/// Copies in linear objects are what the batch says of them: they were durable before it. A place is used once, so that
+/// they are so still, unless the object is gone.
+async fn check_copies(checker: &mut Checker<'_>, shape: &Shape, state: &State, batch: &Batch) -> Result<()> {
+    for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
+        let place = entry.place(shape.segment_blocks).filter(|_| entry.kind.get() == KIND_SAVED_IN_PLACE);
+        let segment = place.and_then(|(number, slot)| Some((state.objects.segment(number)?, slot)));
+        let Some((physical, slot)) = segment else { continue };
+        let address = shape.address(physical, slot);
+        // What cannot be read has been told.
+        let Some(block) = checker.read(address, shape.block_bytes.into()).await? else { continue };
+        if crc32c(&[&block[..]]) != entry.checksum_in_place() {
+            let at = Place::at(address).sequence(sequence).block(entry.lba.get());
+            checker.found(Code::Block, at, "its checksum is not that of the entry that tells of it");
+        }
+    }
+    Ok(())
 }
 
 /// The moment that a batch goes back to, if it does.

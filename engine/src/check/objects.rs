@@ -5,10 +5,26 @@ use std::collections::BTreeMap;
 use super::state::{Judged, NUMBER_MAX, RowState, State, require};
 use super::superblock::{HOME_FIRST, Shape};
 use crate::format::index_page::INHERITED;
-use crate::format::journal::Object;
+use crate::format::journal::{Change, Object, Snapshot};
 
 /// Objects of a pool at most.
 const OBJECTS_MAX: usize = 64;
+
+/// Whether an object is taken.
+pub(super) fn takes_one(change: &Change) -> bool {
+    matches!(change, Change::Object(_, runs) if !runs.is_empty())
+}
+
+/// Whether a snapshot stands in a record with its object. A new one of the volume does where snapshots have objects, and
+/// others do not; but one that an opening tells of has it already.
+pub(super) fn goes_with(shape: &Shape, snapshot: &Snapshot, record: &[Change]) -> Judged<bool> {
+    let goes_with = matches!(record, [Change::Snapshot(..), object] if takes_one(object));
+    let is_new = snapshot.removed.get() == 0 && snapshot.branch.get() == 0;
+    let opens = matches!(record.first(), Some(Change::Opening(_)));
+    let holds = opens || goes_with == (shape.objects && is_new);
+    require(holds, "a snapshot has no linear object, or one too many")?;
+    Ok(goes_with)
+}
 
 /// An object, as the journal has it.
 #[derive(Clone, Debug)]
@@ -38,7 +54,7 @@ impl Objects {
     }
 
     /// The segment of an extent of an object that is there.
-    fn segment(&self, number: u32) -> Option<u32> {
+    pub fn segment(&self, number: u32) -> Option<u32> {
         let (first, object) = self.by_first.range(..=number).next_back()?;
         let mut at = number - first;
         for (first, count) in &object.runs {
@@ -61,7 +77,7 @@ impl Objects {
     }
 
     /// One is taken, with these segments.
-    pub fn take(&mut self, shape: &Shape, body: &Object, runs: &[(u32, u32)], is_image: bool) -> Judged {
+    fn take(&mut self, shape: &Shape, body: &Object, runs: &[(u32, u32)], is_image: bool) -> Judged {
         let (first, end) = (body.first.get(), Self::is_sound(shape, body)?);
         let follows = if is_image { first >= self.end } else { first == self.end };
         require(follows, "the numbers of a linear object have been used")?;
@@ -77,8 +93,11 @@ impl Objects {
         Ok(())
     }
 
-    /// One that is in no image any more, but for its numbers.
-    pub fn was_given_back(&mut self, shape: &Shape, body: &Object) -> Judged {
+    /// One of an image: it is there or, without segments, the last one that has been.
+    pub fn of_image(&mut self, shape: &Shape, body: &Object, runs: &[(u32, u32)]) -> Judged {
+        if !runs.is_empty() {
+            return self.take(shape, body, runs, true);
+        }
         let end = Self::is_sound(shape, body)?;
         let is_last = body.first.get() >= self.end && body.snapshot.get() == 0 && body.sequence.get() == 0;
         require(is_last, "a linear object that is gone is not the last one")?;
@@ -87,7 +106,7 @@ impl Objects {
     }
 
     /// One is given back.
-    pub fn give_back(&mut self, body: &Object) -> Judged {
+    fn give_back(&mut self, body: &Object) -> Judged {
         let known = self.by_first.remove(&body.first.get());
         require(
             known.is_some_and(|known| known.body == *body),
@@ -98,9 +117,12 @@ impl Objects {
 
 impl State {
     /// An object is taken or, without segments, given back, by a record.
-    pub(super) fn object(&mut self, shape: &Shape, body: &Object, runs: &[(u32, u32)]) -> Judged {
+    pub(super) fn object(&mut self, record: &[Change], body: &Object, runs: &[(u32, u32)]) -> Judged {
         if !runs.is_empty() {
-            return self.objects.take(shape, body, runs, false);
+            let is_of = |one: &Snapshot| one.number == body.snapshot && one.sequence == body.sequence;
+            let of_snapshot = matches!(record.first(), Some(Change::Snapshot(one, _)) if is_of(one));
+            require(of_snapshot, "a linear object is of no snapshot")?;
+            return self.objects.take(&self.shape, body, runs, false);
         }
         self.objects.give_back(body)?;
         let is_kept = self.names.keeps(body.snapshot.get(), body.sequence.get());

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use super::index;
 use super::names::{self, Names};
-use super::objects::Objects;
+use super::objects::{self, Objects};
 use super::returns::Returns;
 use super::superblock::Shape;
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
@@ -94,7 +94,7 @@ pub(super) struct RunState {
 pub(super) struct State {
     segments: u32,
     segment_blocks: u32,
-    shape: Shape,
+    pub(super) shape: Shape,
     /// By their first batch: one that has not written a batch before the next one began has none.
     pub openings: Vec<Opening>,
     pub leases: VecDeque<Lease>,
@@ -121,11 +121,6 @@ pub(super) struct State {
 
 pub(super) fn require(holds: bool, text: &str) -> Judged {
     if holds { Ok(()) } else { Err(text.to_string()) }
-}
-
-/// Whether an object is taken.
-fn takes_object(change: &Change) -> bool {
-    matches!(change, Change::Object(_, runs) if !runs.is_empty())
 }
 
 /// The place of a change in an image's order.
@@ -216,10 +211,7 @@ impl State {
                 Change::Snapshot(snapshot, name) => state.names.snapshot(shape, snapshot, name)?,
                 Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
                 Change::Branch(branch, name) => state.names.branch(shape, branch, name, true)?,
-                Change::Object(object, runs) if runs.is_empty() => {
-                    state.objects.was_given_back(shape, object)?;
-                }
-                Change::Object(object, runs) => state.objects.take(shape, object, runs, true)?,
+                Change::Object(object, runs) => state.objects.of_image(shape, object, runs)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -260,7 +252,7 @@ impl State {
                     | Change::Snapshot(..)
                     | Change::Branch(..)
                     | Change::SnapshotLock(_)
-            ) || takes_object(change);
+            ) || objects::takes_one(change);
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
                 Change::Applied(applied) => {
@@ -274,10 +266,7 @@ impl State {
                 }
                 Change::Snapshot(snapshot, name) => {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
-                    let with_object = changes.len() == 2 && at == 0 && takes_object(&changes[1]);
-                    let is_new = snapshot.removed.get() == 0 && snapshot.branch.get() == 0;
-                    let has_its_object = with_object == (self.shape.objects && is_new);
-                    require(opens || has_its_object, "a snapshot has no linear object, or one too many")?;
+                    let with_object = objects::goes_with(&self.shape, snapshot, changes)?;
                     let alone = changes.len() == 1 || with_object || opens || names::is_broken(snapshot);
                     require(alone, "a snapshot stands among other changes")?;
                     let is_locked = self.names.is_given_up_locked(snapshot);
@@ -294,16 +283,7 @@ impl State {
                     self.names.branch(&self.shape, branch, name, false)?;
                 }
                 Change::BranchRemoved(number) => self.names.forget_branch(*number)?,
-                Change::Object(object, runs) => {
-                    let of_snapshot = match changes.first() {
-                        Some(Change::Snapshot(one, _)) => {
-                            one.number == object.snapshot && one.sequence == object.sequence
-                        }
-                        _ => runs.is_empty(),
-                    };
-                    require(of_snapshot, "a linear object is of no snapshot")?;
-                    self.object(&self.shape.clone(), object, runs)?;
-                }
+                Change::Object(object, runs) => self.object(changes, object, runs)?,
                 Change::Rollback(rollback) => {
                     require(has_checkpoint, "it goes back without a checkpoint")?;
                     self.rollback(rollback)?;

@@ -381,9 +381,10 @@ impl Log {
         if self.flushed.get() < number {
             let _turn = self.flushing.lock(0, 1).await;
             if self.flushed.get() < number {
-                return self.flush_device().await;
+                self.flush_device().await?;
             }
         }
+        // Another flush that failed meanwhile may have taken with it what this one was to save.
         self.check()
     }
 

@@ -78,7 +78,7 @@ impl Moving {
         true
     }
 
-    /// They have been.
+    /// They have been. Where nobody says so, because the write was dropped half way, they are not moved any more.
     pub fn end_write(&self, blocks: Range<u64>) {
         let overwritten = &mut *self.overwritten.borrow_mut();
         for lba in blocks {

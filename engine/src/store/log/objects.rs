@@ -12,7 +12,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::rc::Rc;
 
 use super::{Core, LogStore};
 use crate::buf::Buf;
@@ -61,31 +60,6 @@ impl Placing {
     }
 }
 
-/// Keeps an object from being given back.
-struct User {
-    core: Rc<Core>,
-    first: u32,
-}
-
-impl User {
-    fn of(core: &Rc<Core>, number: u32) -> Self {
-        let object = core.contents.journal().state().objects.of_extent(number).map(|object| object.first);
-        let first = object.unwrap_or(number);
-        *core.placing.users.borrow_mut().entry(first).or_default() += 1;
-        Self { core: Rc::clone(core), first }
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let users = &mut *self.core.placing.users.borrow_mut();
-        let left = users.remove(&self.first).map_or(0, |count| count - 1);
-        if left > 0 {
-            users.insert(self.first, left);
-        }
-    }
-}
-
 fn is_kept(state: &Metadata, object: &Object) -> bool {
     let (number, sequence) = object.snapshot;
     state.snapshots.get(number).is_some_and(|one| one.keeping == Keeping::Kept && one.sequence == sequence)
@@ -100,14 +74,11 @@ impl LogStore {
         buf: Buf,
         io: Io,
     ) -> (Result<()>, Buf) {
-        let core = Rc::clone(&self.core);
-        let user = User::of(&core, number);
-        self.to_its_end(async move {
-            let done = core.place_new(number, offset, buf, io).await;
-            drop(user);
-            done
-        })
-        .await
+        let core = &self.core;
+        let first = core.enter_object(number);
+        let done = core.place_new(number, offset, buf, io).await;
+        core.leave_object(first);
+        done
     }
 
     /// Overwrites the newest version of blocks, which nobody else sees, in an extent.
@@ -125,13 +96,9 @@ impl LogStore {
         if !moving.begin_write(blocks.clone()) {
             return self.write(offset, buf, io).await;
         }
-        let core = Rc::clone(core);
-        self.to_its_end(async move {
-            let done = core.overwrite(number, offset, buf, io).await;
-            core.moving.iter().for_each(|moving| moving.end_write(blocks.clone()));
-            done
-        })
-        .await
+        let done = core.overwrite(number, offset, buf, io).await;
+        moving.end_write(blocks);
+        done
     }
 
     /// Makes the newest version of blocks, which nobody else sees, read as zero in an extent. False where they are not to
@@ -164,24 +131,11 @@ impl LogStore {
         blocks: &Range<u64>,
         guard: Option<&RangeGuard>,
     ) -> Result<()> {
-        let core = Rc::clone(&self.core);
-        let user = User::of(&core, number);
-        let (blocks, guard) = (blocks.clone(), guard.cloned());
-        let saving = async move {
-            let saved = core.save_in_place(number, blocks, guard).await;
-            drop(user);
-            saved
-        };
-        self.core.device.context().to_its_end("write", saving).await
-    }
-
-    /// Runs a write to its end though its caller's future may be dropped: what it writes to is held by it alone.
-    async fn to_its_end(&self, work: impl Future<Output = (Result<()>, Buf)> + 'static) -> (Result<()>, Buf) {
-        match self.core.device.context().spawn(work).await {
-            Some(done) => done,
-            // The runtime has ended, and nobody asks any more.
-            None => std::future::pending().await,
-        }
+        let core = &self.core;
+        let first = core.enter_object(number);
+        let saved = core.save_in_place(number, blocks.clone(), guard.cloned()).await;
+        core.leave_object(first);
+        saved
     }
 
     /// Makes durable what was overwritten in objects.
@@ -210,6 +164,23 @@ impl Core {
         #[cfg(feature = "mutations")]
         let is_used = is_used && !crate::mutation::is_on(crate::mutation::Mutation::PlaceReused);
         (!is_used).then_some(number)
+    }
+
+    /// Somebody writes to an object, which stays until it is left. Where the write is dropped half way, it stays until the
+    /// volume is opened anew: the device may be writing there still.
+    fn enter_object(&self, number: u32) -> u32 {
+        let object = self.contents.journal().state().objects.of_extent(number).map(|object| object.first);
+        let first = object.unwrap_or(number);
+        *self.placing.users.borrow_mut().entry(first).or_default() += 1;
+        first
+    }
+
+    fn leave_object(&self, first: u32) {
+        let users = &mut *self.placing.users.borrow_mut();
+        let left = users.remove(&first).map_or(0, |count| count - 1);
+        if left > 0 {
+            users.insert(first, left);
+        }
     }
 
     /// Where a block lies in an extent of an object that is there.
@@ -250,8 +221,23 @@ impl Core {
             Ok(at) => at,
             Err(error) => return (Err(error), buf),
         };
+        let (durable, blocks) = (io.durable, buf.len() as u64 / u64::from(self.geometry.block_bytes));
         let (written, buf) = self.device.write(at, buf, io).await;
-        (written.and(self.note_overwritten()), buf)
+        let mut done = written.and_then(|()| self.note_overwritten());
+        if done.is_ok() && durable {
+            let first = offset.0 / u64::from(self.geometry.block_bytes);
+            done = self.make_found(first..first + blocks).await;
+        }
+        (self.judge(done, durable), buf)
+    }
+
+    /// What finds the newest versions of these blocks survives from now on.
+    async fn make_found(&self, blocks: Range<u64>) -> Result<()> {
+        let (log, mut newest) = (self.log()?, 0);
+        for lba in blocks {
+            newest = self.contents.index().current(lba).await?.birth.max(newest);
+        }
+        if log.durable_through() < newest { log.flush().await } else { Ok(()) }
     }
 
     fn note_overwritten(&self) -> Result<()> {
@@ -259,12 +245,7 @@ impl Core {
         Ok(())
     }
 
-    async fn save_in_place(
-        self: &Rc<Self>,
-        number: u32,
-        blocks: Range<u64>,
-        guard: Option<RangeGuard>,
-    ) -> Result<()> {
+    async fn save_in_place(&self, number: u32, blocks: Range<u64>, guard: Option<RangeGuard>) -> Result<()> {
         let Some(base) = &self.base else { unreachable!("only a volume with a base saves what it holds") };
         let block_bytes = u64::from(self.geometry.block_bytes);
         let most = u64::from(self.geometry.entry_blocks_max());
