@@ -143,6 +143,9 @@ impl Mutation {
         Mutation::PlaceReused,
     ];
 
+    /// Those of writable snapshots.
+    pub const BRANCHES: [Mutation; 2] = [Mutation::BranchMixedUp, Mutation::BranchLeftBehind];
+
     /// Those of a linear volume.
     pub const LINEAR: [Mutation; 5] = [
         Mutation::CursorBeforeHome,

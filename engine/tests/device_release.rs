@@ -5,6 +5,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests look at the outside world directly")]
 
+#[allow(dead_code, reason = "it is here for its places alone")]
+#[path = "system/support.rs"]
 mod support;
 
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +15,7 @@ use icecore::device::{Access, Caching, Device};
 use icecore::store::Backend;
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Durability, OpenMode, Volume};
+
 use support::{Place, any_runtime, open};
 
 /// Takes the place as another program would, without entering the runtime that had it.

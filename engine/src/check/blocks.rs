@@ -15,7 +15,7 @@ use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
 use crate::format::batch::{self, Batch, Decoded, KIND_SAVED, has_payload};
 use crate::format::crc32c;
-use crate::format::index_page::{BASE, IndexEntry, ZERO};
+use crate::format::index_page::{IndexEntry, has_slots};
 use crate::units::branch_of;
 
 /// What the index says of a slot.
@@ -182,7 +182,7 @@ fn place(
     version: &Version,
 ) {
     let Version { entry, death, wanted, newest } = version;
-    if matches!(entry.virtual_segment.get(), ZERO | BASE) {
+    if !has_slots(entry.virtual_segment.get()) {
         return;
     }
     let (number, slot) = (entry.virtual_segment.get(), entry.slot.get());

@@ -20,6 +20,11 @@ pub const BASE: u32 = u32::MAX - 1;
 /// alone.
 pub const INHERITED: u32 = u32::MAX - 2;
 
+/// Whether this is a virtual segment, with slots, and none of the words above.
+pub fn has_slots(virtual_segment: u32) -> bool {
+    !matches!(virtual_segment, ZERO | BASE | INHERITED)
+}
+
 /// The header of a page, 64 bytes.
 ///
 /// | offset | bytes | field |

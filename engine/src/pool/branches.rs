@@ -6,6 +6,8 @@
 //! Invariants: the snapshot that a branch began as is kept as long as the branch is; a number is given anew only when
 //! neither the index nor what is read of the log at opening has an entry of it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::snapshots::check_name;
 use crate::format::journal::{self, Change};
 
@@ -55,5 +57,72 @@ impl Branch {
             given_up: body.removed.get() == 1,
             name,
         })
+    }
+}
+
+/// All writable snapshots of a pool, in the orders in which they are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Branches {
+    by_number: BTreeMap<u32, Branch>,
+    /// The numbers of names that are in use.
+    by_name: BTreeMap<String, u32>,
+    /// The snapshots that those which have names began as, with their numbers.
+    by_parent: BTreeSet<(u64, u32)>,
+}
+
+impl Branches {
+    /// Takes one in, in the place of that of its number.
+    pub fn insert(&mut self, branch: Branch) {
+        self.remove(branch.number);
+        if !branch.given_up {
+            self.by_name.insert(branch.name.clone(), branch.number);
+            self.by_parent.insert((branch.parent, branch.number));
+        }
+        self.by_number.insert(branch.number, branch);
+    }
+
+    /// Forgets that of this number; `None` if there is none.
+    pub fn remove(&mut self, number: u32) -> Option<Branch> {
+        let gone = self.by_number.remove(&number)?;
+        if self.by_name.get(&gone.name) == Some(&number) {
+            self.by_name.remove(&gone.name);
+        }
+        self.by_parent.remove(&(gone.parent, number));
+        Some(gone)
+    }
+
+    /// How many there are, with those that have been given up.
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_number.is_empty()
+    }
+
+    /// All, by their numbers.
+    pub fn values(&self) -> impl Iterator<Item = &Branch> {
+        self.by_number.values()
+    }
+
+    /// That of this number.
+    pub fn get(&self, number: u32) -> Option<&Branch> {
+        self.by_number.get(&number)
+    }
+
+    /// That of this name.
+    pub fn named(&self, name: &str) -> Option<&Branch> {
+        self.get(*self.by_name.get(name)?)
+    }
+
+    /// Whether one that has a name began as this snapshot.
+    pub fn has_of(&self, parent: u64) -> bool {
+        self.by_parent.range((parent, 0)..=(parent, u32::MAX)).next().is_some()
+    }
+
+    /// The smallest number that none has.
+    pub fn free_number(&self) -> Option<u32> {
+        (1..BRANCH_NUMBER_MAX).find(|number| !self.by_number.contains_key(number))
     }
 }

@@ -27,7 +27,7 @@ use crate::format::batch::{
     BatchEntry, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK, KIND_SAVED, KIND_SAVED_IN_PLACE,
     KIND_ZERO,
 };
-use crate::format::index_page::{BASE, IndexDeath, IndexEntry, ZERO};
+use crate::format::index_page::{BASE, IndexDeath, IndexEntry, has_slots};
 use crate::format::journal::Change;
 use crate::units::{Moment, branch_of};
 
@@ -286,7 +286,7 @@ impl Contents {
     /// had died before. All of it or, where the process ends before, nothing: then it is done again.
     pub fn settle(&self, rollback: Rollback, discarded: &[IndexEntry]) {
         let of_window = rollback.at > self.window.get();
-        for entry in discarded.iter().filter(|entry| !matches!(entry.virtual_segment.get(), ZERO | BASE)) {
+        for entry in discarded.iter().filter(|entry| has_slots(entry.virtual_segment.get())) {
             let place = (entry.virtual_segment.get(), entry.slot.get());
             let death = IndexDeath::new(0, entry.sequence.get(), rollback.at, place);
             if !of_window && !self.is_pinned_until(&death) {
@@ -568,7 +568,7 @@ impl Contents {
             }
         };
         let each = self.index.each_death(|death| {
-            let has_place = !matches!(death.virtual_segment.get(), ZERO | BASE);
+            let has_place = has_slots(death.virtual_segment.get());
             let revives =
                 |death: &IndexDeath| self.index.history().revives(death.birth.get(), death.death.get());
             if has_place && !(death.is_of_volume() && revives(&death)) {
@@ -579,7 +579,7 @@ impl Contents {
         // What this one has discarded is dead, and nobody has noted it yet.
         if let Some(rollback) = unsettled {
             let entries = discarded(&self.index, rollback).await?;
-            let placed = entries.iter().filter(|one| !matches!(one.virtual_segment.get(), ZERO | BASE));
+            let placed = entries.iter().filter(|one| has_slots(one.virtual_segment.get()));
             let place = |entry: &IndexEntry| (entry.virtual_segment.get(), entry.slot.get());
             placed.for_each(|one| {
                 count(&IndexDeath::new(0, one.sequence.get(), rollback.at, place(one)));

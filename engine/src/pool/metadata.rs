@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::branches::Branch;
+use super::branches::{Branch, Branches};
 use super::history::Rollback;
 use super::objects::{Object, Objects};
 use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
@@ -242,8 +242,8 @@ pub struct Metadata {
     pub rollbacks: Vec<Rollback>,
     /// Named moments.
     pub snapshots: Snapshots,
-    /// Writable snapshots, by number.
-    pub branches: BTreeMap<u32, Branch>,
+    /// Writable snapshots.
+    pub branches: Branches,
     /// Linear objects.
     pub objects: Objects,
     names_max: usize,
@@ -343,11 +343,6 @@ impl Metadata {
         self.rows.range(HOME_FIRST..)
     }
 
-    /// Whether a snapshot has writable snapshots.
-    pub fn has_branches(&self, snapshot: u64) -> bool {
-        self.branches.values().any(|branch| branch.parent == snapshot && !branch.given_up)
-    }
-
     /// Snapshots and writable snapshots, those that have been given up among them.
     pub fn names(&self) -> usize {
         self.snapshots.len() + self.branches.len()
@@ -355,9 +350,8 @@ impl Metadata {
 
     /// The snapshot or writable snapshot of this name, if there is one.
     pub fn named(&self, name: &str) -> Option<Named<'_>> {
-        let snapshot = self.snapshots.named(name);
-        let branch = || self.branches.values().find(|one| one.name == name && !one.given_up);
-        snapshot.map(Named::Snapshot).or_else(|| branch().map(Named::Branch))
+        let snapshot = self.snapshots.named(name).map(Named::Snapshot);
+        snapshot.or_else(|| self.branches.named(name).map(Named::Branch))
     }
 
     /// Blocks that live.
@@ -448,12 +442,12 @@ impl Metadata {
             Change::Branch(body, name) => {
                 let branch = Branch::from_change(body, name)?;
                 let has_parent = branch.given_up || self.snapshots.get(branch.parent).is_some();
-                self.branches.insert(branch.number, branch);
+                self.branches.insert(branch);
                 if !has_parent || self.names() > self.names_max {
                     return None;
                 }
             }
-            Change::BranchRemoved(number) => drop(self.branches.remove(number)?),
+            Change::BranchRemoved(number) => drop(self.branches.remove(*number)?),
             Change::Object(body, runs) => self.object(&Object::from_change(body, runs)?)?,
         }
         Some(())

@@ -135,8 +135,8 @@ pub struct Snapshots {
     by_number: BTreeMap<u64, Snapshot>,
     /// The numbers of names that are in use.
     by_name: BTreeMap<String, u64>,
-    /// Moment and number of those that are kept.
-    kept: BTreeSet<(Moment, u64)>,
+    /// Moment and number of each.
+    by_moment: BTreeSet<(Moment, u64)>,
     /// The numbers of those whose moments are to be swept.
     to_sweep: BTreeSet<u64>,
 }
@@ -151,11 +151,10 @@ impl Snapshots {
         if snapshot.keeping.has_name() {
             self.by_name.insert(snapshot.name.clone(), number);
         }
-        match snapshot.keeping {
-            Keeping::Kept => drop(self.kept.insert((moment, number))),
-            Keeping::GivenUp | Keeping::Breaking => drop(self.to_sweep.insert(number)),
-            Keeping::Broken => {}
+        if matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking) {
+            self.to_sweep.insert(number);
         }
+        self.by_moment.insert((moment, number));
         self.by_number.insert(number, snapshot);
     }
 
@@ -165,7 +164,7 @@ impl Snapshots {
         if self.by_name.get(&gone.name) == Some(&number) {
             self.by_name.remove(&gone.name);
         }
-        self.kept.remove(&(gone.moment(), number));
+        self.by_moment.remove(&(gone.moment(), number));
         self.to_sweep.remove(&number);
         Some(gone)
     }
@@ -209,12 +208,27 @@ impl Snapshots {
 
     /// Those that are kept, the oldest moment first.
     pub fn kept(&self) -> impl Iterator<Item = &Snapshot> {
-        self.kept.iter().filter_map(|(_, number)| self.get(*number))
+        let all = self.by_moment.iter().filter_map(|(_, number)| self.get(*number));
+        all.filter(|one| one.keeping == Keeping::Kept)
+    }
+
+    /// Those of one moment.
+    pub fn at(&self, moment: Moment) -> impl Iterator<Item = &Snapshot> {
+        self.between(moment, moment)
+    }
+
+    /// Those of one branch, or of the volume itself.
+    pub fn of_branch(&self, branch: u32) -> impl Iterator<Item = &Snapshot> {
+        self.between(Moment { branch, sequence: 0 }, Moment { branch, sequence: u64::MAX })
+    }
+
+    fn between(&self, first: Moment, last: Moment) -> impl Iterator<Item = &Snapshot> {
+        self.by_moment.range((first, 0)..=(last, u64::MAX)).filter_map(|(_, number)| self.get(*number))
     }
 
     /// Whether one that is kept has this moment.
     pub fn keeps(&self, moment: Moment) -> bool {
-        self.kept.range((moment, 0)..=(moment, u64::MAX)).next().is_some()
+        self.at(moment).any(|one| one.keeping == Keeping::Kept)
     }
 
     /// Those whose moments are to be swept, by their numbers.
@@ -257,24 +271,26 @@ mod tests {
                 let name = format!("of {}", if keeping.has_name() { number } else { random.below(40) });
                 let sequence = random.below(20);
                 let lock = SnapshotLock::default();
-                all.insert(Snapshot { number, branch: 0, sequence, time_unix_ns: 0, keeping, name, lock });
+                let branch = random.below(3) as u32;
+                all.insert(Snapshot { number, branch, sequence, time_unix_ns: 0, keeping, name, lock });
             }
             let scan = |keeping: &[Keeping]| -> Vec<&Snapshot> {
                 all.values().filter(|one| keeping.contains(&one.keeping)).collect()
             };
             let mut kept = scan(&[Keeping::Kept]);
-            kept.sort_by_key(|one| (one.sequence, one.number));
+            kept.sort_by_key(|one| (one.moment(), one.number));
             assert_eq!(all.kept().collect::<Vec<_>>(), kept);
             assert_eq!(all.to_sweep().collect::<Vec<_>>(), scan(&[Keeping::GivenUp, Keeping::Breaking]));
             for at in 0..41 {
                 let of_name =
                     all.values().find(|one| one.name == format!("of {at}") && one.keeping.has_name());
                 assert_eq!(all.named(&format!("of {at}")), of_name);
-                assert_eq!(
-                    all.keeps(Moment { branch: 0, sequence: at }),
-                    kept.iter().any(|one| one.sequence == at)
-                );
+                let moment = Moment { branch: 1, sequence: at };
+                assert_eq!(all.keeps(moment), kept.iter().any(|one| one.moment() == moment));
+                assert!(all.at(moment).eq(all.values().filter(|one| one.moment() == moment)));
             }
+            let of_one = all.values().filter(|one| one.branch == 1).map(|one| one.number);
+            assert_eq!(all.of_branch(1).map(|one| one.number).collect::<BTreeSet<_>>(), of_one.collect());
             assert!(all.get(all.next_number()).is_none() && all.len() <= 40);
             assert_eq!(all.is_empty(), all.values().next().is_none());
         }

@@ -22,6 +22,9 @@ const THIN_EVERY: u64 = 4;
 const GO_BACK_OF: u64 = 5;
 /// Of so many roomy plays of a log, three take snapshots.
 const SNAPSHOTS_OF: u64 = 7;
+/// Of so many plays, one writes them so many times as often as others.
+const OFTEN_OF: u64 = 8;
+const OFTEN: u64 = 8;
 /// Room for what has names.
 const SNAPSHOT_VOLUMES: u64 = 5;
 /// Room for what writable snapshots are given.
@@ -365,15 +368,16 @@ impl Script {
         }
     }
 
-    /// Half of the plays with snapshots write some of them. Its own numbers are drawn, so that the others stay what they
-    /// were.
+    /// Half of the plays with snapshots write some of them, some of these do so often. Its own numbers are drawn, so that
+    /// the others stay what they were.
     fn write_snapshots(&mut self) {
         if !self.seed.is_multiple_of(2) {
             return;
         }
         let random = &mut Random::from_seed(self.seed ^ 0xB2A4_C400_0000_0001);
         self.device_bytes += BRANCH_VOLUMES * self.volume_bytes;
-        for _ in 0..6 + random.below(10) {
+        let times = if self.seed % OFTEN_OF == 4 { OFTEN } else { 1 };
+        for _ in 0..times * (6 + random.below(10)) {
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, Step::Branch { which: random.next_u64() });
         }

@@ -7,12 +7,12 @@
 //! Invariant: before the first write, the device durably says that it has gone on without its log, and from then on the log's
 //! device is refused beside it: what that holds of the past knows nothing of what was overwritten.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::open::{check, refuse_unknown_features};
 use super::roles::{describe, own_role};
-use super::{Inner, OpenMode, Volume, format_id};
+use super::{OpenMode, Volume, format_id};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
@@ -22,7 +22,7 @@ use crate::format::superblock::{
 use crate::object::linear::Linear;
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::superblock;
-use crate::runtime::{FailureFlag, RangeLock};
+use crate::runtime::FailureFlag;
 use crate::store::{Alone, Backend, Store};
 
 /// Which image is asked for of a base without its log.
@@ -77,20 +77,9 @@ impl Volume {
             superblock::write(device, &record, &failed).await?;
         }
         let base = Linear::new(device, record.base);
-        Ok(Self(Rc::new(Inner {
-            store: Store::Alone(Alone { base, backend, log_id: id }),
-            lock: RangeLock::default(),
-            failed,
-            closed: Cell::new(false),
-            read_only: mode == OpenMode::ReadOnly,
-            size_bytes: record.volume_bytes.get(),
-            block_bytes: u64::from(record.block_bytes.get()),
-            superblock: Rc::new(RefCell::new(record)),
-            origin: None,
-            writable: RefCell::default(),
-            device: device.clone(),
-            volume_device: None,
-        })))
+        let store = Store::Alone(Alone { base, backend, log_id: id });
+        let superblock = Rc::new(RefCell::new(record));
+        Ok(Self::opened(store, device.clone().into(), superblock, failed, mode == OpenMode::ReadOnly, None))
     }
 }
 

@@ -1,12 +1,10 @@
 //! Writable snapshots of a volume.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{Inner, Volume};
+use super::{Devices, Volume};
 use crate::error::Result;
 use crate::format::superblock::FEATURE_BRANCHES;
-use crate::runtime::RangeLock;
 use crate::store::Store;
 use crate::store::log::{Image, SnapshotInfo};
 
@@ -50,22 +48,12 @@ impl Volume {
             return Ok(volume);
         }
         self.check_open("open writable snapshot")?;
-        let opened = Rc::new(Inner {
-            device: self.0.device.clone(),
-            volume_device: self.0.volume_device.clone(),
-            store: Store::Log(store),
-            superblock: Rc::clone(&self.0.superblock),
-            lock: RangeLock::default(),
-            failed: self.0.failed.clone(),
-            closed: Cell::new(false),
-            read_only: self.0.read_only,
-            size_bytes: self.0.size_bytes,
-            block_bytes: self.0.block_bytes,
-            origin: Some(self.clone()),
-            writable: RefCell::default(),
-        });
-        self.0.writable.borrow_mut().insert(name.to_string(), Rc::downgrade(&opened));
-        Ok(Self(opened))
+        let devices = Devices { pool: self.0.device.clone(), volume: self.0.volume_device.clone() };
+        let (superblock, failed) = (Rc::clone(&self.0.superblock), self.0.failed.clone());
+        let (store, origin) = (Store::Log(store), Some(self.clone()));
+        let opened = Self::opened(store, devices, superblock, failed, self.0.read_only, origin);
+        self.0.writable.borrow_mut().insert(name.to_string(), Rc::downgrade(&opened.0));
+        Ok(opened)
     }
 
     /// The name of the writable snapshot that this is; none for the volume itself.

@@ -92,6 +92,34 @@ struct Inner {
     writable: RefCell<BTreeMap<String, Weak<Inner>>>,
 }
 
+impl Volume {
+    /// A volume as it is when it has just been opened.
+    fn opened(
+        store: Store,
+        devices: Devices,
+        superblock: Rc<RefCell<Superblock>>,
+        failed: FailureFlag,
+        read_only: bool,
+        origin: Option<Volume>,
+    ) -> Self {
+        let record = *superblock.borrow();
+        Self(Rc::new(Inner {
+            device: devices.pool,
+            volume_device: devices.volume,
+            store,
+            superblock,
+            lock: RangeLock::default(),
+            failed,
+            closed: Cell::new(false),
+            read_only,
+            size_bytes: record.volume_bytes.get(),
+            block_bytes: record.block_bytes.get().into(),
+            origin,
+            writable: RefCell::default(),
+        }))
+    }
+}
+
 /// Where the log keeps what has been written, so that it is durable without the volume's own blocks. Whatever it is,
 /// after a flush everything is durable, or the flush has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

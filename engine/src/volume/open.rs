@@ -1,11 +1,11 @@
 //! Opening, inspecting and closing a volume.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::create::SEGMENT_BLOCKS;
 use super::roles::{check_pool_role, home_device};
-use super::{BLOCK_BYTES_MAX, Devices, Inner, Volume, VolumeInfo};
+use super::{BLOCK_BYTES_MAX, Devices, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
@@ -16,7 +16,7 @@ use crate::pool::layout::HEAD_BYTES;
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::snapshots::SNAPSHOTS_MAX;
 use crate::pool::superblock;
-use crate::runtime::{FailureFlag, RangeLock};
+use crate::runtime::FailureFlag;
 use crate::store::log::{Access, OpenOptions};
 use crate::store::{Backend, Store};
 use crate::units::SECTOR_BYTES;
@@ -82,20 +82,9 @@ impl Volume {
         };
         let store = Store::open(&device, &record, access, options, home, failed.clone()).await;
         let store = store.map_err(|error| error.or_on(device.name()))?;
-        Ok(Self(Rc::new(Inner {
-            store,
-            lock: RangeLock::default(),
-            failed,
-            closed: Cell::new(false),
-            read_only: mode == OpenMode::ReadOnly,
-            size_bytes: record.volume_bytes.get(),
-            block_bytes: u64::from(record.block_bytes.get()),
-            superblock: Rc::new(RefCell::new(record)),
-            origin: None,
-            writable: RefCell::default(),
-            device,
-            volume_device,
-        })))
+        let (devices, superblock) =
+            (Devices { pool: device, volume: volume_device }, Rc::new(RefCell::new(record)));
+        Ok(Self::opened(store, devices, superblock, failed, mode == OpenMode::ReadOnly, None))
     }
 
     /// What the volume on a device is. Writes nothing.

@@ -197,7 +197,8 @@ async fn judge(rig: &Rig, bases: &Bases, played: &Played, crash: Crash, coverage
         coverage.note("after recovery: went on, crashed, nothing old came back");
     }
     if number.is_multiple_of(CRASH_AGAIN_EVERY) {
-        crash_again(rig, &crashed, &found, which).await;
+        let find = async |disk: &SimulatedDisk| rig::recover(rig, disk).await.1;
+        rig::crash_again(rig, &crashed, &found, find, which).await;
         coverage.note("after recovery: crashed again, the same image");
         let (volume, ..) = rig::recover(rig, &crashed.after_cut(&rig.calendar, |_, _| true)).await;
         past(&volume, played, entries as usize).await;
@@ -230,27 +231,6 @@ async fn go_on(rig: &Rig, volume: Volume, disk: &SimulatedDisk, found: &Found, w
     let mut image = found.image;
     image[2..5].fill(777_777);
     assert_eq!(again, Found { sequence: found.sequence + 1, image }, "{which}: after it went on");
-}
-
-/// Crashes at each request of recovery, with everything, nothing, or half of the last write surviving.
-async fn crash_again(rig: &Rig, crashed: &SimulatedDisk, found: &Found, which: &str) {
-    for requests in 0..REQUESTS_MAX {
-        let disk = crashed.after_cut(&rig.calendar, |_, _| true);
-        if !rig::recover_partly(rig, &disk, requests).await {
-            disk.cut_power();
-            return;
-        }
-        let last = disk.unflushed().len().wrapping_sub(1);
-        let half = |write, sector: u64| write != last || sector.is_multiple_of(2);
-        let fates: [&dyn Fn(usize, u64) -> bool; 3] = [&|_, _| true, &|_, _| false, &half];
-        for (fate, keeps) in fates.into_iter().enumerate() {
-            let again = disk.after_cut(&rig.calendar, keeps);
-            let (_volume, second, _) = rig::recover(rig, &again).await;
-            assert_eq!(second, *found, "{which}: crash {fate} at request {requests} of recovery");
-        }
-        disk.cut_power();
-    }
-    panic!("{which}: recovery comes to no end");
 }
 
 /// Whether a batch of an earlier lap lies where the newest batch on the disk ends.

@@ -413,7 +413,8 @@ async fn judge(
         disk.cut_power();
     }
     if number.is_multiple_of(CRASH_AGAIN_EVERY) {
-        crash_again(rig, crashed, &found, which).await;
+        let find = async |disk: &SimulatedDisk| recover(rig, disk).await.1;
+        rig::crash_again(rig, crashed, &found, find, which).await;
         coverage.note("after recovery: crashed again, the same images");
     }
 }
@@ -453,27 +454,6 @@ async fn go_on(rig: &Rig, volume: Volume, disk: &SimulatedDisk, found: &Found, w
         volume.delete_snapshot(name).await.unwrap();
     }
     assert_eq!(rig::image_of(&volume).await, expected.image, "{which}: after all snapshots were deleted");
-}
-
-/// Crashes at each request of recovery, with everything, nothing, or half of the last write surviving.
-async fn crash_again(rig: &Rig, crashed: &SimulatedDisk, first: &Found, which: &str) {
-    for requests in 0..REQUESTS_MAX {
-        let disk = crashed.after_cut(&rig.calendar, |_, _| true);
-        if !rig::recover_partly(rig, &disk, requests).await {
-            disk.cut_power();
-            return;
-        }
-        let last = disk.unflushed().len().wrapping_sub(1);
-        let half = |write, sector: u64| write != last || sector.is_multiple_of(2);
-        let fates: [&dyn Fn(usize, u64) -> bool; 3] = [&|_, _| true, &|_, _| false, &half];
-        for (fate, keeps) in fates.into_iter().enumerate() {
-            let again = disk.after_cut(&rig.calendar, keeps);
-            let (_volume, second) = recover(rig, &again).await;
-            assert_eq!(second, *first, "{which}: crash {fate} at request {requests} of recovery");
-        }
-        disk.cut_power();
-    }
-    panic!("{which}: recovery comes to no end");
 }
 
 /// The triples with a snapshot or a deletion among them.

@@ -2,6 +2,7 @@
 //! of the disk; recovery.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Debug;
 use std::rc::Rc;
 
 use icecore::device::simulated::{Fault, SimulatedDisk};
@@ -15,6 +16,7 @@ use icecore::store::log::RecoveryReport;
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
+use crate::REQUESTS_MAX;
 use crate::oracle::{Image, Op, Oracle, REGIONS};
 
 /// The volume's block and region, and the disk's sector: what is torn is told to the block.
@@ -319,4 +321,31 @@ pub async fn recover_partly(rig: &Rig, disk: &SimulatedDisk, requests: u64) -> b
     rig.context.sleep(SETTLE_NS).await;
     opening.abort();
     stopped.get()
+}
+
+/// Crashes at each request of recovery, with everything, nothing, or half of the last write surviving: `find`, which opens
+/// a disk, finds what it found the first time.
+pub async fn crash_again<F: PartialEq + Debug>(
+    rig: &Rig,
+    crashed: &SimulatedDisk,
+    first: &F,
+    find: impl AsyncFn(&SimulatedDisk) -> F,
+    which: &str,
+) {
+    for requests in 0..REQUESTS_MAX {
+        let disk = crashed.after_cut(&rig.calendar, |_, _| true);
+        if !recover_partly(rig, &disk, requests).await {
+            disk.cut_power();
+            return;
+        }
+        let last = disk.unflushed().len().wrapping_sub(1);
+        let half = |write, sector: u64| write != last || sector.is_multiple_of(2);
+        let fates: [&dyn Fn(usize, u64) -> bool; 3] = [&|_, _| true, &|_, _| false, &half];
+        for (fate, keeps) in fates.into_iter().enumerate() {
+            let second = find(&disk.after_cut(&rig.calendar, keeps)).await;
+            assert_eq!(second, *first, "{which}: crash {fate} at request {requests} of recovery");
+        }
+        disk.cut_power();
+    }
+    panic!("{which}: recovery comes to no end");
 }

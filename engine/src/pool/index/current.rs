@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use crate::format::index_page::{BASE, INHERITED, IndexEntry, ZERO};
+use crate::format::index_page::{BASE, INHERITED, IndexEntry, ZERO, has_slots};
 use crate::units::address_of;
 
 /// Blocks of a page.
@@ -82,7 +82,7 @@ impl Version {
 
     /// Whether it has a slot of its own.
     pub fn has_slot(&self) -> bool {
-        !matches!(self.virtual_segment, ZERO | BASE | INHERITED)
+        has_slots(self.virtual_segment)
     }
 
     /// Whether it lies at its place in the base. Nobody knows its checksum.

@@ -185,7 +185,7 @@ fn follows(batch: &Batch, tail: &Tail, openings: &[Opening]) -> bool {
 
 /// Whether there is a branch of this number.
 fn is_known(contents: &Contents, branch: u32) -> bool {
-    branch == 0 || contents.journal().state().branches.contains_key(&branch)
+    branch == 0 || contents.journal().state().branches.get(branch).is_some()
 }
 
 /// Whether there is, or was, an object with the place that an entry names.

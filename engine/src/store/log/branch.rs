@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::{Core, LogStore, Reserved, SnapshotInfo};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
-use crate::pool::branches::{BRANCH_NUMBER_MAX, Branch};
+use crate::pool::branches::Branch;
 use crate::pool::index::current::Version;
 use crate::pool::index::merge::Readers;
 use crate::pool::metadata::{Metadata, Named};
@@ -68,8 +68,8 @@ impl LogStore {
                     Some(Named::Snapshot(parent)) if parent.keeping == Keeping::Kept => parent.number,
                     _ => return Vec::new(),
                 };
-                let number = (1..BRANCH_NUMBER_MAX).find(|number| !state.branches.contains_key(number));
-                let Some(number) = number else { unreachable!("there is room for fewer names") };
+                let free = state.branches.free_number();
+                let Some(number) = free else { unreachable!("there is room for fewer names") };
                 let branch = Branch { number, parent, time_unix_ns, given_up: false, name: name.to_string() };
                 made = Ok(core.info_of_branch(state, &branch));
                 vec![branch.change()]
@@ -104,7 +104,7 @@ impl LogStore {
     /// The name of the writable snapshot that this is the store of; none for the volume itself.
     pub fn branch_name(&self) -> Option<String> {
         let state = self.core.contents.journal().state();
-        state.branches.get(&self.branch).map(|branch| branch.name.clone())
+        state.branches.get(self.branch).map(|branch| branch.name.clone())
     }
 
     /// Refuses what can be done with the volume alone.
@@ -115,9 +115,12 @@ impl LogStore {
         Err(Error::new(name, Reason::NotOfSnapshots).on(self.core.device.name()))
     }
 
-    /// Room for what a write to the branch adds to what snapshots keep.
-    pub(super) async fn room_in_branch(&self, first: u64, blocks: u64) -> Result<Reserved<'_>> {
+    /// Room for what a write to the branch adds to what snapshots keep, where that has a limit of its own.
+    pub(super) async fn room_in_branch(&self, first: u64, blocks: u64) -> Result<Option<Reserved<'_>>> {
         let contents = &self.core.contents;
+        if self.core.space.limit_blocks.is_none() {
+            return Ok(None);
+        }
         loop {
             let mut more = 0;
             for address in first..first + blocks {
@@ -125,7 +128,7 @@ impl LogStore {
                 more += u64::from(!now.has_slot() || contents.is_kept(address, &now));
             }
             if let Some(reserved) = self.reserve(more).await? {
-                return Ok(reserved);
+                return Ok(Some(reserved));
             }
         }
     }
@@ -154,8 +157,7 @@ impl Core {
 
     /// Refuses to give up a branch that somebody has open, or that has snapshots.
     pub(super) fn check_unused(&self, state: &Metadata, branch: &Branch) -> Result<()> {
-        let is_of = |snapshot: u32, has_name: bool| snapshot == branch.number && has_name;
-        if state.snapshots.values().any(|one| is_of(one.branch, one.keeping.has_name())) {
+        if state.snapshots.of_branch(branch.number).any(|one| one.keeping.has_name()) {
             return Err(self.has_children(&branch.name));
         }
         let is_open = self.open_branches.open.borrow().contains(&branch.number);
@@ -174,9 +176,8 @@ impl Core {
     /// A branch that has been given up and whose snapshots are gone.
     pub(super) fn dropped_branch(&self) -> Option<u32> {
         let state = self.contents.journal().state();
-        let is_free = |branch: &&Branch| {
-            branch.given_up && !state.snapshots.values().any(|one| one.branch == branch.number)
-        };
+        let is_free =
+            |branch: &&Branch| branch.given_up && state.snapshots.of_branch(branch.number).next().is_none();
         state.branches.values().find(is_free).map(|branch| branch.number)
     }
 

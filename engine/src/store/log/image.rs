@@ -82,7 +82,7 @@ impl Core {
         }
         let parent = {
             let state = self.contents.journal().state();
-            state.branches.get(&branch).and_then(|branch| state.snapshots.get(branch.parent)).cloned()
+            state.branches.get(branch).and_then(|branch| state.snapshots.get(branch.parent)).cloned()
         };
         match parent {
             Some(parent) => Ok(Some(Rc::new(self.pin_image(parent.moment(), BTreeSet::new())?))),
@@ -256,27 +256,32 @@ impl Image {
             let reading = self.core.read_versions(address, &versions, parent, buf, Cause::Application);
             let (result, back) = reading.await;
             buf = back;
-            match result {
-                Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => {
-                    looked_up = self.versions(first, blocks).await;
-                    // Unless it has been given another name meanwhile, or has come home, it is damaged.
-                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
-                        return (Err(error), buf);
-                    }
-                }
+            let doubt = match result {
+                // It may have been given another name meanwhile, or have come home.
+                Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => error,
                 Ok(()) if self.core.may_have_moved(&versions, changes) => {
                     changes = self.core.placing.changes();
                     looked_up = self.versions(first, blocks).await;
+                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                        return (Ok(()), buf);
+                    }
+                    continue;
                 }
                 // It may have been saved, and then overwritten, while it was read.
                 Ok(()) if self.core.backend == Backend::Cow => {
                     match self.is_as_read(first, &versions).await {
                         Ok(true) => return (Ok(()), buf),
-                        Ok(false) => looked_up = self.versions(first, blocks).await,
+                        Ok(false) => Error::new("read image", Reason::MetadataDamaged)
+                            .on(self.core.device.name())
+                            .at(offset.0),
                         Err(error) => return (Err(error), buf),
                     }
                 }
                 result => return (result, buf),
+            };
+            looked_up = self.versions(first, blocks).await;
+            if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                return (Err(doubt), buf);
             }
         }
     }

@@ -189,7 +189,9 @@ impl LogStore {
         core.log()?;
         let to_delete = |state: &Metadata| match state.named(name) {
             None => Err(core.no_snapshot(name)),
-            Some(Named::Snapshot(found)) if state.has_branches(found.number) => Err(core.has_children(name)),
+            Some(Named::Snapshot(found)) if state.branches.has_of(found.number) => {
+                Err(core.has_children(name))
+            }
             Some(Named::Snapshot(found)) => {
                 let refused = |reason| Error::new("delete snapshot", reason).on(core.device.name());
                 core.refuse_if_locked(found).map_err(refused)?;
@@ -241,7 +243,7 @@ impl Core {
         let now_unix_ns = self.device.context().unix_time_ns();
         SnapshotInfo {
             name: snapshot.name.clone(),
-            of: state.branches.get(&snapshot.branch).map(|branch| branch.name.clone()),
+            of: state.branches.get(snapshot.branch).map(|branch| branch.name.clone()),
             writable: false,
             sequence: Seq(snapshot.sequence),
             time_unix_ns: snapshot.time_unix_ns,
@@ -289,8 +291,7 @@ impl Core {
     /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
     pub(super) fn is_broken(&self, moment: Moment) -> bool {
         let state = self.contents.journal().state();
-        let is_one = |one: &Snapshot| one.keeping != Keeping::Kept && one.moment() == moment;
-        !self.contents.can_open(moment) && state.snapshots.values().any(is_one)
+        !self.contents.can_open(moment) && state.snapshots.at(moment).any(|one| one.keeping != Keeping::Kept)
     }
 
     /// A snapshot that has been deleted and not swept, or a moment that nobody has open any more.

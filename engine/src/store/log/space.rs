@@ -77,6 +77,21 @@ impl Drop for Reserved<'_> {
     }
 }
 
+/// A write that waits for room. One that is dropped meanwhile asks for nothing any more.
+#[derive(Debug)]
+struct Waiting<'a> {
+    core: &'a Core,
+    is_over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.core.ask_again();
+        }
+    }
+}
+
 impl LogStore {
     /// Room for so many more blocks. `None` where it had to be waited for: what they are for may be gone by now.
     pub(in crate::store) async fn reserve(&self, blocks: u64) -> Result<Option<Reserved<'_>>> {
@@ -109,7 +124,9 @@ impl LogStore {
             space.break_wanted.set(true);
         }
         core.log()?.progress.give();
+        let mut waiting = Waiting { core, is_over: false };
         core.settled.wait().await;
+        waiting.is_over = true;
         Ok(None)
     }
 }
@@ -133,7 +150,8 @@ impl Core {
     fn oldest_unlocked(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
         // What has writable snapshots is theirs too.
-        let may_go = |one: &&Snapshot| self.refuse_if_locked(one).is_ok() && !state.has_branches(one.number);
+        let may_go =
+            |one: &&Snapshot| self.refuse_if_locked(one).is_ok() && !state.branches.has_of(one.number);
         let oldest = state.snapshots.kept().filter(may_go).min_by_key(|snapshot| snapshot.sequence);
         oldest.cloned()
     }

@@ -1,0 +1,10 @@
+//! The runner as its users run it: suites, their results, and what the reports draw.
+//!
+//! One program of tests, so that it is linked once.
+
+mod honest;
+mod recovery;
+mod report;
+mod run;
+mod snapshots;
+mod support;

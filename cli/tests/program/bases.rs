@@ -1,0 +1,110 @@
+//! The program on `cow` and `overlay` volumes: their options, snapshots, room for these, folding; and that nobody reads
+//! the past of a volume that somebody overwrites in place.
+
+use icecore::device::{Access, Caching, Device};
+use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
+
+use crate::support::*;
+
+const BACKENDS: [&str; 2] = ["cow", "overlay"];
+
+fn made(backend: &str, more: &[&str]) -> Image {
+    let image = Image::new(64 * MIB);
+    let base = ["create", "--device", &image.path, "--destroy", &image.destroy(), "--backend", backend];
+    icecore(&[&base, more].concat()).ok();
+    image
+}
+
+#[test]
+fn snapshots_show_what_was_and_the_check_finds_nothing() {
+    for backend in BACKENDS {
+        let image = made(backend, &[]);
+        let path = &image.path;
+        write(path, 5000, &[b'A'; 100_000]).ok();
+        icecore(&["snapshot", "create", path, "monday"]).ok();
+        write(path, 10_000, &[b'B'; 50_000]).ok();
+        assert_eq!(read(path, 9_998, 4).ok().text(), "AABB");
+        let past = ["read", path, "--offset", "9998", "--length", "4", "--at", "monday"];
+        assert_eq!(icecore(&past).ok().text(), "AAAA", "{backend}");
+        icecore(&["check", path]).ok();
+        let info = icecore(&["inspect", path, "--json"]).ok().json();
+        assert_eq!(info["features"], serde_json::json!(["log", "base", "snapshots"]));
+        assert_eq!(info["snapshots"][0]["broken"], false);
+        // While somebody may overwrite it, nothing tells what was read of it.
+        let runtime = Runtime::new(RuntimeOptions { io_mode: IoMode::Blocking, ..RuntimeOptions::default() });
+        let runtime = runtime.unwrap();
+        let held =
+            Device::open(runtime.context(), path.as_ref(), Access::Exclusive, Caching::PageCache).unwrap();
+        icecore(&past).refused(3, "already open");
+        drop(held);
+        icecore(&["snapshot", "delete", path, "monday"]).ok();
+        assert_eq!(read(path, 9_998, 4).ok().text(), "AABB");
+    }
+}
+
+#[test]
+fn linear_objects_are_asked_for_shown_and_refused_when_one_is_too_many() {
+    for backend in BACKENDS {
+        let image = made(backend, &["--objects", "linear"]);
+        let path = &image.path;
+        let info = icecore(&["inspect", path, "--json"]).ok().json();
+        assert_eq!((&info["objects"], &info["size_bytes"]), (&"linear".into(), &(16 * MIB).into()));
+        assert!(info["features"].as_array().unwrap().contains(&"linear objects".into()), "{info}");
+        write(path, 0, &vec![b'A'; 3 << 20]).ok();
+        icecore(&["snapshot", "create", path, "monday"]).ok();
+        icecore(&["snapshot", "create", path, "tuesday"]).ok();
+        icecore(&["snapshot", "create", path, "wednesday"]).refused(4, "delete some, or grow the pool");
+        write(path, 0, &vec![b'B'; 3 << 20]).ok();
+        let past = ["read", path, "--offset", "0", "--length", "4", "--at", "monday"];
+        assert_eq!(icecore(&past).ok().text(), "AAAA", "{backend}");
+        icecore(&["snapshot", "delete", path, "monday"]).ok();
+        icecore(&["snapshot", "create", path, "wednesday"]).ok();
+        icecore(&["check", path]).ok();
+    }
+    let image = Image::new(64 * MIB);
+    let wrong = ["create", "--device", &image.path, "--destroy", &image.destroy(), "--backend", "log"];
+    icecore(&[&wrong[..], &["--objects", "linear"]].concat()).refused(64, "only snapshots of cow and overlay");
+}
+
+#[test]
+fn the_oldest_snapshots_are_broken_or_writes_refused_where_there_is_no_room() {
+    for backend in BACKENDS {
+        for breaks in [false, true] {
+            let options = ["--snapshot-space", "1M", "--break-snapshots"];
+            let image = made(backend, if breaks { &options } else { &options[..2] });
+            let path = &image.path;
+            icecore(&["snapshot", "create", path, "monday"]).ok();
+            let written = write(path, 0, &vec![b'A'; 3 << 20]);
+            match breaks {
+                false => drop(written.refused(4, "take all of the 1048576 bytes")),
+                true => drop(written.ok()),
+            }
+            let listed = icecore(&["snapshot", "list", path]).ok().text();
+            assert_eq!(listed.contains("broken"), breaks, "{backend}: {listed}");
+            let past = icecore(&["read", path, "--offset", "0", "--length", "4", "--at", "monday"]);
+            match breaks {
+                false => assert_eq!(past.ok().text(), "\0\0\0\0"),
+                true => drop(past.refused(4, "is broken")),
+            }
+            icecore(&["check", path]).ok();
+        }
+    }
+}
+
+#[test]
+fn folding_brings_an_overlay_home_and_is_refused_where_there_is_none_or_somebody_sees_the_base() {
+    let image = made("overlay", &[]);
+    let path = &image.path;
+    icecore(&["snapshot", "create", path, "monday"]).ok();
+    write(path, 0, &[b'A'; 8192]).ok();
+    icecore(&["fold", path]).refused(3, "the base is the image of snapshot \"monday\"");
+    icecore(&["snapshot", "delete", path, "monday"]).ok();
+    let folded = icecore(&["fold", path, "--json"]).ok().json();
+    assert_eq!((&folded["overlay_before_bytes"], &folded["overlay_bytes"]), (&8192.into(), &0.into()));
+    assert_eq!(read(path, 4095, 2).ok().text(), "AA");
+    icecore(&["check", path]).ok();
+    let cow = made("cow", &[]);
+    icecore(&["fold", &cow.path]).refused(64, "has no overlays");
+    icecore(&["snapshot", "create", &cow.path, "monday"]).ok();
+    icecore(&["snapshot", "rollback", &cow.path, "monday"]).refused(64, "does not go back by itself");
+}

@@ -1,0 +1,113 @@
+//! The program on volumes whose log and blocks lie on two devices.
+
+use crate::support::*;
+
+#[test]
+fn a_volume_and_its_log_on_two_devices() {
+    let (log, volume) = (Image::new(64 * MIB), Image::new(32 * MIB));
+    let base = [
+        "create",
+        "--device",
+        &log.path,
+        "--destroy",
+        &log.destroy(),
+        "--backend",
+        "linear",
+        "--size",
+        "16M",
+    ];
+    let apart = ["--volume-device", &volume.path];
+    // Neither is overwritten without its exact name.
+    let before = (log.bytes(), volume.bytes());
+    icecore(&[&base[..], &apart].concat()).refused(3, "--destroy");
+    let other = log.destroy();
+    icecore(&[&base[..], &apart, &["--destroy-volume-device", &other]].concat())
+        .refused(3, "does not name this device");
+    assert_eq!((log.bytes(), volume.bytes()), before);
+    let made =
+        icecore(&[&base[..], &apart, &["--destroy-volume-device", &volume.destroy(), "--json"]].concat());
+    let made = made.ok().json();
+    assert_eq!((&made["roles"][0]["role"], &made["roles"][1]["role"]), (&"volume".into(), &"log".into()));
+
+    let on = |path: &str, more: &[&str]| {
+        icecore_with(&[&["write", path, "--offset", "4100"][..], more].concat(), b"apart")
+    };
+    let before = (log.bytes(), volume.bytes());
+    let missing = made["roles"][0]["device_id"].as_str().unwrap();
+    let refused = on(&log.path, &[]).refused(4, &format!("its volume device, {missing}, is missing"));
+    assert!(refused.stderr.contains("--volume-device PATH"), "{}", refused.stderr);
+    on(&volume.path, &["--volume-device", &log.path]).refused(64, "it is not the log device of this pool");
+    icecore(&["inspect", &volume.path]).refused(64, "it is the volume device");
+    assert_eq!((log.bytes(), volume.bytes()), before, "what is refused writes nothing");
+    on(&log.path, &apart).ok();
+    let read = ["read", &log.path, "--offset", "4100", "--length", "5"];
+    assert_eq!(icecore(&[&read[..], &apart].concat()).ok().stdout, b"apart");
+    icecore(&read).refused(4, "is missing");
+    let info = icecore(&[&["inspect", &log.path, "--json"][..], &apart].concat()).ok().json();
+    assert_eq!(
+        (&info["device"], &info["volume_device"]),
+        (&log.path.as_str().into(), &volume.path.as_str().into())
+    );
+    assert_eq!((&info["features"], &info["id"]), (&serde_json::json!(["log", "volume device"]), &made["id"]));
+    icecore(&["apply", &log.path]).refused(4, "is missing");
+    let commands: [&[&str]; 4] = [&["apply"], &["pin"], &["accept", "--through", "1"], &["accept", "--all"]];
+    for command in commands {
+        let done = icecore(&[command, &[&log.path, "--json"], &apart].concat()).ok().json();
+        assert_eq!((&done["applied"], &done["extents"]), (&1.into(), &1.into()), "{command:?}");
+    }
+    let home = volume.bytes().0;
+    assert!(home.windows(5).any(|bytes| bytes == b"apart"), "it is on the volume's device");
+    icecore(&["check", &log.path]).refused(4, "does not cover");
+    icecore(&["grow", &log.path]).refused(64, "two devices");
+    let plain = Image::with_volume(16 * MIB, &[]);
+    let extra = ["read", &plain.path, "--offset", "0", "--length", "1", "--volume-device", &volume.path];
+    icecore(&extra).refused(64, "volume device = ");
+}
+
+#[test]
+fn a_base_and_its_overlays_on_two_devices() {
+    for backend in ["overlay", "cow"] {
+        let (log, base) = (Image::new(64 * MIB), Image::new(32 * MIB));
+        let apart = ["--volume-device", &base.path];
+        let create = ["create", "--device", &log.path, "--destroy", &log.destroy(), "--backend", backend];
+        let made =
+            icecore(&[&create[..], &apart, &["--destroy-volume-device", &base.destroy(), "--json"]].concat());
+        let made = made.ok().json();
+        assert_eq!(made["size_bytes"], 31 * MIB, "what the base's device has behind its superblocks");
+        assert_eq!((&made["roles"][0]["role"], &made["roles"][1]["role"]), (&"volume".into(), &"log".into()));
+        let on = |command: &[&str], input: &[u8]| icecore_with(&[command, &apart].concat(), input);
+        on(&["write", &log.path, "--offset", "4096"], b"before").ok();
+        on(&["snapshot", "create", &log.path, "T0"], b"").ok();
+        on(&["write", &log.path, "--offset", "4096"], b"behind").ok();
+        let read = ["read", &log.path, "--offset", "4096", "--length", "6"];
+        assert_eq!(on(&read, b"").ok().stdout, b"behind", "{backend}");
+        assert_eq!(on(&[&read[..], &["--at", "T0"]].concat(), b"").ok().stdout, b"before", "{backend}");
+        icecore(&read).refused(4, "is missing");
+        let lies =
+            |image: &Image| (image.bytes().0.windows(6).any(|bytes| bytes == b"before"), image.bytes().0);
+        let in_base = if backend == "cow" { &b"behind"[..] } else { b"before" };
+        assert_eq!(&lies(&base).1[(MIB + 4096) as usize..][..6], in_base, "{backend}");
+        assert_eq!(lies(&log).0, backend == "cow", "what was saved is in the log");
+        let info = on(&["inspect", &log.path, "--json"], b"").ok().json();
+        assert_eq!(info["volume_device"], base.path.as_str());
+        assert_eq!(info["features"], serde_json::json!(["log", "base", "volume device", "snapshots"]));
+        // Without its log, each is what it is for certain.
+        let alone = ["read", &base.path, "--offset", "4096", "--length", "6", "--without-log"];
+        let (shown, other) = if backend == "cow" { ("current", "oldest") } else { ("oldest", "current") };
+        assert_eq!(icecore(&[&alone[..], &[shown]].concat()).ok().stdout, in_base, "{backend}");
+        icecore(&[&alone[..], &[other]].concat())
+            .refused(4, if backend == "cow" { "is broken" } else { "is missing" });
+        if backend == "overlay" {
+            on(&["snapshot", "delete", &log.path, "T0"], b"").ok();
+            icecore(&["fold", &log.path]).refused(4, "is missing");
+            on(&["fold", &log.path], b"").ok();
+            assert_eq!(&lies(&base).1[(MIB + 4096) as usize..][..6], b"behind");
+            let write = ["write", &base.path, "--offset", "4096", "--without-log"];
+            icecore_with(&write, b"anything").refused(4, "is missing");
+        } else {
+            icecore_with(&["write", &base.path, "--offset", "4096", "--without-log"], b"alone!").ok();
+            assert_eq!(icecore(&[&alone[..], &["current"]].concat()).ok().stdout, b"alone!");
+            on(&read, b"").refused(64, "written without its log");
+        }
+    }
+}

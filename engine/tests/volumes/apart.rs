@@ -1,0 +1,173 @@
+//! A volume on two simulated disks: log and metadata on one, the blocks that have a place, of a base or of a linear
+//! volume, on the other.
+//!
+//! Included beside `vlog` by the tests of such volumes.
+
+use std::task::Poll;
+
+use icecore::device::Device;
+use icecore::device::simulated::{Event, Recorded, SimulatedDisk};
+use icecore::error::{Error, Reason};
+use icecore::runtime::sim::Calendar;
+use icecore::runtime::{OperationKind, Runtime};
+use icecore::store::Backend;
+use icecore::volume::{CreateOptions, Devices, OpenMode, OpenOptions, Volume, format_id};
+
+use crate::vlog::{BLOCK, MIB, WRITES, letters, small, write};
+
+/// A volume of 2 MiB.
+pub fn options(backend: Backend) -> CreateOptions {
+    CreateOptions { size_bytes: Some(2 * MIB), ..small(backend) }
+}
+
+/// The requests of a kind that a disk got since its recording began: offset and length.
+pub fn arrived(disk: &SimulatedDisk, which: impl Fn(OperationKind) -> bool) -> Vec<(u64, u64)> {
+    let is_it = |one: &Recorded| one.event == Event::Arrived && which(one.kind);
+    disk.recorded().into_iter().filter(is_it).map(|one| (one.offset, one.length)).collect()
+}
+
+/// The identity of the device with a role.
+pub fn id_of(volume: &Volume, role: &str) -> String {
+    let roles = volume.info().roles;
+    format_id(&roles.iter().find(|(name, _)| *name == role).unwrap().1)
+}
+
+pub struct Rig {
+    pub runtime: Runtime,
+    pub calendar: Calendar,
+    pub log: SimulatedDisk,
+    pub volume: SimulatedDisk,
+    /// How it is opened.
+    pub opening: OpenOptions,
+}
+
+impl Rig {
+    pub fn blank(seed: u64) -> Self {
+        let (runtime, calendar) = Runtime::simulated(seed).unwrap();
+        let disk = |seed, name, bytes| SimulatedDisk::new(&calendar, seed, name, bytes, BLOCK as u32);
+        let (log, volume) = (disk(seed, "log disk", 6 * MIB), disk(seed + 1, "volume disk", 4 * MIB));
+        Self { runtime, calendar, log, volume, opening: OpenOptions::default() }
+    }
+
+    pub fn new(seed: u64, backend: Backend) -> Self {
+        let rig = Self::blank(seed);
+        rig.runtime.block_on(Volume::create_on(&rig.devices(), options(backend))).unwrap();
+        rig
+    }
+
+    /// Two other disks with a volume of the same kind.
+    pub async fn strangers(&self, backend: Backend) -> (SimulatedDisk, SimulatedDisk) {
+        let disk = |seed, name, bytes| SimulatedDisk::new(&self.calendar, seed, name, bytes, BLOCK as u32);
+        let (log, volume) = (disk(5, "foreign log", 6 * MIB), disk(4, "foreign disk", 4 * MIB));
+        let devices = Devices { pool: self.device(&log), volume: Some(self.device(&volume)) };
+        Volume::create_on(&devices, options(backend)).await.unwrap();
+        (log, volume)
+    }
+
+    /// Why these two are not opened, in any mode. None of `disks` is written to.
+    pub async fn refused<'a>(
+        &self,
+        pool: &SimulatedDisk,
+        volume: impl Into<Option<&'a SimulatedDisk>>,
+        disks: &[&SimulatedDisk],
+    ) -> Error {
+        let volume = volume.into();
+        let hashes = || disks.iter().map(|disk| disk.hash()).collect::<Vec<_>>();
+        let (before, mut refusal) = (hashes(), None);
+        for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly, OpenMode::ReadWriteAcceptingLoss] {
+            let devices = Devices { pool: self.device(pool), volume: volume.map(|disk| self.device(disk)) };
+            let error = Volume::open(devices, mode).await.unwrap_err();
+            assert_eq!(hashes(), before, "what is refused writes nothing: {error}");
+            refusal = Some(error);
+        }
+        refusal.unwrap()
+    }
+
+    pub fn device(&self, disk: &SimulatedDisk) -> Device {
+        disk.open(self.runtime.context()).unwrap()
+    }
+
+    pub fn devices(&self) -> Devices {
+        Devices { pool: self.device(&self.log), volume: Some(self.device(&self.volume)) }
+    }
+
+    pub async fn open(&self) -> Volume {
+        Volume::open_with(self.devices(), OpenMode::ReadWrite, self.opening).await.unwrap()
+    }
+
+    pub fn cut_power(&self) {
+        self.log.cut_power();
+        self.volume.cut_power();
+    }
+
+    pub fn record(&self) {
+        self.log.start_recording();
+        self.volume.start_recording();
+    }
+
+    /// What the volume's disk holds at the first regions, behind its superblocks.
+    pub fn letters(&self) -> String {
+        letters(&self.volume, MIB)
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.log.requests() + self.volume.requests()
+    }
+
+    /// Runs `work` until the disks have seen so many more requests. Whether it ended.
+    pub async fn run_until(&self, requests: u64, work: impl Future<Output = ()>) -> bool {
+        let limit = self.requests() + requests;
+        let mut work = Box::pin(work);
+        let mut cut = Box::pin(async {
+            while self.requests() < limit {
+                self.runtime.context().sleep(1_000).await;
+            }
+        });
+        std::future::poll_fn(|context| match work.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => cut.as_mut().poll(context).map(|()| false),
+        })
+        .await
+    }
+}
+
+/// Some of W1 to W6.
+pub async fn write_some(volume: &Volume, which: std::ops::RangeInclusive<usize>) {
+    for (region, letter) in &WRITES[which.start() - 1..*which.end()] {
+        write(volume, *region, *letter).await.unwrap();
+    }
+}
+
+/// Cuts the power of both disks at each request of a creation: no volume is left, and it says so, or a whole one, for
+/// which `judge` is asked; devices that hold none take one.
+pub fn creation_is_whole_or_not(backend: Backend, judge: impl AsyncFn(&Volume)) {
+    let (mut none, mut whole) = (0, 0);
+    for cut_at in 1.. {
+        let rig = Rig::blank(100 + cut_at);
+        let ended = rig.runtime.block_on(async {
+            let devices = rig.devices();
+            let creating = async { drop(Volume::create_on(&devices, options(backend)).await.unwrap()) };
+            let ended = rig.run_until(cut_at, creating).await;
+            drop(devices);
+            rig.cut_power();
+            match Volume::open(rig.devices(), OpenMode::ReadWrite).await {
+                Ok(volume) => {
+                    whole += 1;
+                    judge(&volume).await;
+                }
+                Err(error) => {
+                    none += 1;
+                    let of_pool = matches!(error.reason(), Reason::NoSuperblock | Reason::SuperblockDamaged);
+                    assert!(of_pool && error.to_string().contains("log disk"), "{cut_at}: {error}");
+                    Volume::create_on(&rig.devices(), options(backend)).await.unwrap();
+                }
+            }
+            ended
+        });
+        if ended {
+            break;
+        }
+    }
+    println!("{none} times none, {whole} times a whole one");
+    assert!(none > 10 && whole > 1);
+}

@@ -1,0 +1,32 @@
+//! Volumes on simulated disks: what they promise, over cuts, faults and full devices.
+//!
+//! One program, so that it is linked once. `vlog` and `apart` hold the worked example and the disks, on one device and on
+//! two, `objects` where linear objects lie; every other file has one subject.
+
+mod apart;
+mod base_apart;
+mod base_vectors;
+mod branches;
+mod check_clean;
+mod cleaning;
+mod crowded_index;
+mod growing;
+mod held_back;
+mod linear_objects;
+mod linear_order;
+mod linear_volume;
+mod log_lost;
+mod log_variants;
+mod log_volume;
+mod many_snapshots;
+mod move_home;
+mod objects;
+mod rollback;
+mod separate_devices;
+mod simulation;
+mod snapshot_exclusive;
+mod snapshot_locks;
+mod snapshot_space;
+mod snapshot_throttle;
+mod snapshots;
+mod vlog;
