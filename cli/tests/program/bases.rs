@@ -63,7 +63,8 @@ fn linear_objects_are_asked_for_shown_and_refused_when_one_is_too_many() {
     }
     let image = Image::new(64 * MIB);
     let wrong = ["create", "--device", &image.path, "--destroy", &image.destroy(), "--backend", "log"];
-    icecore(&[&wrong[..], &["--objects", "linear"]].concat()).refused(64, "only snapshots of cow and overlay");
+    icecore(&[&wrong[..], &["--objects", "linear"]].concat())
+        .refused(64, "only snapshots of cow and overlay");
 }
 
 #[test]

@@ -310,7 +310,10 @@ impl Core {
     /// Waits for what is about to come free, where a new snapshot has no room for its object.
     pub(super) async fn wait_for_object(&self) -> Result<()> {
         let mut asked = false;
-        while self.placing.extents > 0 {
+        if self.placing.extents == 0 {
+            return Ok(());
+        }
+        loop {
             let chosen = self.choose_object(&self.contents.journal().state());
             let Err(refused) = chosen else { return Ok(()) };
             let refused = if self.failed.is_raised() { Reason::Poisoned } else { refused };
@@ -328,7 +331,6 @@ impl Core {
                 asked = true;
             }
         }
-        Ok(())
     }
 
     /// Inside the commit that takes a snapshot of this number and moment: its object, where snapshots have one. The
