@@ -46,14 +46,11 @@ pub fn code_of(error: &Error, intent: Intent) -> Code {
         (_, Reason::SuperblockConflict) => Code::Found,
         // Another backend was chosen when the volume was made: the same call will always be refused.
         (_, Reason::NoPast { .. } | Reason::NotLinear { .. } | Reason::NoOverlays { .. }) => Code::Usage,
-        (_, Reason::NoSnapshots { .. } | Reason::NoRollback { .. } | Reason::CannotGrow { .. }) => {
-            Code::Usage
-        }
+        (_, Reason::NoSnapshots { .. } | Reason::NoVolumes { .. } | Reason::CannotGrow { .. }) => Code::Usage,
         // The same where another program has it open and tells.
         (kind, Reason::Told { name, .. }) if name == "Os" && kind != Kind::Busy => Code::Environment,
         (_, Reason::Told { name, .. })
-            if ["NoPast", "NotLinear", "NoSnapshots", "NoRollback", "NoOverlays"]
-                .contains(&name.as_str()) =>
+            if ["NoPast", "NotLinear", "NoSnapshots", "NoVolumes", "NoOverlays"].contains(&name.as_str()) =>
         {
             Code::Usage
         }
@@ -123,6 +120,10 @@ mod tests {
         let told = [
             Reason::NoPast { backend: "direct" },
             Reason::NoSnapshots { backend: "linear" },
+            Reason::NoVolumes { backend: "cow" },
+            Reason::NoVolume { name: text() },
+            Reason::OtherVolume,
+            Reason::HoldEnded { limit_ms: 1 },
             Reason::NotLinear { backend: "log" },
             Reason::NoSnapshot { name: text() },
             Reason::SnapshotExists { name: text() },

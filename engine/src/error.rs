@@ -347,24 +347,39 @@ pub enum Reason {
         /// The name.
         name: String,
     },
-    /// A snapshot has this name.
-    #[error("it has a snapshot {name:?} already; choose another name, or delete that one first")]
+    /// A snapshot, or a further volume, has this name.
+    #[error(
+        "it has a snapshot, or a volume, {name:?} already; choose another name, or delete that one first"
+    )]
     SnapshotExists {
         /// The name.
         name: String,
+    },
+    /// There is no further volume of this name.
+    #[error("it has no volume {name:?}; `icecore volume list` shows those that it has")]
+    NoVolume {
+        /// The name.
+        name: String,
+    },
+    /// The backend keeps one volume in a pool.
+    #[error("the {backend} backend keeps one volume in a pool; this needs a pool made with `log`")]
+    NoVolumes {
+        /// Its name.
+        backend: &'static str,
+    },
+    /// Two moments are not of one volume.
+    #[error("these are moments of two volumes; compare moments of one")]
+    OtherVolume,
+    /// What was held for a group of snapshots is not held any more.
+    #[error("its writes were held for {limit_ms} ms, and nobody said what for; take the snapshots once more")]
+    HoldEnded {
+        /// How long they are held at most.
+        limit_ms: u64,
     },
     /// The metadata has room for so many snapshots.
     #[error("it has {limit} snapshots, and no room for more; delete some")]
     TooManySnapshots {
         /// How many there is room for.
-        limit: usize,
-    },
-    /// A snapshot takes a linear object, and there are so many already.
-    #[error(
-        "its snapshots have {limit} linear objects, and there are no more; delete the newest ones, or fold"
-    )]
-    TooManyObjects {
-        /// How many there may be.
         limit: usize,
     },
     /// The pool has no room for the linear object of one more snapshot.
@@ -461,12 +476,6 @@ pub enum Reason {
     OutOfOrder {
         /// The snapshot that ends the oldest one.
         first: String,
-    },
-    /// The backend overwrites in place, and cannot go back in one step.
-    #[error("the {backend} backend does not go back by itself; copy what its snapshot shows over the volume")]
-    NoRollback {
-        /// Its name.
-        backend: &'static str,
     },
     /// Nothing but a log and a linear volume together can do this.
     #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
@@ -671,6 +680,8 @@ impl Reason {
             | Reason::NotPinned
             | Reason::OutOfOrder { .. }
             | Reason::NoSnapshot { .. }
+            | Reason::NoVolume { .. }
+            | Reason::OtherVolume
             | Reason::SnapshotExists { .. }
             | Reason::SnapshotReadOnly { .. }
             | Reason::HasChildren { .. }
@@ -699,7 +710,6 @@ impl Reason {
             | Reason::MetadataFull { .. }
             | Reason::TooManyRollbacks { .. }
             | Reason::TooManySnapshots { .. }
-            | Reason::TooManyObjects { .. }
             | Reason::NoRoomForObject { .. }
             | Reason::SnapshotSpaceFull { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
@@ -719,7 +729,7 @@ impl Reason {
             | Reason::NoPast { .. }
             | Reason::NotLinear { .. }
             | Reason::NoSnapshots { .. }
-            | Reason::NoRollback { .. }
+            | Reason::NoVolumes { .. }
             | Reason::NoOverlays { .. }
             | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }
@@ -727,7 +737,7 @@ impl Reason {
             | Reason::ControlVersion { .. }
             | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
-            Reason::OutOfBuffers { .. } | Reason::Cancelled => Kind::Retry,
+            Reason::OutOfBuffers { .. } | Reason::HoldEnded { .. } | Reason::Cancelled => Kind::Retry,
             Reason::Poisoned => Kind::Reopen,
             Reason::BadMessage { .. } => Kind::InvalidArgument,
             Reason::Told { kind, .. } => *kind,

@@ -76,6 +76,8 @@ pub enum Mutation {
     FoldedBeforeBase,
     /// A snapshot is taken while writes of several entries are under way, some of which it then sees in part.
     SnapshotAmidWrites,
+    /// Snapshots of several volumes are taken one after the other, while the others are written.
+    GroupOneByOne,
     /// What is moved home on read is said to be in the base before it is written there.
     MoveHomeClearsFirst,
     /// A snapshot that is locked is deleted, or broken.
@@ -84,11 +86,13 @@ pub enum Mutation {
     MapBeforeData,
     /// A place in a linear object is used again though a moment may see what lies there.
     PlaceReused,
+    /// That a copy-on-write volume has gone back to a snapshot is said before its base holds that.
+    RestoredBeforeBase,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 37] = [
+    pub const ALL: [Mutation; 39] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -122,14 +126,18 @@ impl Mutation {
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
         Mutation::SnapshotAmidWrites,
+        Mutation::GroupOneByOne,
         Mutation::MoveHomeClearsFirst,
         Mutation::LockIgnored,
         Mutation::MapBeforeData,
         Mutation::PlaceReused,
+        Mutation::RestoredBeforeBase,
     ];
 
-    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, do not meet.
-    pub const UNMET: [Mutation; 1] = [Mutation::SnapshotAmidWrites];
+    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken and power is not cut while a
+    /// volume goes back, do not meet.
+    pub const UNMET: [Mutation; 3] =
+        [Mutation::SnapshotAmidWrites, Mutation::GroupOneByOne, Mutation::RestoredBeforeBase];
 
     /// Those of a volume with a base.
     pub const BASE: [Mutation; 8] = [

@@ -12,7 +12,7 @@ use icecore::format::control::ControlHeader;
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
 use icecore::format::journal::{
     Applied, Branch, ChangeHeader, Checkpoint, Dead, Lease, Object, Opening, RecordHeader, Rollback, Row,
-    Run, Snapshot, SnapshotLock,
+    Run, Snapshot, SnapshotGroup, SnapshotLock, Volume,
 };
 use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
@@ -154,6 +154,9 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("Object", size_of::<Object>(), fields);
     let fields = layout!(Snapshot: number sequence time_unix_ns removed name_bytes branch);
     assert_laid_out("Snapshot", size_of::<Snapshot>(), fields);
+    assert_laid_out("SnapshotGroup", size_of::<SnapshotGroup>(), layout!(SnapshotGroup: id members));
+    let fields = layout!(Volume: size_bytes sequence time_unix_ns branch name_bytes removed);
+    assert_laid_out("Volume", size_of::<Volume>(), fields);
     let fields = layout!(Branch: parent time_unix_ns branch name_bytes removed);
     assert_laid_out("Branch", size_of::<Branch>(), fields);
     assert_laid_out("Rollback", size_of::<Rollback>(), layout!(Rollback: at to settled));

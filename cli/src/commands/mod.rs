@@ -5,6 +5,7 @@ mod attach;
 mod check;
 mod create;
 mod fold;
+mod group;
 mod grow;
 mod inspect;
 mod read;
@@ -13,6 +14,7 @@ mod salvage;
 mod simulate;
 mod snapshot;
 mod versions;
+mod volume;
 mod write;
 
 use clap::Subcommand;
@@ -47,6 +49,9 @@ pub enum Command {
     /// Moments of a volume, which somebody may have open
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    /// Further volumes of a pool made with `log`: they share its log, its space and its past
+    #[command(subcommand)]
+    Volume(volume::Volume),
     /// Bring the oldest overlay of a volume into its base; no image changes
     Fold(fold::Fold),
     /// List the versions of a block that can still be read; writes nothing
@@ -74,6 +79,7 @@ impl Command {
             Self::Accept(accept) => accept.json,
             Self::Attach(attach) => attach.json,
             Self::Snapshot(snapshot) => snapshot.wants_json(),
+            Self::Volume(volume) => volume.wants_json(),
             Self::Fold(fold) => fold.volume.json,
             Self::Versions(versions) => versions.json,
             Self::Recover(recover) => recover.json,
@@ -99,6 +105,7 @@ impl Command {
             Self::Accept(accept) => accept.run(io),
             Self::Attach(attach) => attach.run(io),
             Self::Snapshot(snapshot) => snapshot.run(io),
+            Self::Volume(volume) => volume.run(io),
             Self::Fold(fold) => fold.run(io),
             Self::Versions(versions) => versions.run(io),
             Self::Recover(recover) => recover.run(io),

@@ -30,6 +30,9 @@ pub struct Read {
     /// PATH is the device of a base, and that of its log is lost: read the current image (cow), or the oldest one (overlay)
     #[arg(long, value_name = "IMAGE", value_parser = ["current", "oldest"], conflicts_with_all = ["volume_device", "at"])]
     without_log: Option<String>,
+    /// The further volume that is read; the pool's own, if not given
+    #[arg(long = "volume", value_name = "NAME", conflicts_with_all = ["without_log", "at"])]
+    further: Option<String>,
     /// First byte to read; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -105,11 +108,11 @@ impl Read {
     }
 
     async fn copy_from(&self, volume: Volume, path: &Path) -> Outcome<()> {
-        let (offset, length, size_bytes) = (self.offset, self.length, volume.size_bytes());
-        if offset.checked_add(length).is_none_or(|end| end > size_bytes) {
-            let reason = Reason::OutOfRange { offset, length, size_bytes };
-            return Err(Error::new("read", reason).on(path.display().to_string()).into());
-        }
+        let volume = match &self.further {
+            Some(name) => volume.open_volume(name).await?,
+            None => volume,
+        };
+        let (offset, length) = (self.offset, self.length);
         let status = volume.status();
         if let Some(good) = status.log.and_then(|log| log.recovery.damaged_after) {
             eprintln!(
@@ -130,6 +133,14 @@ impl Read {
                 Source::Past(volume.image(options).await?, block_bytes)
             }
         };
+        let size_bytes = match &source {
+            Source::Now(volume) => volume.size_bytes(),
+            Source::Past(image, _) => image.size_bytes().unwrap_or(status.info.size_bytes),
+        };
+        if offset.checked_add(length).is_none_or(|end| end > size_bytes) {
+            let reason = Reason::OutOfRange { offset, length, size_bytes };
+            return Err(Error::new("read", reason).on(path.display().to_string()).into());
+        }
         let mut stdout = std::io::stdout().lock();
         let mut piece = Vec::new();
         let mut done = 0;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use icecore::error::Error;
+use icecore::error::{Error, Reason};
 use icecore::export::control::{Answer, ControlClient, Moment, Request, perform};
 use icecore::store::log::SnapshotInfo;
 use icecore::units::{Seq, utc};
@@ -16,7 +16,8 @@ use icecore::volume::{ApplyOptions, LockTime, OpenMode, OpenOptions, Volume, for
 use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
-use crate::failure::Outcome;
+use super::{group, volume};
+use crate::failure::{Failure, Outcome};
 use crate::output::Done;
 use crate::session::{IoOptions, Reached, VolumeDevice};
 use crate::size;
@@ -24,11 +25,11 @@ use crate::size;
 /// What to do with moments.
 #[derive(Debug, Subcommand)]
 pub enum Snapshot {
-    /// Give the present moment of a volume, or of a writable snapshot, a name, which keeps what it shows
+    /// Give the present moment of a volume, of a writable snapshot, or of several volumes at one instant, a name, which keeps what it shows
     Create(Create),
     /// Make a writable snapshot that begins as a snapshot; no data is copied
     Clone(Cloned),
-    /// List the snapshots of a volume, by their moments; writes nothing
+    /// List the snapshots of a volume, by their moments, or of several, and the groups that are not whole; writes nothing
     List(List),
     /// Give a name up; what it alone kept comes free, no data is moved
     Delete(Named),
@@ -51,14 +52,20 @@ pub struct Listed {
     volume: VolumeDevice,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Arguments of `icecore snapshot list`.
 #[derive(Debug, Args)]
 pub struct List {
+    /// The block devices or files that hold the volumes
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
-    of: Listed,
+    volume: VolumeDevice,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
     /// Tell of each, before its name, the bytes that deleting it alone would free (with --json always)
     #[arg(long)]
     space: bool,
@@ -76,11 +83,22 @@ pub struct Named {
 /// Arguments of `icecore snapshot create`.
 #[derive(Debug, Args)]
 pub struct Create {
+    /// The block devices or files that hold the volumes: of several, all snapshots show one instant
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
-    named: Named,
-    /// The writable snapshot whose moment it is; the volume's, if not given
-    #[arg(long, value_name = "WRITABLE")]
+    volume: VolumeDevice,
+    /// The name that each gets: 1 to 64 bytes
+    name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// The writable snapshot, or the further volume, whose moment it is; the pool's own volume, if not given
+    #[arg(long, value_name = "NAME", visible_alias = "volume")]
     of: Option<String>,
+    /// Of each pool, all volumes: further ones under VOLUME/NAME; those of one pool are taken together or not at all
+    #[arg(long, conflicts_with = "of")]
+    all_volumes: bool,
 }
 
 /// Arguments of `icecore snapshot clone`.
@@ -147,11 +165,11 @@ impl Snapshot {
     /// Whether the result is wanted as one JSON object.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::Create(create) => create.named.of.json,
+            Self::Create(create) => create.json,
             Self::Clone(cloned) => cloned.of.json,
             Self::Delete(named) | Self::Unlock(named) => named.of.json,
             Self::Lock(lock) => lock.of.of.json,
-            Self::List(list) => list.of.json,
+            Self::List(list) => list.json,
             Self::Diff(diff) => diff.of.json,
             Self::Rollback(rollback) => rollback.of.json,
         }
@@ -163,9 +181,15 @@ impl Snapshot {
     /// Whatever stopped it.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         match self {
-            Self::Create(Create { named: Named { of: volume, name }, of }) => {
-                volume.change(io, &Request::Take { name, of })
+            Self::Create(Create { paths, name, all_volumes: true, .. }) => {
+                group::create(io, &paths, &name, true)
             }
+            Self::Create(Create { paths, volume, name, json, of, .. }) => match one_of(&paths, json, volume)?
+            {
+                Some(one) => one.change(io, &Request::Take { name, of }),
+                None if of.is_some() => Err(not_of_several("--of", "name one volume")),
+                None => group::create(io, &paths, &name, false),
+            },
             Self::Clone(Cloned { of: volume, snapshot, name }) => {
                 volume.change(io, &Request::Clone { of: snapshot, name })
             }
@@ -182,9 +206,12 @@ impl Snapshot {
                 };
                 of.change(io, &Request::Rollback(to))
             }
-            Self::List(List { of, space }) => {
-                let with_space = space || of.json;
-                of.look(io, &Request::Snapshots { with_space })
+            Self::List(List { paths, volume, json, space }) => {
+                let with_space = space || json;
+                match one_of(&paths, json, volume)? {
+                    Some(one) => one.look(io, &Request::Snapshots { with_space }),
+                    None => group::list(io, &paths, with_space),
+                }
             }
             Self::Diff(Diff { of, from, to }) => {
                 let to = to.as_deref().map_or(Moment::Now, moment);
@@ -192,6 +219,24 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// The volume, where it is one.
+fn one_of(paths: &[PathBuf], json: bool, volume: VolumeDevice) -> Outcome<Option<Listed>> {
+    match paths {
+        [path] => Ok(Some(Listed { path: path.clone(), volume, json })),
+        _ if volume.path().is_some() => {
+            let rule =
+                "of several volumes, one on two devices has to be open elsewhere: see `icecore attach`";
+            Err(not_of_several("--volume-device", rule))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn not_of_several(name: &'static str, rule: &'static str) -> Failure {
+    let value = "given for several volumes".to_string();
+    Error::new("take snapshots", Reason::InvalidSetting { name, value, rule }).into()
 }
 
 /// A snapshot as scripts see it.
@@ -206,11 +251,14 @@ pub fn object_of(snapshot: &SnapshotInfo) -> Value {
         "locked": snapshot.lock.is_some(),
         "locked_until": snapshot.lock.filter(|lock| lock.until_unix_ns > 0).map(|lock| utc(lock.until_unix_ns)),
         "held": snapshot.lock.is_some_and(|lock| lock.held),
+        "group": snapshot.group.map(|group| format_id(&group.id)),
+        "group_members": snapshot.group.map(|group| group.members),
         "exclusive_bytes": snapshot.exclusive_bytes,
     })
 }
 
-fn line_of(snapshot: &SnapshotInfo) -> String {
+/// A snapshot as people see it.
+pub fn line_of(snapshot: &SnapshotInfo) -> String {
     let kind = match &snapshot.of {
         Some(of) if snapshot.writable => format!(" (writable, began as {of})"),
         Some(of) => format!(" (of {of})"),
@@ -222,8 +270,10 @@ fn line_of(snapshot: &SnapshotInfo) -> String {
         Some(_) => " (locked)".to_string(),
         None => broken.to_string(),
     };
+    let group = snapshot.group.map(|group| format!(" (one of {} taken together)", group.members));
+    let group = group.unwrap_or_default();
     let space = snapshot.exclusive_bytes.map(|bytes| format!(" {bytes}")).unwrap_or_default();
-    format!("{}{space} {}{kind}{state}\n", snapshot.sequence.0, snapshot.name)
+    format!("{}{space} {}{kind}{state}{group}\n", snapshot.sequence.0, snapshot.name)
 }
 
 /// The snapshots that an answer lists.
@@ -244,7 +294,7 @@ fn moment(said: &str) -> Moment {
 
 impl Listed {
     /// Has a change made: by whoever has the volume open, else here.
-    fn change(self, io: IoOptions, request: &Request) -> Outcome<Done> {
+    pub fn change(self, io: IoOptions, request: &Request) -> Outcome<Done> {
         let runtime = io.runtime()?;
         let device = match io.reach(&runtime, &self.path)? {
             Reached::Held(client) => return self.asked(&client, request),
@@ -267,7 +317,7 @@ impl Listed {
     }
 
     /// Tells what is seen: by whoever has the volume open, else here.
-    fn look(self, io: IoOptions, request: &Request) -> Outcome<Done> {
+    pub fn look(self, io: IoOptions, request: &Request) -> Outcome<Done> {
         let runtime = io.runtime()?;
         let device = match io.reach_to_look(&runtime, &self.path, || io.look_at(&runtime, &self.path))? {
             Reached::Held(client) => return self.asked(&client, request),
@@ -325,9 +375,11 @@ fn done_of(answer: &Answer) -> Done {
             remark: format!("{} snapshots", snapshots.len()),
         },
         Answer::Difference { from, to, changed } => difference(from.0, to.0, changed),
-        Answer::Status(_) | Answer::Flushed => {
-            Done { object: json!({}), text: String::new(), remark: String::new() }
-        }
+        other => volume::done_of(other).unwrap_or_else(|| Done {
+            object: json!({}),
+            text: String::new(),
+            remark: String::new(),
+        }),
     }
 }
 

@@ -21,6 +21,9 @@ pub struct Versions {
     path: PathBuf,
     #[command(flatten)]
     volume: VolumeDevice,
+    /// The further volume, or the writable snapshot; the pool's own volume, if not given
+    #[arg(long = "volume", value_name = "NAME")]
+    further: Option<String>,
     /// A byte of the block
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -41,7 +44,10 @@ impl Versions {
         let devices = self.volume.look_at(io, &runtime, device)?;
         let versions = runtime.block_on(async {
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
-            volume.versions(ByteOffset(self.offset)).await
+            match &self.further {
+                Some(name) => volume.open_writable(name).await?.versions(ByteOffset(self.offset)).await,
+                None => volume.versions(ByteOffset(self.offset)).await,
+            }
         })?;
         let mut text = String::new();
         for version in &versions {

@@ -38,8 +38,8 @@ pub struct Write {
     /// First byte to write; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
-    /// The writable snapshot that is written; the volume itself, if not given
-    #[arg(long, value_name = "WRITABLE")]
+    /// The writable snapshot, or the further volume, that is written; the pool's own volume, if not given
+    #[arg(long, value_name = "NAME", visible_alias = "volume")]
     to: Option<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -65,6 +65,8 @@ impl Write {
                 let image = BaseImage::Current(OpenMode::ReadOnly);
                 Volume::open_base(&device, image).await?.size_bytes()
             }
+            // How large that is, is known once the pool is open.
+            false if self.to.is_some() => u64::MAX,
             false => Volume::inspect(&device).await?.size_bytes,
         };
         let known = length_if_known().map_err(|error| Failure::Stream("look at standard input", error))?;
@@ -81,9 +83,9 @@ impl Write {
             false => Volume::open(devices, OpenMode::ReadWrite).await?,
         };
         let bytes = match &self.to {
-            None => self.copy_to(&volume, input).await,
+            None => self.copy_to(&volume, input, known).await,
             Some(name) => match volume.open_writable(name).await {
-                Ok(writable) => self.copy_to(&writable, input).await,
+                Ok(writable) => self.copy_to(&writable, input, known).await,
                 Err(error) => Err(error.into()),
             },
         };
@@ -105,7 +107,8 @@ impl Write {
     }
 
     /// The bytes written, all of them flushed.
-    async fn copy_to(&self, volume: &Volume, mut input: Input) -> Outcome<u64> {
+    async fn copy_to(&self, volume: &Volume, mut input: Input, known: Option<u64>) -> Outcome<u64> {
+        self.check_fits(volume.size_bytes(), known.unwrap_or(0))?;
         let mut done = 0;
         while !input.piece.is_empty() {
             self.check_fits(volume.size_bytes(), done + input.piece.len() as u64)?;

@@ -120,7 +120,7 @@ fn what_was_answered_while_it_wrote_survives_a_power_cut() {
     let image = log_volume(&["--checkpoint", "128M", "--retention", "128M"]);
     let run = image.folder().join("run");
     let mut holder = Command::new(std::env::current_exe().unwrap());
-    holder.args(["--exact", "held", "--nocapture"]).env(HELD, &image.path);
+    holder.args(["--exact", "control_embedded::held", "--nocapture"]).env(HELD, &image.path);
     let child = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let Process(child) = &mut Process(child);
     let (stdout, complete) = (child.stdout.take().unwrap(), Arc::new(AtomicU64::new(0)));

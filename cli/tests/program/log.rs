@@ -122,7 +122,7 @@ fn a_snapshot_has_a_name_and_keeps_its_moment() {
     for (name, content) in [("monday", b"first"), ("tuesday evening", b"other")] {
         assert_eq!(at(name).ok().stdout, content);
     }
-    snapshot("create", &["monday"]).refused(64, "has a snapshot \"monday\" already");
+    snapshot("create", &["monday"]).refused(64, "\"monday\" already");
     let before = image.bytes();
     let listed = snapshot("list", &["--json"]).ok().json();
     let names = |object: &serde_json::Value| -> Vec<String> {

@@ -240,7 +240,7 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let saves = shape.saves && branch == 0;
         let sound = entry.reserved.get() == 0
             && begins
-            && lba < shape.volume_blocks
+            && lba < state.names.blocks_of(shape, branch)
             && match entry.virtual_segment.get() {
                 ZERO if !saves => {
                     sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0

@@ -151,12 +151,14 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
             }
             continue;
         }
-        let inside = lba.checked_add(blocks.into()).is_some_and(|end| end <= shape.volume_blocks);
+        // How large a further volume is, its name says.
+        let is_of_branch = entry.branch.get() != 0;
+        let most = if is_of_branch && shape.has_volumes { 1 << 48 } else { shape.volume_blocks };
+        let inside = lba.checked_add(blocks.into()).is_some_and(|end| end <= most);
         if blocks == 0 || !inside {
             return Some("an entry lies outside of the volume");
         }
-        let is_of_branch = entry.branch.get() != 0;
-        if is_of_branch && !shape.has_branches {
+        if is_of_branch && !shape.has_branches && !shape.has_volumes {
             return Some("an entry is of a branch, and the superblock knows nothing of that");
         }
         if is_in_place(entry.kind.get()) {
@@ -446,6 +448,13 @@ fn judge(seen: Seen<'_>, room: u64, address: u64, shape: &Shape, state: &State, 
     let begins = |entry: &BatchEntry| state.names.begin_of(entry.branch.get());
     if batch.entries.iter().any(|entry| begins(entry).is_none_or(|begin| begin > end.sequence)) {
         return Judged::Wrong("an entry is of a branch that is not there");
+    }
+    let inside = |entry: &BatchEntry| {
+        let end = entry.lba.get().saturating_add(entry.blocks.get().into());
+        entry.kind.get() == KIND_ROLLBACK || end <= state.names.blocks_of(shape, entry.branch.get())
+    };
+    if !batch.entries.iter().all(inside) {
+        return Judged::Wrong("an entry lies outside of the volume");
     }
     let used = size_of::<BatchHeader>() + size_of::<BatchEntry>() * entries + 4 * blocks;
     if !is_zero(&sealed[used..]) {

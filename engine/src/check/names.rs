@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{Judged, NUMBER_MAX, require};
 use super::superblock::Shape;
-use crate::format::journal::{Branch, Snapshot, SnapshotLock};
+use crate::format::journal::{Branch, Change, Snapshot, SnapshotGroup, SnapshotLock, Volume};
 use crate::units::Moment;
 
 /// What a snapshot's `removed` says.
@@ -12,6 +12,7 @@ const KEPT: u32 = 0;
 const GIVEN_UP: u32 = 1;
 const BREAKING: u32 = 2;
 const BROKEN: u32 = 3;
+const RESTORING: u32 = 4;
 
 /// What a name is of, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +21,34 @@ enum Owner {
     Branch(u32),
 }
 
+/// What a branch began as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Number and moment of a snapshot.
+    Snapshot(u64, Moment),
+    /// A volume of so many bytes, made behind this sequence.
+    Nothing(u64, u64),
+}
+
 /// A branch, as the journal has it.
 #[derive(Clone, Copy, Debug)]
 struct BranchState {
-    /// Number and moment of the snapshot that it began as.
-    parent: (u64, Moment),
+    origin: Origin,
     given_up: bool,
+}
+
+impl BranchState {
+    /// The sequence behind which its entries are.
+    fn begin(&self) -> u64 {
+        match self.origin {
+            Origin::Snapshot(_, moment) => moment.sequence,
+            Origin::Nothing(_, sequence) => sequence,
+        }
+    }
+
+    fn is_from(&self, snapshot: u64) -> bool {
+        matches!(self.origin, Origin::Snapshot(number, _) if number == snapshot)
+    }
 }
 
 /// All names, and what has been given up and not been let go of.
@@ -33,6 +56,10 @@ struct BranchState {
 pub(super) struct Names {
     /// By their numbers: the moment, and what `removed` says.
     snapshots: BTreeMap<u64, (Moment, u32)>,
+    /// The groups that some of them were taken in.
+    groups: BTreeMap<u64, SnapshotGroup>,
+    /// By the identities of groups: how many snapshots each has, and how many of these have been here.
+    members: BTreeMap<[u8; 16], (u32, u32)>,
     /// Moment and number of those that are kept.
     kept: BTreeSet<(Moment, u64)>,
     /// The numbers of those that are locked until somebody unlocks them.
@@ -45,6 +72,17 @@ pub(super) fn is_broken(snapshot: &Snapshot) -> bool {
     snapshot.removed == BROKEN
 }
 
+/// Whether all of these changes take snapshots of one group.
+pub(super) fn are_one_group(changes: &[Change]) -> bool {
+    let group = |change: &Change| match change {
+        Change::Snapshot(snapshot, _, Some(group)) if snapshot.removed == KEPT => Some(*group),
+        _ => None,
+    };
+    let first = changes.first().and_then(group);
+    let is_object = |change: &Change| matches!(change, Change::Object(..));
+    first.is_some() && changes.iter().all(|change| group(change) == first || is_object(change))
+}
+
 fn is_name(name: &[u8]) -> bool {
     (1..=64).contains(&name.len())
         && std::str::from_utf8(name).is_ok_and(|name| !name.chars().any(char::is_control))
@@ -52,11 +90,17 @@ fn is_name(name: &[u8]) -> bool {
 
 impl Names {
     /// A moment gets a name, or its name is given up.
-    pub fn snapshot(&mut self, shape: &Shape, next: &Snapshot, name: &[u8]) -> Judged {
+    pub fn snapshot(
+        &mut self,
+        shape: &Shape,
+        next: &Snapshot,
+        name: &[u8],
+        group: Option<SnapshotGroup>,
+    ) -> Judged {
         let number = next.number.get();
         let moment = Moment { branch: next.branch.get().into(), sequence: next.sequence.get() };
         let may_be = shape.has_snapshots && !shape.linear;
-        let sound = may_be && is_name(name) && next.removed.get() <= BROKEN;
+        let sound = may_be && is_name(name) && next.removed.get() <= RESTORING;
         require(sound, "a snapshot is none, or has no name")?;
         let (state, given_up) = (next.removed.get(), next.removed.get() == GIVEN_UP);
         let owner = self.names.get(name).copied();
@@ -65,24 +109,48 @@ impl Names {
                 let stays = *known == moment && owner == Some(Owner::Snapshot(number));
                 let follows = matches!(
                     (*before, state),
-                    (KEPT, GIVEN_UP | BREAKING) | (BREAKING, GIVEN_UP | BROKEN) | (BROKEN, GIVEN_UP)
+                    (KEPT | RESTORING, GIVEN_UP | BREAKING)
+                        | (BREAKING, GIVEN_UP | BROKEN)
+                        | (BROKEN, GIVEN_UP)
+                        | (KEPT, RESTORING)
+                        | (RESTORING, KEPT)
                 );
-                require(stays && follows, "a snapshot changes")?;
+                require(
+                    stays && follows && self.groups.get(&number) == group.as_ref(),
+                    "a snapshot changes",
+                )?;
             }
             None => {
                 require(owner.is_none() || given_up, "two snapshots have one name")?;
                 self.has_room(shape)?;
+                group.map_or(Ok(()), |group| self.join(shape, number, group))?;
             }
         }
         // In an image, snapshots stand before the branches that they are of.
-        require(moment.branch == 0 || shape.has_branches, "a snapshot is of no branch")?;
+        let may_have_branch = shape.has_branches || shape.has_volumes;
+        require(moment.branch == 0 || may_have_branch, "a snapshot is of no branch")?;
         require(moment.sequence.max(number) < NUMBER_MAX, "a snapshot's numbers cannot be")?;
+        if state == RESTORING {
+            let may_be = shape.goes_back && shape.saves && moment.branch == 0;
+            let is_one = !self.snapshots.values().any(|(_, state)| *state == RESTORING);
+            require(may_be && is_one, "the volume goes back to a snapshot, and cannot")?;
+        }
         self.snapshots.insert(number, (moment, state));
         match state {
-            KEPT => drop(self.kept.insert((moment, number))),
+            KEPT | RESTORING => drop(self.kept.insert((moment, number))),
             _ => drop(self.kept.remove(&(moment, number))),
         }
         self.call(name, Owner::Snapshot(number), given_up);
+        Ok(())
+    }
+
+    /// A snapshot is one of a group.
+    fn join(&mut self, shape: &Shape, number: u64, group: SnapshotGroup) -> Judged {
+        let (members, here) = self.members.entry(group.id).or_insert((group.members.get(), 0));
+        *here += 1;
+        let fits = *members == group.members.get() && *members >= 2 && *here <= *members;
+        require(shape.has_groups && fits, "a snapshot is of no group, or of one that has enough")?;
+        self.groups.insert(number, group);
         Ok(())
     }
 
@@ -94,28 +162,90 @@ impl Names {
             && (1..u32::from(u16::MAX)).contains(&number)
             && next.removed.get() <= 1;
         require(sound, "a writable snapshot is none, or has no name")?;
-        let owner = self.names.get(name).copied();
-        let parent = self.snapshots.get(&next.parent.get());
-        let moment = match self.branches.get(&number) {
-            Some(known) => {
-                let stays = known.parent.0 == next.parent.get() && owner == Some(Owner::Branch(number));
-                require(stays && given_up && !known.given_up, "a writable snapshot changes")?;
-                known.parent.1
-            }
+        let known = self.branches.get(&number).filter(|known| known.is_from(next.parent.get()));
+        let found = self.snapshots.get(&next.parent.get()).map(|(moment, _)| *moment);
+        // What is given up may have lost what it began as.
+        let none = given_up.then_some(Moment { branch: 0, sequence: 0 });
+        let origin = match known {
+            Some(known) => known.origin,
             None => {
-                require(owner.is_none() || given_up, "two snapshots have one name")?;
-                self.has_room(shape)?;
-                // What is given up may have lost what it began as.
-                require(is_image || !given_up, "a writable snapshot that is not there is given up")?;
-                let none = Moment { branch: 0, sequence: 0 };
-                let found = parent.map(|(moment, _)| *moment).or(given_up.then_some(none));
-                found.ok_or("a writable snapshot began as none")?
+                let moment = found.or(none).ok_or("a writable snapshot began as none")?;
+                Origin::Snapshot(next.parent.get(), moment)
             }
         };
-        let parent = (next.parent.get(), moment);
-        self.branches.insert(number, BranchState { parent, given_up });
-        self.call(name, Owner::Branch(number), given_up);
+        self.begin(shape, (number, BranchState { origin, given_up }), name, is_image)
+    }
+
+    /// There is a further volume from now on under a name, or that is given up.
+    pub fn volume(&mut self, shape: &Shape, next: &Volume, name: &[u8], is_image: bool) -> Judged {
+        let (number, given_up) = (u32::from(next.branch.get()), next.removed.get() == 1);
+        let (size_bytes, sequence) = (next.size_bytes.get(), next.sequence.get());
+        let room_bytes = u64::from(shape.segments) * shape.segment_bytes();
+        let sound = shape.has_volumes
+            && !shape.linear
+            && !shape.saves
+            && !shape.overlays
+            && is_name(name)
+            && (1..u32::from(u16::MAX)).contains(&number)
+            && next.removed.get() <= 1
+            && (1..=room_bytes).contains(&size_bytes)
+            && size_bytes.is_multiple_of(shape.region_bytes.into())
+            && sequence < NUMBER_MAX;
+        require(sound, "a volume is none, or has no name")?;
+        let origin = Origin::Nothing(size_bytes, sequence);
+        self.begin(shape, (number, BranchState { origin, given_up }), name, is_image)
+    }
+
+    /// A branch begins, or is given up.
+    fn begin(
+        &mut self,
+        shape: &Shape,
+        (number, next): (u32, BranchState),
+        name: &[u8],
+        is_image: bool,
+    ) -> Judged {
+        let owner = self.names.get(name).copied();
+        match self.branches.get(&number) {
+            Some(known) => {
+                let stays = known.origin == next.origin && owner == Some(Owner::Branch(number));
+                require(
+                    stays && next.given_up && !known.given_up,
+                    "a writable snapshot, or a volume, changes",
+                )?;
+            }
+            None => {
+                require(owner.is_none() || next.given_up, "two snapshots have one name")?;
+                self.has_room(shape)?;
+                require(is_image || !next.given_up, "what is not there is given up")?;
+            }
+        }
+        self.branches.insert(number, next);
+        self.call(name, Owner::Branch(number), next.given_up);
         Ok(())
+    }
+
+    /// The blocks that the volume has which a branch is, or is a moment of, and so on.
+    pub fn blocks_of(&self, shape: &Shape, branch: u32) -> u64 {
+        let blocks = |bytes: u64| bytes / u64::from(shape.block_bytes);
+        let mut at = branch;
+        // Whatever the device says, it comes to an end.
+        for _ in 0..=self.branches.len() {
+            match self.branches.get(&at).map(|of| of.origin) {
+                Some(Origin::Nothing(size_bytes, _)) => return blocks(size_bytes),
+                Some(Origin::Snapshot(_, moment)) => at = moment.branch,
+                None => break,
+            }
+        }
+        // Of one that has lost what it began as, nobody knows.
+        let largest = || {
+            let sizes = self.branches.values().filter_map(|of| match of.origin {
+                Origin::Nothing(size_bytes, _) => Some(blocks(size_bytes)),
+                Origin::Snapshot(..) => None,
+            });
+            sizes.fold(shape.volume_blocks, u64::max)
+        };
+        let is_given_up = self.branches.get(&branch).is_some_and(|of| of.given_up);
+        if is_given_up { largest() } else { shape.volume_blocks }
     }
 
     fn has_room(&self, shape: &Shape) -> Judged {
@@ -135,7 +265,8 @@ impl Names {
     pub fn forget_snapshot(&mut self, number: u64) -> Judged {
         let removed = self.snapshots.remove(&number).is_some_and(|(_, state)| state == GIVEN_UP);
         self.held.remove(&number);
-        let is_parent = self.branches.values().any(|one| one.parent.0 == number && !one.given_up);
+        self.groups.remove(&number);
+        let is_parent = self.branches.values().any(|one| one.is_from(number) && !one.given_up);
         require(removed && !is_parent, "it forgets a snapshot that has not been given up")
     }
 
@@ -150,9 +281,12 @@ impl Names {
     pub fn fits(&self) -> bool {
         let has_branch = |(moment, _): &(Moment, u32)| {
             moment.branch == 0
-                || self.branches.get(&moment.branch).is_some_and(|of| of.parent.1.sequence <= moment.sequence)
+                || self.branches.get(&moment.branch).is_some_and(|of| of.begin() <= moment.sequence)
         };
-        let has_parent = |one: &BranchState| one.given_up || self.snapshots.contains_key(&one.parent.0);
+        let has_parent = |one: &BranchState| match one.origin {
+            Origin::Snapshot(number, _) => one.given_up || self.snapshots.contains_key(&number),
+            Origin::Nothing(..) => true,
+        };
         // Who has snapshots is not given up before they are.
         let is_named = |(moment, state): &(Moment, u32)| {
             *state != GIVEN_UP && self.branches.get(&moment.branch).is_some_and(|of| of.given_up)
@@ -175,7 +309,7 @@ impl Names {
     pub fn begin_of(&self, branch: u32) -> Option<u64> {
         match branch {
             0 => Some(0),
-            _ => self.branches.get(&branch).map(|branch| branch.parent.1.sequence),
+            _ => self.branches.get(&branch).map(BranchState::begin),
         }
     }
 
@@ -183,6 +317,11 @@ impl Names {
     pub fn sees(&self, branch: u32, birth: u64, death: u64) -> bool {
         let [from, to] = [birth, death].map(|sequence| (Moment { branch, sequence }, 0));
         birth < death && self.kept.range(from..to).next().is_some()
+    }
+
+    /// Whether there is a snapshot of this number, given up or not.
+    pub fn has_snapshot(&self, number: u64) -> bool {
+        self.snapshots.contains_key(&number)
     }
 
     /// Whether the snapshot of this number and moment of the volume is kept.

@@ -17,11 +17,14 @@ pub(super) fn takes_one(change: &Change) -> bool {
 
 /// Whether a snapshot stands in a record with its object. A new one of the volume does where snapshots have objects, and
 /// others do not; but one that an opening tells of has it already.
-pub(super) fn goes_with(shape: &Shape, snapshot: &Snapshot, record: &[Change]) -> Judged<bool> {
-    let goes_with = matches!(record, [Change::Snapshot(..), object] if takes_one(object));
-    let is_new = snapshot.removed.get() == 0 && snapshot.branch.get() == 0;
+pub(super) fn goes_with(state: &State, snapshot: &Snapshot, record: &[Change]) -> Judged<bool> {
+    let is_its = |change: &Change| {
+        takes_one(change) && matches!(change, Change::Object(one, _) if one.snapshot == snapshot.number)
+    };
+    let goes_with = record.last().is_some_and(is_its);
+    let is_new = snapshot.branch.get() == 0 && !state.names.has_snapshot(snapshot.number.get());
     let opens = matches!(record.first(), Some(Change::Opening(_)));
-    let holds = opens || goes_with == (shape.objects && is_new);
+    let holds = opens || goes_with == (state.shape.objects && is_new);
     require(holds, "a snapshot has no linear object, or one too many")?;
     Ok(goes_with)
 }
@@ -120,7 +123,8 @@ impl State {
     pub(super) fn object(&mut self, record: &[Change], body: &Object, runs: &[(u32, u32)]) -> Judged {
         if !runs.is_empty() {
             let is_of = |one: &Snapshot| one.number == body.snapshot && one.sequence == body.sequence;
-            let of_snapshot = matches!(record.first(), Some(Change::Snapshot(one, _)) if is_of(one));
+            let mut taken = record.iter();
+            let of_snapshot = taken.any(|change| matches!(change, Change::Snapshot(one, ..) if is_of(one)));
             require(of_snapshot, "a linear object is of no snapshot")?;
             return self.objects.take(&self.shape, body, runs, false);
         }

@@ -138,7 +138,8 @@ fn rank(change: &Change) -> Option<u32> {
         Change::Rollback(_) => 9,
         Change::Snapshot(..) => 10,
         Change::SnapshotLock(_) => 11,
-        Change::Branch(..) => 12,
+        // Branches, whatever they began as, by their numbers.
+        Change::Branch(..) | Change::Volume(..) => 12,
         Change::Object(..) => 13,
         Change::RowRemoved(_)
         | Change::Dead(..)
@@ -208,10 +209,13 @@ impl State {
                 Change::Applied(applied) => state.apply_home(applied)?,
                 Change::Accepted(sequence) => state.accepted = *sequence,
                 Change::Rollback(rollback) => state.rollback(rollback)?,
-                Change::Snapshot(snapshot, name) => state.names.snapshot(shape, snapshot, name)?,
+                Change::Snapshot(snapshot, name, group) => {
+                    state.names.snapshot(shape, snapshot, name, *group)?;
+                }
                 Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
                 Change::Branch(branch, name) => state.names.branch(shape, branch, name, true)?,
                 Change::Object(object, runs) => state.objects.of_image(shape, object, runs)?,
+                Change::Volume(volume, name) => state.names.volume(shape, volume, name, true)?,
             }
         }
         let is_pin = !ranks.contains(&8) || state.accepted != ALL_ACCEPTED;
@@ -239,6 +243,7 @@ impl State {
         let before = self.checkpoint;
         let has_checkpoint = changes.iter().any(|change| matches!(change, Change::Checkpoint(_)));
         let leased = self.leased();
+        let is_group = names::are_one_group(changes);
         let mut removed: Vec<Run> = Vec::new();
         let mut added: Option<Run> = None;
         for (at, change) in changes.iter().enumerate() {
@@ -251,6 +256,7 @@ impl State {
                     | Change::Accepted(_)
                     | Change::Snapshot(..)
                     | Change::Branch(..)
+                    | Change::Volume(..)
                     | Change::SnapshotLock(_)
             ) || objects::takes_one(change);
             require(free || has_window, "slots, rows and runs change without a window")?;
@@ -264,14 +270,16 @@ impl State {
                     require(self.shape.linear, "it pins a base, and there is none")?;
                     self.accepted = *sequence;
                 }
-                Change::Snapshot(snapshot, name) => {
+                Change::Snapshot(snapshot, name, group) => {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
-                    let with_object = objects::goes_with(&self.shape, snapshot, changes)?;
-                    let alone = changes.len() == 1 || with_object || opens || names::is_broken(snapshot);
+                    // Those of one group are taken together.
+                    let with_object = objects::goes_with(self, snapshot, changes)?;
+                    let is_one = changes.len() == 1 + usize::from(with_object);
+                    let alone = is_one || opens || names::is_broken(snapshot) || is_group;
                     require(alone, "a snapshot stands among other changes")?;
                     let is_locked = self.names.is_given_up_locked(snapshot);
                     require(opens || !is_locked, "a locked snapshot is given up")?;
-                    self.names.snapshot(&self.shape, snapshot, name)?;
+                    self.names.snapshot(&self.shape, snapshot, name, *group)?;
                 }
                 Change::SnapshotRemoved(number) => self.names.forget_snapshot(*number)?,
                 Change::SnapshotLock(lock) => {
@@ -281,6 +289,10 @@ impl State {
                 Change::Branch(branch, name) => {
                     require(changes.len() == 1 || opens, "a branch stands among other changes")?;
                     self.names.branch(&self.shape, branch, name, false)?;
+                }
+                Change::Volume(volume, name) => {
+                    require(changes.len() == 1 || opens, "a volume stands among other changes")?;
+                    self.names.volume(&self.shape, volume, name, false)?;
                 }
                 Change::BranchRemoved(number) => self.names.forget_branch(*number)?,
                 Change::Object(object, runs) => self.object(changes, object, runs)?,
@@ -507,14 +519,10 @@ impl State {
     fn image_row(&mut self, row: &Row, live: &[u64], present: &[u64]) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
-        if self.shape.is_gathered(number) {
-            require(made.present.is_some(), "a row that others were gathered in is as the log writes one")?;
-            require(!self.rows.contains_key(&number), "a segment has two rows")?;
-            self.put(number, made);
-            return Ok(());
-        }
-        if self.shape.is_object(number) {
-            // Which objects there are stands further on.
+        // Which objects there are stands further on.
+        if self.shape.is_gathered(number) || self.shape.is_object(number) {
+            let is_moved = made.present.is_some() || made.used.is_some();
+            require(is_moved, "a row that others were gathered in is as the log writes one")?;
             require(!self.rows.contains_key(&number), "a segment has two rows")?;
             self.put(number, made);
             return Ok(());
@@ -600,11 +608,9 @@ impl State {
     /// With a linear volume, segments come free empty, those of the log behind the cursor alone, and extents only
     /// where they are taken as they are needed.
     fn may_be_removed(&self, number: u32, row: &RowState) -> Judged {
-        if !self.shape.linear && !self.shape.is_object(number) {
-            return Ok(());
-        }
-        require(count(&row.live) == 0, "a row is removed whose blocks live")?;
-        if self.shape.is_object(number) {
+        let (is_object, is_empty) = (self.shape.is_object(number), count(&row.live) == 0);
+        require(is_empty || !(self.shape.linear || is_object), "a row is removed whose blocks live")?;
+        if !self.shape.linear {
             return Ok(());
         }
         match self.shape.is_of_log(number) {
@@ -729,6 +735,7 @@ mod tests {
             closed: false,
             volume_blocks: 1 << 20,
             block_bytes: 4096,
+            region_bytes: 4096,
             segment_blocks: SEGMENT_BLOCKS,
             segments: 4,
             data_offset: 1 << 30,
@@ -748,6 +755,8 @@ mod tests {
             snapshots_max: 256,
             has_locks: false,
             objects: false,
+            has_groups: false,
+            has_volumes: false,
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

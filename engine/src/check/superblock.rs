@@ -9,10 +9,10 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::INHERITED;
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOCKS, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS,
-    FEATURE_OBJECTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC,
-    ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS,
-    VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG,
+    FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES,
+    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES,
+    Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -54,6 +54,7 @@ pub(super) struct Shape {
     pub closed: bool,
     pub volume_blocks: u64,
     pub block_bytes: u32,
+    pub region_bytes: u32,
     pub segment_blocks: u32,
     pub segments: u32,
     pub data_offset: u64,
@@ -80,8 +81,12 @@ pub(super) struct Shape {
     pub has_branches: bool,
     /// Names that there is room for.
     pub snapshots_max: u32,
+    /// There are further volumes, or there was about to be one.
+    pub has_volumes: bool,
     /// Snapshots have been locked, or one was about to.
     pub has_locks: bool,
+    /// Snapshots have been taken in groups, or were about to.
+    pub has_groups: bool,
     /// Snapshots have linear objects.
     pub objects: bool,
 }
@@ -95,6 +100,7 @@ impl Shape {
             closed: false,
             volume_blocks,
             block_bytes,
+            region_bytes: block_bytes,
             segment_blocks: 0,
             segments: 0,
             data_offset: HEAD_BYTES,
@@ -114,6 +120,8 @@ impl Shape {
             snapshots_max: SNAPSHOTS_MIN,
             has_locks: false,
             objects: false,
+            has_groups: false,
+            has_volumes: true,
         }
     }
 
@@ -359,6 +367,14 @@ async fn read_copy(checker: &mut Checker<'_>, copy: usize) -> Result<Copy> {
     Ok(Copy::Whole(Box::new(record)))
 }
 
+/// Features that a pool begins to use after it was made: they are noted before.
+const NOTED_FIRST: u64 = FEATURE_ROLLBACK
+    | FEATURE_SNAPSHOTS
+    | FEATURE_BRANCHES
+    | FEATURE_LOCKS
+    | FEATURE_GROUPS
+    | FEATURE_VOLUMES;
+
 /// Two whole copies are the same; after a power cut between the two writes, one is a rewrite ahead.
 fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
     let plain = |record: &Superblock, with_state: bool| {
@@ -370,8 +386,7 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.generation = 0.into();
             plain.generation_tail = 0.into();
             // What is used for the first time is noted before it is used.
-            plain.features_incompatible &=
-                !(FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES | FEATURE_LOCKS);
+            plain.features_incompatible &= !NOTED_FIRST;
         }
         plain
     };
@@ -457,10 +472,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
             "it has a base, and keeps moments without names",
         ),
         (
-            is_log
-                || record.features_incompatible.get()
-                    & (FEATURE_ROLLBACK | FEATURE_SNAPSHOTS | FEATURE_BRANCHES | FEATURE_LOCKS)
-                    == 0,
+            is_log || record.features_incompatible.get() & NOTED_FIRST == 0,
             "it has no log, and has gone back to an earlier moment or has snapshots",
         ),
         (
@@ -605,6 +617,7 @@ fn shape(record: &Superblock) -> Shape {
         closed: record.state.get() == STATE_CLOSED,
         volume_blocks: record.volume_bytes.get() / u64::from(block_bytes),
         block_bytes,
+        region_bytes: record.region_bytes.get(),
         segment_blocks,
         segments: segments as u32,
         data_offset: record.data.offset.get(),
@@ -624,5 +637,7 @@ fn shape(record: &Superblock) -> Shape {
         snapshots_max: record.snapshots_max.get().max(SNAPSHOTS_MIN),
         has_locks: record.features_incompatible.get() & FEATURE_LOCKS != 0,
         objects: record.features_incompatible.get() & FEATURE_OBJECTS != 0,
+        has_groups: record.features_incompatible.get() & FEATURE_GROUPS != 0,
+        has_volumes: record.features_incompatible.get() & FEATURE_VOLUMES != 0,
     }
 }

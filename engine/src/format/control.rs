@@ -38,6 +38,18 @@ pub const KIND_CLONE: u32 = 8;
 pub const KIND_LOCK: u32 = 10;
 /// `kind` of a request: unlock a snapshot.
 pub const KIND_UNLOCK: u32 = 11;
+/// `kind` of a request: hold volumes of the pool for snapshots of a group, and make them durable.
+pub const KIND_HOLD: u32 = 12;
+/// `kind` of a request: name the moments of what is held.
+pub const KIND_NAME_HELD: u32 = 13;
+/// `kind` of a request: let go of what is held.
+pub const KIND_LET_GO: u32 = 14;
+/// `kind` of a request: make a further volume in the pool.
+pub const KIND_MAKE_VOLUME: u32 = 15;
+/// `kind` of a request: which further volumes are there?
+pub const KIND_VOLUMES: u32 = 16;
+/// `kind` of a request: give a further volume up.
+pub const KIND_DELETE_VOLUME: u32 = 17;
 /// `kind` of an answer to a request of this kind plus this number.
 pub const ANSWER_TO: u32 = 0x100;
 /// `kind` of an answer: refused, or failed. Its body is the same in all versions.

@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed, 18 snapshot lock, 19 object |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed, 18 snapshot lock, 19 object, 20 volume |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -209,14 +209,14 @@ pub struct Rollback {
     pub settled: U64,
 }
 
-/// Kind 14: a moment has a name, which follows in UTF-8.
+/// Kind 14: a moment has a name, which follows in UTF-8; behind it the group, where it is of one.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 8 | `number`: of the snapshot; a later change with the same one replaces it |
 /// | 8 | 8 | `sequence`: of the last entry that it sees |
 /// | 16 | 8 | `time_unix_ns`: when it was taken |
-/// | 24 | 4 | `removed`: 1 once it has been given up and what it alone kept is to be let go of; 2 the same, because it was broken for want of room; 3 broken; else 0 |
+/// | 24 | 4 | `removed`: 1 once it has been given up and what it alone kept is to be let go of; 2 the same, because it was broken for want of room; 3 broken; 4 while the base of a copy-on-write volume is being made what it shows, one at most; else 0 |
 /// | 28 | 2 | `name_bytes`: of the name, 1 to 64 |
 /// | 30 | 2 | `branch`: whose moment it is; 0, the volume itself |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -229,6 +229,20 @@ pub struct Snapshot {
     pub removed: U32,
     pub name_bytes: U16,
     pub branch: U16,
+}
+
+/// Behind the name of a snapshot that was taken together with others: of how many, and which, wherever these lie.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 16 | `id`: drawn for the group; the same in all of its snapshots |
+/// | 16 | 4 | `members`: how many snapshots the group has, this one among them; 2 or more |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct SnapshotGroup {
+    pub id: [u8; 16],
+    pub members: U32,
 }
 
 /// Kind 16: a writable snapshot, a branch; its name follows in UTF-8. A block that it has not written is what its parent
@@ -246,6 +260,28 @@ pub struct Snapshot {
 #[allow(missing_docs, reason = "the table above describes every field")]
 pub struct Branch {
     pub parent: U64,
+    pub time_unix_ns: U64,
+    pub branch: U16,
+    pub name_bytes: U16,
+    pub removed: U32,
+}
+
+/// Kind 20: a further volume of the pool, which is a branch with nothing behind it; its name follows in UTF-8.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `size_bytes`: whole regions |
+/// | 8 | 8 | `sequence`: of the last entry before it was made |
+/// | 16 | 8 | `time_unix_ns`: when it was made |
+/// | 24 | 2 | `branch`: its number, above 0; a later change with the same one replaces it |
+/// | 26 | 2 | `name_bytes`: of the name, 1 to 64 |
+/// | 28 | 4 | `removed`: 1 once it has been given up and its blocks are to be let go of, else 0 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Volume {
+    pub size_bytes: U64,
+    pub sequence: U64,
     pub time_unix_ns: U64,
     pub branch: U16,
     pub name_bytes: U16,
@@ -291,6 +327,7 @@ pub struct Object {
 const _: () = {
     assert!(size_of::<Object>() == 24);
     assert!(size_of::<Snapshot>() == 32 && size_of::<Branch>() == 24 && size_of::<SnapshotLock>() == 24);
+    assert!(size_of::<SnapshotGroup>() == 20 && size_of::<Volume>() == 32);
     assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
     assert!(size_of::<RecordHeader>() == 64 && size_of::<ChangeHeader>() == 8);
     assert!(size_of::<Opening>() == 24 && size_of::<Lease>() == 8 && size_of::<Checkpoint>() == 40);
@@ -327,8 +364,8 @@ pub enum Change {
     Accepted(u64),
     /// See [`Rollback`].
     Rollback(Rollback),
-    /// See [`Snapshot`]: and its name.
-    Snapshot(Snapshot, Vec<u8>),
+    /// See [`Snapshot`]: its name, and the group that it is of.
+    Snapshot(Snapshot, Vec<u8>, Option<SnapshotGroup>),
     /// Kind 15: the snapshot of this number is gone (8 bytes).
     SnapshotRemoved(u64),
     /// See [`Branch`]: and its name.
@@ -339,6 +376,8 @@ pub enum Change {
     SnapshotLock(SnapshotLock),
     /// See [`Object`]: and its segments.
     Object(Object, Vec<(u32, u32)>),
+    /// See [`Volume`]: and its name.
+    Volume(Volume, Vec<u8>),
 }
 
 impl Change {
@@ -377,9 +416,10 @@ impl Change {
             Change::Applied(body) => put(to, body.as_bytes(), 11),
             Change::Accepted(sequence) => put(to, &sequence.to_le_bytes(), 12),
             Change::Rollback(body) => put(to, body.as_bytes(), 13),
-            Change::Snapshot(body, name) => {
+            Change::Snapshot(body, name, group) => {
                 to.extend_from_slice(body.as_bytes());
                 to.extend_from_slice(name);
+                to.extend_from_slice(group.as_ref().map_or(&[], |group| group.as_bytes()));
                 14
             }
             Change::SnapshotRemoved(number) => put(to, &number.to_le_bytes(), 15),
@@ -389,6 +429,11 @@ impl Change {
                 16
             }
             Change::BranchRemoved(number) => put(to, &number.to_le_bytes(), 17),
+            Change::Volume(body, name) => {
+                to.extend_from_slice(body.as_bytes());
+                to.extend_from_slice(name);
+                20
+            }
             Change::SnapshotLock(body) => put(to, body.as_bytes(), 18),
             Change::Object(body, segments) => {
                 put(to, body.as_bytes(), 19);
@@ -449,11 +494,13 @@ impl Change {
             12 => Change::Accepted(U64::read_from_bytes(body).ok()?.get()),
             13 => Change::Rollback(Rollback::read_from_bytes(body).ok()?),
             14 => {
-                let (snapshot, name) = Snapshot::read_from_prefix(body).ok()?;
-                if name.len() != snapshot.name_bytes.get() as usize {
-                    return None;
-                }
-                Change::Snapshot(snapshot, name.to_vec())
+                let (snapshot, rest) = Snapshot::read_from_prefix(body).ok()?;
+                let (name, group) = rest.split_at_checked(snapshot.name_bytes.get() as usize)?;
+                let group = match group {
+                    [] => None,
+                    group => Some(SnapshotGroup::read_from_bytes(group).ok()?),
+                };
+                Change::Snapshot(snapshot, name.to_vec(), group)
             }
             15 => Change::SnapshotRemoved(U64::read_from_bytes(body).ok()?.get()),
             16 => {
@@ -468,6 +515,13 @@ impl Change {
             19 => {
                 let (object, rest) = Object::read_from_prefix(body).ok()?;
                 Change::Object(object, pairs(rest)?)
+            }
+            20 => {
+                let (volume, name) = Volume::read_from_prefix(body).ok()?;
+                if name.len() != volume.name_bytes.get() as usize {
+                    return None;
+                }
+                Change::Volume(volume, name.to_vec())
             }
             _ => return None,
         })
@@ -580,6 +634,32 @@ mod tests {
         Object { snapshot: 3.into(), sequence: 8.into(), first: (1 << 31).into(), extents: 3.into() }
     }
 
+    fn in_group() -> Snapshot {
+        Snapshot {
+            number: 4.into(),
+            sequence: 9.into(),
+            time_unix_ns: 8.into(),
+            removed: 0.into(),
+            name_bytes: 2.into(),
+            branch: 1.into(),
+        }
+    }
+
+    fn volume() -> Volume {
+        Volume {
+            size_bytes: 0x10_0000.into(),
+            sequence: 9.into(),
+            time_unix_ns: 8.into(),
+            branch: 5.into(),
+            name_bytes: 2.into(),
+            removed: 1.into(),
+        }
+    }
+
+    fn group() -> SnapshotGroup {
+        SnapshotGroup { id: [0xA5; 16], members: 3.into() }
+    }
+
     fn changes() -> Vec<Change> {
         let row = Row {
             virtual_segment: 3.into(),
@@ -625,7 +705,10 @@ mod tests {
                     branch: 3.into(),
                 },
                 b"first".to_vec(),
+                None,
             ),
+            Change::Snapshot(in_group(), b"ab".to_vec(), Some(group())),
+            Change::Volume(volume(), b"db".to_vec()),
             Change::SnapshotRemoved(2),
             Change::SnapshotLock(SnapshotLock { number: 3.into(), until_unix_ns: 9.into(), held: 1.into() }),
             Change::Object(object(), vec![(5, 2), (9, 1)]),
@@ -643,6 +726,17 @@ mod tests {
         assert_eq!(bytes[..16], [19, 0, 0, 0, 40, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[16..32], [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128, 3, 0, 0, 0]);
         assert_eq!(bytes[32..], [5, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0]);
+        let mut bytes = Vec::new();
+        Change::Snapshot(in_group(), b"ab".to_vec(), Some(group())).encode(&mut bytes);
+        let numbers = [&[14, 0, 0, 0, 54, 0, 0, 0, 4], &[0; 7][..], &[9], &[0; 7], &[8], &[0; 7]].concat();
+        let rest = [&[0, 0, 0, 0, 2, 0, 1, 0, b'a', b'b'], &[0xA5; 16][..], &[3, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(bytes, [numbers, rest].concat());
+        let mut bytes = Vec::new();
+        Change::Volume(volume(), b"db".to_vec()).encode(&mut bytes);
+        let numbers =
+            [&[20, 0, 0, 0, 34, 0, 0, 0, 0, 0, 16], &[0; 5][..], &[9], &[0; 7], &[8], &[0; 7]].concat();
+        let rest = [5, 0, 2, 0, 1, 0, 0, 0, b'd', b'b', 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes, [&numbers[..], &rest].concat());
         let record = RecordHeader::encode(2, 3, [0x11; 16], 8192, &[Change::Watermark(50)]);
         assert_eq!(record.len(), 4096);
         assert_eq!(&record[..12], b"ICEJRNL\0\x01\0\0\0");

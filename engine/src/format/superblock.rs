@@ -26,7 +26,9 @@ pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
     | FEATURE_BRANCHES
     | FEATURE_MANY_SNAPSHOTS
     | FEATURE_LOCKS
-    | FEATURE_OBJECTS;
+    | FEATURE_OBJECTS
+    | FEATURE_GROUPS
+    | FEATURE_VOLUMES;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -45,6 +47,10 @@ pub const FEATURE_MANY_SNAPSHOTS: u64 = 64;
 pub const FEATURE_LOCKS: u64 = 128;
 /// Incompatible feature: snapshots have linear objects, where every block that they keep has its place.
 pub const FEATURE_OBJECTS: u64 = 256;
+/// Incompatible feature: snapshots have been taken in groups.
+pub const FEATURE_GROUPS: u64 = 512;
+/// Incompatible feature: the pool has further volumes, or has had some: log and index may hold entries of them.
+pub const FEATURE_VOLUMES: u64 = 1024;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.

@@ -351,10 +351,14 @@ mod tests {
 
     #[test]
     fn an_image_has_room_for_the_longest_of_every_snapshot() {
-        use crate::pool::snapshots::{Keeping, NAME_BYTES_MAX, SNAPSHOTS_MAX, Snapshot, SnapshotLock};
+        use crate::pool::snapshots::{
+            Keeping, NAME_BYTES_MAX, SNAPSHOTS_MAX, Snapshot, SnapshotGroup, SnapshotLock,
+        };
         let name = "n".repeat(NAME_BYTES_MAX);
         let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
-        let longest = Snapshot { number: 1, branch: 1, sequence: 1, time_unix_ns: 1, keeping, name, lock };
+        let group = Some(SnapshotGroup { id: [1; 16], members: 3 });
+        let longest =
+            Snapshot { number: 1, branch: 1, sequence: 1, time_unix_ns: 1, keeping, name, group, lock };
         let mut bytes = Vec::new();
         longest.change().encode(&mut bytes);
         lock.change(1).encode(&mut bytes);

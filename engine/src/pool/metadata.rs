@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::branches::{Branch, Branches};
+use super::branches::{Branch, Branches, Origin};
 use super::history::Rollback;
 use super::objects::{Object, Objects};
 use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
@@ -343,6 +343,23 @@ impl Metadata {
         self.rows.range(HOME_FIRST..)
     }
 
+    /// The volume that a branch is, or is a moment of, or that began as one of those, and so on: its number, 0 for the
+    /// pool's own, and its size unless it is that one. None where a branch has lost what it began as.
+    pub fn volume_of(&self, branch: u32) -> Option<(u32, Option<u64>)> {
+        let mut at = branch;
+        // Whatever the device says, it comes to an end.
+        for _ in 0..=self.branches.len() {
+            if at == 0 {
+                return Some((0, None));
+            }
+            match self.branches.get(at)?.origin {
+                Origin::Volume { size_bytes, .. } => return Some((at, Some(size_bytes))),
+                Origin::Snapshot(parent) => at = self.snapshots.get(parent)?.branch,
+            }
+        }
+        None
+    }
+
     /// Snapshots and writable snapshots, those that have been given up among them.
     pub fn names(&self) -> usize {
         self.snapshots.len() + self.branches.len()
@@ -430,8 +447,8 @@ impl Metadata {
             Change::Applied(applied) => self.applied = *applied,
             Change::Accepted(sequence) => self.accepted = *sequence,
             Change::Rollback(body) => self.rolled_back(body)?,
-            Change::Snapshot(body, name) => {
-                let snapshot = Snapshot::from_change(body, name)?;
+            Change::Snapshot(body, name, group) => {
+                let snapshot = Snapshot::from_change(body, name, *group)?;
                 self.snapshots.insert(snapshot);
                 if self.names() > self.names_max {
                     return None;
@@ -441,9 +458,15 @@ impl Metadata {
             Change::SnapshotLock(lock) => self.snapshots.lock(lock)?,
             Change::Branch(body, name) => {
                 let branch = Branch::from_change(body, name)?;
-                let has_parent = branch.given_up || self.snapshots.get(branch.parent).is_some();
+                let has_parent = branch.given_up || self.snapshots.get(body.parent.get()).is_some();
                 self.branches.insert(branch);
                 if !has_parent || self.names() > self.names_max {
+                    return None;
+                }
+            }
+            Change::Volume(body, name) => {
+                self.branches.insert(Branch::from_volume(body, name)?);
+                if self.names() > self.names_max {
                     return None;
                 }
             }
@@ -642,8 +665,8 @@ mod tests {
     fn there_are_no_more_snapshots_than_there_is_room_for() {
         let named = |number: u64| {
             let (sequence, keeping) = (number, crate::pool::snapshots::Keeping::Kept);
-            let (name, lock) = (format!("{number}"), SnapshotLock::default());
-            Snapshot { number, branch: 0, sequence, time_unix_ns: 0, keeping, name, lock }.change()
+            let (name, group, lock) = (format!("{number}"), None, SnapshotLock::default());
+            Snapshot { number, branch: 0, sequence, time_unix_ns: 0, keeping, name, group, lock }.change()
         };
         for (mut state, room) in [(Metadata::new(4, 64), 256), (Metadata::new(4, 64).with_room_for(700), 700)]
         {

@@ -29,13 +29,20 @@ pub enum Keeping {
     Breaking = 2,
     /// It is broken.
     Broken = 3,
+    /// It is, and the volume is being made what it shows: until that is done, it is what the volume shows (of `cow`).
+    Restoring = 4,
 }
 
 impl Keeping {
     fn from_number(number: u32) -> Option<Self> {
-        [Self::Kept, Self::GivenUp, Self::Breaking, Self::Broken]
+        [Self::Kept, Self::GivenUp, Self::Breaking, Self::Broken, Self::Restoring]
             .into_iter()
             .find(|one| *one as u32 == number)
+    }
+
+    /// Whether the moment is there.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Kept | Self::Restoring)
     }
 
     /// Whether the name is in use.
@@ -72,6 +79,15 @@ impl SnapshotLock {
     }
 }
 
+/// Snapshots that were taken together, of volumes of one pool or of several: which ones belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotGroup {
+    /// The same in all of its snapshots.
+    pub id: [u8; 16],
+    /// How many they are.
+    pub members: u32,
+}
+
 /// A named moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -87,6 +103,8 @@ pub struct Snapshot {
     pub keeping: Keeping,
     /// What it is called.
     pub name: String,
+    /// The group that it was taken in, if it was.
+    pub group: Option<SnapshotGroup>,
     /// What keeps it from being given up. Stays what it was where a change tells of the rest.
     pub lock: SnapshotLock,
 }
@@ -107,11 +125,18 @@ impl Snapshot {
             name_bytes: (self.name.len() as u16).into(),
             branch: (self.branch as u16).into(),
         };
-        Change::Snapshot(body, self.name.clone().into_bytes())
+        let group = self
+            .group
+            .map(|SnapshotGroup { id, members }| journal::SnapshotGroup { id, members: members.into() });
+        Change::Snapshot(body, self.name.clone().into_bytes(), group)
     }
 
     /// What a change says; `None` where it says nothing possible.
-    pub fn from_change(body: &journal::Snapshot, name: &[u8]) -> Option<Self> {
+    pub fn from_change(
+        body: &journal::Snapshot,
+        name: &[u8],
+        group: Option<journal::SnapshotGroup>,
+    ) -> Option<Self> {
         let name = String::from_utf8(name.to_vec()).ok()?;
         check_name(&name).ok()?;
         if body.number.get().max(body.sequence.get()) >= NUMBER_MAX {
@@ -124,6 +149,7 @@ impl Snapshot {
             time_unix_ns: body.time_unix_ns.get(),
             keeping: Keeping::from_number(body.removed.get())?,
             name,
+            group: group.map(|group| SnapshotGroup { id: group.id, members: group.members.get() }),
             lock: SnapshotLock::default(),
         })
     }
@@ -139,6 +165,8 @@ pub struct Snapshots {
     by_moment: BTreeSet<(Moment, u64)>,
     /// The numbers of those whose moments are to be swept.
     to_sweep: BTreeSet<u64>,
+    /// The number of that which the volume is being made.
+    restoring: Option<u64>,
 }
 
 impl Snapshots {
@@ -154,6 +182,9 @@ impl Snapshots {
         if matches!(snapshot.keeping, Keeping::GivenUp | Keeping::Breaking) {
             self.to_sweep.insert(number);
         }
+        if snapshot.keeping == Keeping::Restoring {
+            self.restoring = Some(number);
+        }
         self.by_moment.insert((moment, number));
         self.by_number.insert(number, snapshot);
     }
@@ -166,6 +197,7 @@ impl Snapshots {
         }
         self.by_moment.remove(&(gone.moment(), number));
         self.to_sweep.remove(&number);
+        self.restoring = self.restoring.filter(|one| *one != number);
         Some(gone)
     }
 
@@ -209,7 +241,12 @@ impl Snapshots {
     /// Those that are kept, the oldest moment first.
     pub fn kept(&self) -> impl Iterator<Item = &Snapshot> {
         let all = self.by_moment.iter().filter_map(|(_, number)| self.get(*number));
-        all.filter(|one| one.keeping == Keeping::Kept)
+        all.filter(|one| one.keeping.is_kept())
+    }
+
+    /// That which the volume is being made.
+    pub fn restoring(&self) -> Option<&Snapshot> {
+        self.get(self.restoring?)
     }
 
     /// Those of one moment.
@@ -228,7 +265,7 @@ impl Snapshots {
 
     /// Whether one that is kept has this moment.
     pub fn keeps(&self, moment: Moment) -> bool {
-        self.at(moment).any(|one| one.keeping == Keeping::Kept)
+        self.at(moment).any(|one| one.keeping.is_kept())
     }
 
     /// Those whose moments are to be swept, by their numbers.
@@ -270,9 +307,18 @@ mod tests {
                 // A name is one number's, but for those that have been given up.
                 let name = format!("of {}", if keeping.has_name() { number } else { random.below(40) });
                 let sequence = random.below(20);
-                let lock = SnapshotLock::default();
+                let (group, lock) = (None, SnapshotLock::default());
                 let branch = random.below(3) as u32;
-                all.insert(Snapshot { number, branch, sequence, time_unix_ns: 0, keeping, name, lock });
+                all.insert(Snapshot {
+                    number,
+                    branch,
+                    sequence,
+                    time_unix_ns: 0,
+                    keeping,
+                    name,
+                    group,
+                    lock,
+                });
             }
             let scan = |keeping: &[Keeping]| -> Vec<&Snapshot> {
                 all.values().filter(|one| keeping.contains(&one.keeping)).collect()

@@ -353,6 +353,9 @@ impl Script {
             let at = random.below(self.steps.len() as u64 + 1) as usize;
             self.steps.insert(at, step);
         }
+        if self.backend == Backend::Cow {
+            self.go_back();
+        }
         self.write_snapshots();
         self.place_in_objects();
     }

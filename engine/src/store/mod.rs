@@ -13,8 +13,8 @@ use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::Superblock;
 use crate::object::linear::Linear;
-use crate::runtime::FailureFlag;
-use crate::units::ByteOffset;
+use crate::runtime::{FailureFlag, RangeGuard};
+use crate::units::{ByteOffset, Seq};
 use cow::Cow;
 use log::{Access, HomeDevice, LogStore, OpenOptions};
 use overlay::Overlay;
@@ -126,7 +126,7 @@ impl Store {
         }
         let log = LogStore::open(device, superblock, access, options, home, failed).await?;
         Ok(match backend {
-            Backend::Cow => Self::Cow(Cow { past: log }),
+            Backend::Cow => Self::Cow(Cow::open(log).await?),
             Backend::Overlay => Self::Overlay(Overlay { layers: log }),
             _ => Self::Log(log),
         })
@@ -153,6 +153,38 @@ impl Store {
                 Err(Error::new("open the past", reason).on(alone.base.device().name()))
             }
             other => Err(Error::new("open the past", Reason::NoPast { backend: other.backend().name() })),
+        }
+    }
+
+    /// Refuses a moment that cannot be gone back to.
+    pub fn check_rollback(&self, to: Seq) -> Result<()> {
+        match self {
+            Self::Cow(cow) => cow.check_rollback(to),
+            other => other.log()?.check_rollback(to),
+        }
+    }
+
+    /// Goes back to a moment; `guard` holds the whole volume. The sequence that it has then.
+    pub async fn rollback(&self, to: Seq, guard: RangeGuard) -> Result<Seq> {
+        match self {
+            Self::Cow(cow) => cow.rollback(to, guard).await,
+            other => other.log()?.rollback(to, guard).await,
+        }
+    }
+
+    /// Before a moment of now is kept: what is current is in its place.
+    pub async fn finish_rollback(&self) -> Result<()> {
+        match self {
+            Self::Cow(cow) => cow.finish_rollback().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The moment that is read in place of now, where a return has been cut short.
+    pub fn shown(&self) -> Option<Seq> {
+        match self {
+            Self::Cow(cow) => cow.shown().map(|image| image.sequence()),
+            _ => None,
         }
     }
 

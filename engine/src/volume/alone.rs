@@ -53,6 +53,10 @@ impl Volume {
         let id = format_id(&record.device_of(ROLE_LOG).unwrap_or_default());
         let flags = record.volume_flags.get();
         let mode = match (backend, image) {
+            // It was going back to a snapshot.
+            (Backend::Cow, BaseImage::Current(_)) if flags & VOLUME_BASE_MIXED != 0 => {
+                return refused(Reason::BaseMixed { id });
+            }
             (Backend::Cow, BaseImage::Current(mode)) => mode,
             (Backend::Cow, BaseImage::Oldest) => return refused(Reason::SnapshotBroken { moment: 0 }),
             (_, BaseImage::Current(_)) => return refused(Reason::CurrentLost { id }),

@@ -27,7 +27,7 @@ impl Volume {
         self.context().to_its_end("clone snapshot", cloning).await
     }
 
-    /// Opens a writable snapshot: a volume of its own that shares the pool with this one, and is closed with it. Opened
+    /// Opens a writable snapshot, or a further volume: a volume of its own that shares the pool with this one, and is closed with it. Opened
     /// twice, it is the same one. Snapshots of it are taken as of any volume.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Volume {
         Ok(opened)
     }
 
-    /// The name of the writable snapshot that this is; none for the volume itself.
+    /// The name of the writable snapshot, or of the further volume, that this is; none for the pool's own.
     pub fn writable_name(&self) -> Option<String> {
         self.0.store.log().ok()?.branch_name()
     }

@@ -431,7 +431,7 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     Ok((record, Some(home)))
 }
 
-fn random_id(device: &Device) -> [u8; 16] {
+pub(super) fn random_id(device: &Device) -> [u8; 16] {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&device.context().random_u64().to_le_bytes());
     id[8..].copy_from_slice(&device.context().random_u64().to_le_bytes());

@@ -14,6 +14,7 @@
 mod alone;
 mod branch;
 mod create;
+mod group;
 mod grow;
 mod handle;
 mod io;
@@ -21,6 +22,7 @@ mod open;
 mod roles;
 mod rollback;
 mod snapshot;
+mod volumes;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -28,21 +30,24 @@ use std::rc::{Rc, Weak};
 
 pub use alone::BaseImage;
 pub use create::{CreateOptions, Initialise};
+pub use group::{HOLD_NS_MAX, IncompleteGroup, incomplete_groups};
 pub use grow::Grown;
 pub use handle::VolumeHandle;
 pub use open::OpenMode;
 pub use roles::Devices;
 
 pub use crate::store::log::{
-    ApplyMode, ApplyOptions, ApplyStatus, LockTime, OpenOptions, SnapshotLock, SnapshotSpace, WhenFull,
+    ApplyMode, ApplyOptions, ApplyStatus, FurtherVolume, LockTime, OpenOptions, SnapshotGroup, SnapshotLock,
+    SnapshotSpace, WhenFull,
 };
 
 use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::{Reason, Result};
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_LOCKS, FEATURE_LOG, FEATURE_OBJECTS, FEATURE_ROLLBACK,
-    FEATURE_SNAPSHOTS, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG, FEATURE_OBJECTS,
+    FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN,
+    VOLUME_VOLATILE_LOG,
 };
 use crate::object::ObjectKind;
 use crate::pool::layout;
@@ -80,16 +85,20 @@ struct Inner {
     volume_device: Option<Device>,
     store: Store,
     superblock: Rc<RefCell<Superblock>>,
+    /// Held while the superblock is written anew.
+    superblock_turn: RangeLock,
     lock: RangeLock,
     failed: FailureFlag,
     closed: Cell<bool>,
     read_only: bool,
     size_bytes: u64,
     block_bytes: u64,
-    /// The volume that this is a writable snapshot of.
+    /// The pool's own volume, where this is a further one, or a writable snapshot.
     origin: Option<Volume>,
-    /// The writable snapshots that are open, by their names.
+    /// The writable snapshots and further volumes that are open, by their names.
     writable: RefCell<BTreeMap<String, Weak<Inner>>>,
+    /// What is held for groups that others take.
+    loans: group::Loans,
 }
 
 impl Volume {
@@ -103,19 +112,24 @@ impl Volume {
         origin: Option<Volume>,
     ) -> Self {
         let record = *superblock.borrow();
+        let superblock_turn = origin.as_ref().map(|pool| pool.0.superblock_turn.clone()).unwrap_or_default();
+        let size_bytes =
+            store.log().ok().and_then(|log| log.size_bytes()).unwrap_or(record.volume_bytes.get());
         Self(Rc::new(Inner {
             device: devices.pool,
             volume_device: devices.volume,
             store,
             superblock,
+            superblock_turn,
             lock: RangeLock::default(),
             failed,
             closed: Cell::new(false),
             read_only,
-            size_bytes: record.volume_bytes.get(),
+            size_bytes,
             block_bytes: record.block_bytes.get().into(),
             origin,
             writable: RefCell::default(),
+            loans: RefCell::default(),
         }))
     }
 }
@@ -241,6 +255,8 @@ impl VolumeInfo {
             ("writable snapshots", superblock.features_incompatible.get() & FEATURE_BRANCHES != 0),
             ("linear objects", superblock.features_incompatible.get() & FEATURE_OBJECTS != 0),
             ("snapshot locks", superblock.features_incompatible.get() & FEATURE_LOCKS != 0),
+            ("further volumes", superblock.features_incompatible.get() & FEATURE_VOLUMES != 0),
+            ("snapshot groups", superblock.features_incompatible.get() & FEATURE_GROUPS != 0),
             ("rollback", superblock.features_incompatible.get() & FEATURE_ROLLBACK != 0),
         ];
         let role = |entry: &RoleEntry| Some((roles::role_name(entry.role.get())?, entry.device_id));
@@ -279,7 +295,8 @@ impl Volume {
     /// What its superblock says now.
     pub fn info(&self) -> VolumeInfo {
         let sequence = self.0.store.log().map_or(0, |log| log.sequence());
-        VolumeInfo { sequence: Seq(sequence), ..VolumeInfo::of(&self.0.superblock.borrow(), self.backend()) }
+        let info = VolumeInfo::of(&self.0.superblock.borrow(), self.backend());
+        VolumeInfo { sequence: Seq(sequence), size_bytes: self.0.size_bytes, ..info }
     }
 
     fn backend(&self) -> Backend {
@@ -318,6 +335,15 @@ impl Volume {
             true => Some(self.lock_range(0, self.0.size_bytes).await),
             false => None,
         };
+        let mut options = options;
+        if let Some(shown) = self.0.store.shown() {
+            let now = Seq(self.0.store.log()?.sequence());
+            match options.sequence.is_none_or(|sequence| sequence == now) {
+                true if self.0.read_only => options.sequence = Some(shown),
+                true => self.0.store.finish_rollback().await?,
+                false => {}
+            }
+        }
         self.0.store.log()?.image(options, guard).await
     }
 

@@ -116,6 +116,7 @@ impl Volume {
         }
         self.check_writable("close")?;
         self.0.closed.set(true);
+        self.let_all_go();
         let guard = self.0.lock.lock(0, u64::MAX).await;
         for volume in &writable {
             volume.0.closed.set(true);
@@ -125,6 +126,7 @@ impl Volume {
         let io = Io { guard: Some(guard.clone()), ..self.flush_io() };
         self.0.store.close(io).await?;
         self.check_unpoisoned("close")?;
+        let _turn = self.0.superblock_turn.lock(0, 1).await;
         let mut record = *self.0.superblock.borrow();
         record.state = STATE_CLOSED.into();
         record.generation += 1;

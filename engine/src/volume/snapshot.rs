@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Volume;
 use crate::error::Result;
-use crate::format::superblock::{FEATURE_LOCKS, FEATURE_SNAPSHOTS};
+use crate::format::superblock::FEATURE_LOCKS;
 use crate::pool::superblock;
 use crate::runtime::RangeGuard;
 use crate::store::log::{LockTime, SnapshotInfo};
@@ -24,19 +24,7 @@ impl Volume {
         self.context().to_its_end("take snapshot", taking).await
     }
 
-    async fn take_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
-        self.check_writable("take snapshot")?;
-        let guard = self.lock_for_snapshot().await;
-        self.check_writable("take snapshot")?;
-        let log = self.0.store.log()?;
-        log.check_snapshot(name)?;
-        self.use_feature(FEATURE_SNAPSHOTS).await?;
-        // What a crash takes back must not be in it.
-        self.0.store.flush(self.flush_io()).await?;
-        log.take_snapshot(name, &guard).await
-    }
-
-    async fn lock_for_snapshot(&self) -> RangeGuard {
+    pub(super) async fn lock_for_snapshot(&self) -> RangeGuard {
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::SnapshotAmidWrites) {
             return crate::runtime::RangeLock::default().lock(0, self.0.size_bytes).await;
@@ -130,7 +118,15 @@ impl Volume {
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.check_writable("delete snapshot")?;
         let (volume, name) = (self.clone(), name.to_string());
-        let deleting = async move { volume.0.store.log()?.delete_snapshot(&name).await };
+        let deleting = async move {
+            let log = volume.0.store.log()?;
+            let is_shown = |shown| log.moment_of(&name).is_ok_and(|moment| moment == log.moment(Some(shown)));
+            if !volume.0.read_only && volume.0.store.shown().is_some_and(is_shown) {
+                let _guard = volume.lock_range(0, volume.0.size_bytes).await;
+                volume.0.store.finish_rollback().await?;
+            }
+            log.delete_snapshot(&name).await
+        };
         self.context().to_its_end("delete snapshot", deleting).await
     }
 
@@ -190,14 +186,16 @@ impl Volume {
         self.context().to_its_end("fold", folding).await
     }
 
-    /// Says in the superblock that this volume uses a feature, before it does: a build that does not know it must not
+    /// Says in the superblock that this volume uses features, before it does: a build that does not know them must not
     /// take the volume for one without.
-    pub(super) async fn use_feature(&self, feature: u64) -> Result<()> {
+    pub(super) async fn use_feature(&self, features: u64) -> Result<()> {
+        // Of two that begin at once, the second one must not forget what the first one said.
+        let _turn = self.0.superblock_turn.lock(0, 1).await;
         let mut record = *self.0.superblock.borrow();
-        if record.features_incompatible.get() & feature != 0 {
+        if record.features_incompatible.get() & features == features {
             return Ok(());
         }
-        record.features_incompatible |= feature;
+        record.features_incompatible |= features;
         record.generation += 1;
         superblock::write(&self.0.device, &record, &self.0.failed).await?;
         *self.0.superblock.borrow_mut() = record;

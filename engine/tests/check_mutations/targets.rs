@@ -223,7 +223,7 @@ impl Final {
                 Change::Rollback(body) => {
                     state.rollbacks.insert(body.at.get(), (body.to.get(), *at));
                 }
-                Change::Snapshot(body, _) => drop(state.snapshots.insert(body.number.get(), *at)),
+                Change::Snapshot(body, ..) => drop(state.snapshots.insert(body.number.get(), *at)),
                 Change::SnapshotRemoved(number) => drop(state.snapshots.remove(number)),
                 Change::Object(body, runs) => {
                     state.objects.remove(&body.first.get());
@@ -231,7 +231,10 @@ impl Final {
                         state.objects.insert(body.first.get(), *at);
                     }
                 }
-                Change::SnapshotLock(_) | Change::Branch(..) | Change::BranchRemoved(_) => {}
+                Change::SnapshotLock(_)
+                | Change::Branch(..)
+                | Change::Volume(..)
+                | Change::BranchRemoved(_) => {}
             }
         }
         state
@@ -301,12 +304,13 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 let name = if passed { "Rollback, before the window" } else { "Rollback" };
                 named(name, state.rollbacks[&body.at.get()].1 == at)
             }
-            Change::Snapshot(body, _) => {
+            Change::Snapshot(body, ..) => {
                 named("Snapshot", state.snapshots.get(&body.number.get()) == Some(&at))
             }
             Change::SnapshotRemoved(_) => "snapshot removed".into(),
             Change::SnapshotLock(_) => "SnapshotLock".into(),
             Change::Branch(..) => "Branch".into(),
+            Change::Volume(..) => "Volume".into(),
             Change::BranchRemoved(_) => "branch removed".into(),
             Change::Object(_, runs) if runs.is_empty() => "Object, given back".into(),
             Change::Object(body, _) => named("Object", state.objects.get(&body.first.get()) == Some(&at)),
@@ -349,6 +353,10 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 listing.add(name.clone(), "Branch", body, seal);
                 listing.one(&name, "name", body + 24, called.len(), seal);
             }
+            Change::Volume(_, called) => {
+                listing.add(name.clone(), "Volume", body, seal);
+                listing.one(&name, "name", body + 32, called.len(), seal);
+            }
             Change::BranchRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::Object(_, runs) => {
                 listing.add(name.clone(), "Object", body, seal);
@@ -364,9 +372,12 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             }
             Change::Applied(_) => listing.add(name, "Applied", body, seal),
             Change::Rollback(_) => listing.add(name, "Rollback", body, seal),
-            Change::Snapshot(_, called) => {
+            Change::Snapshot(_, called, group) => {
                 listing.add(name.clone(), "Snapshot", body, seal);
                 listing.one(&name, "name", body + 32, called.len(), seal);
+                if group.is_some() {
+                    listing.add("SnapshotGroup", "SnapshotGroup", body + 32 + called.len() as u64, seal);
+                }
             }
             Change::SnapshotRemoved(_) => listing.one(&name, "number", body, 8, seal),
         }

@@ -95,13 +95,28 @@ async fn write_branches(volume: &Volume, random: &mut Random) {
             write(&branch, random, first, 2, Durability::Durable).await;
         }
         if name == "tree" {
-            branch.create_snapshot("leaf").await.unwrap();
+            let members = [(branch.clone(), "leaf"), (volume.clone(), "with leaf")];
+            Volume::create_group(&members).await.unwrap();
             write(&branch, random, 5, 2, Durability::Durable).await;
             branch.write_zeroes(ByteOffset(41 * BLOCK), BLOCK).await.unwrap();
         }
         branch.close().await.unwrap();
     }
     volume.delete_snapshot("gone").await.unwrap();
+    // A further volume that is larger than the pool's own, one with a snapshot, and one that goes.
+    for (name, blocks) in [("db", 90), ("small", 8), ("past", 8)] {
+        volume.create_volume(name, blocks * BLOCK).await.unwrap();
+        let further = volume.open_volume(name).await.unwrap();
+        for first in [2, 3, blocks - 2] {
+            write(&further, random, first, 2, Durability::Durable).await;
+        }
+        if name == "small" {
+            further.create_snapshot("of small").await.unwrap();
+            write(&further, random, 3, 1, Durability::Durable).await;
+        }
+        further.close().await.unwrap();
+    }
+    volume.delete_volume("past").await.unwrap();
 }
 
 fn made(

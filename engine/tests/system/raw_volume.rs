@@ -399,7 +399,7 @@ fn child(task: &str, path: &Path, before: &[&str]) -> Command {
         }
         None => Command::new(program),
     };
-    command.args(["--exact", "child_task", "--nocapture"]).env(TASK, task).env(TARGET, path);
+    command.args(["--exact", "raw_volume::child_task", "--nocapture"]).env(TASK, task).env(TARGET, path);
     command
 }
 

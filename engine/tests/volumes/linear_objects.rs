@@ -249,7 +249,7 @@ fn there_are_no_more_than_64_objects() {
                 volume.create_snapshot(&format!("{number}")).await.unwrap();
             }
             let refused = volume.create_snapshot("64").await.unwrap_err();
-            assert_eq!(*refused.reason(), Reason::TooManyObjects { limit: 64 });
+            assert_eq!(*refused.reason(), Reason::TooManySnapshots { limit: 64 });
             assert_eq!((refused.kind(), volume.snapshots().len()), (Kind::NoSpace, 64));
             volume.delete_snapshot("17").await.unwrap();
             volume.create_snapshot("64").await.unwrap();

@@ -6,7 +6,6 @@ use std::task::Poll;
 
 use icecore::device::simulated::{Event, Fault};
 use icecore::error::Reason;
-use icecore::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
 use icecore::runtime::OperationKind;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
@@ -14,7 +13,8 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, OpenOptions, Volume};
 
 use crate::vlog::{
-    BLOCK, MIB, PREFIXES, Rig, WRITES, byte, image_at, is_sound, letters, shown, small, write, write_base,
+    BLOCK, MIB, PREFIXES, Rig, WRITES, base_at, byte, image_at, is_sound, letters, shown, small, write,
+    write_base,
 };
 
 const T0: &str = PREFIXES[0];
@@ -46,12 +46,6 @@ async fn v_2_alone(rig: &Rig, moves: bool) -> Volume {
     let volume = v_2(rig, moves).await;
     volume.delete_snapshot("T0").await.unwrap();
     volume
-}
-
-fn base_at(rig: &Rig) -> u64 {
-    let bytes: [u8; SUPERBLOCK_BYTES] = rig.disk.peek(0, SUPERBLOCK_BYTES).try_into().unwrap();
-    let Decoded::Valid(found) = Superblock::decode(&bytes, 0) else { panic!("there is no superblock") };
-    found.base.offset.get()
 }
 
 fn base(rig: &Rig) -> String {

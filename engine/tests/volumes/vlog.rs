@@ -6,6 +6,7 @@ use icecore::check::{Code, check};
 use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Error;
+use icecore::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{Random, Runtime, Task};
 use icecore::store::Backend;
@@ -95,6 +96,13 @@ impl Rig {
         let home = (0..end).step_by(BLOCK as usize).find(is_base);
         (volume, home.expect("the base lies somewhere on the disk"))
     }
+}
+
+/// Where the base of a volume begins on its disk.
+pub fn base_at(rig: &Rig) -> u64 {
+    let bytes: [u8; SUPERBLOCK_BYTES] = rig.disk.peek(0, SUPERBLOCK_BYTES).try_into().unwrap();
+    let Decoded::Valid(found) = Superblock::decode(&bytes, 0) else { panic!("there is no superblock") };
+    found.base.offset.get()
 }
 
 /// Writes a block of one letter.

@@ -140,7 +140,7 @@ impl Known {
                     self.rollbacks.push(rollback);
                 }
             }
-            Change::Snapshot(snapshot, name)
+            Change::Snapshot(snapshot, name, _)
                 if snapshot.branch == 0 && self.names.len() < shape.snapshots_max as usize =>
             {
                 match snapshot.removed.get() {

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use crate::error::{Error, Kind, Place, Reason, Result};
 use crate::format::control::{
-    ANSWER_BYTES_MAX, ANSWER_TO, KIND_CLONE, KIND_DELETE, KIND_DIFFERENCE, KIND_FAILED, KIND_FLUSH,
-    KIND_LOCK, KIND_ROLLBACK, KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, KIND_UNLOCK, REQUEST_BYTES_MAX, Reader,
-    Writer, bad,
+    ANSWER_BYTES_MAX, ANSWER_TO, KIND_CLONE, KIND_DELETE, KIND_DELETE_VOLUME, KIND_DIFFERENCE, KIND_FAILED,
+    KIND_FLUSH, KIND_HOLD, KIND_LET_GO, KIND_LOCK, KIND_MAKE_VOLUME, KIND_NAME_HELD, KIND_ROLLBACK,
+    KIND_SNAPSHOTS, KIND_STATUS, KIND_TAKE, KIND_UNLOCK, KIND_VOLUMES, REQUEST_BYTES_MAX, Reader, Writer,
+    bad,
 };
-use crate::store::log::{LockTime, SnapshotInfo, SnapshotLock};
+use crate::store::log::{FurtherVolume, LockTime, SnapshotGroup, SnapshotInfo, SnapshotLock};
 use crate::units::Seq;
 
 /// A moment, as a person says it.
@@ -59,6 +60,29 @@ pub enum Request {
     Difference(Moment, Moment),
     /// Make the volume again what it was.
     Rollback(Moment),
+    /// Hold volumes of the pool, so that nobody writes them, and make durable what has completed: for a group that is
+    /// taken in several processes. It ends by itself, after [`crate::volume::HOLD_NS_MAX`] or with the connection.
+    Hold {
+        /// The group, which is the asker's to draw.
+        group: SnapshotGroup,
+        /// Of each, which writable snapshot it is, if it is one, and what its moment is to be called.
+        members: Vec<(Option<String>, String)>,
+    },
+    /// Name the moments of what is held for this group, and let go of it.
+    NameHeld([u8; 16]),
+    /// Let go of what is held for this group.
+    LetGo([u8; 16]),
+    /// Make a further volume.
+    MakeVolume {
+        /// Its name.
+        name: String,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// List the further volumes.
+    Volumes,
+    /// Give this further volume up.
+    DeleteVolume(String),
 }
 
 /// What is answered.
@@ -78,6 +102,18 @@ pub enum Answer {
     Locked(SnapshotInfo),
     /// This one is not locked, durably.
     Unlocked(SnapshotInfo),
+    /// It is held, and durable.
+    Held,
+    /// These were taken; they are durable.
+    Named(Vec<SnapshotInfo>),
+    /// Nothing is held for the group any more.
+    LetGo,
+    /// This volume was made, durably.
+    VolumeMade(FurtherVolume),
+    /// The further volumes there are.
+    Volumes(Vec<FurtherVolume>),
+    /// This volume is gone, durably.
+    VolumeDeleted(FurtherVolume),
     /// What differs.
     Difference {
         /// One moment.
@@ -195,6 +231,20 @@ impl Request {
             Self::Unlock(name) => Writer::new(KIND_UNLOCK).text(name),
             Self::Difference(from, to) => write_moment(write_moment(Writer::new(KIND_DIFFERENCE), from), to),
             Self::Rollback(to) => write_moment(Writer::new(KIND_ROLLBACK), to),
+            Self::Hold { group, members } => {
+                let writer = write_group(Writer::new(KIND_HOLD), *group).number(members.len() as u64);
+                let add = |writer: Writer, (of, name): &(Option<String>, String)| {
+                    write_name(writer, of.as_deref()).text(name)
+                };
+                members.iter().fold(writer, add)
+            }
+            Self::NameHeld(id) => Writer::new(KIND_NAME_HELD).id(id),
+            Self::LetGo(id) => Writer::new(KIND_LET_GO).id(id),
+            Self::MakeVolume { name, size_bytes } => {
+                Writer::new(KIND_MAKE_VOLUME).text(name).number(*size_bytes)
+            }
+            Self::Volumes => Writer::new(KIND_VOLUMES),
+            Self::DeleteVolume(name) => Writer::new(KIND_DELETE_VOLUME).text(name),
         };
         writer.finish(REQUEST_BYTES_MAX)
     }
@@ -216,6 +266,15 @@ impl Request {
             KIND_UNLOCK => Self::Unlock(reader.text()?),
             KIND_DIFFERENCE => Self::Difference(read_moment(&mut reader)?, read_moment(&mut reader)?),
             KIND_ROLLBACK => Self::Rollback(read_moment(&mut reader)?),
+            KIND_HOLD => Self::Hold {
+                group: read_group(&mut reader)?,
+                members: reader.several(16, |reader| Ok((read_name(reader)?, reader.text()?)))?,
+            },
+            KIND_NAME_HELD => Self::NameHeld(reader.id()?),
+            KIND_LET_GO => Self::LetGo(reader.id()?),
+            KIND_MAKE_VOLUME => Self::MakeVolume { name: reader.text()?, size_bytes: reader.number()? },
+            KIND_VOLUMES => Self::Volumes,
+            KIND_DELETE_VOLUME => Self::DeleteVolume(reader.text()?),
             _ => return Err(bad("a request of no known kind")),
         };
         reader.end().map(|()| request)
@@ -233,6 +292,27 @@ fn read_name(reader: &mut Reader) -> Result<Option<String>> {
     Ok(if reader.flag()? { Some(reader.text()?) } else { None })
 }
 
+fn write_group(writer: Writer, group: SnapshotGroup) -> Writer {
+    writer.id(&group.id).number(group.members.into())
+}
+
+fn read_group(reader: &mut Reader) -> Result<SnapshotGroup> {
+    let (id, members) = (reader.id()?, reader.small()?);
+    if members < 2 {
+        return Err(bad("a group of less than two snapshots"));
+    }
+    Ok(SnapshotGroup { id, members })
+}
+
+fn write_volume(writer: Writer, volume: &FurtherVolume) -> Writer {
+    writer.text(&volume.name).number(volume.size_bytes).number(volume.time_unix_ns)
+}
+
+fn read_volume(reader: &mut Reader) -> Result<FurtherVolume> {
+    let (name, size_bytes, time_unix_ns) = (reader.text()?, reader.number()?, reader.number()?);
+    Ok(FurtherVolume { name, size_bytes, time_unix_ns })
+}
+
 fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
     write_name(writer.text(&snapshot.name), snapshot.of.as_deref())
         .number(snapshot.writable.into())
@@ -240,6 +320,7 @@ fn write_snapshot(writer: Writer, snapshot: &SnapshotInfo) -> Writer {
         .number(snapshot.time_unix_ns)
         .number(snapshot.broken.into())
         .maybe(snapshot.lock, |writer, lock| writer.number(lock.until_unix_ns).number(lock.held.into()))
+        .maybe(snapshot.group, write_group)
         .maybe(snapshot.exclusive_bytes, Writer::number)
 }
 
@@ -248,8 +329,8 @@ fn read_snapshot(reader: &mut Reader) -> Result<SnapshotInfo> {
     let (sequence, time_unix_ns, broken) = (Seq(reader.number()?), reader.number()?, reader.flag()?);
     let lock =
         reader.maybe(|reader| Ok(SnapshotLock { until_unix_ns: reader.number()?, held: reader.flag()? }))?;
-    let exclusive_bytes = reader.maybe(Reader::number)?;
-    Ok(SnapshotInfo { name, of, writable, sequence, time_unix_ns, broken, lock, exclusive_bytes })
+    let (group, exclusive_bytes) = (reader.maybe(read_group)?, reader.maybe(Reader::number)?);
+    Ok(SnapshotInfo { name, of, writable, sequence, time_unix_ns, broken, lock, group, exclusive_bytes })
 }
 
 impl Status {
@@ -374,6 +455,12 @@ impl Answer {
                 let writer = to(KIND_DIFFERENCE).number(from.0).number(other.0).number(changed.len() as u64);
                 changed.iter().fold(writer, |writer, range| writer.number(range.start).number(range.end))
             }
+            Self::Held => to(KIND_HOLD),
+            Self::Named(all) => all.iter().fold(to(KIND_NAME_HELD).number(all.len() as u64), write_snapshot),
+            Self::LetGo => to(KIND_LET_GO),
+            Self::VolumeMade(volume) => write_volume(to(KIND_MAKE_VOLUME), volume),
+            Self::Volumes(all) => all.iter().fold(to(KIND_VOLUMES).number(all.len() as u64), write_volume),
+            Self::VolumeDeleted(volume) => write_volume(to(KIND_DELETE_VOLUME), volume),
             Self::WentBack { to: moment, at } => to(KIND_ROLLBACK).number(moment.0).number(at.0),
         };
         writer.finish(ANSWER_BYTES_MAX)
@@ -401,6 +488,12 @@ impl Answer {
                 to: Seq(reader.number()?),
                 changed: reader.several(16, |reader| Ok(reader.number()?..reader.number()?))?,
             },
+            KIND_HOLD => Self::Held,
+            KIND_NAME_HELD => Self::Named(reader.several(24, read_snapshot)?),
+            KIND_LET_GO => Self::LetGo,
+            KIND_MAKE_VOLUME => Self::VolumeMade(read_volume(&mut reader)?),
+            KIND_VOLUMES => Self::Volumes(reader.several(24, read_volume)?),
+            KIND_DELETE_VOLUME => Self::VolumeDeleted(read_volume(&mut reader)?),
             KIND_ROLLBACK => Self::WentBack { to: Seq(reader.number()?), at: Seq(reader.number()?) },
             _ => return Err(bad("an answer of no known kind")),
         };

@@ -37,6 +37,26 @@ pub async fn perform(volume: &Volume, request: &Request) -> Result<Answer> {
             let changed = volume.difference_between(from, to).await?;
             Answer::Difference { from: Seq(from.sequence), to: Seq(to.sequence), changed }
         }
+        Request::Hold { group, members } => {
+            volume.hold_for(*group, members).await?;
+            Answer::Held
+        }
+        Request::NameHeld(id) => Answer::Named(volume.name_held(*id).await?),
+        Request::LetGo(id) => {
+            volume.let_go(id);
+            Answer::LetGo
+        }
+        Request::MakeVolume { name, size_bytes } => {
+            Answer::VolumeMade(volume.create_volume(name, *size_bytes).await?)
+        }
+        Request::Volumes => Answer::Volumes(volume.volumes()),
+        Request::DeleteVolume(name) => {
+            let gone = volume.volumes().into_iter().find(|one| one.name == *name);
+            volume.delete_volume(name).await?;
+            let gone =
+                gone.ok_or_else(|| Error::new("delete volume", Reason::NoVolume { name: name.clone() }))?;
+            Answer::VolumeDeleted(gone)
+        }
         Request::Rollback(to) => {
             let to = moment_of(volume, to)?;
             if to.branch != 0 {

@@ -141,7 +141,14 @@ impl ControlSocket {
         loop {
             let now = Instant::now();
             let stopped = self.bell.stopped.load(Ordering::SeqCst);
-            clients.retain(|_, client| client.stays(now, stopped));
+            clients.retain(|_, client| {
+                let stays = client.stays(now, stopped);
+                if !stays && let Some(group) = client.holds.take() {
+                    // Where the volume is gone, so is the hold.
+                    let _volume_gone = handle.start(async move |volume| volume.let_go(&group));
+                }
+                stays
+            });
             if stopped && clients.is_empty() {
                 return Ok(());
             }
@@ -158,6 +165,9 @@ impl ControlSocket {
             for number in ready.clients {
                 let Some(client) = clients.get_mut(&number) else { continue };
                 if let Some(request) = client.turn() {
+                    if let Request::Hold { group, .. } = &request {
+                        client.holds = Some(group.id);
+                    }
                     let (sender, bell) = (sender.clone(), Arc::clone(&self.bell));
                     let mut promise = Promise { sender, bell, number: Some(number) };
                     // Where the volume is gone, the promise answers as it is dropped.
@@ -313,12 +323,14 @@ struct Client {
     bytes: Vec<u8>,
     /// Bytes of the answer that are taken.
     taken: usize,
+    /// The group for which it may hold the volume: that ends with it.
+    holds: Option<[u8; 16]>,
 }
 
 impl Client {
     fn new(stream: UnixStream) -> Self {
         let until = Instant::now() + SILENCE;
-        Self { stream, state: State::Asking { until }, bytes: Vec::new(), taken: 0 }
+        Self { stream, state: State::Asking { until }, bytes: Vec::new(), taken: 0, holds: None }
     }
 
     fn until(&self) -> Option<Instant> {

@@ -13,7 +13,7 @@ pub mod merge;
 pub mod run;
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -49,6 +49,8 @@ pub struct Index {
     history: RefCell<History>,
     /// What a block is that no entry names.
     blank: Version,
+    /// Branches with nothing behind them.
+    volumes: RefCell<BTreeSet<u32>>,
 }
 
 /// Holds pages of the current image in memory while a write is under way.
@@ -109,12 +111,22 @@ impl Index {
             changes: Cell::new(0),
             history: RefCell::new(history),
             blank,
+            volumes: RefCell::default(),
         })
     }
 
     /// What a block of this number is that no entry names.
     pub fn blank(&self, address: u64) -> Version {
-        if branch_of(address) == 0 { self.blank } else { Version::INHERITED }
+        match branch_of(address) {
+            0 => self.blank,
+            branch if self.volumes.borrow().contains(&branch) => Version::NONE,
+            _ => Version::INHERITED,
+        }
+    }
+
+    /// From now on a branch of this number has nothing behind it.
+    pub fn begin_volume(&self, branch: u32) {
+        self.volumes.borrow_mut().insert(branch);
     }
 
     /// What a moment sees of the entries of its branch: returns to earlier moments are the volume's alone.
@@ -128,6 +140,7 @@ impl Index {
     /// Gives up what is in memory of a branch that nobody uses any more.
     pub fn forget_branch(&self, branch: u32) {
         self.current.borrow_mut().forget_branch(branch);
+        self.volumes.borrow_mut().remove(&branch);
         self.changes.set(self.changes.get() + 1);
     }
 

@@ -68,7 +68,7 @@ fn nonce_of(openings: &[Opening], batch: u64) -> Option<[u8; 16]> {
     openings.iter().rev().find(|opening| opening.first_batch.get() <= batch).map(|opening| opening.nonce)
 }
 
-/// Takes in everything that the log holds behind the checkpoint of a volume of so many blocks.
+/// Takes in everything that the log holds behind the checkpoint of a pool whose own volume has so many blocks.
 ///
 /// # Errors
 /// `MetadataDamaged` where the checkpoint contradicts the leases, `LogDamaged` where a sealed batch writes beyond the
@@ -118,10 +118,13 @@ pub async fn recover(
                     sequence == checkpoint.sequence.get() + 1 && goes_back(contents, entry, sequence)
                 }
                 kind if is_in_place(kind) => {
-                    ends_within(entry, volume_blocks) && is_in_object(contents, entry)
+                    ends_within(contents, entry, geometry, volume_blocks) && is_in_object(contents, entry)
                 }
                 kind if kind > KIND_DISCARD && kind != KIND_SAVED => true,
-                _ => is_known(contents, entry.branch.get()) && ends_within(entry, volume_blocks),
+                _ => {
+                    is_known(contents, entry.branch.get())
+                        && ends_within(contents, entry, geometry, volume_blocks)
+                }
             };
             if !(tail.sequence + 1..).zip(&batch.entries).all(fits) {
                 let reason = Reason::LogDamaged { good_through: tail.sequence };
@@ -195,7 +198,23 @@ fn is_in_object(contents: &Contents, entry: &BatchEntry) -> bool {
     entry.place(state.segment_blocks()).is_some_and(|(number, _)| numbers.contains(&number))
 }
 
-fn ends_within(entry: &BatchEntry, volume_blocks: u64) -> bool {
+fn ends_within(contents: &Contents, entry: &BatchEntry, geometry: Geometry, volume_blocks: u64) -> bool {
+    let blocks = |bytes: u64| bytes / u64::from(geometry.block_bytes);
+    let volume_blocks = match entry.branch.get() {
+        0 => volume_blocks,
+        branch => {
+            let state = contents.journal().state();
+            match state.volume_of(branch) {
+                Some((_, size_bytes)) => size_bytes.map_or(volume_blocks, blocks),
+                // It has been given up, and so has what it began as: nobody looks at its blocks.
+                None => {
+                    let sizes =
+                        state.branches.values().filter_map(|branch| state.volume_of(branch.number)?.1);
+                    sizes.map(blocks).fold(volume_blocks, u64::max)
+                }
+            }
+        }
+    };
     let end = entry.lba.get().checked_add(entry.blocks.get().into());
     end.is_some_and(|end| end <= volume_blocks)
 }

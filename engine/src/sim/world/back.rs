@@ -66,7 +66,10 @@ impl World<'_> {
                 return Ok(false);
             }
         };
-        self.past.rollbacks.push((at, sequence));
+        // What is written over a base discards no moment.
+        if self.script.backend != Backend::Cow {
+            self.past.rollbacks.push((at, sequence));
+        }
         let mark = shared.model.borrow().mark();
         let reading = shared.read_everything(volume, contents.len() as u64);
         if let Some(found) = shared.judged("read", reading).await? {

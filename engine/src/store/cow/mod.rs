@@ -11,13 +11,22 @@
 //! Invariants: those of `log/save.rs`.
 
 mod read;
+mod restore;
 mod write;
 
-use crate::store::log::LogStore;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::runtime::RangeLock;
+use crate::store::log::{Image, LogStore};
 
 /// An open volume that copies on write.
 #[derive(Debug)]
 pub(crate) struct Cow {
     /// What has been saved, and the moments that see it.
     pub past: LogStore,
+    /// The image that the volume is being made: read in place of the base until that holds it.
+    shown: RefCell<Option<Rc<Image>>>,
+    /// Held while it is copied.
+    turn: RangeLock,
 }

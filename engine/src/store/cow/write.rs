@@ -13,6 +13,9 @@ const ZERO_STEP_BYTES: u64 = 4 << 20;
 
 impl Cow {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
+        if let Err(error) = self.finish_rollback().await {
+            return (Err(error), buf);
+        }
         match self.save_seen(offset, buf.len() as u64, &io).await {
             Ok(saved) => {
                 let done = self.past.base().write(offset, buf, io).await;
@@ -24,7 +27,7 @@ impl Cow {
     }
 
     /// How many blocks had to be saved in the log.
-    async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<u64> {
+    pub(super) async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<u64> {
         loop {
             let pieces = self.past.pieces(offset, length).await?;
             let seen = || pieces.iter().filter(|piece| piece.goes != Goes::Base);
@@ -65,6 +68,7 @@ impl Cow {
     }
 
     async fn save_all(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<u64> {
+        self.finish_rollback().await?;
         let (mut done, mut saved) = (0, 0);
         while done < length {
             let step = (length - done).min(ZERO_STEP_BYTES);

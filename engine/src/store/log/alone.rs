@@ -4,7 +4,9 @@
 //! the index names others elsewhere. Before that, its own superblock says that it is *mixed*; after a fold, or when a
 //! snapshot is taken and the index names nothing, it is one image again.
 //!
-//! Place: beside the base, where that lies apart. A base of `cow` needs no such word: it is the current image.
+//! The base of a `cow` volume is the current image, but for while it goes back to a snapshot.
+//!
+//! Place: beside the base, where that lies apart.
 //! Invariants: *mixed* is durable before the first block that makes it so is written; it is taken back only when what the
 //! base is from then on is durable, and while nobody may write in place.
 
@@ -58,6 +60,24 @@ impl LogStore {
     /// Has to be waited for before a block of the base is written that the index does not name.
     pub(in crate::store) async fn before_base_changes(&self) -> Result<()> {
         self.core.before_base_changes().await
+    }
+}
+
+impl LogStore {
+    /// What the base holds is not to be taken for the current image.
+    pub(in crate::store) async fn base_is_mixed(&self) -> Result<()> {
+        match &self.core.base_mark {
+            Some(mark) => mark.set(true, &self.core.failed).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the base holds is durable, and the current image.
+    pub(in crate::store) async fn base_is_whole(&self) -> Result<()> {
+        if self.core.log.is_none() {
+            return Ok(());
+        }
+        self.core.base_is_one_image().await
     }
 }
 

@@ -1,4 +1,5 @@
-//! Writable snapshots: making them, opening them, and letting go of what they have written.
+//! Writable snapshots: making them, opening them, and letting go of what they have written; the last two of further
+//! volumes (`volumes`) too.
 //!
 //! Making one is one record of the metadata. What it is given lies in the log as entries of its branch, whatever the
 //! backend is; a block that it has not written is read from the image that it began as, to any depth.
@@ -13,11 +14,11 @@ use std::rc::Rc;
 use super::{Core, LogStore, Reserved, SnapshotInfo};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
-use crate::pool::branches::Branch;
+use crate::pool::branches::{Branch, Origin};
 use crate::pool::index::current::Version;
 use crate::pool::index::merge::Readers;
 use crate::pool::metadata::{Metadata, Named};
-use crate::pool::snapshots::{Keeping, check_name};
+use crate::pool::snapshots::check_name;
 use crate::units::{address_of, branch_of};
 
 /// The branches that somebody has open, once for each opener, and those that are being given up.
@@ -60,17 +61,16 @@ impl LogStore {
             .journal()
             .commit(|state| {
                 // Others may have been at it since it was asked.
-                if let Err(error) = core.check_name_in(state, "clone snapshot", name) {
+                if let Err(error) = core.check_name_in(state, "clone snapshot", name, 0) {
                     made = Err(error);
                     return Vec::new();
                 }
                 let parent = match state.named(of) {
-                    Some(Named::Snapshot(parent)) if parent.keeping == Keeping::Kept => parent.number,
+                    Some(Named::Snapshot(parent)) if parent.keeping.is_kept() => parent.number,
                     _ => return Vec::new(),
                 };
-                let free = state.branches.free_number();
-                let Some(number) = free else { unreachable!("there is room for fewer names") };
-                let branch = Branch { number, parent, time_unix_ns, given_up: false, name: name.to_string() };
+                let (number, origin) = (next_number(state), Origin::Snapshot(parent));
+                let branch = Branch { number, origin, time_unix_ns, given_up: false, name: name.to_string() };
                 made = Ok(core.info_of_branch(state, &branch));
                 vec![branch.change()]
             })
@@ -99,6 +99,11 @@ impl LogStore {
             core.checkpoint().await?;
         }
         Ok(store)
+    }
+
+    /// The number of the writable snapshot that this is the store of; 0 for the volume itself.
+    pub fn branch(&self) -> u32 {
+        self.branch
     }
 
     /// The name of the writable snapshot that this is the store of; none for the volume itself.
@@ -134,16 +139,29 @@ impl LogStore {
     }
 }
 
+/// A number that no branch has.
+pub(super) fn next_number(state: &Metadata) -> u32 {
+    let Some(number) = state.branches.free_number() else { unreachable!("there is room for fewer names") };
+    number
+}
+
 impl Core {
     /// Refuses a name that is in use, or for which there is no room.
     pub(super) fn check_new_name(&self, action: &'static str, name: &str) -> Result<()> {
-        self.check_name_in(&self.contents.journal().state(), action, name)
+        self.check_name_in(&self.contents.journal().state(), action, name, 0)
     }
 
-    pub(super) fn check_name_in(&self, state: &Metadata, action: &'static str, name: &str) -> Result<()> {
+    /// `more`: names that go with it, and are not there yet.
+    pub(super) fn check_name_in(
+        &self,
+        state: &Metadata,
+        action: &'static str,
+        name: &str,
+        more: usize,
+    ) -> Result<()> {
         let reason = match state.named(name) {
             Some(_) => Reason::SnapshotExists { name: name.to_string() },
-            None if state.names() >= state.names_max() => {
+            None if state.names() + more >= state.names_max() => {
                 Reason::TooManySnapshots { limit: state.names_max() }
             }
             None => return Ok(()),

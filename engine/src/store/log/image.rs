@@ -9,6 +9,7 @@ use crate::buf::Buf;
 use crate::device::Cause;
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::IndexEntry;
+use crate::pool::branches::Branch;
 use crate::pool::contents;
 use crate::pool::history::{History, Line};
 use crate::pool::index::current::Version;
@@ -75,14 +76,15 @@ impl Core {
         Ok(image)
     }
 
-    /// The image that a branch began as; none for the volume itself.
+    /// The image that a branch began as; none for a volume.
     pub(super) fn parent_image(self: &Rc<Self>, branch: u32) -> Result<Option<Rc<Image>>> {
-        if branch == 0 {
+        let found = self.contents.journal().state().branches.get(branch).cloned();
+        if branch == 0 || found.as_ref().is_some_and(Branch::is_volume) {
             return Ok(None);
         }
         let parent = {
             let state = self.contents.journal().state();
-            state.branches.get(branch).and_then(|branch| state.snapshots.get(branch.parent)).cloned()
+            found.and_then(|branch| state.snapshots.get(branch.parent()?).cloned())
         };
         match parent {
             Some(parent) => Ok(Some(Rc::new(self.pin_image(parent.moment(), BTreeSet::new())?))),
@@ -172,6 +174,16 @@ impl Image {
         let mut view = self.parent.as_ref().map(|parent| parent.view()).unwrap_or_default();
         view.push((self.moment.branch, self.line.clone()));
         view
+    }
+
+    /// The size of what it is a moment of; none for the pool's own volume.
+    pub fn size_bytes(&self) -> Option<u64> {
+        self.core.contents.journal().state().volume_of(self.moment.branch)?.1
+    }
+
+    /// Which branch's moment it is.
+    pub(super) fn branch(&self) -> u32 {
+        self.moment.branch
     }
 
     fn address(&self, lba: u64) -> u64 {

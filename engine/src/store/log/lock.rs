@@ -10,7 +10,7 @@
 use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
 use crate::pool::metadata::Metadata;
-use crate::pool::snapshots::{Keeping, Snapshot, SnapshotLock};
+use crate::pool::snapshots::{Snapshot, SnapshotLock};
 use crate::store::log::SnapshotInfo;
 
 /// For how long a snapshot is locked.
@@ -73,7 +73,7 @@ impl Core {
     fn to_lock(&self, state: &Metadata, name: &str, time: LockTime) -> Result<Snapshot> {
         let refused = |reason| Err(self.refused_lock("lock snapshot", reason));
         let found = self.snapshot(state, name)?;
-        if found.keeping != Keeping::Kept {
+        if !found.keeping.is_kept() {
             return refused(Reason::SnapshotBroken { moment: found.sequence });
         }
         let now = self.device.context().unix_time_ns();

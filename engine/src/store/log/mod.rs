@@ -25,11 +25,13 @@ mod moving;
 mod objects;
 mod open;
 mod read;
+mod restore;
 mod rollback;
 mod save;
 mod snapshot;
 mod space;
 mod throttle;
+mod volumes;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -48,8 +50,9 @@ pub use snapshot::SnapshotInfo;
 pub(super) use space::Reserved;
 pub use space::{SnapshotSpace, WhenFull};
 pub use throttle::THROTTLE_NS_MAX;
+pub use volumes::FurtherVolume;
 
-pub use crate::pool::snapshots::SnapshotLock;
+pub use crate::pool::snapshots::{SnapshotGroup, SnapshotLock};
 
 use super::Backend;
 use crate::device::Device;

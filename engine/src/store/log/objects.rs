@@ -26,7 +26,6 @@ use crate::pool::index::current::Version;
 use crate::pool::log::append::Entry;
 use crate::pool::metadata::Metadata;
 use crate::pool::objects::{OBJECT_FIRST, OBJECTS_MAX, Object, choose_runs};
-use crate::pool::snapshots::Keeping;
 use crate::runtime::{RangeGuard, join_all};
 use crate::store::Backend;
 use crate::units::ByteOffset;
@@ -62,7 +61,7 @@ impl Placing {
 
 fn is_kept(state: &Metadata, object: &Object) -> bool {
     let (number, sequence) = object.snapshot;
-    state.snapshots.get(number).is_some_and(|one| one.keeping == Keeping::Kept && one.sequence == sequence)
+    state.snapshots.get(number).is_some_and(|one| one.keeping.is_kept() && one.sequence == sequence)
 }
 
 impl LogStore {
@@ -289,7 +288,7 @@ impl Core {
     fn choose_object(&self, state: &Metadata) -> std::result::Result<Vec<(u32, u32)>, Reason> {
         let extents = self.placing.extents;
         if state.objects.len() == OBJECTS_MAX {
-            return Err(Reason::TooManyObjects { limit: OBJECTS_MAX });
+            return Err(Reason::TooManySnapshots { limit: OBJECTS_MAX });
         }
         if state.objects.next_first().checked_add(extents).is_none_or(|end| end > INHERITED) {
             let why =

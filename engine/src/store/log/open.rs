@@ -20,7 +20,7 @@ use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
 use crate::format::superblock::{FEATURE_OBJECTS, Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN};
 use crate::object;
-use crate::pool::branches::Branch;
+use crate::pool::branches::{Branch, Origin};
 use crate::pool::contents::{Contents, Retention};
 use crate::pool::history::History;
 use crate::pool::index::Index;
@@ -187,7 +187,7 @@ impl LogStore {
         let history = History::new(journal.state().rollbacks.clone());
         let backend = Backend::from_number(superblock.backend.get())?;
         let blank = if backend.has_base() { Version::IN_BASE } else { Version::NONE };
-        let mark = home.as_ref().filter(|_| backend == Backend::Overlay);
+        let mark = home.as_ref().filter(|_| backend.has_base());
         let base_mark = mark.map(BaseMark::of);
         // A base apart has no segments, and nothing but its blocks lies there.
         let (base, home) = match (backend.has_base(), home) {
@@ -202,6 +202,10 @@ impl LogStore {
             if breaks { WhenFull::BreakSnapshots } else { WhenFull::Refuse },
         );
         let index = Index::new(pages, runs, history, index_bytes, blank);
+        let volumes = |state: &Metadata| -> Vec<u32> {
+            state.branches.values().filter(|one| one.is_volume()).map(|one| one.number).collect()
+        };
+        volumes(&journal.state()).into_iter().for_each(|volume| index.begin_volume(volume));
         let retention = Retention {
             bytes: superblock.retention_bytes.get(),
             age_ns: match superblock.retention_age_s.get() {
@@ -329,18 +333,21 @@ impl Core {
                             Keeping::GivenUp => continue,
                             _ if snapshot.sequence > tail.sequence => Keeping::GivenUp,
                             // Its copies of what has been overwritten since may be among what is lost.
-                            Keeping::Kept if self.backend == Backend::Cow => Keeping::Breaking,
+                            now if now.is_kept() && self.backend == Backend::Cow => Keeping::Breaking,
                             _ => continue,
                         };
-                        if snapshot.keeping == Keeping::Kept {
+                        if snapshot.keeping.is_kept() {
                             self.contents.unpin(snapshot.moment());
                         }
                         changes.push(Snapshot { keeping, ..snapshot.clone() }.change());
                     }
                     // What has lost the moment that it began as.
                     for branch in state.branches.values() {
-                        let parent = state.snapshots.get(branch.parent);
-                        if parent.is_none_or(|parent| parent.sequence > tail.sequence) {
+                        let began = match branch.origin {
+                            Origin::Snapshot(parent) => state.snapshots.get(parent).map(|one| one.sequence),
+                            Origin::Volume { sequence, .. } => Some(sequence),
+                        };
+                        if began.is_none_or(|began| began > tail.sequence) {
                             changes.push(Branch { given_up: true, ..branch.clone() }.change());
                         }
                     }

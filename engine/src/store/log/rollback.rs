@@ -23,7 +23,6 @@ use crate::pool::index::merge;
 use crate::pool::log::append::Entry;
 use crate::pool::metadata::{HOME_FIRST, ROLLBACKS_MAX};
 use crate::runtime::RangeGuard;
-use crate::store::Backend;
 use crate::units::{Moment, Seq};
 
 impl LogStore {
@@ -41,10 +40,6 @@ impl LogStore {
 
 impl Core {
     fn check_rollback(&self, to: u64) -> Result<()> {
-        if self.backend == Backend::Cow {
-            let reason = Reason::NoRollback { backend: self.backend.name() };
-            return Err(Error::new("roll back", reason).on(self.device.name()));
-        }
         let (last, earliest) = (self.log()?.sequence(), self.contents.window());
         let can_open = self.contents.can_open(Moment { branch: 0, sequence: to });
         let history = self.contents.index().history();

@@ -13,7 +13,7 @@ use crate::format::journal::Change;
 use crate::pool::branches::Branch;
 use crate::pool::index::difference::difference;
 use crate::pool::metadata::{Metadata, Named};
-use crate::pool::snapshots::{Keeping, Snapshot, SnapshotLock, check_name};
+use crate::pool::snapshots::{Keeping, Snapshot, SnapshotGroup, SnapshotLock, check_name};
 use crate::runtime::RangeGuard;
 use crate::store::Backend;
 use crate::units::{Moment, Seq};
@@ -36,6 +36,8 @@ pub struct SnapshotInfo {
     pub broken: bool,
     /// What keeps it from being given up now, if anything does.
     pub lock: Option<SnapshotLock>,
+    /// The group that it was taken in, if it was: with others, which may lie in other pools.
+    pub group: Option<SnapshotGroup>,
     /// What deleting it alone would free, where that was asked for.
     pub exclusive_bytes: Option<u64>,
 }
@@ -45,7 +47,8 @@ impl LogStore {
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         let state = self.core.contents.journal().state();
         let moments = state.snapshots.values().filter(|snapshot| snapshot.keeping.has_name());
-        let branches = state.branches.values().filter(|branch| !branch.given_up);
+        let is_one = |branch: &&Branch| !branch.given_up && !branch.is_volume();
+        let branches = state.branches.values().filter(is_one);
         let moments = moments.map(|snapshot| self.core.info_of(&state, snapshot));
         let branches = branches.map(|branch| self.core.info_of_branch(&state, branch));
         let mut all: Vec<SnapshotInfo> = moments.chain(branches).collect();
@@ -79,8 +82,10 @@ impl LogStore {
         let state = self.core.contents.journal().state();
         match state.named(name) {
             Some(Named::Snapshot(snapshot)) => Ok(self.core.info_of(&state, snapshot)),
-            Some(Named::Branch(branch)) => Ok(self.core.info_of_branch(&state, branch)),
-            None => Err(self.core.no_snapshot(name)),
+            Some(Named::Branch(branch)) if !branch.is_volume() => {
+                Ok(self.core.info_of_branch(&state, branch))
+            }
+            _ => Err(self.core.no_snapshot(name)),
         }
     }
 
@@ -114,6 +119,11 @@ impl LogStore {
     pub async fn difference(&self, one: Moment, other: Moment) -> Result<Vec<Range<u64>>> {
         let one = self.core.pin_image(one, BTreeSet::new())?;
         let other = self.core.pin_image(other, BTreeSet::new())?;
+        let journal = self.core.contents.journal();
+        let [volume, another] = [&one, &other].map(|image| journal.state().volume_of(image.branch()));
+        if volume != another {
+            return Err(Error::new("compare moments", Reason::OtherVolume).on(self.core.device.name()));
+        }
         difference(self.core.contents.index(), &one.view(), &other.view()).await
     }
 
@@ -128,9 +138,21 @@ impl LogStore {
         self.core.check_new_name("take snapshot", name)
     }
 
-    /// Names the present moment; `_guard` holds the whole volume, so that no write is half before it.
-    pub async fn take_snapshot(&self, name: &str, _guard: &RangeGuard) -> Result<SnapshotInfo> {
-        self.check_snapshot(name)?;
+    /// Names the present moment, for each of these branches of the pool, in one record; `_guards` hold all of each, so
+    /// that no write is half before it. All of them are taken, or none.
+    pub async fn take_snapshots(
+        &self,
+        members: &[(u32, &str)],
+        group: Option<SnapshotGroup>,
+        _guards: &[RangeGuard],
+    ) -> Result<Vec<SnapshotInfo>> {
+        for (at, (_, name)) in members.iter().enumerate() {
+            self.check_snapshot(name)?;
+            if members[..at].iter().any(|(_, before)| before == name) {
+                let reason = Reason::SnapshotExists { name: name.to_string() };
+                return Err(Error::new("take snapshot", reason).on(self.core.device.name()));
+            }
+        }
         let core = &self.core;
         let log = core.log()?;
         // A sequence that a crash takes back would be another moment's.
@@ -138,56 +160,74 @@ impl LogStore {
         if core.contents.index().is_blank() {
             core.base_is_one_image().await?;
         }
-        if self.branch == 0 {
+        if members.iter().any(|(branch, _)| *branch == 0) {
             core.wait_for_object().await?;
         }
-        let moment = Moment { branch: self.branch, sequence: log.sequence() };
-        let Moment { branch, sequence } = moment;
-        // Nothing of it may be thrown away while its name is being written down.
-        core.contents.name(moment);
-        let (name, time_unix_ns) = (name.to_string(), core.device.context().unix_time_ns());
-        let mut taken = Err(core.no_snapshot(&name));
+        let sequence = log.sequence();
+        // Nothing of them may be thrown away while their names are being written down.
+        let moments: Vec<Moment> =
+            members.iter().map(|(branch, _)| Moment { branch: *branch, sequence }).collect();
+        moments.iter().for_each(|moment| core.contents.name(*moment));
+        let time_unix_ns = core.device.context().unix_time_ns();
+        let mut taken = Ok(Vec::new());
         let mut held = Vec::new();
         let committed = core
             .contents
             .journal()
             .commit(|state| {
-                // Writable snapshots take theirs at the same time.
-                if let Err(error) = core.check_name_in(state, "take snapshot", &name) {
-                    taken = Err(error);
-                    return Vec::new();
-                }
-                let number = state.snapshots.next_number();
-                let object = match branch {
-                    0 => core.take_object(state, (number, sequence), &mut held),
-                    _ => Ok(None),
-                };
-                let object = match object {
-                    Ok(object) => object,
-                    Err(error) => {
+                let (mut infos, mut changes) = (Vec::new(), Vec::new());
+                for (number, (branch, name)) in (state.snapshots.next_number()..).zip(members) {
+                    let is_there = |one: &Branch| !one.given_up;
+                    if *branch != 0 && !state.branches.get(*branch).is_some_and(is_there) {
+                        taken = Err(core.no_snapshot(name));
+                        return Vec::new();
+                    }
+                    // Writable snapshots take theirs at the same time.
+                    if let Err(error) = core.check_name_in(state, "take snapshot", name, changes.len()) {
                         taken = Err(error);
                         return Vec::new();
                     }
-                };
-                let (keeping, lock) = (Keeping::Kept, SnapshotLock::default());
-                let snapshot = Snapshot { number, branch, sequence, time_unix_ns, keeping, name, lock };
-                taken = Ok(core.info_of(state, &snapshot));
-                [snapshot.change()].into_iter().chain(object).collect()
+                    let (branch, name, keeping) = (*branch, name.to_string(), Keeping::Kept);
+                    let lock = SnapshotLock::default();
+                    let snapshot =
+                        Snapshot { number, branch, sequence, time_unix_ns, keeping, name, group, lock };
+                    infos.push(core.info_of(state, &snapshot));
+                    changes.push(snapshot.change());
+                }
+                // What is one of the volume itself has its object.
+                if let Some(at) = members.iter().position(|(branch, _)| *branch == 0) {
+                    let number = state.snapshots.next_number() + at as u64;
+                    match core.take_object(state, (number, sequence), &mut held) {
+                        Ok(object) => changes.extend(object),
+                        Err(error) => {
+                            taken = Err(error);
+                            return Vec::new();
+                        }
+                    }
+                }
+                taken = Ok(infos);
+                changes
             })
             .await;
         drop(held);
         let taken = committed.and(taken);
         if taken.is_err() {
-            core.contents.unpin(moment);
+            moments.iter().for_each(|moment| core.contents.unpin(*moment));
         }
         taken
     }
 
     /// Gives a name up. The moment stays open for whoever has an image of it.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
+        self.delete(name, false).await
+    }
+
+    /// Gives up a snapshot, or a further volume.
+    pub(super) async fn delete(&self, name: &str, is_volume: bool) -> Result<()> {
         let core = Rc::clone(&self.core);
         core.log()?;
         let to_delete = |state: &Metadata| match state.named(name) {
+            Some(Named::Branch(found)) if found.is_volume() != is_volume => Err(core.no_snapshot(name)),
             None => Err(core.no_snapshot(name)),
             Some(Named::Snapshot(found)) if state.branches.has_of(found.number) => {
                 Err(core.has_children(name))
@@ -195,7 +235,10 @@ impl LogStore {
             Some(Named::Snapshot(found)) => {
                 let refused = |reason| Error::new("delete snapshot", reason).on(core.device.name());
                 core.refuse_if_locked(found).map_err(refused)?;
-                let moment = (found.keeping == Keeping::Kept).then(|| found.moment());
+                if found.keeping == Keeping::Restoring {
+                    return Err(refused(Reason::SnapshotInUse { name: name.to_string() }));
+                }
+                let moment = found.keeping.is_kept().then(|| found.moment());
                 Ok((moment, None, Snapshot { keeping: Keeping::GivenUp, ..found.clone() }.change()))
             }
             Some(Named::Branch(found)) => {
@@ -247,23 +290,25 @@ impl Core {
             writable: false,
             sequence: Seq(snapshot.sequence),
             time_unix_ns: snapshot.time_unix_ns,
-            broken: snapshot.keeping != Keeping::Kept,
+            broken: !snapshot.keeping.is_kept(),
             lock: Some(snapshot.lock).filter(|lock| lock.holds_at(now_unix_ns)),
+            group: snapshot.group,
             exclusive_bytes: None,
         }
     }
 
     /// What is told of a writable one.
     pub(super) fn info_of_branch(&self, state: &Metadata, branch: &Branch) -> SnapshotInfo {
-        let parent = state.snapshots.get(branch.parent);
+        let parent = branch.parent().and_then(|parent| state.snapshots.get(parent));
         SnapshotInfo {
             name: branch.name.clone(),
             of: parent.map(|parent| parent.name.clone()),
             writable: true,
             sequence: Seq(parent.map_or(0, |parent| parent.sequence)),
             time_unix_ns: branch.time_unix_ns,
-            broken: parent.is_none_or(|parent| parent.keeping != Keeping::Kept),
+            broken: parent.is_none_or(|parent| !parent.keeping.is_kept()),
             lock: None,
+            group: None,
             exclusive_bytes: None,
         }
     }
@@ -291,7 +336,7 @@ impl Core {
     /// Whether a moment is a broken snapshot's, and nobody keeps it otherwise.
     pub(super) fn is_broken(&self, moment: Moment) -> bool {
         let state = self.contents.journal().state();
-        !self.contents.can_open(moment) && state.snapshots.at(moment).any(|one| one.keeping != Keeping::Kept)
+        !self.contents.can_open(moment) && state.snapshots.at(moment).any(|one| !one.keeping.is_kept())
     }
 
     /// A snapshot that has been deleted and not swept, or a moment that nobody has open any more.

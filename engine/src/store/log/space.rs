@@ -150,8 +150,10 @@ impl Core {
     fn oldest_unlocked(&self) -> Option<Snapshot> {
         let state = self.contents.journal().state();
         // What has writable snapshots is theirs too.
-        let may_go =
-            |one: &&Snapshot| self.refuse_if_locked(one).is_ok() && !state.branches.has_of(one.number);
+        let may_go = |one: &&Snapshot| {
+            let is_free = one.keeping == Keeping::Kept && !state.branches.has_of(one.number);
+            is_free && self.refuse_if_locked(one).is_ok()
+        };
         let oldest = state.snapshots.kept().filter(may_go).min_by_key(|snapshot| snapshot.sequence);
         oldest.cloned()
     }

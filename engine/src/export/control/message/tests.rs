@@ -7,6 +7,7 @@ use crate::runtime::Random;
 fn snapshot(name: &str) -> SnapshotInfo {
     let (of, writable) = (Some("tree".to_string()), true);
     let lock = (!name.is_empty()).then_some(SnapshotLock { until_unix_ns: 9, held: true });
+    let group = lock.map(|_| SnapshotGroup { id: [7; 16], members: 3 });
     let exclusive_bytes = lock.map(|_| 4096);
     let (sequence, time_unix_ns, broken) = (Seq(7), u64::MAX, true);
     SnapshotInfo {
@@ -17,8 +18,13 @@ fn snapshot(name: &str) -> SnapshotInfo {
         time_unix_ns,
         broken,
         lock,
+        group,
         exclusive_bytes,
     }
+}
+
+fn volume() -> FurtherVolume {
+    FurtherVolume { name: "db".to_string(), size_bytes: 1 << 40, time_unix_ns: 7 }
 }
 
 fn requests() -> Vec<Request> {
@@ -38,6 +44,15 @@ fn requests() -> Vec<Request> {
         Request::Difference(Moment::At(Seq(3)), Moment::Now),
         Request::Difference(Moment::Named(String::new()), Moment::Named("x".repeat(64))),
         Request::Rollback(Moment::At(Seq(u64::MAX))),
+        Request::Hold {
+            group: SnapshotGroup { id: [9; 16], members: u32::MAX },
+            members: vec![(None, "monday".to_string()), (Some("tree".to_string()), String::new())],
+        },
+        Request::NameHeld([8; 16]),
+        Request::LetGo([7; 16]),
+        Request::MakeVolume { name: "db".to_string(), size_bytes: 1 << 40 },
+        Request::Volumes,
+        Request::DeleteVolume("db".to_string()),
     ]
 }
 
@@ -65,6 +80,12 @@ fn answers() -> Vec<Answer> {
         Answer::Unlocked(snapshot("")),
         Answer::Difference { from: Seq(1), to: Seq(2), changed: vec![0..4096, 8192..u64::MAX] },
         Answer::WentBack { to: Seq(1), at: Seq(9) },
+        Answer::Held,
+        Answer::Named(vec![snapshot("one"), snapshot("")]),
+        Answer::LetGo,
+        Answer::VolumeMade(volume()),
+        Answer::Volumes(vec![volume(), volume()]),
+        Answer::VolumeDeleted(volume()),
     ]
 }
 
