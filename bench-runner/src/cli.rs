@@ -129,7 +129,8 @@ pub struct SnapshotOptions {
     /// Overwrite somebody else's file system or label on the device.
     #[arg(long)]
     pub force: bool,
-    /// Backends; all that keep snapshots if not given. Raw always runs beside them.
+    /// Backends; all that keep snapshots if not given. Raw always runs beside them. cow-linear and overlay-linear: snapshots
+    /// have linear objects.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub backend: Vec<String>,
     /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).

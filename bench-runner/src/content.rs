@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use icecore::error::Error;
+use icecore::object::ObjectKind;
 use icecore::runtime::Runtime;
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Initialise, OpenMode, Volume};
@@ -51,7 +52,7 @@ impl fmt::Display for WrongBlock {
 /// What the device says, or that a signal stopped it.
 pub fn prime(bench: &Bench, arm: Arm, task: &ArmTask) -> Result<(), Failure> {
     let backend = if let Arm::Engine(backend) = arm { backend } else { Backend::Direct };
-    format(bench, backend, None)?;
+    format(bench, backend, ObjectKind::Mapped, None)?;
     let runtime = bench.runtime();
     if let Arm::Engine(_) = arm {
         let volume = runtime.block_on(Volume::open(bench.device().clone(), OpenMode::ReadWrite))?;
@@ -66,11 +67,17 @@ pub fn prime(bench: &Bench, arm: Arm, task: &ArmTask) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What the engine says.
-pub(crate) fn format(bench: &Bench, backend: Backend, size_bytes: Option<u64>) -> Result<(), Failure> {
+pub(crate) fn format(
+    bench: &Bench,
+    backend: Backend,
+    objects: ObjectKind,
+    size_bytes: Option<u64>,
+) -> Result<(), Failure> {
     let created_unix_s =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since_epoch| since_epoch.as_secs());
     let options = CreateOptions {
         size_bytes,
+        objects,
         initialise: Initialise::Keep,
         // Asked once, when the device was claimed; by now it carries our own.
         force: true,

@@ -393,6 +393,16 @@ pub enum Reason {
         /// How many there may be.
         limit: usize,
     },
+    /// The pool has no room for the linear object of one more snapshot.
+    #[error(
+        "a snapshot takes {needed_bytes} bytes for its linear object, and {free_bytes} are free: delete some, or grow the pool"
+    )]
+    NoRoomForObject {
+        /// What an object takes.
+        needed_bytes: u64,
+        /// What is free beside what the log needs.
+        free_bytes: u64,
+    },
     /// Something has begun as this snapshot, or is a moment of this writable snapshot.
     #[error("{name:?} has snapshots of its own; delete these first")]
     HasChildren {
@@ -712,6 +722,7 @@ impl Reason {
             | Reason::TooManyRollbacks { .. }
             | Reason::TooManySnapshots { .. }
             | Reason::TooDeep { .. }
+            | Reason::NoRoomForObject { .. }
             | Reason::SnapshotSpaceFull { .. }
             | Reason::LogFull { .. } => Kind::NoSpace,
             Reason::UnknownMoment { .. } | Reason::Discarded { .. } => Kind::InvalidArgument,

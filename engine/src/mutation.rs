@@ -82,13 +82,17 @@ pub enum Mutation {
     MoveHomeClearsFirst,
     /// A snapshot that is locked is deleted, or broken.
     LockIgnored,
+    /// The log says that a block lies in its place in a linear object before the data there has been flushed.
+    MapBeforeData,
+    /// A place in a linear object is used again though a moment may see what lies there.
+    PlaceReused,
     /// That a copy-on-write volume has gone back to a snapshot is said before its base holds that.
     RestoredBeforeBase,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 37] = [
+    pub const ALL: [Mutation; 39] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -125,6 +129,8 @@ impl Mutation {
         Mutation::GroupOneByOne,
         Mutation::MoveHomeClearsFirst,
         Mutation::LockIgnored,
+        Mutation::MapBeforeData,
+        Mutation::PlaceReused,
         Mutation::RestoredBeforeBase,
     ];
 
@@ -134,13 +140,15 @@ impl Mutation {
         [Mutation::SnapshotAmidWrites, Mutation::GroupOneByOne, Mutation::RestoredBeforeBase];
 
     /// Those of a volume with a base.
-    pub const BASE: [Mutation; 6] = [
+    pub const BASE: [Mutation; 8] = [
         Mutation::OverwrittenUnsaved,
         Mutation::OverwrittenBeforeSaved,
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
         Mutation::FoldedBeforeBase,
         Mutation::MoveHomeClearsFirst,
+        Mutation::MapBeforeData,
+        Mutation::PlaceReused,
     ];
 
     /// Those of writable snapshots.

@@ -11,8 +11,8 @@ use icecore::format::batch::{BatchEntry, BatchHeader};
 use icecore::format::control::ControlHeader;
 use icecore::format::index_page::{IndexDeath, IndexEntry, IndexFence, PageHeader};
 use icecore::format::journal::{
-    Applied, Branch, ChangeHeader, Checkpoint, Dead, Lease, Opening, RecordHeader, Rollback, Row, Run,
-    Snapshot, SnapshotGroup, SnapshotLock, Volume,
+    Applied, Branch, ChangeHeader, Checkpoint, Dead, Lease, Object, Opening, RecordHeader, Rollback, Row,
+    Run, Snapshot, SnapshotGroup, SnapshotLock, Volume,
 };
 use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
@@ -150,6 +150,8 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("Applied", size_of::<Applied>(), fields);
     let fields = layout!(SnapshotLock: number until_unix_ns held);
     assert_laid_out("SnapshotLock", size_of::<SnapshotLock>(), fields);
+    let fields = layout!(Object: snapshot sequence first extents);
+    assert_laid_out("Object", size_of::<Object>(), fields);
     let fields = layout!(Snapshot: number sequence time_unix_ns removed name_bytes branch);
     assert_laid_out("Snapshot", size_of::<Snapshot>(), fields);
     assert_laid_out("SnapshotGroup", size_of::<SnapshotGroup>(), layout!(SnapshotGroup: id members));

@@ -30,7 +30,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use self::peer::Peer;
 use self::stage::{Part, Stage};
-use self::subject::{Abilities, Who};
+use self::subject::{Abilities, Kept, Who};
 use crate::arms::Arm;
 use crate::arms::target::Bare;
 use crate::bench::{Bench, DataSpan, data_span};
@@ -136,7 +136,7 @@ impl Suite {
 #[derive(Clone, Debug)]
 pub struct SnapshotPlan {
     suites: Vec<Suite>,
-    backends: Vec<Backend>,
+    backends: Vec<Kept>,
     peers: Vec<Rc<Peer>>,
     /// Depths of the chain, and snapshots held at first touches; ascending.
     snapshots: Vec<u32>,
@@ -167,11 +167,7 @@ impl SnapshotPlan {
         }
         let mut backends = Vec::new();
         for name in &options.backend {
-            let Arm::Engine(backend) = Arm::from_name(name)? else {
-                return Err(Failure::usage(format!(
-                    "{name} keeps no volume; raw always runs beside the others"
-                )));
-            };
+            let backend = Kept::from_name(name)?;
             if !backends.contains(&backend) {
                 backends.push(backend);
             }
@@ -198,7 +194,7 @@ impl SnapshotPlan {
         }
         Ok(Self {
             suites: if suites.is_empty() { Suite::ALL.to_vec() } else { suites },
-            backends: if backends.is_empty() { Backend::ALL.to_vec() } else { backends },
+            backends: if backends.is_empty() { Backend::ALL.map(Kept::mapped).to_vec() } else { backends },
             peers,
             snapshots,
             changes: options.changes,
@@ -215,7 +211,7 @@ impl SnapshotPlan {
     }
 
     fn on(&mut self, path: &Path, device_bytes: u64) -> Result<(), Failure> {
-        let arms: Vec<Arm> = self.backends.iter().copied().map(Arm::Engine).collect();
+        let arms: Vec<Arm> = self.backends.iter().map(|kept| Arm::Engine(kept.backend)).collect();
         let DataSpan { offset_bytes, bytes, least } = data_span(device_bytes, path, &arms)?;
         let largest = bytes / SPAN_SHARE / MIB * MIB;
         let wanted = if self.span_bytes == 0 { largest.min(SPAN_BYTES_DEFAULT) } else { self.span_bytes };

@@ -137,8 +137,8 @@ impl Stage<'_> {
     pub fn prepare(&self) -> Result<(Subject, Option<Keeper>), Failure> {
         let (runtime, device) = (self.bench.runtime(), self.bench.device());
         let (subject, keeper) = match &self.arm {
-            Who::Engine(backend) => {
-                content::format(self.bench, *backend, Some(self.plan.span_bytes))?;
+            Who::Engine(kept) => {
+                content::format(self.bench, kept.backend, kept.objects, Some(self.plan.span_bytes))?;
                 let keeper = self.wait(Keeper::open(device))?;
                 // The first snapshot of a volume writes down that it has some: that is nobody's cost here.
                 self.patiently("taking a snapshot", keeper.take("first"))?;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use icecore::buf::Buf;
 use icecore::device::Device;
 use icecore::error::{Error, Reason, Result};
+use icecore::object::ObjectKind;
 use icecore::store::Backend;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
@@ -18,13 +19,53 @@ use crate::bench::Bench;
 use crate::content;
 use crate::failure::Failure;
 
+/// A backend, and what takes what its snapshots need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub backend: Backend,
+    pub objects: ObjectKind,
+}
+
+impl Kept {
+    /// With linear objects: an arm of its own.
+    const LINEAR: [(&str, Backend); 2] = [("cow-linear", Backend::Cow), ("overlay-linear", Backend::Overlay)];
+
+    /// The backend of this name; with linear objects, where that is said behind a hyphen.
+    ///
+    /// # Errors
+    /// A usage failure that lists the names of backends, or says what is none.
+    pub fn from_name(name: &str) -> std::result::Result<Self, Failure> {
+        if let Some((_, backend)) = Self::LINEAR.into_iter().find(|(own, _)| *own == name) {
+            return Ok(Self { backend, objects: ObjectKind::Linear });
+        }
+        match Arm::from_name(name)? {
+            Arm::Engine(backend) => Ok(Self::mapped(backend)),
+            _ => Err(Failure::usage(format!("{name} keeps no volume; raw always runs beside the others"))),
+        }
+    }
+
+    /// As a backend is made unless something else is asked for.
+    pub fn mapped(backend: Backend) -> Self {
+        Self { backend, objects: ObjectKind::Mapped }
+    }
+
+    /// The name in results.
+    pub fn name(&self) -> &'static str {
+        let own = Self::LINEAR.into_iter().find(|(_, backend)| *backend == self.backend);
+        match (self.objects, own) {
+            (ObjectKind::Linear, Some((name, _))) => name,
+            _ => self.backend.name(),
+        }
+    }
+}
+
 /// An arm of a suite: what is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Who {
     /// The bare device.
     Raw,
     /// A volume of this backend.
-    Engine(Backend),
+    Engine(Kept),
     /// Another system's device.
     Peer(Rc<Peer>),
 }
@@ -34,7 +75,7 @@ impl Who {
     pub fn name(&self) -> &str {
         match self {
             Who::Raw => Arm::Raw.name(),
-            Who::Engine(backend) => backend.name(),
+            Who::Engine(kept) => kept.name(),
             Who::Peer(peer) => &peer.name,
         }
     }
@@ -145,9 +186,9 @@ impl Abilities {
     ///
     /// # Errors
     /// No volume can be made or opened.
-    pub fn of(bench: &Bench, backend: Backend, size_bytes: u64) -> std::result::Result<Self, Failure> {
+    pub fn of(bench: &Bench, kept: Kept, size_bytes: u64) -> std::result::Result<Self, Failure> {
         const NAME: &str = "probe";
-        content::format(bench, backend, Some(size_bytes))?;
+        content::format(bench, kept.backend, kept.objects, Some(size_bytes))?;
         bench.runtime().block_on(async {
             let keeper = Keeper::open(bench.device()).await?;
             let mut buf = keeper.0.context().buffers().zeroed(4096)?;

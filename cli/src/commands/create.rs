@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use icecore::device::{Device, Identity, create_file};
 use icecore::error::{Error, Reason};
+use icecore::object::ObjectKind;
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Devices, Initialise, Volume, WhenFull, format_id};
 
@@ -64,6 +65,10 @@ pub struct Create {
     /// With cow and overlay: what snapshots may take (default: all that the volume leaves of the device)
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     snapshot_space: Option<u64>,
+    /// With cow and overlay: what takes what snapshots need. `mapped`: as much space as they do; `linear`: each snapshot an area
+    /// with a place for every block, never full, 64 of them at most
+    #[arg(long, value_name = "KIND", default_value = "mapped", value_parser = ["mapped", "linear"])]
+    objects: String,
     /// With log, cow and overlay: snapshots that there is room for at a time, 256 to 16384 (default: 256, on a device of
     /// 16G or more 10000)
     #[arg(long, value_name = "N")]
@@ -135,6 +140,7 @@ impl Create {
             true => WhenFull::BreakSnapshots,
             false => WhenFull::Refuse,
         };
+        options.objects = ObjectKind::from_name(&self.objects)?;
         options.size_bytes = self.size;
         options.block_bytes = self.block_bytes;
         options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);

@@ -108,6 +108,9 @@ pub fn describe(info: &VolumeInfo, paths: &IoPaths) -> Value {
             "retention_age_s": log.retention_age_s,
             "snapshots_max": log.snapshots_max,
         });
+        if info.backend.has_base() {
+            object["objects"] = log.objects.name().into();
+        }
         if info.backend == Backend::Linear {
             object["linear"] = json!({ "thin": log.thin });
         }

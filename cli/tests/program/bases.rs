@@ -43,6 +43,31 @@ fn snapshots_show_what_was_and_the_check_finds_nothing() {
 }
 
 #[test]
+fn linear_objects_are_asked_for_shown_and_refused_when_one_is_too_many() {
+    for backend in BACKENDS {
+        let image = made(backend, &["--objects", "linear"]);
+        let path = &image.path;
+        let info = icecore(&["inspect", path, "--json"]).ok().json();
+        assert_eq!((&info["objects"], &info["size_bytes"]), (&"linear".into(), &(16 * MIB).into()));
+        assert!(info["features"].as_array().unwrap().contains(&"linear objects".into()), "{info}");
+        write(path, 0, &vec![b'A'; 3 << 20]).ok();
+        icecore(&["snapshot", "create", path, "monday"]).ok();
+        icecore(&["snapshot", "create", path, "tuesday"]).ok();
+        icecore(&["snapshot", "create", path, "wednesday"]).refused(4, "delete some, or grow the pool");
+        write(path, 0, &vec![b'B'; 3 << 20]).ok();
+        let past = ["read", path, "--offset", "0", "--length", "4", "--at", "monday"];
+        assert_eq!(icecore(&past).ok().text(), "AAAA", "{backend}");
+        icecore(&["snapshot", "delete", path, "monday"]).ok();
+        icecore(&["snapshot", "create", path, "wednesday"]).ok();
+        icecore(&["check", path]).ok();
+    }
+    let image = Image::new(64 * MIB);
+    let wrong = ["create", "--device", &image.path, "--destroy", &image.destroy(), "--backend", "log"];
+    icecore(&[&wrong[..], &["--objects", "linear"]].concat())
+        .refused(64, "only snapshots of cow and overlay");
+}
+
+#[test]
 fn the_oldest_snapshots_are_broken_or_writes_refused_where_there_is_no_room() {
     for backend in BACKENDS {
         for breaks in [false, true] {

@@ -211,7 +211,15 @@ fn place(
         return;
     }
     // What is not said to be applied is read in the log.
-    let checked = if is_home { is_live && *wanted } else { is_live || (came_home && !is_applied) };
+    // What may be overwritten in its place without a word has no checksum.
+    let is_unverified = shape.overlays && shape.is_object(number);
+    let checked = if is_unverified {
+        false
+    } else if is_home {
+        is_live && *wanted
+    } else {
+        is_live || (came_home && !is_applied)
+    };
     let known = note(checker, group, (number, slot), Slot::of(entry, *death, *wanted, checked), is_home);
     if known && *wanted && !is_live && !came_home {
         let text = format!("slot {slot} of virtual segment {number} is dead, and a moment needs it");
@@ -313,7 +321,7 @@ impl Row<'_> {
         let mut window = Window::new();
         let end = if tail.end.virtual_segment == self.number { tail.end.block } else { shape.segment_blocks };
         match &self.row.present {
-            None if shape.is_extent(self.number) => {
+            None if shape.is_extent(self.number) || shape.is_object(self.number) => {
                 for slot in 0..shape.segment_blocks {
                     self.check_block(checker, shape, &mut window, slot, (self.row.physical, slot)).await?;
                 }

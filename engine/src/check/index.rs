@@ -258,6 +258,15 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
                     (1..=applied.min(*sequences.end())).contains(&key.1)
                         && (number, entry.slot.get()) == shape.home(lba)
                 }
+                number if shape.is_object(number) => {
+                    branch == 0
+                        && state.objects.has_number(number)
+                        && shape.is_place_of(number, entry.slot.get(), lba)
+                        && match saves {
+                            true => key.1 < *sequences.end(),
+                            false => sequences.contains(&key.1) && entry.checksum.get() == 0,
+                        }
+                }
                 number => {
                     // What was saved may be as old as the volume.
                     (sequences.contains(&key.1) || saves && key.1 < *sequences.end())
@@ -303,7 +312,10 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
             && birth < sequence
             && sequence <= *sequences.end()
             && (sequence >= *sequences.start() || is_late())
-            && (place <= last_virtual || shape.is_gathered(place) || (is_home && birth <= applied))
+            && (place <= last_virtual
+                || shape.is_gathered(place)
+                || (is_home && birth <= applied)
+                || (shape.is_object(place) && death.is_of_volume() && state.objects.has_number(place)))
             && slot < shape.segment_blocks;
         if !sound || sequence < before {
             wrong(checker, address, sequence, None, "a death is none, or not in order");
@@ -346,14 +358,14 @@ impl Merged {
                     && shape.is_of_log(before.virtual_segment.get())
                     && before.checksum == entry.checksum
             };
+            let is_elsewhere = |entry: &IndexEntry| {
+                let number = entry.virtual_segment.get();
+                shape.is_of_log(number) || shape.is_object(number)
+            };
             let is_moved = |before: &IndexEntry| {
-                shape.overlays
-                    && entry.virtual_segment.get() == BASE
-                    && shape.is_of_log(before.virtual_segment.get())
+                shape.overlays && entry.virtual_segment.get() == BASE && is_elsewhere(before)
             };
-            let is_saved = |before: &IndexEntry| {
-                before.virtual_segment.get() == BASE && shape.is_of_log(entry.virtual_segment.get())
-            };
+            let is_saved = |before: &IndexEntry| before.virtual_segment.get() == BASE && is_elsewhere(&entry);
             if found.is_some_and(|before| !comes_home(&before) && !is_moved(&before) && !is_saved(&before)) {
                 let place = Place::default().sequence(smallest.1).block(smallest.0);
                 checker.found(Code::Index, place, "two runs have this version, and it has not come home");

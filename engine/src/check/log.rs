@@ -16,8 +16,9 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 pub(super) use crate::format::batch::Batch;
 use crate::format::batch::{
-    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED,
-    KIND_ZERO, MAGIC, VERSION, decode, has_payload, header_bytes,
+    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK,
+    KIND_SAVED, KIND_SAVED_IN_PLACE, KIND_ZERO, MAGIC, VERSION, decode, has_payload, header_bytes,
+    is_in_place,
 };
 use crate::format::crc32c;
 
@@ -160,6 +161,12 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
         if is_of_branch && !shape.has_branches && !shape.has_volumes {
             return Some("an entry is of a branch, and the superblock knows nothing of that");
         }
+        if is_in_place(entry.kind.get()) {
+            if let Some(text) = contradiction_in_place(entry, shape) {
+                return Some(text);
+            }
+            continue;
+        }
         if entry.tag.get() != 0 {
             return Some("an entry has a tag, and this version has none");
         }
@@ -191,6 +198,19 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
         return Some("bytes that no field names are not zero");
     }
     (header.epoch.get() != shape.epoch).then_some("it is of another epoch than the volume")
+}
+
+/// What is wrong with an entry of what lies in a linear object, if anything.
+fn contradiction_in_place(entry: &BatchEntry, shape: &Shape) -> Option<&'static str> {
+    let kind = if shape.saves { KIND_SAVED_IN_PLACE } else { KIND_PLACED };
+    if !shape.objects || entry.kind.get() != kind || entry.branch.get() != 0 {
+        return Some("an entry is of a kind that its backend writes none of");
+    }
+    let place = entry.place(shape.segment_blocks);
+    let is_own = place.is_some_and(|(number, slot)| shape.is_place_of(number, slot, entry.lba.get()));
+    let upper = entry.checksum_in_place();
+    let sound = is_own && entry.payload.get() == 0 && (shape.saves || upper == 0);
+    (!sound).then_some("an entry names a place in a linear object that is not that of its blocks")
 }
 
 /// Blocks of an entry's payload.
@@ -284,6 +304,14 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
                 }
                 tail.rollback = Some((header.first_sequence.get(), to));
             }
+            let unknown = |entry: &BatchEntry| {
+                is_in_place(entry.kind.get()) && !state.objects.has_number(entry.tag.get() as u32)
+            };
+            if batch.entries.iter().any(unknown) {
+                let text = "an entry names a linear object that has never been there";
+                checker.found(Code::Log, Place::at(address).sequence(end.sequence + 1), text);
+            }
+            check_copies(checker, shape, state, &batch).await?;
             promised = promised.max(durable);
             let blocks = (header.total_bytes() / u64::from(shape.block_bytes)) as u32;
             take_in(&mut tail, &batch, number, block, shape);
@@ -319,6 +347,24 @@ pub(super) async fn check(checker: &mut Checker<'_>, shape: &Shape, state: &Stat
     Ok(Some(tail))
 }
 
+/// Copies in linear objects are what the batch says of them: they were durable before it. A place is used once, so that
+/// they are so still, unless the object is gone.
+async fn check_copies(checker: &mut Checker<'_>, shape: &Shape, state: &State, batch: &Batch) -> Result<()> {
+    for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
+        let place = entry.place(shape.segment_blocks).filter(|_| entry.kind.get() == KIND_SAVED_IN_PLACE);
+        let segment = place.and_then(|(number, slot)| Some((state.objects.segment(number)?, slot)));
+        let Some((physical, slot)) = segment else { continue };
+        let address = shape.address(physical, slot);
+        // What cannot be read has been told.
+        let Some(block) = checker.read(address, shape.block_bytes.into()).await? else { continue };
+        if crc32c(&[&block[..]]) != entry.checksum_in_place() {
+            let at = Place::at(address).sequence(sequence).block(entry.lba.get());
+            checker.found(Code::Block, at, "its checksum is not that of the entry that tells of it");
+        }
+    }
+    Ok(())
+}
+
 /// The moment that a batch goes back to, if it does.
 fn rollback_of(batch: &Batch) -> Option<u64> {
     batch.entries.first().filter(|entry| entry.kind.get() == KIND_ROLLBACK).map(|entry| entry.tag.get())
@@ -334,6 +380,11 @@ fn take_in(tail: &mut Tail, batch: &Batch, number: u32, block: u32, shape: &Shap
         if has_payload(entry.kind.get()) {
             tail.named.entry(number).or_default().extend(slot..slot + entry.blocks.get());
             slot += entry.blocks.get();
+        }
+        if is_in_place(entry.kind.get())
+            && let Some((number, first)) = entry.place(shape.segment_blocks)
+        {
+            tail.named.entry(number).or_default().extend(first..first + entry.blocks.get());
         }
     }
 }

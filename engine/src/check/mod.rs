@@ -15,6 +15,7 @@ mod journal;
 mod linear;
 mod log;
 mod names;
+mod objects;
 mod reading;
 mod returns;
 mod rows;

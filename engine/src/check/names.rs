@@ -82,7 +82,8 @@ pub(super) fn are_one_group(changes: &[Change]) -> bool {
         _ => None,
     };
     let first = changes.first().and_then(group);
-    first.is_some() && changes.iter().all(|change| group(change) == first)
+    let is_object = |change: &Change| matches!(change, Change::Object(..));
+    first.is_some() && changes.iter().all(|change| group(change) == first || is_object(change))
 }
 
 fn is_name(name: &[u8]) -> bool {
@@ -331,6 +332,16 @@ impl Names {
     pub fn sees(&self, branch: u32, birth: u64, death: u64) -> bool {
         let [from, to] = [birth, death].map(|sequence| (Moment { branch, sequence }, 0));
         birth < death && self.kept.range(from..to).next().is_some()
+    }
+
+    /// Whether there is a snapshot of this number, given up or not.
+    pub fn has_snapshot(&self, number: u64) -> bool {
+        self.snapshots.contains_key(&number)
+    }
+
+    /// Whether the snapshot of this number and moment of the volume is kept.
+    pub fn keeps(&self, number: u64, sequence: u64) -> bool {
+        self.kept.contains(&(Moment { branch: 0, sequence }, number))
     }
 
     /// Whether this gives up what nobody has unlocked. Whether the time of a lock has come is not known here.

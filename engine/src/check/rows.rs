@@ -32,6 +32,9 @@ pub(super) fn check(checker: &mut Checker<'_>, shape: &Shape, state: &State) -> 
             }
         }
     }
+    for (physical, text) in state.shared_with_objects() {
+        checker.found(Code::State, Place::at(shape.address(physical, 0)), text);
+    }
     let last = state.checkpoint.sequence.get();
     for known in &state.runs {
         if known.run.last_sequence.get() > last {

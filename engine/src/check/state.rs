@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 
 use super::index;
 use super::names::{self, Names};
+use super::objects::{self, Objects};
 use super::returns::Returns;
 use super::superblock::Shape;
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
@@ -34,6 +35,8 @@ pub(super) struct RowState {
     pub live: Vec<u64>,
     /// In a moved row.
     pub present: Option<Vec<u64>>,
+    /// In an extent of a linear object: the slots that have been used.
+    pub used: Option<Vec<u64>>,
 }
 
 pub(super) fn count(words: &[u64]) -> u32 {
@@ -91,7 +94,7 @@ pub(super) struct RunState {
 pub(super) struct State {
     segments: u32,
     segment_blocks: u32,
-    shape: Shape,
+    pub(super) shape: Shape,
     /// By their first batch: one that has not written a batch before the next one began has none.
     pub openings: Vec<Opening>,
     pub leases: VecDeque<Lease>,
@@ -107,6 +110,8 @@ pub(super) struct State {
     pub rollbacks: Vec<Rollback>,
     /// Named moments and writable snapshots.
     pub names: Names,
+    /// Linear objects.
+    pub objects: Objects,
     /// Rows that lie in each segment that has any.
     users: BTreeMap<u32, BTreeSet<u32>>,
     /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
@@ -135,6 +140,7 @@ fn rank(change: &Change) -> Option<u32> {
         Change::SnapshotLock(_) => 11,
         // Branches, whatever they began as, by their numbers.
         Change::Branch(..) | Change::Volume(..) => 12,
+        Change::Object(..) => 13,
         Change::RowRemoved(_)
         | Change::Dead(..)
         | Change::RunRemoved(_)
@@ -160,6 +166,7 @@ impl State {
             accepted: ALL_ACCEPTED,
             rollbacks: Vec::new(),
             names: Names::default(),
+            objects: Objects::default(),
             users: BTreeMap::new(),
             gathering: shape.journal_bytes(),
         }
@@ -207,6 +214,7 @@ impl State {
                 }
                 Change::SnapshotLock(lock) => state.names.lock(shape, lock)?,
                 Change::Branch(branch, name) => state.names.branch(shape, branch, name, true)?,
+                Change::Object(object, runs) => state.objects.of_image(shape, object, runs)?,
                 Change::Volume(volume, name) => state.names.volume(shape, volume, name, true)?,
             }
         }
@@ -250,7 +258,7 @@ impl State {
                     | Change::Branch(..)
                     | Change::Volume(..)
                     | Change::SnapshotLock(_)
-            );
+            ) || objects::takes_one(change);
             require(free || has_window, "slots, rows and runs change without a window")?;
             match change {
                 Change::Applied(applied) => {
@@ -265,7 +273,9 @@ impl State {
                 Change::Snapshot(snapshot, name, group) => {
                     // Who accepts a loss gives up the names of what is lost; what a broken one kept is told with it.
                     // Those of one group are taken together.
-                    let alone = changes.len() == 1 || opens || names::is_broken(snapshot) || is_group;
+                    let with_object = objects::goes_with(self, snapshot, changes)?;
+                    let is_one = changes.len() == 1 + usize::from(with_object);
+                    let alone = is_one || opens || names::is_broken(snapshot) || is_group;
                     require(alone, "a snapshot stands among other changes")?;
                     let is_locked = self.names.is_given_up_locked(snapshot);
                     require(opens || !is_locked, "a locked snapshot is given up")?;
@@ -285,6 +295,7 @@ impl State {
                     self.names.volume(&self.shape, volume, name, false)?;
                 }
                 Change::BranchRemoved(number) => self.names.forget_branch(*number)?,
+                Change::Object(object, runs) => self.object(changes, object, runs)?,
                 Change::Rollback(rollback) => {
                     require(has_checkpoint, "it goes back without a checkpoint")?;
                     self.rollback(rollback)?;
@@ -367,7 +378,7 @@ impl State {
         require(!self.users.contains_key(&physical), "a segment is leased that is in use")?;
         require(!self.rows.contains_key(&number), "a segment's number is used twice")?;
         let live = vec![0; (self.segment_blocks as usize).div_ceil(64)];
-        let row = RowState { physical, continued: None, first_block: 0, live, present: None };
+        let row = RowState { physical, continued: None, first_block: 0, live, present: None, used: None };
         self.leases.push_back(*lease);
         self.put(number, row);
         Ok(())
@@ -418,7 +429,7 @@ impl State {
         require(self.checkpoint_block().is_some(), "the checkpoint lies outside of the first leased segment")
     }
 
-    fn row(&self, row: &Row, live: &[u64], present: &[u64]) -> Judged<RowState> {
+    fn row(&self, row: &Row, live: &[u64], second: &[u64]) -> Judged<RowState> {
         let room = self.segment_blocks;
         require(row.slots.get() == room, "a row has not as many slots as a segment has blocks")?;
         let continued = Some(row.continued.get()).filter(|continued| *continued != u32::MAX);
@@ -427,17 +438,24 @@ impl State {
             continued,
             first_block: row.first_block.get(),
             live: live.to_vec(),
-            present: (row.identity.get() == 0).then(|| present.to_vec()),
+            present: (row.identity.get() == 0).then(|| second.to_vec()),
+            used: (row.identity.get() == 2).then(|| second.to_vec()),
         };
         require(made.segments().all(|physical| physical < self.segments), "a row lies in no segment")?;
         require(continued != Some(made.physical), "a row goes on where it begins")?;
         let stray = |words: &[u64]| {
             words.last().is_some_and(|last| !room.is_multiple_of(64) && last >> (room % 64) != 0)
         };
-        require(!stray(live) && !stray(present), "a row has slots beyond its last")?;
+        require(!stray(live) && !stray(second), "a row has slots beyond its last")?;
         let used = match &made.present {
             None => {
-                require(row.identity.get() == 1, "a row is neither as written nor moved")?;
+                let of_object = made.used.as_ref();
+                require(
+                    row.identity.get() == 1 || of_object.is_some(),
+                    "a row is neither as written nor moved",
+                )?;
+                let was_used = of_object.is_none_or(|used| is_subset(live, used));
+                require(was_used, "a slot lives that has not been used")?;
                 require(made.first_block == 0, "a row as the log wrote it begins in the middle")?;
                 room
             }
@@ -454,8 +472,14 @@ impl State {
         let written = row.written.get() <= self.checkpoint.sequence.get();
         require(written, "a row was written later than the checkpoint")?;
         require(!self.shape.linear || made.present.is_none(), "a row has moved, and none does here")?;
-        let is_extent = self.shape.is_extent(row.virtual_segment.get());
-        require(!is_extent || row.written.get() == 0, "the log has written an extent")?;
+        let number = row.virtual_segment.get();
+        let (is_extent, is_object) = (self.shape.is_extent(number), self.shape.is_object(number));
+        require(
+            is_object == made.used.is_some(),
+            "a row is of a linear object, or not, and its number is not",
+        )?;
+        let is_of_log = !is_extent && !is_object;
+        require(is_of_log || row.written.get() == 0, "the log has written an extent")?;
         Ok(made)
     }
 
@@ -465,7 +489,7 @@ impl State {
         lease.is_none_or(|lease| lease.physical.get() == row.physical && row.present.is_none())
     }
 
-    fn put(&mut self, number: u32, row: RowState) {
+    pub(super) fn put(&mut self, number: u32, row: RowState) {
         if let Some(before) = self.rows.remove(&number) {
             self.leave(number, &before);
         }
@@ -473,6 +497,11 @@ impl State {
             self.users.entry(physical).or_default().insert(number);
         }
         self.rows.insert(number, row);
+    }
+
+    /// The segments of a range that rows lie in, and which.
+    pub fn users_of(&self, segments: std::ops::Range<u32>) -> impl Iterator<Item = (u32, &BTreeSet<u32>)> {
+        self.users.range(segments).map(|(physical, rows)| (*physical, rows))
     }
 
     /// A row does not lie in its segments any more.
@@ -490,8 +519,10 @@ impl State {
     fn image_row(&mut self, row: &Row, live: &[u64], present: &[u64]) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
-        if self.shape.is_gathered(number) {
-            require(made.present.is_some(), "a row that others were gathered in is as the log writes one")?;
+        // Which objects there are stands further on.
+        if self.shape.is_gathered(number) || self.shape.is_object(number) {
+            let is_moved = made.present.is_some() || made.used.is_some();
+            require(is_moved, "a row that others were gathered in is as the log writes one")?;
             require(!self.rows.contains_key(&number), "a segment has two rows")?;
             self.put(number, made);
             return Ok(());
@@ -518,6 +549,9 @@ impl State {
     ) -> Judged {
         let number = row.virtual_segment.get();
         let made = self.row(row, live, present)?;
+        if self.shape.is_object(number) {
+            return self.object_row(number, made);
+        }
         let is_extent = self.shape.is_extent(number);
         let Some(before) = self.rows.get(&number) else {
             if self.shape.is_gathered(number) {
@@ -574,10 +608,11 @@ impl State {
     /// With a linear volume, segments come free empty, those of the log behind the cursor alone, and extents only
     /// where they are taken as they are needed.
     fn may_be_removed(&self, number: u32, row: &RowState) -> Judged {
+        let (is_object, is_empty) = (self.shape.is_object(number), count(&row.live) == 0);
+        require(is_empty || !(self.shape.linear || is_object), "a row is removed whose blocks live")?;
         if !self.shape.linear {
             return Ok(());
         }
-        require(count(&row.live) == 0, "a row is removed whose blocks live")?;
         match self.shape.is_of_log(number) {
             true => {
                 require(number < self.applied.virtual_segment.get(), "what has not been applied is removed")
@@ -719,6 +754,7 @@ mod tests {
             has_branches: false,
             snapshots_max: 256,
             has_locks: false,
+            objects: false,
             has_groups: false,
             has_volumes: false,
         };
@@ -729,7 +765,7 @@ mod tests {
 
     fn row(live: u64) -> RowState {
         let present = Some(vec![u64::MAX]);
-        RowState { physical: 0, continued: None, first_block: 0, live: vec![live], present }
+        RowState { physical: 0, continued: None, first_block: 0, live: vec![live], present, used: None }
     }
 
     #[test]

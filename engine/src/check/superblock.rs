@@ -7,11 +7,12 @@ use zerocopy::IntoBytes;
 
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
+use crate::format::index_page::INHERITED;
 use crate::format::superblock::{
     COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG,
-    FEATURE_MANY_SNAPSHOTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES, KNOWN_INCOMPATIBLE,
-    KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION,
-    VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES,
+    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES,
+    Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -27,7 +28,7 @@ const BACKEND_COW: u32 = 4;
 const BACKEND_OVERLAY: u32 = 5;
 /// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
 const GATHERED_FIRST: u32 = 1 << 30;
-const HOME_FIRST: u32 = 1 << 31;
+pub(super) const HOME_FIRST: u32 = 1 << 31;
 pub(super) const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
 const REGION_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
@@ -86,6 +87,8 @@ pub(super) struct Shape {
     pub has_locks: bool,
     /// Snapshots have been taken in groups, or were about to.
     pub has_groups: bool,
+    /// Snapshots have linear objects.
+    pub objects: bool,
 }
 
 impl Shape {
@@ -116,6 +119,7 @@ impl Shape {
             has_branches: true,
             snapshots_max: SNAPSHOTS_MIN,
             has_locks: false,
+            objects: false,
             has_groups: false,
             has_volumes: true,
         }
@@ -146,6 +150,24 @@ impl Shape {
     /// Whether a row may have this number as a segment of the log.
     pub fn is_of_log(&self, number: u32) -> bool {
         number < GATHERED_FIRST
+    }
+
+    /// Whether a number is that of an extent of a linear object, whichever that is.
+    pub fn is_object(&self, number: u32) -> bool {
+        self.objects && (HOME_FIRST..INHERITED).contains(&number)
+    }
+
+    /// Extents of a linear object, as many as the volume has segments.
+    pub fn object_extents(&self) -> u64 {
+        self.volume_blocks.div_ceil(u64::from(self.segment_blocks.max(1)))
+    }
+
+    /// Whether a place in a linear object is that of a block.
+    pub fn is_place_of(&self, number: u32, slot: u32, lba: u64) -> bool {
+        let blocks = u64::from(self.segment_blocks.max(1));
+        self.is_object(number)
+            && u64::from(number - HOME_FIRST) % self.object_extents().max(1) == lba / blocks
+            && u64::from(slot) == lba % blocks
     }
 
     /// The extent of a block and its slot there.
@@ -316,6 +338,10 @@ fn has_base(record: &Superblock) -> bool {
     matches!(record.backend.get(), BACKEND_COW | BACKEND_OVERLAY)
 }
 
+fn breaks_snapshots(record: &Superblock) -> bool {
+    record.volume_flags.get() & VOLUME_BREAKS_SNAPSHOTS != 0
+}
+
 fn is_thin(record: &Superblock) -> bool {
     record.volume_flags.get() == VOLUME_THIN
 }
@@ -448,6 +474,13 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (
             is_log || record.features_incompatible.get() & NOTED_FIRST == 0,
             "it has no log, and has gone back to an earlier moment or has snapshots",
+        ),
+        (
+            match record.features_incompatible.get() & FEATURE_OBJECTS != 0 {
+                true => has_base(record) && record.snapshot_bytes.get() == 0 && !breaks_snapshots(record),
+                false => true,
+            },
+            "its snapshots have linear objects, which do not fit its other settings",
         ),
         (
             is_log || (log_fields == 0 && record.segment_bytes.get() == 0),
@@ -603,6 +636,7 @@ fn shape(record: &Superblock) -> Shape {
         has_branches: record.features_incompatible.get() & FEATURE_BRANCHES != 0,
         snapshots_max: record.snapshots_max.get().max(SNAPSHOTS_MIN),
         has_locks: record.features_incompatible.get() & FEATURE_LOCKS != 0,
+        objects: record.features_incompatible.get() & FEATURE_OBJECTS != 0,
         has_groups: record.features_incompatible.get() & FEATURE_GROUPS != 0,
         has_volumes: record.features_incompatible.get() & FEATURE_VOLUMES != 0,
     }

@@ -36,6 +36,18 @@ pub const KIND_ROLLBACK: u32 = 7;
 /// there from this sequence on.
 pub const KIND_SAVED: u32 = 8;
 
+/// `kind` of data that lies in its place in a linear object; `tag` is the extent's virtual segment. Nobody knows its
+/// checksum: it may be overwritten there without a word.
+pub const KIND_PLACED: u32 = 9;
+/// `kind` of what the base held, as [`KIND_SAVED`], one block of it, copied to its place in a linear object; `tag` is the
+/// extent's virtual segment and, in its upper half, the checksum.
+pub const KIND_SAVED_IN_PLACE: u32 = 10;
+
+/// Whether what an entry of this kind tells of lies in a linear object.
+pub fn is_in_place(kind: u32) -> bool {
+    matches!(kind, KIND_PLACED | KIND_SAVED_IN_PLACE)
+}
+
 /// Whether entries of this kind have payload.
 pub fn has_payload(kind: u32) -> bool {
     matches!(kind, KIND_DATA | KIND_SAVED)
@@ -45,7 +57,7 @@ pub fn has_payload(kind: u32) -> bool {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback, 8 saved |
+/// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback, 8 saved, 9 placed, 10 saved in place |
 /// | 4 | 4 | `branch`: whose blocks they are; 0, the volume itself |
 /// | 8 | 8 | `lba`: first block |
 /// | 16 | 4 | `blocks`: of the range |
@@ -67,6 +79,20 @@ impl BatchEntry {
     /// The number in the index of its first block.
     pub fn address(&self) -> u64 {
         address_of(self.branch.get(), self.lba.get())
+    }
+
+    /// Of an entry [in place](is_in_place): virtual segment and slot of its first block, where a segment has so many
+    /// blocks; `None` where it lies in no one extent.
+    pub fn place(&self, segment_blocks: u32) -> Option<(u32, u32)> {
+        let slot = (self.lba.get() % u64::from(segment_blocks.max(1))) as u32;
+        let ends_there = slot.checked_add(self.blocks.get()).is_some_and(|end| end <= segment_blocks);
+        let blocks_fit = self.kind.get() == KIND_PLACED || self.blocks.get() == 1;
+        (ends_there && blocks_fit && self.branch.get() == 0).then_some((self.tag.get() as u32, slot))
+    }
+
+    /// Of an entry of the kind [`KIND_SAVED_IN_PLACE`]: the checksum of its block.
+    pub fn checksum_in_place(&self) -> u32 {
+        (self.tag.get() >> 32) as u32
     }
 }
 
@@ -273,6 +299,21 @@ mod tests {
         let Decoded::Valid(batch) = decode(&bytes, 3 << 20, 512) else { panic!("it is whole") };
         assert_eq!((batch.entries.len(), batch.checksums.as_slice()), (2, &[0xAABB_CCDD][..]));
         assert_eq!(batch.header.total_bytes(), 1024);
+    }
+
+    #[test]
+    fn an_entry_in_place_lies_in_one_extent() {
+        let mut entry = BatchEntry::new_zeroed();
+        (entry.kind, entry.lba, entry.blocks) = (KIND_PLACED.into(), (3 * 64 + 60).into(), 4.into());
+        entry.tag = 0x8000_0007_u64.into();
+        assert_eq!(entry.place(64), Some((0x8000_0007, 60)));
+        entry.blocks = 5.into();
+        assert_eq!(entry.place(64), None);
+        entry.kind = KIND_SAVED_IN_PLACE.into();
+        entry.tag = 0xAABB_CCDD_8000_0007_u64.into();
+        assert_eq!(entry.place(64), None, "one block each");
+        entry.blocks = 1.into();
+        assert_eq!((entry.place(64), entry.checksum_in_place()), (Some((0x8000_0007, 60)), 0xAABB_CCDD));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct RecordHeader {
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed, 18 snapshot lock, 20 volume |
+/// | 0 | 4 | `kind`: 1 opening, 2 lease, 3 checkpoint, 4 row, 5 row removed, 6 dead slots, 7 run, 8 run removed, 9 watermark, 10 window, 11 applied, 12 accepted, 13 rollback, 14 snapshot, 15 snapshot removed, 16 branch, 17 branch removed, 18 snapshot lock, 19 object, 20 volume |
 /// | 4 | 4 | `bytes`: of the body, without padding |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -108,7 +108,8 @@ pub struct Checkpoint {
 /// Kind 4: where a virtual segment lies and which of its slots live. Two bitmaps follow, each of whole 8 bytes:
 /// the slots that live and, unless `identity`, the slots that are present. A slot's place is `first_block` plus
 /// its number or, unless `identity`, the number of present slots before it; what passes the end of the segment
-/// goes on at the beginning of `continued`.
+/// goes on at the beginning of `continued`. In an extent of an object, the second bitmap has the slots that have been
+/// used, and a slot's place is its number.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
@@ -116,7 +117,7 @@ pub struct Checkpoint {
 /// | 4 | 4 | `physical`: index of the segment in the data area |
 /// | 8 | 4 | `first_block`: block of the physical segment where it begins |
 /// | 12 | 4 | `slots` |
-/// | 16 | 4 | `identity`: 1 for a segment as the log wrote it, 0 for a moved one |
+/// | 16 | 4 | `identity`: 1 for a segment as the log wrote it, 0 for a moved one, 2 for an extent of an object |
 /// | 20 | 4 | `continued`: index of the segment where it goes on; 4294967295 if it does not |
 /// | 24 | 8 | `written`: the log's sequence when it was written or last moved |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -303,7 +304,28 @@ pub struct SnapshotLock {
     pub held: U64,
 }
 
+/// Kind 19: a linear object: an area with a place for every block of the volume, taken for a snapshot. The segments that it
+/// takes follow: first one and how many, 4 bytes each, in the order of the volume's blocks. One without any has been
+/// given back.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | `snapshot`: number of the snapshot that it was taken for |
+/// | 8 | 8 | `sequence`: the moment of that snapshot |
+/// | 16 | 4 | `first`: the virtual segment of its first extent, from 2147483648 on |
+/// | 20 | 4 | `extents`: how many it has; the number of each is one more than that of the one before, used once |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+#[allow(missing_docs, reason = "the table above describes every field")]
+pub struct Object {
+    pub snapshot: U64,
+    pub sequence: U64,
+    pub first: U32,
+    pub extents: U32,
+}
+
 const _: () = {
+    assert!(size_of::<Object>() == 24);
     assert!(size_of::<Snapshot>() == 32 && size_of::<Branch>() == 24 && size_of::<SnapshotLock>() == 24);
     assert!(size_of::<SnapshotGroup>() == 20 && size_of::<Volume>() == 32);
     assert!(size_of::<Applied>() == 40 && size_of::<Rollback>() == 24);
@@ -321,7 +343,7 @@ pub enum Change {
     Lease(Lease),
     /// See [`Checkpoint`].
     Checkpoint(Checkpoint),
-    /// See [`Row`]: the slots that live, the slots that are present (empty with `identity`).
+    /// See [`Row`]: the slots that live, the slots that are present or have been used (empty with `identity` 1).
     Row(Row, Vec<u64>, Vec<u64>),
     /// Kind 5: this virtual segment has no live slot left (4 bytes).
     RowRemoved(u32),
@@ -352,6 +374,8 @@ pub enum Change {
     BranchRemoved(u32),
     /// See [`SnapshotLock`].
     SnapshotLock(SnapshotLock),
+    /// See [`Object`]: and its segments.
+    Object(Object, Vec<(u32, u32)>),
     /// See [`Volume`]: and its name.
     Volume(Volume, Vec<u8>),
 }
@@ -382,11 +406,8 @@ impl Change {
                 6
             }
             Change::Run(body, extents) => {
-                to.extend_from_slice(body.as_bytes());
-                for (first, pages) in extents {
-                    to.extend_from_slice(&first.to_le_bytes());
-                    to.extend_from_slice(&pages.to_le_bytes());
-                }
+                put(to, body.as_bytes(), 7);
+                put_pairs(to, extents);
                 7
             }
             Change::RunRemoved(run) => put(to, &run.to_le_bytes(), 8),
@@ -414,6 +435,11 @@ impl Change {
                 20
             }
             Change::SnapshotLock(body) => put(to, body.as_bytes(), 18),
+            Change::Object(body, segments) => {
+                put(to, body.as_bytes(), 19);
+                put_pairs(to, segments);
+                19
+            }
         };
         let header = ChangeHeader { kind: kind.into(), bytes: ((to.len() - at - 8) as u32).into() };
         to[at..at + 8].copy_from_slice(header.as_bytes());
@@ -459,9 +485,7 @@ impl Change {
             }
             7 => {
                 let (run, rest) = Run::read_from_prefix(body).ok()?;
-                let extents = <[[U32; 2]]>::ref_from_bytes(rest).ok()?;
-                let extents = extents.iter().map(|[first, pages]| (first.get(), pages.get()));
-                Change::Run(run, extents.collect())
+                Change::Run(run, pairs(rest)?)
             }
             8 => Change::RunRemoved(U64::read_from_bytes(body).ok()?.get()),
             9 => Change::Watermark(U64::read_from_bytes(body).ok()?.get()),
@@ -488,6 +512,10 @@ impl Change {
             }
             17 => Change::BranchRemoved(U32::read_from_bytes(body).ok()?.get()),
             18 => Change::SnapshotLock(SnapshotLock::read_from_bytes(body).ok()?),
+            19 => {
+                let (object, rest) = Object::read_from_prefix(body).ok()?;
+                Change::Object(object, pairs(rest)?)
+            }
             20 => {
                 let (volume, name) = Volume::read_from_prefix(body).ok()?;
                 if name.len() != volume.name_bytes.get() as usize {
@@ -498,6 +526,18 @@ impl Change {
             _ => return None,
         })
     }
+}
+
+fn put_pairs(to: &mut Vec<u8>, pairs: &[(u32, u32)]) {
+    for (first, count) in pairs {
+        to.extend_from_slice(&first.to_le_bytes());
+        to.extend_from_slice(&count.to_le_bytes());
+    }
+}
+
+fn pairs(body: &[u8]) -> Option<Vec<(u32, u32)>> {
+    let pairs = <[[U32; 2]]>::ref_from_bytes(body).ok()?;
+    Some(pairs.iter().map(|[first, count]| (first.get(), count.get())).collect())
 }
 
 fn put(to: &mut Vec<u8>, body: &[u8], kind: u32) -> u32 {
@@ -590,6 +630,10 @@ impl RecordHeader {
 mod tests {
     use super::*;
 
+    fn object() -> Object {
+        Object { snapshot: 3.into(), sequence: 8.into(), first: (1 << 31).into(), extents: 3.into() }
+    }
+
     fn in_group() -> Snapshot {
         Snapshot {
             number: 4.into(),
@@ -667,6 +711,8 @@ mod tests {
             Change::Volume(volume(), b"db".to_vec()),
             Change::SnapshotRemoved(2),
             Change::SnapshotLock(SnapshotLock { number: 3.into(), until_unix_ns: 9.into(), held: 1.into() }),
+            Change::Object(object(), vec![(5, 2), (9, 1)]),
+            Change::Row(Row { identity: 2.into(), ..row }, vec![5, 1], vec![7, 3]),
         ]
     }
 
@@ -675,6 +721,11 @@ mod tests {
         let mut bytes = Vec::new();
         Change::Dead(3, vec![1, 2, 69]).encode(&mut bytes);
         assert_eq!(bytes, [6, 0, 0, 0, 14, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 1, 0, 2, 0, 69, 0, 0, 0]);
+        bytes.clear();
+        Change::Object(object(), vec![(5, 2), (9, 1)]).encode(&mut bytes);
+        assert_eq!(bytes[..16], [19, 0, 0, 0, 40, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[16..32], [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128, 3, 0, 0, 0]);
+        assert_eq!(bytes[32..], [5, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0]);
         let mut bytes = Vec::new();
         Change::Snapshot(in_group(), b"ab".to_vec(), Some(group())).encode(&mut bytes);
         let numbers = [&[14, 0, 0, 0, 54, 0, 0, 0, 4], &[0; 7][..], &[9], &[0; 7], &[8], &[0; 7]].concat();

@@ -26,6 +26,7 @@ pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
     | FEATURE_BRANCHES
     | FEATURE_MANY_SNAPSHOTS
     | FEATURE_LOCKS
+    | FEATURE_OBJECTS
     | FEATURE_GROUPS
     | FEATURE_VOLUMES;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
@@ -44,6 +45,8 @@ pub const FEATURE_BRANCHES: u64 = 32;
 pub const FEATURE_MANY_SNAPSHOTS: u64 = 64;
 /// Incompatible feature: snapshots of the volume have been locked.
 pub const FEATURE_LOCKS: u64 = 128;
+/// Incompatible feature: snapshots have linear objects, where every block that they keep has its place.
+pub const FEATURE_OBJECTS: u64 = 256;
 /// Incompatible feature: snapshots have been taken in groups.
 pub const FEATURE_GROUPS: u64 = 512;
 /// Incompatible feature: the pool has further volumes, or has had some: log and index may hold entries of them.

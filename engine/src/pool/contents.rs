@@ -23,7 +23,10 @@ use super::journal::Journal;
 use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
 use super::snapshots::{Keeping, Snapshot};
 use crate::error::Result;
-use crate::format::batch::{BatchEntry, KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, KIND_ZERO};
+use crate::format::batch::{
+    BatchEntry, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK, KIND_SAVED, KIND_SAVED_IN_PLACE,
+    KIND_ZERO,
+};
 use crate::format::index_page::{BASE, IndexDeath, IndexEntry, has_slots};
 use crate::format::journal::Change;
 use crate::units::{Moment, branch_of};
@@ -145,8 +148,10 @@ impl Contents {
             death.is_of_volume() && index.history().revives(death.birth.get(), death.death.get())
         };
         // Numbers of other rows may have been given anew since.
+        let has_objects = index.blank(0).is_in_base();
         let is_held_back = |(number, slot): (u32, u32)| {
-            number < GATHERED_FIRST && journal.state().rows.get(&number).is_some_and(|row| row.is_live(slot))
+            (number < GATHERED_FIRST || (number >= HOME_FIRST && has_objects))
+                && journal.state().rows.get(&number).is_some_and(|row| row.is_live(slot))
         };
         for run in index.runs() {
             run.deaths(|death| match death.death.get() > window {
@@ -216,10 +221,12 @@ impl Contents {
                     let version = Version { birth: sequence, virtual_segment, slot, checksum: *checksum };
                     match kind {
                         KIND_DATA => self.supersede(address + at, version, pinned),
-                        _ => self.save(address + at, version, pinned),
+                        _ if self.save(address + at, version, pinned) => {}
+                        _ => self.kill((virtual_segment, slot)),
                     }
                 }
             }
+            KIND_PLACED | KIND_SAVED_IN_PLACE => self.take_in_place(entry, sequence, pinned),
             KIND_ZERO | KIND_DISCARD => {
                 let zero = Version { birth: sequence, ..Version::NONE };
                 let mut at = address;
@@ -238,6 +245,28 @@ impl Contents {
             _ => {}
         }
         self.release(sequence);
+    }
+
+    /// Blocks have been placed in a linear object. Where that is gone by now, nothing in it lives: what the log says
+    /// further on supersedes them.
+    fn take_in_place(&self, entry: &BatchEntry, sequence: u64, pinned: &Pinned) {
+        let segment_blocks = self.journal.state().segment_blocks();
+        let Some((number, first)) = entry.place(segment_blocks) else { return };
+        let revive = |slot: u32| {
+            if let Some(row) = self.journal.state_mut().object_row(number) {
+                row.revive(slot);
+                self.touched.borrow_mut().insert(number, Touched::Whole);
+            }
+        };
+        for (lba, slot) in (entry.address()..).zip(first..first + entry.blocks.get()) {
+            let version = Version { birth: sequence, virtual_segment: number, slot, checksum: 0 };
+            if entry.kind.get() == KIND_PLACED {
+                revive(slot);
+                self.supersede(lba, version, pinned);
+            } else if self.save(lba, Version { checksum: entry.checksum_in_place(), ..version }, pinned) {
+                revive(slot);
+            }
+        }
     }
 
     /// The volume is again what it was at a moment that can be opened: what was superseded since lives again.
@@ -299,19 +328,20 @@ impl Contents {
 
     /// What the base holds of a block has been copied to the place of this version, which is born when the base gets
     /// new content. Nobody may have needed it: another write has saved it before, or who needed it has been given up.
-    fn save(&self, lba: u64, copy: Version, pinned: &Pinned) {
+    /// Whether it is needed.
+    fn save(&self, lba: u64, copy: Version, pinned: &Pinned) -> bool {
         let now = self.index.current_now(lba).filter(Version::is_in_base);
         let place = (copy.virtual_segment, copy.slot);
         let death = now.map(|now| IndexDeath::new(0, now.birth, copy.birth, place));
         let (Some(now), Some(death)) = (now, death.filter(|death| self.is_pinned_until(death))) else {
-            self.kill(place);
-            return;
+            return false;
         };
         self.index.note_saved(lba, Version { birth: now.birth, ..copy }, copy.birth, pinned);
         self.index.note_death(death);
         if copy.birth > self.window.get() {
             self.pending.borrow_mut().push_back(death);
         }
+        true
     }
 
     /// Whether somebody keeps a moment that sees a version of a block which has not been superseded.
@@ -656,7 +686,8 @@ impl Contents {
     /// Whether a place at home holds newer content by now. Nothing else runs after the answer.
     async fn is_home_again(&self, death: IndexDeath) -> Result<bool> {
         let (number, slot) = death.place();
-        if number < HOME_FIRST {
+        // A place in a linear object is used once.
+        if number < HOME_FIRST || self.index.blank(0).is_in_base() {
             return Ok(false);
         }
         let segment_blocks = u64::from(self.journal.state().segment_blocks());

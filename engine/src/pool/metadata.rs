@@ -7,13 +7,16 @@
 //! The extents of a linear volume are rows too, numbered from [`HOME_FIRST`] on by their place in the volume: slot
 //! n of extent e is block e × segment + n, for good. An extent has a row once space has been taken for it.
 //!
-//! Invariants: a physical segment is free exactly when no lease and no row names it; a virtual segment's number
+//! Linear objects have rows too, with numbers from there on ([`super::objects`]).
+//!
+//! Invariants: a physical segment is free exactly when no lease, no row and no object names it; a virtual segment's number
 //! is never used twice; [`Metadata::changes`] of a state, applied to nothing, makes the same state.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::branches::{Branch, Branches, LEVELS_MAX, Origin};
 use super::history::Rollback;
+use super::objects::{Object, Objects};
 use super::snapshots::{SNAPSHOTS_MIN, Snapshot, SnapshotLock, Snapshots};
 use crate::format::journal::{self as format, Applied, Change, Checkpoint, Lease, Opening, Row, Run};
 
@@ -30,6 +33,11 @@ pub const ROLLBACKS_MAX: usize = 128;
 /// Everything is accepted by the base: it is not pinned.
 pub const ALL_ACCEPTED: u64 = u64::MAX;
 
+/// What a row says of the places of its slots.
+const IDENTITY_MOVED: u32 = 0;
+const IDENTITY_AS_WRITTEN: u32 = 1;
+const IDENTITY_OF_OBJECT: u32 = 2;
+
 /// Where a virtual segment lies and which of its slots live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRow {
@@ -44,6 +52,8 @@ pub struct SegmentRow {
     live: Vec<u64>,
     /// The slots that are present, in a moved segment.
     present: Option<Vec<u64>>,
+    /// The slots that have ever lived, in an extent of an object.
+    used: Option<Vec<u64>>,
     live_slots: u32,
 }
 
@@ -61,7 +71,19 @@ impl SegmentRow {
     /// An empty segment as the log is going to write it.
     pub fn of_log(physical: u32, slots: u32, written: u64) -> Self {
         let live = vec![0; (slots as usize).div_ceil(64)];
-        Self { physical, continued: None, first_block: 0, slots, written, live, present: None, live_slots: 0 }
+        let (present, used) = (None, None);
+        Self { physical, continued: None, first_block: 0, slots, written, live, present, used, live_slots: 0 }
+    }
+
+    /// An extent of an object in which nothing has been placed.
+    pub fn of_object(physical: u32, slots: u32) -> Self {
+        let row = Self::of_log(physical, slots, 0);
+        Self { used: Some(row.live.clone()), ..row }
+    }
+
+    /// Whether something has ever been placed in this slot of an object.
+    pub fn is_used(&self, slot: u32) -> bool {
+        self.used.as_ref().is_some_and(|used| bit(used, slot))
     }
 
     /// A row for everything that lies in the first `blocks` of a segment: slot n is block n. Nothing lives.
@@ -125,6 +147,9 @@ impl SegmentRow {
     pub fn revive(&mut self, slot: u32) {
         let word = &mut self.live[slot as usize / 64];
         let mask = 1 << (slot % 64);
+        if let Some(used) = &mut self.used {
+            used[slot as usize / 64] |= mask;
+        }
         self.live_slots += u32::from(*word & mask == 0);
         *word |= mask;
     }
@@ -146,19 +171,29 @@ impl SegmentRow {
             physical: self.physical.into(),
             first_block: self.first_block.into(),
             slots: self.slots.into(),
-            identity: u32::from(self.present.is_none()).into(),
+            identity: match (&self.present, &self.used) {
+                (Some(_), _) => IDENTITY_MOVED.into(),
+                (None, None) => IDENTITY_AS_WRITTEN.into(),
+                (None, Some(_)) => IDENTITY_OF_OBJECT.into(),
+            },
             continued: self.continued.unwrap_or(u32::MAX).into(),
             written: self.written.into(),
         };
-        Change::Row(row, self.live.clone(), self.present.clone().unwrap_or_default())
+        let second = self.present.as_ref().or(self.used.as_ref());
+        Change::Row(row, self.live.clone(), second.cloned().unwrap_or_default())
     }
 
-    fn from_change(row: &Row, live: Vec<u64>, present: Vec<u64>) -> Option<Self> {
+    fn from_change(row: &Row, live: Vec<u64>, second: Vec<u64>) -> Option<Self> {
         let live_slots = live.iter().map(|word| word.count_ones()).sum();
         let slots = row.slots.get();
-        if ones(&live).any(|slot| slot >= slots || (!present.is_empty() && !bit(&present, slot))) {
+        if ones(&live).any(|slot| slot >= slots || (!second.is_empty() && !bit(&second, slot))) {
             return None;
         }
+        let (present, used) = match row.identity.get() {
+            IDENTITY_MOVED => (Some(second), None),
+            IDENTITY_OF_OBJECT => (None, Some(second)),
+            _ => (None, None),
+        };
         Some(Self {
             physical: row.physical.get(),
             continued: Some(row.continued.get()).filter(|continued| *continued != u32::MAX),
@@ -166,7 +201,8 @@ impl SegmentRow {
             slots,
             written: row.written.get(),
             live,
-            present: (row.identity.get() == 0).then_some(present),
+            present,
+            used,
             live_slots,
         })
     }
@@ -208,11 +244,13 @@ pub struct Metadata {
     pub snapshots: Snapshots,
     /// Writable snapshots.
     pub branches: Branches,
+    /// Linear objects.
+    pub objects: Objects,
     names_max: usize,
     next_virtual: u32,
     next_gathered: u32,
     next_run: u64,
-    /// Leases and rows that name each physical segment.
+    /// Leases, rows and objects that name each physical segment.
     users: Vec<u32>,
     /// Segments that have none.
     free: u32,
@@ -351,6 +389,11 @@ impl Metadata {
         self.rows.values().map(|row| u64::from(row.live_slots)).sum()
     }
 
+    /// Blocks that live in segments that the log has written.
+    pub fn mapped_blocks(&self) -> u64 {
+        self.rows.range(..HOME_FIRST).map(|(_, row)| u64::from(row.live_slots)).sum()
+    }
+
     /// Applies one change; `None` where it contradicts the state, which then is of no use any more.
     pub fn apply(&mut self, change: &Change) -> Option<()> {
         match change {
@@ -445,8 +488,35 @@ impl Metadata {
                 }
             }
             Change::BranchRemoved(number) => drop(self.branches.remove(*number)?),
+            Change::Object(body, runs) => self.object(&Object::from_change(body, runs)?)?,
         }
         Some(())
+    }
+
+    /// An object is taken or, where it names no segments, given back.
+    fn object(&mut self, object: &Object) -> Option<()> {
+        if object.runs.is_empty() {
+            let has_rows = self.rows.range(object.first..object.end()).next().is_some();
+            let gone = self.objects.remove(object);
+            gone.iter().flat_map(Object::segments).for_each(|physical| self.leave(physical));
+            return (!has_rows).then_some(());
+        }
+        object.segments().try_for_each(|physical| self.take(physical))?;
+        self.objects.insert(object.clone())
+    }
+
+    /// The row of an extent of an object, made where it is not there; `None` where there is no such object any more.
+    pub fn object_row(&mut self, number: u32) -> Option<&mut SegmentRow> {
+        if !self.rows.contains_key(&number) {
+            let physical = self.objects.of_extent(number)?.segment(number)?;
+            self.insert(number, SegmentRow::of_object(physical, self.segment_blocks))?;
+        }
+        self.rows.get_mut(&number)
+    }
+
+    /// Segments that objects have.
+    pub fn object_segments(&self) -> u64 {
+        self.objects.values().map(|object| u64::from(object.extents)).sum()
     }
 
     /// As [`Metadata::apply`], for a change that this process has just made durable: slots may have come to life
@@ -540,6 +610,7 @@ impl Metadata {
         let locked = self.snapshots.values().filter(|snapshot| snapshot.lock != SnapshotLock::default());
         changes.extend(locked.map(|snapshot| snapshot.lock.change(snapshot.number)));
         changes.extend(self.branches.values().map(Branch::change));
+        changes.extend(self.objects.changes());
         changes
     }
 }

@@ -14,5 +14,6 @@ pub mod journal;
 pub mod layout;
 pub mod log;
 pub mod metadata;
+pub mod objects;
 pub mod snapshots;
 pub mod superblock;

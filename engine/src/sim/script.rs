@@ -1,5 +1,6 @@
 //! What a seed means: the volume's shape and a list of steps.
 
+use crate::object::ObjectKind;
 use crate::pool::layout::{Fill, Layout, Parts};
 use crate::pool::snapshots::SNAPSHOTS_MIN;
 use crate::runtime::Random;
@@ -30,6 +31,8 @@ const SNAPSHOT_VOLUMES: u64 = 5;
 const BRANCH_VOLUMES: u64 = 4;
 /// Room for what has names or is open, beside a base.
 const BASE_VOLUMES: u64 = 10;
+/// There is room for so many linear objects, where snapshots have them.
+const OBJECTS_MIN: u64 = 5;
 /// A roomy disk keeps so many times the volume of the past at most.
 const PAST_VOLUMES_MAX: u64 = 16;
 
@@ -62,6 +65,8 @@ pub struct Script {
     pub is_roomy: bool,
     /// A linear volume takes space when a block is first applied.
     pub thin: bool,
+    /// What takes what snapshots of a volume with a base need.
+    pub objects: ObjectKind,
     /// Size of the disk.
     pub device_bytes: u64,
     /// Operations in flight at most.
@@ -352,6 +357,18 @@ impl Script {
             self.go_back();
         }
         self.write_snapshots();
+        self.place_in_objects();
+    }
+
+    /// In some of these, snapshots have linear objects. What is drawn is its own, as below. There is not always room for
+    /// one more.
+    fn place_in_objects(&mut self) {
+        let random = &mut Random::from_seed(self.seed ^ 0x0B1E_C75A_0000_0001);
+        if random.chance(2, 5) {
+            self.objects = ObjectKind::Linear;
+            let object_bytes = self.volume_bytes.next_multiple_of(self.segment_bytes.into());
+            self.device_bytes += (OBJECTS_MIN + random.below(6)) * object_bytes;
+        }
     }
 
     /// Half of the plays with snapshots write some of them, some of these do so often. Its own numbers are drawn, so that
@@ -437,6 +454,7 @@ impl Script {
             volatile_log_bytes: None,
             is_roomy: false,
             thin: false,
+            objects: ObjectKind::Mapped,
             device_bytes: 0,
             depth: 1 + random.below(8) as usize,
             steps: Vec::new(),

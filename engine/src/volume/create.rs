@@ -11,9 +11,11 @@ use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME,
-    RoleEntry, STATE_CLOSED, Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_VOLUME_DEVICE,
+    ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN,
+    VOLUME_VOLATILE_LOG,
 };
+use crate::object::ObjectKind;
 use crate::pool::layout::{Fill, Layout, Parts, home_area};
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::snapshots::{SNAPSHOTS_MAX, SNAPSHOTS_MIN};
@@ -29,6 +31,9 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// less than a thousandth of it.
 const MANY_SNAPSHOTS_FROM_BYTES: u64 = 16 << 30;
 const MANY_SNAPSHOTS: u32 = 10_000;
+/// A volume whose snapshots have linear objects takes one part in so many of a device that it is to fill: so there is room
+/// for two of them at least.
+const OBJECTS_BASE_OF: u64 = 4;
 /// Blocks that a segment may have: their numbers have 16 bits.
 pub(super) const SEGMENT_BLOCKS: RangeInclusive<u32> = 8..=1 << 16;
 
@@ -71,6 +76,9 @@ pub struct CreateOptions {
     pub snapshots_max: Option<u32>,
     /// With snapshots: what is done when there is no room for what they keep.
     pub when_full: WhenFull,
+    /// With a base: what takes what its snapshots need. Linear objects leave room for fewer of them, 64 at most, and none
+    /// of these is ever full; the volume takes a quarter of the device, if its size is not given.
+    pub objects: ObjectKind,
     /// With `linear`: space is taken when a block is first applied, and the volume may be larger than its pool.
     pub thin: bool,
     /// With `direct`: a log in memory. Writes complete there, and a flush forces them to the volume.
@@ -97,6 +105,7 @@ impl CreateOptions {
             snapshot_bytes: None,
             snapshots_max: None,
             when_full: WhenFull::Refuse,
+            objects: ObjectKind::Mapped,
             thin: false,
             volatile_log: false,
             force: false,
@@ -253,6 +262,23 @@ fn shape(
     if options.when_full != WhenFull::Refuse && !has_snapshots {
         return wrong_text("when full", "break", "this backend has no snapshots");
     }
+    if options.objects == ObjectKind::Linear {
+        let why_not = match options {
+            options if !options.backend.has_base() => {
+                Some("only snapshots of cow and overlay volumes have them")
+            }
+            options if options.snapshot_bytes.is_some() => {
+                Some("snapshots take whole objects, and have no other limit")
+            }
+            options if options.when_full != WhenFull::Refuse => {
+                Some("their snapshots are never full, so none is broken")
+            }
+            _ => None,
+        };
+        if let Some(rule) = why_not {
+            return wrong_text("objects", options.objects.name(), rule);
+        }
+    }
     let by_size = if device_bytes < MANY_SNAPSHOTS_FROM_BYTES { SNAPSHOTS_MIN } else { MANY_SNAPSHOTS };
     let by_size = if has_snapshots { by_size } else { SNAPSHOTS_MIN };
     let snapshots_max = options.snapshots_max.unwrap_or(by_size);
@@ -311,9 +337,17 @@ fn shape(
                 (None, Backend::Cow | Backend::Overlay, _) => Fill::Beside,
                 _ => Fill::Cleaned,
             };
+            // Beside the volume there is room for some objects.
+            let part = device_bytes / OBJECTS_BASE_OF / region * region;
+            let size_bytes = match options.objects {
+                ObjectKind::Linear if home.is_none() => options.size_bytes.or(Some(part)),
+                _ => options.size_bytes,
+            };
             let parts = Parts { block_bytes: block, segment_bytes: segment, leases, snapshots_max };
-            let (layout, volume_bytes) =
-                Layout::plan_log(device_bytes, options.size_bytes, region, parts, fill)?;
+            let (layout, volume_bytes) = Layout::plan_log(device_bytes, size_bytes, region, parts, fill)?;
+            if options.objects == ObjectKind::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
+                return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
+            }
             if options.backend == Backend::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
                 return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
             }
@@ -348,7 +382,8 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     record.snapshot_bytes = options.snapshot_bytes.unwrap_or(0).into();
     if options.backend != Backend::Direct {
         let base = if options.backend.has_base() { FEATURE_BASE } else { 0 };
-        record.features_incompatible = (FEATURE_LOG | base).into();
+        let objects = if options.objects == ObjectKind::Linear { FEATURE_OBJECTS } else { 0 };
+        record.features_incompatible = (FEATURE_LOG | base | objects).into();
         if snapshots_max > SNAPSHOTS_MIN {
             record.features_incompatible |= FEATURE_MANY_SNAPSHOTS;
             record.snapshots_max = snapshots_max.into();

@@ -45,10 +45,11 @@ use crate::buf::BUFFER_BYTES_MAX;
 use crate::device::{Caching, Cause, Device, Tally};
 use crate::error::{Reason, Result};
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG, FEATURE_ROLLBACK,
-    FEATURE_SNAPSHOTS, FEATURE_VOLUMES, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN,
+    FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG, FEATURE_OBJECTS,
+    FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES, RoleEntry, STATE_CLOSED, Superblock, VOLUME_THIN,
     VOLUME_VOLATILE_LOG,
 };
+use crate::object::ObjectKind;
 use crate::pool::layout;
 use crate::runtime::{Context, FailureFlag, IoPath, RangeLock};
 use crate::store::log::{Image, ImageOptions, LogStatus, LogStore, VersionInfo};
@@ -206,6 +207,8 @@ pub struct LogSettings {
     pub thin: bool,
     /// Snapshots that there is room for at a time.
     pub snapshots_max: u32,
+    /// What takes what snapshots of a volume with a base need.
+    pub objects: ObjectKind,
 }
 
 /// What an open volume is doing and how.
@@ -237,6 +240,10 @@ impl VolumeInfo {
             retention_age_s: superblock.retention_age_s.get(),
             thin: superblock.volume_flags.get() & VOLUME_THIN != 0,
             snapshots_max: layout::snapshots_max(superblock),
+            objects: match superblock.features_incompatible.get() & FEATURE_OBJECTS {
+                0 => ObjectKind::Mapped,
+                _ => ObjectKind::Linear,
+            },
         };
         let is_volatile = superblock.volume_flags.get() & VOLUME_VOLATILE_LOG != 0;
         let features = [
@@ -246,6 +253,7 @@ impl VolumeInfo {
             ("volatile log", is_volatile),
             ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
             ("writable snapshots", superblock.features_incompatible.get() & FEATURE_BRANCHES != 0),
+            ("linear objects", superblock.features_incompatible.get() & FEATURE_OBJECTS != 0),
             ("snapshot locks", superblock.features_incompatible.get() & FEATURE_LOCKS != 0),
             ("further volumes", superblock.features_incompatible.get() & FEATURE_VOLUMES != 0),
             ("snapshot groups", superblock.features_incompatible.get() & FEATURE_GROUPS != 0),

@@ -182,6 +182,8 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         (volumes::linear(), "linear"),
         (volumes::with_base(Backend::Cow), "cow"),
         (volumes::with_base(Backend::Overlay), "overlay"),
+        (volumes::with_objects(Backend::Cow), "cow"),
+        (volumes::with_objects(Backend::Overlay), "overlay"),
     ];
     for (made, backend) in made {
         let bytes = made.disk.peek(0, made.device_bytes as usize);
@@ -217,6 +219,11 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         "SnapshotLock",
         "Branch",
         "branch removed",
+        "Object",
+        "Row of an object",
+        "IndexEntry, in an object",
+        "BatchEntry, placed",
+        "BatchEntry, saved in place",
         "SnapshotGroup",
         "Volume",
     ] {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use icecore::format::batch::{self, KIND_DATA, KIND_ROLLBACK, KIND_SAVED};
+use icecore::format::batch::{self, KIND_DATA, KIND_PLACED, KIND_ROLLBACK, KIND_SAVED, KIND_SAVED_IN_PLACE};
 use icecore::format::crc32c;
 use icecore::format::index_page::{BASE, IndexDeath, IndexEntry, IndexFence, Item, PAGE_BYTES, ZERO};
 use icecore::format::journal::{self, Change, RecordHeader};
@@ -185,6 +185,8 @@ struct Final {
     rollbacks: BTreeMap<u64, (u64, u64)>,
     /// Where the change begins that tells of each snapshot last.
     snapshots: BTreeMap<u64, u64>,
+    /// And of each object.
+    objects: BTreeMap<u32, u64>,
 }
 
 impl Final {
@@ -223,6 +225,12 @@ impl Final {
                 }
                 Change::Snapshot(body, ..) => drop(state.snapshots.insert(body.number.get(), *at)),
                 Change::SnapshotRemoved(number) => drop(state.snapshots.remove(number)),
+                Change::Object(body, runs) => {
+                    state.objects.remove(&body.first.get());
+                    if !runs.is_empty() {
+                        state.objects.insert(body.first.get(), *at);
+                    }
+                }
                 Change::SnapshotLock(_)
                 | Change::Branch(..)
                 | Change::Volume(..)
@@ -274,7 +282,11 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             }
             Change::Checkpoint(_) => named("Checkpoint", state.checkpoint.1 == at),
             Change::Row(row, ..) => {
-                let name = if row.virtual_segment.get() >= HOME_FIRST { "Row of an extent" } else { "Row" };
+                let name = match row.identity.get() {
+                    2 => "Row of an object",
+                    _ if row.virtual_segment.get() >= HOME_FIRST => "Row of an extent",
+                    _ => "Row",
+                };
                 named(name, state.rows.get(&row.virtual_segment.get()).is_some_and(|own| own.0 == at))
             }
             Change::Run(run, _) => {
@@ -300,6 +312,8 @@ fn add_changes(listing: &mut Listing, state: &Final) {
             Change::Branch(..) => "Branch".into(),
             Change::Volume(..) => "Volume".into(),
             Change::BranchRemoved(_) => "branch removed".into(),
+            Change::Object(_, runs) if runs.is_empty() => "Object, given back".into(),
+            Change::Object(body, _) => named("Object", state.objects.get(&body.first.get()) == Some(&at)),
         };
         // A few of each, and all that matter most.
         let count = seen.entry(format!("{name} {is_image}")).or_default();
@@ -317,7 +331,8 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 listing.add(name.clone(), "Row", body, seal);
                 listing.one(&name, "live", body + 32, live.len() * 8, seal);
                 if !present.is_empty() {
-                    listing.one(&name, "present", body + 32 + 8 * live.len() as u64, present.len() * 8, seal);
+                    let second = if name.contains("object") { "used" } else { "present" };
+                    listing.one(&name, second, body + 32 + 8 * live.len() as u64, present.len() * 8, seal);
                 }
             }
             Change::Dead(_, slots) => {
@@ -343,6 +358,13 @@ fn add_changes(listing: &mut Listing, state: &Final) {
                 listing.one(&name, "name", body + 32, called.len(), seal);
             }
             Change::BranchRemoved(_) => listing.one(&name, "number", body, 4, seal),
+            Change::Object(_, runs) => {
+                listing.add(name.clone(), "Object", body, seal);
+                for run in 0..runs.len() {
+                    listing.one(&name, "first segment", body + 24 + 8 * run as u64, 4, seal);
+                    listing.one(&name, "segments", body + 28 + 8 * run as u64, 4, seal);
+                }
+            }
             Change::RowRemoved(_) => listing.one(&name, "number", body, 4, seal),
             Change::RunRemoved(_) => listing.one(&name, "number", body, 8, seal),
             Change::Watermark(_) | Change::Window(_) | Change::Accepted(_) => {
@@ -416,6 +438,8 @@ fn add_pages(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &Su
                             || at_home[&(segment, slot)] > entry.sequence.get()
                         {
                             "IndexEntry, of a dead block"
+                        } else if segment >= HOME_FIRST && !state.objects.is_empty() {
+                            "IndexEntry, in an object"
                         } else if segment >= HOME_FIRST {
                             "IndexEntry, at home"
                         } else if state.rows[&segment].1 {
@@ -481,11 +505,13 @@ fn add_batches(listing: &mut Listing, state: &Final, bytes: &[u8], superblock: &
             let what = match entry.kind.get() {
                 KIND_DATA => "data",
                 KIND_SAVED => "saved",
+                KIND_PLACED => "placed",
+                KIND_SAVED_IN_PLACE => "saved in place",
                 _ => "zeroes",
             };
             let name = match last.is_empty() {
                 _ if entry.kind.get() == KIND_ROLLBACK => "BatchEntry, rollback".into(),
-                true if entry.kind.get() == KIND_SAVED => "BatchEntry, saved".into(),
+                true if what.contains("saved") || what == "placed" => format!("BatchEntry, {what}"),
                 true => "BatchEntry".into(),
                 false => format!("BatchEntry, {what}{last}"),
             };

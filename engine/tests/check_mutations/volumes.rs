@@ -2,6 +2,7 @@
 
 use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
+use icecore::object::ObjectKind;
 use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
@@ -266,6 +267,13 @@ pub fn linear() -> Made {
 pub fn with_base(backend: Backend) -> Made {
     let options = CreateOptions { backend, ..log() };
     made(backend.name(), (8 << 20) + 4096, options, &[40, 130], 4, false)
+}
+
+/// The same, in linear objects; some of them have been given back.
+pub fn with_objects(backend: Backend) -> Made {
+    let options = CreateOptions { backend, objects: ObjectKind::Linear, ..log() };
+    let name = if backend == Backend::Cow { "linear copies" } else { "linear overlays" };
+    made(name, (10 << 20) + 4096, options, &[40, 130], 4, false)
 }
 
 /// Every block in its place.

@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use icecore::check::check;
 use icecore::device::simulated::SimulatedDisk;
+use icecore::object::ObjectKind;
 use icecore::runtime::{OperationKind, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
@@ -257,7 +258,7 @@ struct Pools {
 }
 
 impl Pools {
-    fn make(backend: Backend) -> Self {
+    fn make((backend, objects): (Backend, ObjectKind)) -> Self {
         let (runtime, calendar) = Runtime::simulated(7).unwrap();
         let rig = Rig { calendar: calendar.clone(), context: runtime.context().clone() };
         let fresh = SimulatedDisk::new(&calendar, 7, "disk", DEVICE_BYTES, BLOCK as u32);
@@ -268,6 +269,7 @@ impl Pools {
                 region_bytes: BLOCK as u32,
                 segment_bytes: Some(SEGMENT_BYTES),
                 checkpoint_bytes: Some(2 * u64::from(SEGMENT_BYTES)),
+                objects,
                 ..CreateOptions::new(backend)
             };
             Volume::create(&fresh.open(&rig.context).unwrap(), options).await.unwrap();
@@ -486,30 +488,44 @@ const EXPECTED: [&str; 11] = [
     "after recovery: went on, crashed, every snapshot as it was",
 ];
 
-fn every_crash_state(backend: Backend) {
-    let (coverage, pools) = (Coverage::default(), Pools::make(backend));
+fn every_crash_state(backend: Backend, objects: ObjectKind) {
+    let (coverage, pools) = (Coverage::default(), Pools::make((backend, objects)));
     let mut plays = 0;
     for (setting, steps) in sample() {
         play_all(&pools, setting, steps, &coverage);
         plays += 1;
     }
-    println!("{backend:?}: {plays} plays of {} triples in {} settings", triples().len(), Setting::ALL.len());
+    println!(
+        "{backend:?}, {objects:?}: {plays} plays of {} triples in {} settings",
+        triples().len(),
+        Setting::ALL.len()
+    );
     coverage.print_and_check(&EXPECTED);
 }
 
 #[test]
 fn snapshots_of_a_log_survive_every_crash_state() {
-    every_crash_state(Backend::Log);
+    every_crash_state(Backend::Log, ObjectKind::Mapped);
 }
 
 #[test]
 fn snapshots_of_copy_on_write_survive_every_crash_state() {
-    every_crash_state(Backend::Cow);
+    every_crash_state(Backend::Cow, ObjectKind::Mapped);
 }
 
 #[test]
 fn snapshots_of_an_overlay_survive_every_crash_state() {
-    every_crash_state(Backend::Overlay);
+    every_crash_state(Backend::Overlay, ObjectKind::Mapped);
+}
+
+#[test]
+fn snapshots_with_linear_copies_survive_every_crash_state() {
+    every_crash_state(Backend::Cow, ObjectKind::Linear);
+}
+
+#[test]
+fn snapshots_with_linear_overlays_survive_every_crash_state() {
+    every_crash_state(Backend::Overlay, ObjectKind::Linear);
 }
 
 /// The control: an engine that is broken does not pass.
@@ -517,11 +533,19 @@ fn snapshots_of_an_overlay_survive_every_crash_state() {
 #[test]
 fn planted_faults_of_snapshots_are_found() {
     use icecore::mutation::{Mutation, switch};
-    let pools = [Backend::Log, Backend::Cow, Backend::Overlay].map(Pools::make);
+    let pools = [
+        (Backend::Log, ObjectKind::Mapped),
+        (Backend::Cow, ObjectKind::Mapped),
+        (Backend::Overlay, ObjectKind::Mapped),
+        (Backend::Cow, ObjectKind::Linear),
+        (Backend::Overlay, ObjectKind::Linear),
+    ]
+    .map(Pools::make);
     for (mutation, backends) in [
-        (Mutation::NamesForgotten, &[0, 1, 2][..]),
+        (Mutation::NamesForgotten, &[0, 1, 2, 3, 4][..]),
         (Mutation::RootBeforeContents, &[0, 1, 2]),
-        (Mutation::OverwrittenUnsaved, &[1, 2]),
+        (Mutation::OverwrittenUnsaved, &[1, 2, 3, 4]),
+        (Mutation::MapBeforeData, &[3, 4]),
         (Mutation::OverwrittenBeforeSaved, &[1]),
     ] {
         for pools in backends.iter().map(|at| &pools[*at]) {

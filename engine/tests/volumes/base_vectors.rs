@@ -1,20 +1,23 @@
 //! The vectors V-2, V-3A and V-COW on volumes with a base, every value of them: letters alone, tagged with who wrote them,
 //! and scattered over a large volume; regions of 4 KiB, of 64 KiB, and of 64 KiB in blocks of 4 KiB.
 //!
-//! What lies where is read from the disk: the base at its place, what was saved from the batches of the log.
+//! What lies where is read from the disk: the base at its place, what was saved or written elsewhere from the batches of
+//! the log (mapped objects), or at its place in the object of its snapshot (linear ones).
 
 use std::cell::Cell;
 use std::task::Poll;
 
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Reason;
-use icecore::format::batch::{self, Batch, Decoded, KIND_DATA, KIND_SAVED};
-use icecore::format::superblock::{Decoded as Found, SUPERBLOCK_BYTES, Superblock};
+use icecore::format::batch::{self, Batch, Decoded, KIND_DATA, KIND_SAVED, is_in_place};
+use icecore::format::superblock::Superblock;
+use icecore::object::ObjectKind;
 use icecore::store::Backend;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, Initialise, OpenMode, OpenOptions, Volume};
 
+use crate::objects::{objects, superblock};
 use crate::vlog::{MIB, PREFIXES, Rig, WRITES, is_sound};
 
 const T0: &str = PREFIXES[0];
@@ -57,8 +60,9 @@ impl Form {
         at * self.region_bytes
     }
 
-    fn options(&self, backend: Backend) -> CreateOptions {
+    fn options(&self, backend: Backend, objects: ObjectKind) -> CreateOptions {
         CreateOptions {
+            objects,
             size_bytes: Some(self.volume_bytes()),
             region_bytes: self.region_bytes as u32,
             block_bytes: Some(self.block_bytes as u32),
@@ -90,6 +94,17 @@ impl Form {
     }
 }
 
+/// All forms, with both kinds of objects.
+fn forms_and_objects() -> impl Iterator<Item = (Form, ObjectKind)> {
+    FORMS.into_iter().flat_map(|form| ObjectKind::ALL.map(|kind| (form, kind)))
+}
+
+fn backends_and_objects() -> impl Iterator<Item = (Backend, ObjectKind)> {
+    [Backend::Cow, Backend::Overlay]
+        .into_iter()
+        .flat_map(|backend| ObjectKind::ALL.map(|kind| (backend, kind)))
+}
+
 /// A volume with the base `abcdefgh` in place, durable.
 struct Play {
     form: Form,
@@ -97,9 +112,10 @@ struct Play {
 }
 
 impl Play {
-    fn new(form: Form, backend: Backend) -> (Self, Volume) {
-        let disk_bytes = form.volume_bytes() + 160 * MIB;
-        let rig = Rig::new(1, disk_bytes, form.options(backend));
+    fn new(form: Form, backend: Backend, objects: ObjectKind) -> (Self, Volume) {
+        // Room for two snapshots' objects, should they have any, and the index.
+        let disk_bytes = 3 * form.volume_bytes() + form.volume_bytes() / 4 + 160 * MIB;
+        let rig = Rig::new(1, disk_bytes, form.options(backend, objects));
         let play = Self { form, rig };
         let volume = play.rig.runtime.block_on(async {
             let volume = play.open().await;
@@ -189,18 +205,40 @@ impl Play {
         logged
     }
 
+    /// What lies in its place in each object: number of the object, region and letter, in the order of the log. Nothing of
+    /// it is payload.
+    fn placed(&self) -> Vec<(usize, u64, char)> {
+        let disk = &self.rig.disk;
+        let (objects, mut batches) = (objects(disk), batches(disk));
+        batches.sort_by_key(|(_, batch)| batch.header.batch.get());
+        let block_bytes = self.form.block_bytes;
+        let mut blocks: Vec<(usize, u64)> = Vec::new();
+        for entry in batches.iter().flat_map(|(_, batch)| &batch.entries) {
+            assert!(is_in_place(entry.kind.get()), "nothing else is written, {:?}", self.form);
+            let number = entry.tag.get() as u32;
+            let extent = (entry.lba.get() / 64) as u32;
+            let object = objects.iter().position(|object| object.first + extent == number).unwrap();
+            let lbas = entry.lba.get()..entry.lba.get() + u64::from(entry.blocks.get());
+            blocks.extend(lbas.map(|lba| (object, lba)));
+        }
+        let per_region = (self.form.region_bytes / block_bytes) as usize;
+        let placed = blocks.chunks(per_region).map(|region| {
+            let (object, lba) = region[0];
+            assert!(region.iter().copied().eq((lba..).take(per_region).map(|lba| (object, lba))));
+            let number = (0..8).find(|region| self.form.place(*region) == lba * block_bytes).unwrap();
+            let at = objects[object].place(disk, lba);
+            let bytes = disk.peek(at, self.form.region_bytes as usize);
+            (object, number, self.form.letter(number, &bytes))
+        });
+        placed.collect()
+    }
+
     /// The regions that differ between two moments.
     async fn differing(&self, volume: &Volume, one: Seq, other: Seq) -> Vec<u64> {
         let ranges = volume.difference(one, other).await.unwrap();
         let is_in = |region: &u64| ranges.iter().any(|range| range.contains(&self.form.place(*region)));
         (0..8).filter(is_in).collect()
     }
-}
-
-fn superblock(disk: &SimulatedDisk) -> Superblock {
-    let bytes: [u8; SUPERBLOCK_BYTES] = disk.peek(0, SUPERBLOCK_BYTES).try_into().unwrap();
-    let Found::Valid(found) = Superblock::decode(&bytes, 0) else { panic!("there is no superblock") };
-    found
 }
 
 /// The whole batches in the data area, with their places.
@@ -220,8 +258,8 @@ fn batches(disk: &SimulatedDisk) -> Vec<(u64, Box<Batch>)> {
 
 #[test]
 fn v_2_every_value() {
-    for form in FORMS {
-        let (play, volume) = Play::new(form, Backend::Overlay);
+    for (form, objects) in forms_and_objects() {
+        let (play, volume) = Play::new(form, Backend::Overlay, objects);
         play.rig.runtime.block_on(async {
             let t0 = volume.create_snapshot("T0").await.unwrap().sequence;
             let bitmaps: [&[u64]; 3] = [&[0], &[0, 3], &[0, 3]];
@@ -235,7 +273,13 @@ fn v_2_every_value() {
             // The overlay holds 1 and z; x is there no more.
             let per_region = form.region_bytes / form.block_bytes;
             assert_eq!(volume.status().log.unwrap().live_blocks, 2 * per_region);
-            assert_eq!(play.logged(KIND_DATA), [(0, 'x'), (3, 'z'), (0, '1')]);
+            match objects {
+                ObjectKind::Mapped => {
+                    assert_eq!(play.logged(KIND_DATA), [(0, 'x'), (3, 'z'), (0, '1')]);
+                }
+                // In its place there, 1 has overwritten x without a word.
+                ObjectKind::Linear => assert_eq!(play.placed(), [(0, 0, '1'), (0, 3, 'z')]),
+            }
             // As it is on the device.
             drop(volume);
             play.rig.disk.cut_power();
@@ -259,10 +303,14 @@ async fn v_3a(play: &Play, volume: &Volume) {
 
 #[test]
 fn v_3a_every_value() {
-    for form in FORMS {
-        let (play, mut volume) = Play::new(form, Backend::Overlay);
+    for (form, objects) in forms_and_objects() {
+        let (play, mut volume) = Play::new(form, Backend::Overlay, objects);
         play.rig.runtime.block_on(async {
             v_3a(&play, &volume).await;
+            if objects == ObjectKind::Linear {
+                let placed = [(0, 0, '1'), (0, 3, 'z'), (1, 2, 'F'), (1, 3, 'y'), (1, 5, 'G')];
+                assert_eq!(play.placed(), placed, "{form:?}");
+            }
             for reopened in [false, true] {
                 if reopened {
                     drop(volume);
@@ -294,8 +342,8 @@ fn v_3a_every_value() {
 
 #[test]
 fn overlays_are_folded_oldest_first_and_no_image_changes() {
-    for form in FORMS {
-        let (play, volume) = Play::new(form, Backend::Overlay);
+    for (form, kind) in forms_and_objects() {
+        let (play, volume) = Play::new(form, Backend::Overlay, kind);
         play.rig.runtime.block_on(async {
             v_3a(&play, &volume).await;
             let refused = volume.fold(None).await.unwrap_err();
@@ -320,6 +368,7 @@ fn overlays_are_folded_oldest_first_and_no_image_changes() {
             play.write(&volume, 7, b'h', 0).await;
             assert_eq!(volume.status().log.unwrap().live_blocks, 0);
             volume.close().await.unwrap();
+            assert_eq!(objects(&play.rig.disk), [], "no object is left");
             drop(volume);
             assert_eq!(play.current(&play.open().await).await, T2);
         });
@@ -328,8 +377,8 @@ fn overlays_are_folded_oldest_first_and_no_image_changes() {
 
 #[test]
 fn v_cow_every_value() {
-    for form in FORMS {
-        let (play, mut volume) = Play::new(form, Backend::Cow);
+    for (form, kind) in forms_and_objects() {
+        let (play, mut volume) = Play::new(form, Backend::Cow, kind);
         play.rig.runtime.block_on(async {
             volume.create_snapshot("S0").await.unwrap();
             let first = [(0, 'a'), (3, 'd')];
@@ -337,13 +386,30 @@ fn v_cow_every_value() {
             for (number, saved) in (1..).zip(saved) {
                 play.write_some(&volume, number..=number).await;
                 assert_eq!(play.base(), PREFIXES[number as usize], "in place");
-                assert_eq!(play.logged(KIND_SAVED), saved, "after W{number}, {form:?}");
+                match kind {
+                    ObjectKind::Mapped => {
+                        assert_eq!(play.logged(KIND_SAVED), saved, "after W{number}, {form:?}");
+                    }
+                    ObjectKind::Linear => {
+                        let saved: Vec<_> = saved.iter().map(|(at, letter)| (0, *at, *letter)).collect();
+                        assert_eq!(play.placed(), saved, "after W{number}, {form:?}");
+                    }
+                }
                 assert_eq!(play.shown(&volume, "S0").await, T0);
             }
             volume.create_snapshot("S1").await.unwrap();
             play.write_some(&volume, 4..=6).await;
             assert_eq!(play.base(), T2);
-            assert_eq!(play.logged(KIND_SAVED), [(0, 'a'), (3, 'd'), (2, 'c'), (3, 'z'), (5, 'f')]);
+            match kind {
+                ObjectKind::Mapped => {
+                    let saved = [(0, 'a'), (3, 'd'), (2, 'c'), (3, 'z'), (5, 'f')];
+                    assert_eq!(play.logged(KIND_SAVED), saved);
+                }
+                ObjectKind::Linear => {
+                    let saved = [(0, 0, 'a'), (0, 3, 'd'), (1, 2, 'c'), (1, 3, 'z'), (1, 5, 'f')];
+                    assert_eq!(play.placed(), saved);
+                }
+            }
             let per_region = form.region_bytes / form.block_bytes;
             assert_eq!(volume.status().log.unwrap().live_blocks, 5 * per_region);
             for reopened in [false, true] {
@@ -361,8 +427,8 @@ fn v_cow_every_value() {
 }
 
 /// Deletes one of two snapshots: how many blocks live afterwards, and the bytes that were read and written meanwhile.
-fn delete(form: Form, gone: &str, left: &str, expected: &str) -> (u64, u64) {
-    let (play, volume) = Play::new(form, Backend::Cow);
+fn delete(form: Form, kind: ObjectKind, gone: &str, left: &str, expected: &str) -> (u64, u64) {
+    let (play, volume) = Play::new(form, Backend::Cow, kind);
     play.rig.runtime.block_on(async {
         volume.create_snapshot("S0").await.unwrap();
         play.write_some(&volume, 1..=3).await;
@@ -390,17 +456,17 @@ fn delete(form: Form, gone: &str, left: &str, expected: &str) -> (u64, u64) {
 
 #[test]
 fn deleting_a_copy_on_write_snapshot_moves_no_data_and_the_older_image_keeps_its_own() {
-    for form in FORMS {
-        assert_eq!(delete(form, "S0", "S1", T1), (3, 0), "c, z and f are left, {form:?}");
-        assert_eq!(delete(form, "S1", "S0", T0), (4, 0), "a, d, c and f are left, z is not, {form:?}");
+    for (form, kind) in forms_and_objects() {
+        assert_eq!(delete(form, kind, "S0", "S1", T1), (3, 0), "c, z and f are left, {form:?}");
+        assert_eq!(delete(form, kind, "S1", "S0", T0), (4, 0), "a, d, c and f are left, z is not, {form:?}");
     }
 }
 
 #[test]
 fn the_rest_of_a_region_that_is_written_in_part_stays() {
     for backend in [Backend::Overlay, Backend::Cow] {
-        for form in FORMS.iter().filter(|form| !form.tagged) {
-            let (play, volume) = Play::new(*form, backend);
+        for (form, kind) in forms_and_objects().filter(|(form, _)| !form.tagged) {
+            let (play, volume) = Play::new(form, backend, kind);
             play.rig.runtime.block_on(async {
                 volume.create_snapshot("T0").await.unwrap();
                 let at = form.place(4);
@@ -423,14 +489,14 @@ const CUT_FORM: Form = FORMS[0];
 /// Cuts power at each request of `work` and tells what is found to `judge`: the play, the volume reopened, and how
 /// many writes had completed. How many cuts there were.
 fn cut_at_each_request(
-    backend: Backend,
+    (backend, kind): (Backend, ObjectKind),
     prepare: impl AsyncFn(&Play, &Volume),
     work: impl AsyncFn(&Play, &Volume, &Cell<u64>),
     judge: impl AsyncFn(&Play, &Volume, u64),
 ) -> u64 {
     let (mut requests, mut cut_at) = (None, 0);
     while requests.is_none_or(|requests| cut_at <= requests) {
-        let (play, volume) = Play::new(CUT_FORM, backend);
+        let (play, volume) = Play::new(CUT_FORM, backend, kind);
         let done = Cell::new(0);
         play.rig.runtime.block_on(async {
             prepare(&play, &volume).await;
@@ -466,9 +532,9 @@ fn cut_at_each_request(
 
 #[test]
 fn a_cut_at_each_request_of_w1_to_w3_leaves_a_prefix_and_the_snapshot() {
-    for backend in [Backend::Cow, Backend::Overlay] {
+    for (backend, kind) in backends_and_objects() {
         let cuts = cut_at_each_request(
-            backend,
+            (backend, kind),
             async |_, volume| drop(volume.create_snapshot("T0").await.unwrap()),
             async |play, volume, done| {
                 for number in 1..=3 {
@@ -486,7 +552,8 @@ fn a_cut_at_each_request_of_w1_to_w3_leaves_a_prefix_and_the_snapshot() {
                     let is_legal = |bytes: &[u8]| {
                         legal.iter().any(|one| bytes.iter().all(|b| *b == one.as_bytes()[region]))
                     };
-                    let unit = if backend == Backend::Cow { 512 } else { found.len() };
+                    let in_place = backend == Backend::Cow || kind == ObjectKind::Linear;
+                    let unit = if in_place { 512 } else { found.len() };
                     assert!(
                         found.chunks(unit).all(is_legal),
                         "{backend:?}: region {region} after {done} writes"
@@ -501,8 +568,12 @@ fn a_cut_at_each_request_of_w1_to_w3_leaves_a_prefix_and_the_snapshot() {
 
 #[test]
 fn a_cut_at_each_request_of_two_folds_changes_no_image() {
+    ObjectKind::ALL.into_iter().for_each(cut_two_folds);
+}
+
+fn cut_two_folds(kind: ObjectKind) {
     let cuts = cut_at_each_request(
-        Backend::Overlay,
+        (Backend::Overlay, kind),
         async |play, volume| v_3a(play, volume).await,
         async |_, volume, done| {
             volume.delete_snapshot("T0").await.unwrap();
@@ -538,7 +609,7 @@ fn a_cut_at_each_request_of_two_folds_changes_no_image() {
 /// Copies that are lost with a damaged log are not made up for by the base: no image shows what was never there.
 #[test]
 fn a_damaged_log_of_copies_loses_no_current_block_and_breaks_the_snapshots() {
-    let (play, volume) = Play::new(CUT_FORM, Backend::Cow);
+    let (play, volume) = Play::new(CUT_FORM, Backend::Cow, ObjectKind::Mapped);
     play.rig.runtime.block_on(async {
         volume.create_snapshot("S0").await.unwrap();
         let moment = volume.snapshot("S0").unwrap().sequence.0;

@@ -1,7 +1,7 @@
 //! Volumes on simulated disks: what they promise, over cuts, faults and full devices.
 //!
 //! One program, so that it is linked once. `vlog` and `apart` hold the worked example and the disks, on one device and on
-//! two; every other file has one subject.
+//! two, `objects` where linear objects lie; every other file has one subject.
 
 mod apart;
 mod base_apart;
@@ -14,6 +14,7 @@ mod crowded_index;
 mod further_volumes;
 mod growing;
 mod held_back;
+mod linear_objects;
 mod linear_order;
 mod linear_volume;
 mod log_lost;
@@ -21,6 +22,7 @@ mod log_variants;
 mod log_volume;
 mod many_snapshots;
 mod move_home;
+mod objects;
 mod rollback;
 mod separate_devices;
 mod simulation;

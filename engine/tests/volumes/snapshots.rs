@@ -2,6 +2,7 @@
 //! taking and deleting them costs; and that no write is half before a snapshot.
 
 use icecore::error::Reason;
+use icecore::object::ObjectKind;
 use icecore::runtime::Random;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
@@ -13,13 +14,22 @@ use crate::vlog::{
     write_base,
 };
 
-/// The backends that keep named moments: what is asked of one is asked of all.
-const BACKENDS: [Backend; 3] = [Backend::Log, Backend::Cow, Backend::Overlay];
+/// A way of keeping named moments, and with which objects.
+type Kept = (Backend, ObjectKind);
+
+/// What is asked of one is asked of all.
+const ALL: [Kept; 5] = [
+    (Backend::Log, ObjectKind::Mapped),
+    (Backend::Cow, ObjectKind::Mapped),
+    (Backend::Overlay, ObjectKind::Mapped),
+    (Backend::Cow, ObjectKind::Linear),
+    (Backend::Overlay, ObjectKind::Linear),
+];
 
 /// A volume of 64 blocks that keeps no past but what has a name, and its disk.
-fn rig(seed: u64, backend: Backend) -> Rig {
+fn rig(seed: u64, (backend, objects): Kept) -> Rig {
     let disk_bytes = if backend.has_base() { 7 * MIB } else { 4 * MIB };
-    Rig::new(seed, disk_bytes, CreateOptions { size_bytes: Some(64 * BLOCK), ..small(backend) })
+    Rig::new(seed, disk_bytes, CreateOptions { size_bytes: Some(64 * BLOCK), objects, ..small(backend) })
 }
 
 /// Blocks that live in the log of such a volume when all has been written since the first snapshot, and none is left.
@@ -71,13 +81,14 @@ async fn names(volume: &Volume) -> Vec<String> {
 
 #[test]
 fn snapshots_show_their_moments_and_go_in_any_order() {
-    BACKENDS.into_iter().for_each(show_and_go);
+    ALL.into_iter().for_each(show_and_go);
 }
 
-fn show_and_go(backend: Backend) {
+fn show_and_go(kept: Kept) {
+    let (backend, _) = kept;
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for (crash, order) in (0..).zip(orders) {
-        let rig = rig(crash, backend);
+        let rig = rig(crash, kept);
         rig.runtime.block_on(async {
             let mut volume = rig.open(MANUAL).await;
             take_three(&volume).await;
@@ -115,11 +126,12 @@ fn show_and_go(backend: Backend) {
 
 #[test]
 fn taking_one_writes_a_record_and_deleting_one_moves_no_data() {
-    BACKENDS.into_iter().for_each(take_and_delete);
+    ALL.into_iter().for_each(take_and_delete);
 }
 
-fn take_and_delete(backend: Backend) {
-    let rig = rig(4, backend);
+fn take_and_delete(kept: Kept) {
+    let (backend, _) = kept;
+    let rig = rig(4, kept);
     rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
         take_three(&volume).await;
@@ -151,15 +163,15 @@ fn take_and_delete(backend: Backend) {
 
 #[test]
 fn a_cut_while_one_is_taken_or_deleted_leaves_it_there_or_not() {
-    BACKENDS.into_iter().for_each(cut_short);
+    ALL.into_iter().for_each(cut_short);
 }
 
-fn cut_short(backend: Backend) {
+fn cut_short(kept: Kept) {
     for deleting in [false, true] {
         let (mut requests, mut cut_at, mut seen) = (None, 0, [0, 0]);
         // The last one is behind the last request: when all has ended.
         while requests.is_none_or(|requests| cut_at <= requests + 1) {
-            let rig = rig(5, backend);
+            let rig = rig(5, kept);
             rig.runtime.block_on(async {
                 let volume = rig.open(MANUAL).await;
                 take_three(&volume).await;
@@ -205,12 +217,12 @@ fn cut_short(backend: Backend) {
 
 #[test]
 fn no_write_is_half_before_a_snapshot() {
-    BACKENDS.into_iter().for_each(take_among_writes);
+    ALL.into_iter().for_each(take_among_writes);
 }
 
-fn take_among_writes(backend: Backend) {
+fn take_among_writes((backend, objects): Kept) {
     const BYTES: u64 = 2 * MIB;
-    let options = CreateOptions { size_bytes: Some(4 * BYTES), ..small(backend) };
+    let options = CreateOptions { size_bytes: Some(4 * BYTES), objects, ..small(backend) };
     let rig = Rig::new(6, 160 * MIB, options);
     rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
@@ -251,11 +263,12 @@ fn take_among_writes(backend: Backend) {
 
 #[test]
 fn a_named_moment_is_gone_back_to_though_the_window_has_passed_it() {
-    [Backend::Log, Backend::Overlay].into_iter().for_each(go_back);
+    ALL.into_iter().filter(|(backend, _)| *backend != Backend::Cow).for_each(go_back);
 }
 
-fn go_back(backend: Backend) {
-    let rig = rig(7, backend);
+fn go_back(kept: Kept) {
+    let (backend, _) = kept;
+    let rig = rig(7, kept);
     rig.runtime.block_on(async {
         let volume = rig.open(MANUAL).await;
         take_three(&volume).await;
@@ -298,12 +311,13 @@ async fn blocks_of(volume: &Volume, sequence: Seq) -> Vec<u64> {
 
 #[test]
 fn the_difference_of_two_moments_is_what_their_images_say() {
-    BACKENDS.into_iter().for_each(compare);
+    ALL.into_iter().for_each(compare);
 }
 
-fn compare(backend: Backend) {
+fn compare((backend, objects): Kept) {
     for seed in 0..12 {
-        let rig = Rig::new(seed, 16 * MIB, CreateOptions { size_bytes: Some(64 * BLOCK), ..small(backend) });
+        let size_bytes = Some(64 * BLOCK);
+        let rig = Rig::new(seed, 16 * MIB, CreateOptions { size_bytes, objects, ..small(backend) });
         rig.runtime.block_on(async {
             let mut volume = rig.open(MANUAL).await;
             let random = &mut Random::from_seed(seed);

@@ -197,6 +197,7 @@ fn row_state(shape: &Shape, row: &Row, live: Vec<u64>, present: Vec<u64>) -> Opt
         first_block: row.first_block.get(),
         live,
         present,
+        used: None,
     };
     let inside = made.segments().all(|physical| physical < shape.segments);
     (row.slots.get() == room && inside && made.first_block < room).then_some(made)

@@ -8,6 +8,9 @@
 //! Entries complete in the order of their sequences: a batch whose write has ended is *retired* once all before
 //! it are. A batch with durable entries is alone under way, and its write has ended when it is durable (`persist`).
 //!
+//! An entry may tell of data that lies elsewhere on the device already. The batch that tells of it is written after a
+//! flush that began when that data was there: one for all entries of the batch that have none yet.
+//!
 //! Invariants: the payload of an entry is copied into its batch before the batch is sealed; a batch that fails
 //! poisons the volume, since what follows it could not be found; the log never enters a segment that it holds no
 //! lease of.
@@ -55,6 +58,8 @@ pub struct Entry {
     pub guard: Option<RangeGuard>,
     /// Pages of the index that it will change.
     pub pinned: Pinned,
+    /// The flush that has to end before it may be found on the device ([`Log::next_flush`]); 0 for none.
+    pub after_flush: u64,
 }
 
 #[derive(Debug)]
@@ -109,6 +114,7 @@ struct Prepared {
     buf: Buf,
     /// How it is made durable, if so.
     way: Option<Way>,
+    after_flush: u64,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +171,9 @@ pub struct Log {
     durable_through: Cell<u64>,
     persist: RefCell<Persist>,
     flushing: RangeLock,
+    /// Flushes that have begun, and the last of them that has ended well.
+    flushes_begun: Cell<u64>,
+    flushed: Cell<u64>,
     failed: FailureFlag,
     /// Bytes of log behind the last durable checkpoint at which appending waits for the next one.
     backlog_bytes_max: u64,
@@ -211,6 +220,8 @@ impl Log {
             durable_through: Cell::new(tail.sequence),
             persist: RefCell::default(),
             flushing: RangeLock::default(),
+            flushes_begun: Cell::new(0),
+            flushed: Cell::new(0),
             failed,
             backlog_bytes_max: options.backlog_bytes_max,
             index_entries_max: options.index_entries_max,
@@ -350,7 +361,31 @@ impl Log {
         if crate::mutation::is_on(crate::mutation::Mutation::LogAckBeforeFlush) {
             return Ok(());
         }
-        self.device.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Log) }).await
+        let number = self.next_flush();
+        self.flushes_begun.set(number);
+        self.device.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Log) }).await?;
+        self.flushed.set(self.flushed.get().max(number));
+        Ok(())
+    }
+
+    /// The number of the next flush: after it, everything that has completed on this device by now survives.
+    pub fn next_flush(&self) -> u64 {
+        self.flushes_begun.get() + 1
+    }
+
+    /// Waits until a flush of this number, or a later one, has ended; begins one where none is under way.
+    ///
+    /// # Errors
+    /// As [`Log::flush`].
+    pub async fn flush_through(&self, number: u64) -> Result<()> {
+        if self.flushed.get() < number {
+            let _turn = self.flushing.lock(0, 1).await;
+            if self.flushed.get() < number {
+                self.flush_device().await?;
+            }
+        }
+        // Another flush that failed meanwhile may have taken with it what this one was to save.
+        self.check()
     }
 
     fn check(&self) -> Result<()> {
@@ -412,7 +447,15 @@ impl Log {
 
     async fn write(&self, prepared: Prepared) -> Result<()> {
         let context = self.device.context();
-        let Prepared { at, buf, way, .. } = prepared;
+        let Prepared { at, buf, way, after_flush, .. } = prepared;
+        #[cfg(feature = "mutations")]
+        let after_flush = match crate::mutation::is_on(crate::mutation::Mutation::MapBeforeData) {
+            true => 0,
+            false => after_flush,
+        };
+        if after_flush > 0 {
+            self.flush_through(after_flush).await?;
+        }
         let began = way.map(|_| context.now());
         let io = Io { durable: way == Some(Way::Through), ..Io::of(Cause::Log) };
         self.device.write(ByteOffset(at), buf, io).await.0?;
@@ -469,7 +512,7 @@ impl Log {
         flight.first_slot = state.tip.block + (header_bytes / block_bytes) as u32;
         flight.done = None;
         let mut at = 0;
-        let mut any_durable = false;
+        let (mut any_durable, mut after_flush) = (false, 0);
         for queued in state.queue.drain(..entries) {
             let entry = &queued.entry;
             let record = BatchEntry {
@@ -487,6 +530,7 @@ impl Log {
                 at += entry.blocks as usize;
             }
             any_durable |= entry.durable;
+            after_flush = entry.after_flush.max(after_flush);
             state.queued_durable -= usize::from(entry.durable);
             flight.entries.push(queued);
             flight.records.push(record);
@@ -526,7 +570,7 @@ impl Log {
         };
         flight.end = state.tip;
         state.durable_in_flight = any_durable;
-        let prepared = Prepared { batch: flight.batch, at: address, buf, way };
+        let prepared = Prepared { batch: flight.batch, at: address, buf, way, after_flush };
         state.flights.push_back(flight);
         self.backlog_bytes.set(self.backlog_bytes.get() + bytes);
         let mut figures = self.figures.get();

@@ -14,11 +14,12 @@ use super::{Geometry, Tail};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{
-    self, Batch, BatchEntry, Decoded, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, has_payload,
+    self, Batch, BatchEntry, Decoded, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, has_payload, is_in_place,
 };
 use crate::format::journal::{Lease, Opening};
 use crate::pool::contents::Contents;
 use crate::pool::metadata::ROLLBACKS_MAX;
+use crate::pool::objects::OBJECT_FIRST;
 use crate::units::ByteOffset;
 
 /// How far behind the end a later batch is looked for: several of the largest.
@@ -116,6 +117,9 @@ pub async fn recover(
                 KIND_ROLLBACK => {
                     sequence == checkpoint.sequence.get() + 1 && goes_back(contents, entry, sequence)
                 }
+                kind if is_in_place(kind) => {
+                    ends_within(contents, entry, geometry, volume_blocks) && is_in_object(contents, entry)
+                }
                 kind if kind > KIND_DISCARD && kind != KIND_SAVED => true,
                 _ => {
                     is_known(contents, entry.branch.get())
@@ -187,6 +191,13 @@ fn is_known(contents: &Contents, branch: u32) -> bool {
     branch == 0 || contents.journal().state().branches.get(branch).is_some()
 }
 
+/// Whether there is, or was, an object with the place that an entry names.
+fn is_in_object(contents: &Contents, entry: &BatchEntry) -> bool {
+    let state = contents.journal().state();
+    let numbers = OBJECT_FIRST..state.objects.next_first();
+    entry.place(state.segment_blocks()).is_some_and(|(number, _)| numbers.contains(&number))
+}
+
 fn ends_within(contents: &Contents, entry: &BatchEntry, geometry: Geometry, volume_blocks: u64) -> bool {
     let blocks = |bytes: u64| bytes / u64::from(geometry.block_bytes);
     let volume_blocks = match entry.branch.get() {
@@ -228,7 +239,7 @@ async fn take_in(
     for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
         let (address, blocks) = (entry.address(), u64::from(entry.blocks.get()));
         let data = has_payload(entry.kind.get());
-        let pinned = if data {
+        let pinned = if data || is_in_place(entry.kind.get()) {
             contents.index().pin(address, blocks).await?
         } else {
             contents.index().pin_written(address, blocks).await?

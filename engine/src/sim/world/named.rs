@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::World;
 use super::past::{contents_of, first_difference};
 use crate::error::Reason;
+use crate::object::ObjectKind;
 use crate::store::log::{ImageOptions, LockTime};
 use crate::units::{SECTOR_BYTES, Seq};
 
@@ -35,7 +36,10 @@ impl World<'_> {
                 deleted.err().iter().for_each(|error| self.shared.judge_error("delete snapshot", error));
             }
             Ok(_) => {
-                self.shared.note("snapshot: taken");
+                self.shared.note(match self.script.objects {
+                    ObjectKind::Mapped => "snapshot: taken",
+                    ObjectKind::Linear => "snapshot: taken, with a linear object",
+                });
                 if which >> 32 & 1 == 1 {
                     match self.shared.bounded("lock", volume.lock_snapshot(&name, LockTime::Held)).await? {
                         Ok(_) => drop(self.past.locked.insert(name.clone())),
@@ -44,6 +48,10 @@ impl World<'_> {
                     }
                 }
                 self.past.named.push((name, moment));
+            }
+            // Older objects hold what the volume, or other snapshots, still need.
+            Err(error) if matches!(error.reason(), Reason::NoRoomForObject { .. }) => {
+                self.shared.note("snapshot: no room for its object");
             }
             Err(error) => self.shared.judge_error("take snapshot", &error),
         }

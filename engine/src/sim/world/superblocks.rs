@@ -32,6 +32,7 @@ impl World<'_> {
             checkpoint_bytes: Some(2 * u64::from(self.script.segment_bytes)),
             retention_bytes: self.script.retention_bytes,
             thin: self.script.thin,
+            objects: self.script.objects,
             volatile_log: self.script.volatile_log_bytes.is_some(),
             ..CreateOptions::new(self.script.backend)
         };

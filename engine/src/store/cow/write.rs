@@ -5,6 +5,7 @@ use crate::buf::Buf;
 use crate::device::Io;
 use crate::error::Result;
 use crate::runtime::join_all;
+use crate::store::log::Goes;
 use crate::units::ByteOffset;
 
 /// Bytes that are saved together before a range of them reads as zero.
@@ -25,18 +26,18 @@ impl Cow {
         }
     }
 
-    /// How many blocks had to be saved.
+    /// How many blocks had to be saved in the log.
     pub(super) async fn save_seen(&self, offset: ByteOffset, length: u64, io: &Io) -> Result<u64> {
         loop {
             let pieces = self.past.pieces(offset, length).await?;
-            let seen = || pieces.iter().filter(|piece| !piece.may_be_overwritten).map(|piece| &piece.blocks);
-            let blocks = seen().map(|blocks| blocks.end - blocks.start).sum();
-            if blocks == 0 {
+            let seen = || pieces.iter().filter(|piece| piece.goes != Goes::Base);
+            if seen().next().is_none() {
                 return Ok(0);
             }
+            let blocks = seen().map(|piece| piece.more_blocks).sum();
             // A snapshot that had to be broken for it may have been the one that sees them.
             let Some(_reserved) = self.past.reserve(blocks).await? else { continue };
-            let saving: Vec<_> = seen().map(|blocks| self.past.save(blocks, io.guard.as_ref())).collect();
+            let saving: Vec<_> = seen().map(|piece| self.past.save(piece, io.guard.as_ref())).collect();
             join_all(saving).await.into_iter().collect::<Result<()>>()?;
             return Ok(blocks);
         }

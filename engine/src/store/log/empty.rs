@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::format::journal::Change;
 use crate::pool::contents::Reading;
 use crate::pool::layout::RESERVED_SEGMENTS;
-use crate::pool::metadata::{Metadata, SegmentRow};
+use crate::pool::metadata::{HOME_FIRST, Metadata, SegmentRow};
 use crate::units::ByteOffset;
 
 /// The pieces in which live blocks are moved.
@@ -144,6 +144,11 @@ fn used_segments<'a>(
     used
 }
 
+/// The rows that may move: what lies in a linear object stays.
+fn mapped_rows(state: &Metadata) -> impl Iterator<Item = (u32, &SegmentRow)> {
+    state.rows.range(..HOME_FIRST).map(|(number, row)| (*number, row))
+}
+
 /// A step towards more free segments.
 pub(super) enum Emptying {
     /// These rows are moved.
@@ -170,7 +175,7 @@ fn choose(
     let mut kept: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
     kept.extend(targets.physical());
     let segment_blocks = state.segment_blocks();
-    let used = used_segments(state.rows.iter().map(|(number, row)| (*number, row)), &kept);
+    let used = used_segments(mapped_rows(state), &kept);
     let mut by_worth: Vec<&Used> = used.values().collect();
     by_worth.sort_by_cached_key(|one| Reverse(worth(one)));
     let (mut chosen, mut blocks, mut won) = (BTreeMap::new(), [0; AGES], 0);
@@ -205,17 +210,17 @@ fn choose(
 /// The rows that share a segment with another one, or lie in two.
 pub(super) fn tied_rows(state: &Metadata) -> Vec<u32> {
     let leased: BTreeSet<u32> = state.leases.iter().map(|lease| lease.physical.get()).collect();
-    let used = used_segments(state.rows.iter().map(|(number, row)| (*number, row)), &leased);
+    let used = used_segments(mapped_rows(state), &leased);
     let is_alone = |row: &SegmentRow| {
         row.continued.is_none() && used.get(&row.physical).is_none_or(|one| one.rows.len() == 1)
     };
-    state.rows.iter().filter(|(_, row)| !is_alone(row)).map(|(number, _)| *number).collect()
+    mapped_rows(state).filter(|(_, row)| !is_alone(row)).map(|(number, _)| number).collect()
 }
 
 /// What was written so many sequences ago is cold: the log has written half of what lives since.
 fn cold_after(state: &Metadata, now: u64) -> u64 {
     let log_blocks = u128::from(state.next_virtual().start) * u128::from(state.segment_blocks());
-    let sequences = u128::from(state.live_blocks()) * u128::from(now) / (2 * log_blocks).max(1);
+    let sequences = u128::from(state.mapped_blocks()) * u128::from(now) / (2 * log_blocks).max(1);
     u64::try_from(sequences).unwrap_or(u64::MAX)
 }
 

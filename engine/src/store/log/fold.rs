@@ -16,7 +16,6 @@ use crate::error::{Error, Reason, Result};
 use crate::format::index_page::{BASE, ZERO};
 use crate::pool::history::Line;
 use crate::pool::index::merge::Readers;
-use crate::pool::metadata::HOME_FIRST;
 use crate::runtime::{RangeGuard, join_all};
 use crate::store::Backend;
 use crate::units::{ByteOffset, Seq, branch_of};
@@ -173,8 +172,8 @@ impl Core {
         let line = self.contents.index().history().line(moment);
         let given_up: RefCell<BTreeMap<u32, Vec<u16>>> = RefCell::default();
         let rename = |birth: u64, place: (u32, u32)| {
-            let in_log = place.0 < HOME_FIRST;
-            if !(in_log || place.0 == ZERO) || birth == 0 || !line.sees(birth) {
+            let in_log = !matches!(place.0, BASE | ZERO);
+            if place.0 == BASE || birth == 0 || !line.sees(birth) {
                 return place;
             }
             if in_log {
@@ -189,6 +188,7 @@ impl Core {
             self.news_of_rows(state, 0)
         };
         self.rewrite_index(None, rename, news).await?;
+        self.placing.note_change();
         self.fold_wanted.set(None);
         self.settled.give();
         Ok(())

@@ -257,6 +257,7 @@ impl Image {
             return (Err(Error::new("read image", reason).on(self.core.device.name())), buf);
         }
         let (first, blocks) = (offset.0 / block_bytes, length / block_bytes);
+        let mut changes = self.core.placing.changes();
         let mut looked_up = self.versions(first, blocks).await;
         loop {
             let versions = match looked_up {
@@ -270,6 +271,14 @@ impl Image {
             let doubt = match result {
                 // It may have been given another name meanwhile, or have come home.
                 Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => error,
+                Ok(()) if self.core.may_have_moved(&versions, changes) => {
+                    changes = self.core.placing.changes();
+                    looked_up = self.versions(first, blocks).await;
+                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                        return (Ok(()), buf);
+                    }
+                    continue;
+                }
                 // It may have been saved, and then overwritten, while it was read.
                 Ok(()) if self.core.backend == Backend::Cow => {
                     match self.is_as_read(first, &versions).await {

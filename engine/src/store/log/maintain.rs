@@ -25,7 +25,7 @@ use crate::pool::index::merge::{self, Wanted};
 use crate::pool::index::run::Run;
 use crate::pool::layout::RESERVED_SEGMENTS;
 use crate::pool::log::append::Log;
-use crate::pool::metadata::Metadata;
+use crate::pool::metadata::{HOME_FIRST, Metadata};
 use crate::runtime::Task;
 
 /// How often the idle mark looks whether anything has happened.
@@ -104,7 +104,7 @@ impl Core {
     }
 
     /// Free segments that the log may not lease: for emptying, or for extents that the volume was promised.
-    fn reserved(&self, state: &Metadata) -> usize {
+    pub(super) fn reserved(&self, state: &Metadata) -> usize {
         // Extents on a device of their own take nothing from the log.
         let linear = self.linear.as_ref().filter(|_| self.home.is_none());
         let promised = linear.map_or(0, |linear| linear.reserved(state.home_rows().count()));
@@ -244,8 +244,9 @@ impl Core {
     pub(super) fn news_of_rows(&self, state: &Metadata, released: usize) -> Vec<Change> {
         let leased = state.leases.iter().skip(released);
         let leased: BTreeSet<u32> = leased.map(|lease| lease.virtual_segment.get()).collect();
-        // With a linear volume, segments of the log come free in order, at checkpoints.
-        self.contents.take_touched(state, |number| self.linear.is_some() || leased.contains(&number))
+        // With a linear volume, segments of the log come free in order, at checkpoints. Extents of an object go with it.
+        let stays = |number| self.linear.is_some() || number >= HOME_FIRST || leased.contains(&number);
+        self.contents.take_touched(state, stays)
     }
 
     /// Notes in the journal that everything is durable.
@@ -287,6 +288,8 @@ impl Core {
                 self.step(self.break_snapshot(snapshot)).await
             } else if given_up {
                 self.step(self.sweep()).await
+            } else if let Some(first) = self.to_give_back() {
+                self.step(self.give_back(first)).await
             } else if let Some(moment) = self.fold_wanted.get().filter(|_| may_merge) {
                 self.step(self.fold_index(moment)).await
             } else if let Some(branch) = self.dropped_branch().filter(|_| may_merge) {

@@ -22,6 +22,7 @@ mod image;
 mod lock;
 mod maintain;
 mod moving;
+mod objects;
 mod open;
 mod read;
 mod restore;
@@ -44,7 +45,7 @@ pub use lock::LockTime;
 pub(crate) use open::Access;
 pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
 pub(super) use read::join_parts;
-pub(super) use save::Piece;
+pub(super) use save::{Goes, Piece};
 pub use snapshot::SnapshotInfo;
 pub(super) use space::Reserved;
 pub use space::{SnapshotSpace, WhenFull};
@@ -93,6 +94,8 @@ struct Core {
     base_mark: Option<alone::BaseMark>,
     /// What snapshots may take.
     space: space::Space,
+    /// Their linear objects.
+    placing: objects::Placing,
     /// The writable snapshots that somebody has open.
     open_branches: branch::OpenBranches,
     /// How writers are slowed down before that is full.

@@ -11,7 +11,8 @@
 //! a base that a crash would not look at.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::{Core, LogStore};
 use crate::buf::Buf;
@@ -35,6 +36,9 @@ pub(super) struct Moving {
     /// Durable in the base; the next checkpoint says so.
     copied: RefCell<Vec<Moved>>,
     moved_blocks: Cell<u64>,
+    /// Blocks that are being moved, and those that are being overwritten in their places in linear objects: none is both.
+    under_way: RefCell<BTreeSet<u64>>,
+    overwritten: RefCell<BTreeMap<u64, u32>>,
 }
 
 /// A block whose newest version the base has.
@@ -54,8 +58,35 @@ struct Piece {
 
 impl Moving {
     pub fn new(context: &Context) -> Self {
-        let (noted, copied) = (RefCell::default(), RefCell::default());
-        Self { noted, noticed: Signal::new(context), copied, moved_blocks: Cell::default() }
+        Self {
+            noted: RefCell::default(),
+            noticed: Signal::new(context),
+            copied: RefCell::default(),
+            moved_blocks: Cell::default(),
+            under_way: RefCell::default(),
+            overwritten: RefCell::default(),
+        }
+    }
+
+    /// Blocks are about to be overwritten where they lie in a linear object; false where one of them is being moved.
+    pub fn begin_write(&self, blocks: Range<u64>) -> bool {
+        if self.under_way.borrow().range(blocks.clone()).next().is_some() {
+            return false;
+        }
+        let overwritten = &mut *self.overwritten.borrow_mut();
+        blocks.for_each(|lba| *overwritten.entry(lba).or_default() += 1);
+        true
+    }
+
+    /// They have been. Where nobody says so, because the write was dropped half way, they are not moved any more.
+    pub fn end_write(&self, blocks: Range<u64>) {
+        let overwritten = &mut *self.overwritten.borrow_mut();
+        for lba in blocks {
+            let left = overwritten.remove(&lba).map_or(0, |writes| writes - 1);
+            if left > 0 {
+                overwritten.insert(lba, left);
+            }
+        }
     }
 
     /// So many blocks have been moved since the volume was opened.
@@ -110,6 +141,12 @@ impl Core {
     /// Moves one batch. A block that cannot be looked up, read or written stays where it is.
     async fn move_home(&self, moving: &Moving) -> Result<()> {
         let _turn = self.base_turn.lock(0, 1).await;
+        let moved = self.move_noted(moving).await;
+        moving.under_way.borrow_mut().clear();
+        moved
+    }
+
+    async fn move_noted(&self, moving: &Moving) -> Result<()> {
         let index = self.contents.index();
         let mut pieces: Vec<Vec<Moved>> = Vec::new();
         let mut newest = 0;
@@ -118,6 +155,10 @@ impl Core {
             let Some(version) = index.current_now(lba).filter(|version| self.may_move(version)) else {
                 continue;
             };
+            if moving.overwritten.borrow().contains_key(&lba) {
+                continue;
+            }
+            moving.under_way.borrow_mut().insert(lba);
             newest = newest.max(version.birth);
             let moved = Moved { lba, version, _pinned: pinned };
             match pieces.last_mut() {
@@ -194,6 +235,7 @@ impl Core {
     pub(super) fn found_in_base(&self, moved: &[Moved]) {
         let Some(moving) = &self.moving else { return };
         moving.moved_blocks.set(moving.moved_blocks.get() + moved.len() as u64);
+        self.placing.note_change();
         self.contents.found_in_base(moved.iter().map(|one| (one.lba, one.version)));
     }
 }

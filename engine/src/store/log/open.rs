@@ -11,13 +11,14 @@ use super::alone::BaseMark;
 use super::apply::Linear;
 use super::branch::OpenBranches;
 use super::moving::Moving;
+use super::objects::Placing;
 use super::space::{Space, WhenFull};
 use super::throttle::{THROTTLE_NS_MAX, Throttle};
 use super::{ApplyOptions, Core, HomeDevice, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
-use crate::format::superblock::{Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN};
+use crate::format::superblock::{FEATURE_OBJECTS, Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN};
 use crate::object;
 use crate::pool::branches::{Branch, Origin};
 use crate::pool::contents::{Contents, Retention};
@@ -237,8 +238,9 @@ impl LogStore {
             replay_ns: clock.now().0 - loaded,
         };
         let checkpoint_bytes = superblock.checkpoint_bytes.get().max(geometry.segment_bytes());
+        let extents = superblock.volume_bytes.get().div_ceil(geometry.segment_bytes()) as u32;
+        let has_objects = superblock.features_incompatible.get() & FEATURE_OBJECTS != 0;
         let linear = (backend == Backend::Linear).then(|| {
-            let extents = superblock.volume_bytes.get().div_ceil(geometry.segment_bytes()) as u32;
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
             Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
@@ -251,6 +253,7 @@ impl LogStore {
             linear,
             home,
             space,
+            placing: Placing::new(if has_objects { extents } else { 0 }),
             open_branches: OpenBranches::default(),
             throttle: Throttle::new(options.throttle_ns_max),
             base,

@@ -16,6 +16,8 @@ use crate::units::{ByteOffset, lba_of};
 const IN_BASE: u32 = u32::MAX;
 /// Stands for what a branch began as; no segment has this number either.
 const IN_PARENT: u32 = u32::MAX - 1;
+/// Stands for an extent of a linear object that is not there any more.
+const NOWHERE: u32 = u32::MAX - 2;
 
 impl LogStore {
     pub async fn read(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
@@ -24,6 +26,7 @@ impl LogStore {
         let blocks = buf.len() / core.geometry.block_bytes as usize;
         let (mut one, mut several) = ([Version::NONE], Vec::new());
         loop {
+            let changes = core.placing.changes();
             let found = core.find(first, blocks, &mut one, &mut several).await;
             if let Err(error) = found {
                 return (Err(error), buf);
@@ -40,6 +43,8 @@ impl LogStore {
                         Err(error) => return (Err(error), buf),
                     }
                 }
+                // Nothing tells whether it lay there still.
+                Ok(()) if core.may_have_moved(versions, changes) => {}
                 Ok(()) => {
                     self.note_read(first, versions);
                     return (Ok(()), buf);
@@ -72,6 +77,11 @@ impl Core {
         Ok(())
     }
 
+    /// Whether some of these versions, which have no checksum, may have lain elsewhere when they were read.
+    pub(super) fn may_have_moved(&self, versions: &[Version], changes: u64) -> bool {
+        changes != self.placing.changes() && versions.iter().any(|version| self.is_unverified(version))
+    }
+
     async fn has_changed(&self, first: u64, versions: &[Version]) -> Result<bool> {
         for (lba, version) in (first..).zip(versions) {
             if self.contents.index().current(lba).await? != *version {
@@ -99,6 +109,9 @@ impl Core {
         // not be found there.
         let row = state.rows.get(&version.virtual_segment);
         let place = row.and_then(|row| row.place(version.slot, self.geometry.segment_blocks));
+        if place.is_none() && self.is_unverified(version) {
+            return Some((NOWHERE, 0));
+        }
         let (physical, block) = place.unwrap_or((0, 0));
         Some((physical, self.locate(physical, block).1))
     }
@@ -174,6 +187,10 @@ impl Core {
         if let Some(base) = self.base.as_ref().filter(|_| physical == IN_BASE) {
             return base.device().read(ByteOffset(address), buf, Io::of(cause)).await;
         }
+        if physical == NOWHERE {
+            let gone = Error::new("read", Reason::BlockDamaged { address }).on(self.device.name());
+            return (Err(gone.at(lba_of(first) * block_bytes as u64)), buf);
+        }
         if physical == IN_PARENT {
             let Some(parent) = parent else { unreachable!("only a branch inherits, and it has a parent") };
             // Boxed, because it may go on like this.
@@ -185,7 +202,9 @@ impl Core {
         drop(reading);
         let result = result.and_then(|()| {
             let blocks = buf.chunks_exact(block_bytes);
-            let whole = blocks.zip(versions).all(|(block, version)| crc32c(&[block]) == version.checksum);
+            let whole = blocks
+                .zip(versions)
+                .all(|(block, version)| self.is_unverified(version) || crc32c(&[block]) == version.checksum);
             let refused = || Error::new("read", Reason::BlockDamaged { address }).on(device.name());
             if whole { Ok(()) } else { Err(refused().at(lba_of(first) * block_bytes as u64)) }
         });

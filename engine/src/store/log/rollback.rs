@@ -95,8 +95,17 @@ impl Core {
         }
         let pinned = index.pin(0, 0).await?;
         let (kind, guard) = (KIND_ROLLBACK, Some(guard));
-        let entry =
-            Entry { kind, address: 0, blocks: 0, tag: to, payload: None, durable: true, guard, pinned };
+        let entry = Entry {
+            kind,
+            address: 0,
+            blocks: 0,
+            tag: to,
+            payload: None,
+            durable: true,
+            guard,
+            pinned,
+            after_flush: 0,
+        };
         let appended = log.append(entry).await.0;
         drop(holding);
         self.judge(appended, true)

@@ -19,13 +19,26 @@ use crate::pool::log::append::Entry;
 use crate::runtime::{RangeGuard, join_all};
 use crate::units::ByteOffset;
 
+/// Where new content of blocks goes, or with `cow`, what is overwritten by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Goes {
+    /// Over what lies in the base, and no moment that is kept sees.
+    Base,
+    /// Over what lies in this extent of a linear object, and no moment that is kept sees.
+    Over(u32),
+    /// To its place in this extent, which has not been used.
+    Place(u32),
+    /// To the log.
+    Log,
+}
+
 /// A part of a range that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Piece {
     /// Its blocks.
     pub blocks: Range<u64>,
-    /// Its newest content lies in the base, and no moment that is kept sees it.
-    pub may_be_overwritten: bool,
+    /// Where they go.
+    pub goes: Goes,
     /// Blocks that have to stay where they are, while new content goes to the log.
     pub more_blocks: u64,
 }
@@ -44,7 +57,7 @@ impl LogStore {
         self.core.geometry.block_bytes.into()
     }
 
-    /// A range of the volume in parts, in order, by whether they may be overwritten in the base.
+    /// A range of the volume in parts, in order, by where they go.
     pub(in crate::store) async fn pieces(&self, offset: ByteOffset, length: u64) -> Result<Vec<Piece>> {
         let contents = &self.core.contents;
         let (first, end) = (offset.0 / self.block_bytes(), (offset.0 + length) / self.block_bytes());
@@ -52,21 +65,31 @@ impl LogStore {
         for lba in first..end {
             let now = contents.index().current(lba).await?;
             let is_kept = contents.is_kept(lba, &now);
-            let may_be_overwritten = now.is_in_base() && !is_kept;
-            let more = u64::from(!may_be_overwritten && (is_kept || now.is_zero()));
-            match pieces.last_mut().filter(|last| last.may_be_overwritten == may_be_overwritten) {
+            let goes = if now.is_in_base() && !is_kept {
+                Goes::Base
+            } else if self.core.is_unverified(&now) && !is_kept {
+                Goes::Over(now.virtual_segment)
+            } else {
+                self.core.free_place(lba).map_or(Goes::Log, Goes::Place)
+            };
+            let more = u64::from(goes == Goes::Log && (is_kept || now.is_zero()));
+            match pieces.last_mut().filter(|last| last.goes == goes) {
                 Some(last) => {
                     last.blocks.end = lba + 1;
                     last.more_blocks += more;
                 }
-                None => pieces.push(Piece { blocks: lba..lba + 1, may_be_overwritten, more_blocks: more }),
+                None => pieces.push(Piece { blocks: lba..lba + 1, goes, more_blocks: more }),
             }
         }
         Ok(pieces)
     }
 
-    /// Copies blocks of the base to the log, durably, and lets the moments that see them find them there.
-    pub(in crate::store) async fn save(&self, blocks: &Range<u64>, guard: Option<&RangeGuard>) -> Result<()> {
+    /// Copies a part of the base to where it goes, durably, and lets the moments that see it find it there.
+    pub(in crate::store) async fn save(&self, piece: &Piece, guard: Option<&RangeGuard>) -> Result<()> {
+        let blocks = &piece.blocks;
+        if let Goes::Place(number) = piece.goes {
+            return self.save_in_place(number, blocks, guard).await;
+        }
         let most = u64::from(self.core.geometry.entry_blocks_max());
         let parts = blocks.clone().step_by(most as usize);
         let saving = parts.map(|lba| self.core.save(lba, (blocks.end - lba).min(most), guard.cloned()));
@@ -84,7 +107,17 @@ impl Core {
         read?;
         let (kind, payload) = (KIND_SAVED, Some(buf));
         let blocks = blocks as u32;
-        let entry = Entry { kind, address: lba, blocks, tag: 0, payload, durable: true, guard, pinned };
+        let entry = Entry {
+            kind,
+            address: lba,
+            blocks,
+            tag: 0,
+            payload,
+            durable: true,
+            guard,
+            pinned,
+            after_flush: 0,
+        };
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::OverwrittenBeforeSaved) {
             let log = std::rc::Rc::clone(self.log()?);

@@ -160,6 +160,9 @@ impl LogStore {
         if core.contents.index().is_blank() {
             core.base_is_one_image().await?;
         }
+        if members.iter().any(|(branch, _)| *branch == 0) {
+            core.wait_for_object().await?;
+        }
         let sequence = log.sequence();
         // Nothing of them may be thrown away while their names are being written down.
         let moments: Vec<Moment> =
@@ -167,6 +170,7 @@ impl LogStore {
         moments.iter().for_each(|moment| core.contents.name(*moment));
         let time_unix_ns = core.device.context().unix_time_ns();
         let mut taken = Ok(Vec::new());
+        let mut held = Vec::new();
         let committed = core
             .contents
             .journal()
@@ -190,10 +194,22 @@ impl LogStore {
                     infos.push(core.info_of(state, &snapshot));
                     changes.push(snapshot.change());
                 }
+                // What is one of the volume itself has its object.
+                if let Some(at) = members.iter().position(|(branch, _)| *branch == 0) {
+                    let number = state.snapshots.next_number() + at as u64;
+                    match core.take_object(state, (number, sequence), &mut held) {
+                        Ok(object) => changes.extend(object),
+                        Err(error) => {
+                            taken = Err(error);
+                            return Vec::new();
+                        }
+                    }
+                }
                 taken = Ok(infos);
                 changes
             })
             .await;
+        drop(held);
         let taken = committed.and(taken);
         if taken.is_err() {
             moments.iter().for_each(|moment| core.contents.unpin(*moment));

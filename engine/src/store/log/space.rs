@@ -32,7 +32,7 @@ pub enum WhenFull {
 pub struct SnapshotSpace {
     /// What they may take at most; as much as the pool has, if not given.
     pub limit_bytes: Option<u64>,
-    /// What lies in the log: saved or redirected blocks.
+    /// What lies in the log, saved or redirected blocks, and all of every linear object.
     pub used_bytes: u64,
     /// Four fifths of it are taken: delete snapshots, or grow the pool.
     pub is_short: bool,
@@ -136,7 +136,7 @@ impl Core {
     pub(super) fn snapshot_space(&self) -> SnapshotSpace {
         let block_bytes = u64::from(self.geometry.block_bytes);
         let state = self.contents.journal().state();
-        let used = state.live_blocks();
+        let used = state.mapped_blocks() + state.object_segments() * u64::from(state.segment_blocks());
         let all = u64::from(state.segments()) * u64::from(state.segment_blocks());
         let limit = self.space.limit_blocks;
         SnapshotSpace {

@@ -71,13 +71,14 @@ impl LogStore {
         let core = &self.core;
         let (contents, state) = (&core.contents, core.contents.journal().state());
         let segment_blocks = u64::from(state.segment_blocks());
-        let of_pool = u64::from(state.segments()).saturating_sub(RESERVED_SEGMENTS) * segment_blocks;
+        let of_log = u64::from(state.segments()).saturating_sub(state.object_segments());
+        let of_pool = of_log.saturating_sub(RESERVED_SEGMENTS) * segment_blocks;
         let room = core.space.limit_blocks.map_or(of_pool, |limit| limit.min(of_pool));
         if core.backend == Backend::Linear || !contents.is_pinned_before(u64::MAX) {
             return (0, room);
         }
         // The past without names is given up when there is no other room.
         let past_blocks = contents.past_bytes() / u64::from(core.geometry.block_bytes);
-        (state.live_blocks().saturating_sub(past_blocks), room)
+        (state.mapped_blocks().saturating_sub(past_blocks), room)
     }
 }

@@ -35,7 +35,8 @@ impl LogStore {
 
     /// Makes everything that has completed durable.
     pub async fn flush(&self) -> Result<()> {
-        self.core.log()?.flush().await
+        self.core.log()?.flush().await?;
+        self.flush_overwritten().await
     }
 
     pub async fn discard(&self, offset: ByteOffset, length: u64, io: Io) -> Result<()> {
@@ -87,8 +88,9 @@ impl Core {
         };
         let (durable, guard) = (io.durable, io.guard);
         let (kind, blocks, payload) = (KIND_DATA, blocks as u32, Some(buf));
-        let appended =
-            log.append(Entry { kind, address, blocks, tag: 0, payload, durable, guard, pinned }).await;
+        let appended = log
+            .append(Entry { kind, address, blocks, tag: 0, payload, durable, guard, pinned, after_flush: 0 })
+            .await;
         let (result, Some(buf)) = appended else { unreachable!("a payload comes back") };
         (self.judge(result.map(|_| ()), durable), buf)
     }
@@ -100,7 +102,17 @@ impl Core {
             let pinned = self.contents.index().pin_written(address, blocks).await?;
             let (durable, guard) = (io.durable, io.guard.clone());
             let (blocks_in, payload) = (blocks as u32, None);
-            let entry = Entry { kind, address, blocks: blocks_in, tag: 0, payload, durable, guard, pinned };
+            let entry = Entry {
+                kind,
+                address,
+                blocks: blocks_in,
+                tag: 0,
+                payload,
+                durable,
+                guard,
+                pinned,
+                after_flush: 0,
+            };
             let appended = self.log()?.append(entry).await.0;
             self.judge(appended.map(|_| ()), durable)?;
             address += blocks;

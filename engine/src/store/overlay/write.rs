@@ -5,7 +5,7 @@ use crate::buf::Buf;
 use crate::device::Io;
 use crate::error::Result;
 use crate::runtime::join_all;
-use crate::store::log::{Piece, Reserved, join_parts};
+use crate::store::log::{Goes, Piece, Reserved, join_parts};
 use crate::units::ByteOffset;
 
 /// Bytes that are looked at together before a range of them reads as zero.
@@ -45,13 +45,15 @@ impl Overlay {
     }
 
     async fn write_piece(&self, piece: &Piece, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        if piece.may_be_overwritten {
-            if let Err(error) = self.layers.before_base_changes().await {
-                return (Err(error), buf);
-            }
-            self.layers.base().write(offset, buf, io).await
-        } else {
-            self.layers.write(offset, buf, io).await
+        match piece.goes {
+            Goes::Base => match self.layers.before_base_changes().await {
+                Ok(()) => self.layers.base().write(offset, buf, io).await,
+                Err(error) => (Err(error), buf),
+            },
+            // Boxed, because they are long: in place they would lie in every write.
+            Goes::Over(number) => Box::pin(self.layers.overwrite(number, offset, buf, io)).await,
+            Goes::Place(number) => Box::pin(self.layers.place(number, offset, buf, io)).await,
+            Goes::Log => self.layers.write(offset, buf, io).await,
         }
     }
 
@@ -84,6 +86,7 @@ impl Overlay {
 
     pub async fn close(&self, io: Io) -> Result<()> {
         self.layers.base().flush(io).await?;
+        self.layers.flush().await?;
         self.layers.close().await
     }
 
@@ -104,10 +107,17 @@ impl Overlay {
                 let at = ByteOffset(piece.blocks.start * block_bytes);
                 let bytes = (piece.blocks.end - piece.blocks.start) * block_bytes;
                 let (base, layers, io) = (self.layers.base(), &self.layers, io.clone());
-                if piece.may_be_overwritten {
+                if let Goes::Over(number) = piece.goes {
+                    let discard = matches!(how, Zeroing::Discard);
+                    if layers.zero_in_place(number, &piece.blocks, discard, io.clone()).await? {
+                        continue;
+                    }
+                }
+                let is_in_base = piece.goes == Goes::Base;
+                if is_in_base {
                     layers.before_base_changes().await?;
                 }
-                match (piece.may_be_overwritten, how) {
+                match (is_in_base, how) {
                     (true, Zeroing::Discard) => base.discard(at, bytes, io).await?,
                     (true, Zeroing::WriteZeroes) => base.write_zeroes(at, bytes, io).await?,
                     (false, Zeroing::Discard) => layers.discard(at, bytes, io).await?,
