@@ -82,14 +82,14 @@ pub struct Named {
 
 /// Arguments of `icecore snapshot create`.
 #[derive(Debug, Args)]
+#[command(override_usage = "icecore snapshot create [OPTIONS] <PATH>... <NAME>")]
 pub struct Create {
-    /// The block devices or files that hold the volumes: of several, all snapshots show one instant
-    #[arg(required = true, value_name = "PATH")]
-    paths: Vec<PathBuf>,
+    /// The block devices or files that hold the volumes (of several, all snapshots show one instant), and last the name
+    /// that each snapshot gets: 1 to 64 bytes
+    #[arg(required = true, value_name = "PATH... NAME")]
+    paths_and_name: Vec<PathBuf>,
     #[command(flatten)]
     volume: VolumeDevice,
-    /// The name that each gets: 1 to 64 bytes
-    name: String,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -184,15 +184,7 @@ impl Snapshot {
     /// Whatever stopped it.
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         match self {
-            Self::Create(Create { paths, name, all_volumes: true, .. }) => {
-                group::create(io, &paths, &name, true)
-            }
-            Self::Create(Create { paths, volume, name, json, of, .. }) => match one_of(&paths, json, volume)?
-            {
-                Some(one) => one.change(io, &Request::Take { name, of }),
-                None if of.is_some() => Err(not_of_several("--of", "name one volume")),
-                None => group::create(io, &paths, &name, false),
-            },
+            Self::Create(create) => create.run(io),
             Self::Clone(Cloned { of: volume, snapshot, name }) => {
                 volume.change(io, &Request::Clone { of: snapshot, name })
             }
@@ -220,6 +212,29 @@ impl Snapshot {
                 let to = to.as_deref().map_or(Moment::Now, moment);
                 of.look(io, &Request::Difference(moment(&from), to))
             }
+        }
+    }
+}
+
+/// The volume, where it is one.
+impl Create {
+    fn run(self, io: IoOptions) -> Outcome<Done> {
+        // In one list, so that options may stand anywhere among them.
+        let mut paths = self.paths_and_name;
+        let name = paths.pop().and_then(|name| name.into_os_string().into_string().ok());
+        let Some(name) = name.filter(|_| !paths.is_empty()) else {
+            let value = "not both are given".to_string();
+            let rule = "the volume's device is needed, and then the snapshot's name";
+            let reason = Reason::InvalidSetting { name: "PATH and NAME", value, rule };
+            return Err(Error::new("take snapshot", reason).into());
+        };
+        if self.all_volumes {
+            return group::create(io, &paths, &name, true);
+        }
+        match one_of(&paths, self.json, self.volume)? {
+            Some(one) => one.change(io, &Request::Take { name, of: self.of }),
+            None if self.of.is_some() => Err(not_of_several("--of", "name one volume")),
+            None => group::create(io, &paths, &name, false),
         }
     }
 }
