@@ -12,9 +12,10 @@ pub type Field = (usize, usize, String);
 /// Each record's fields, by the record's name.
 pub fn tables() -> BTreeMap<String, Vec<Field>> {
     let mut tables = BTreeMap::new();
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).unwrap() {
+    let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).unwrap();
+    for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
         let mut table = Vec::new();
-        for line in std::fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
+        for line in std::fs::read_to_string(path).unwrap().lines() {
             if let Some(comment) = line.trim().strip_prefix("///") {
                 table.extend(field(comment));
             } else if let Some(name) = line.trim().strip_prefix("pub struct ")
