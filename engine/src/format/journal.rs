@@ -626,5 +626,24 @@ impl RecordHeader {
     }
 }
 
+/// The records of a generation, in order, where each is and what it says: `bytes` are those from `address` on, where its
+/// journal begins.
+pub fn records_of(
+    bytes: &[u8],
+    address: u64,
+    generation: u64,
+    pool_id: &[u8; 16],
+) -> Vec<(u64, Vec<Change>)> {
+    let (mut records, mut used) = (Vec::new(), 0);
+    while let Some(rest) = bytes.get(used as usize..)
+        && let (Decoded::Valid(changes), record_bytes) =
+            RecordHeader::decode(rest, address + used, generation, records.len() as u64, pool_id)
+    {
+        records.push((address + used, changes));
+        used += record_bytes;
+    }
+    records
+}
+
 #[cfg(test)]
 mod tests;

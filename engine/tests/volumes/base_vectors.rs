@@ -17,7 +17,8 @@ use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, Initialise, OpenMode, OpenOptions, Volume};
 
-use crate::objects::{objects, superblock};
+use crate::objects::objects;
+use crate::on_disk::superblock;
 use crate::vlog::{MIB, PREFIXES, Rig, WRITES, is_sound};
 
 const T0: &str = PREFIXES[0];

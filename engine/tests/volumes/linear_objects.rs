@@ -11,7 +11,8 @@ use icecore::store::log::{ImageOptions, WhenFull};
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Durability, OpenOptions, Volume};
 
-use crate::objects::{Object, objects, superblock};
+use crate::objects::{Object, objects};
+use crate::on_disk::superblock;
 use crate::vlog::{self, BLOCK, MIB, Rig, byte, is_sound, shown, small, write, write_at, write_base};
 
 const BASES: [Backend; 2] = [Backend::Cow, Backend::Overlay];

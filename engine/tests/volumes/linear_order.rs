@@ -8,12 +8,11 @@ use std::ops::Range;
 
 use icecore::device::simulated::{Event, Recorded, SimulatedDisk};
 use icecore::format::batch::{self, Decoded};
-use icecore::format::journal::{Change, Decoded as Record, RecordHeader};
-use icecore::format::root::{self, ROOT_BYTES, Root};
-use icecore::format::superblock::{self, SUPERBLOCK_BYTES, Superblock};
+use icecore::format::journal::Change;
 use icecore::runtime::OperationKind;
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability};
 
+use crate::on_disk::records;
 use crate::vlog::{BLOCK, Rig, SEGMENT_BYTES, linear, write_at};
 
 /// Nothing of the past is kept, and applying follows the checkpoints; or so little that it follows close behind the log.
@@ -36,38 +35,6 @@ fn entries(disk: &SimulatedDisk, data: Range<u64>, base: u64) -> Carried {
         }
     }
     entries
-}
-
-/// The records of the metadata journal as it lies on the disk: where each is, and what it says.
-fn journal(disk: &SimulatedDisk) -> Vec<(u64, Vec<Change>)> {
-    let head = disk.peek(0, SUPERBLOCK_BYTES);
-    let superblock::Decoded::Valid(head) = Superblock::decode(head.first_chunk().unwrap(), 0) else {
-        panic!("the superblock is whole")
-    };
-    let roots = [0, head.roots.bytes.get() / 2].map(|step| head.roots.offset.get() + step);
-    let root = roots.into_iter().filter_map(|at| {
-        match Root::decode(disk.peek(at, ROOT_BYTES).first_chunk().unwrap(), at) {
-            root::Decoded::Valid(root) => Some(root),
-            _ => None,
-        }
-    });
-    let root = root.max_by_key(|root| root.generation.get()).unwrap();
-    let (start, bytes) = (
-        root.journal_address.get(),
-        disk.peek(root.journal_address.get(), root.journal_bytes.get() as usize),
-    );
-    let (mut records, mut used) = (Vec::new(), 0);
-    while let (Record::Valid(changes), length) = RecordHeader::decode(
-        &bytes[used as usize..],
-        start + used,
-        root.generation.get(),
-        records.len() as u64,
-        &head.pool_id,
-    ) {
-        records.push((start + used, changes));
-        used += length;
-    }
-    records
 }
 
 /// A request, its arrival and its end, as places in the recording.
@@ -109,7 +76,7 @@ fn order(retention_bytes: u64) -> Result<(usize, usize), String> {
         let (info, segments) = (volume.info(), u64::from(volume.status().log.unwrap().segments));
         let data = info.data_offset_bytes..info.data_offset_bytes + segments * SEGMENT_BYTES;
         let base = info.sequence.0;
-        let known = journal(&rig.disk).len();
+        let known = records(&rig.disk).len();
         rig.disk.start_recording();
         for number in 0..400_u64 {
             let letter = b'A' + (number % 26) as u8;
@@ -153,7 +120,7 @@ fn order(retention_bytes: u64) -> Result<(usize, usize), String> {
         // A record of the journal that passes entries, or gives up their segment, comes after they are flushed at home.
         let (mut applied, mut freed) = (base, 0);
         let mut cursor = 0;
-        for (address, changes_made) in journal(&rig.disk).iter().skip(known) {
+        for (address, changes_made) in records(&rig.disk).iter().skip(known) {
             let record = requests.iter().find(|one| one.offset == *address && changes(one.kind));
             let record = record.expect("the record was written").arrived;
             for change in changes_made {

@@ -23,6 +23,7 @@ mod log_volume;
 mod many_snapshots;
 mod move_home;
 mod objects;
+mod on_disk;
 mod rollback;
 mod separate_devices;
 mod simulation;

@@ -1,9 +1,9 @@
 //! The linear objects of a pool, and where a block lies in them: read from the disk with the format's own decoders.
 
 use icecore::device::simulated::SimulatedDisk;
-use icecore::format::journal::{Change, Decoded as Record, RecordHeader};
-use icecore::format::root::{Decoded as FoundRoot, Root};
-use icecore::format::superblock::{Decoded as Found, SUPERBLOCK_BYTES, Superblock};
+use icecore::format::journal::Change;
+
+use crate::on_disk::{changes, superblock};
 
 /// An object, as the journal has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,41 +23,6 @@ impl Object {
         let (extent, within) = (lba * block_bytes / segment_bytes, lba * block_bytes % segment_bytes);
         found.data.offset.get() + u64::from(self.segments[extent as usize]) * segment_bytes + within
     }
-}
-
-pub fn superblock(disk: &SimulatedDisk) -> Superblock {
-    let bytes: [u8; SUPERBLOCK_BYTES] = disk.peek(0, SUPERBLOCK_BYTES).try_into().unwrap();
-    let Found::Valid(found) = Superblock::decode(&bytes, 0) else { panic!("there is no superblock") };
-    found
-}
-
-/// Everything that the newest root, image and journal say.
-pub fn changes(disk: &SimulatedDisk) -> Vec<Change> {
-    let found = superblock(disk);
-    let places = [0, 64 << 10].map(|at| found.roots.offset.get() + at);
-    let root = places.into_iter().filter_map(|at| {
-        let bytes = disk.peek(at, 4096).try_into().unwrap();
-        match Root::decode(&bytes, at) {
-            FoundRoot::Valid(root) => Some(root),
-            _ => None,
-        }
-    });
-    let root = root.max_by_key(|root| root.generation.get()).expect("there is a root");
-    let image = disk.peek(root.image_address.get(), root.image_bytes.get() as usize);
-    let mut changes = Change::decode_list(&image).expect("the image is whole");
-    let records = disk.peek(root.journal_address.get(), root.journal_bytes.get() as usize);
-    let (mut used, mut number) = (0, 0);
-    while let (Record::Valid(more), bytes) = RecordHeader::decode(
-        &records[used as usize..],
-        root.journal_address.get() + used,
-        root.generation.get(),
-        number,
-        &found.pool_id,
-    ) {
-        changes.extend(more);
-        (used, number) = (used + bytes, number + 1);
-    }
-    changes
 }
 
 /// The objects there are, oldest first.

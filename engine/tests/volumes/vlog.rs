@@ -6,13 +6,14 @@ use icecore::check::{Code, check};
 use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Error;
-use icecore::format::superblock::{Decoded, SUPERBLOCK_BYTES, Superblock};
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{Random, Runtime, Task};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
+
+use crate::on_disk::superblock;
 
 pub const BLOCK: u64 = 4096;
 pub const MIB: u64 = 1 << 20;
@@ -100,9 +101,7 @@ impl Rig {
 
 /// Where the base of a volume begins on its disk.
 pub fn base_at(rig: &Rig) -> u64 {
-    let bytes: [u8; SUPERBLOCK_BYTES] = rig.disk.peek(0, SUPERBLOCK_BYTES).try_into().unwrap();
-    let Decoded::Valid(found) = Superblock::decode(&bytes, 0) else { panic!("there is no superblock") };
-    found.base.offset.get()
+    superblock(&rig.disk).base.offset.get()
 }
 
 /// Writes a block of one letter.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::World;
 use super::shared::TicketCell;
-use crate::format::journal::{Change, Decoded as Record, RecordHeader};
+use crate::format::journal::{Change, records_of};
 use crate::store::log::ImageOptions;
 use crate::units::SECTOR_BYTES;
 use crate::volume::Volume;
@@ -27,17 +27,9 @@ impl World<'_> {
         let image = disk.peek(root.image_address.get(), root.image_bytes.get() as usize);
         let mut changes = Change::decode_list(&image)?;
         let records = disk.peek(root.journal_address.get(), root.journal_bytes.get() as usize);
-        let (mut used, mut number) = (0, 0);
-        while let (Record::Valid(more), bytes) = RecordHeader::decode(
-            &records[used as usize..],
-            root.journal_address.get() + used,
-            root.generation.get(),
-            number,
-            &superblock.pool_id,
-        ) {
-            changes.extend(more);
-            (used, number) = (used + bytes, number + 1);
-        }
+        let (address, generation) = (root.journal_address.get(), root.generation.get());
+        let records = records_of(&records, address, generation, &superblock.pool_id);
+        changes.extend(records.into_iter().flat_map(|(_, record)| record));
         let mut extents = BTreeMap::new();
         for change in changes {
             match change {
