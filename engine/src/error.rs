@@ -74,10 +74,10 @@ pub struct Place {
 /// An error of the engine.
 ///
 /// Boxed, so that a `Result` of a small value stays small on the data path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: Kind,
     reason: Reason,

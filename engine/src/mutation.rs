@@ -72,6 +72,10 @@ pub enum Mutation {
     NewerCopyWins,
     /// Of the runs of the index, the oldest one that has a version of a block is believed.
     OldestFirst,
+    /// What comes out of the log overwrites the base though a snapshot sees what lies there.
+    BroughtUncopied,
+    /// What comes out of the log overwrites the base before the index on the device says where the copies lie.
+    BroughtBeforeTold,
     /// What an overlay holds is given up before the base has it.
     FoldedBeforeBase,
     /// A snapshot is taken while writes of several entries are under way, some of which it then sees in part.

@@ -13,7 +13,7 @@ use super::state::{ALL_ACCEPTED, RowState, State, count, ones};
 use super::superblock::Shape;
 use super::{Checker, Code, Place, Progress, SLOTS_MAX, bit};
 use crate::error::Result;
-use crate::format::batch::{self, Batch, Decoded, KIND_SAVED, has_payload};
+use crate::format::batch::{self, Batch, Decoded, KIND_COPIED, KIND_SAVED, has_payload};
 use crate::format::crc32c;
 use crate::format::index_page::{IndexEntry, has_slots};
 use crate::units::branch_of;
@@ -420,15 +420,17 @@ impl Row<'_> {
             .zip(&batch.entries)
             .filter(|(_, entry)| has_payload(entry.kind.get()))
             .flat_map(|(sequence, entry)| {
-                let saved = entry.kind.get() == KIND_SAVED;
-                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.address() + at, saved))
+                let kind = entry.kind.get();
+                (0..u64::from(entry.blocks.get())).map(move |at| (sequence, entry.address() + at, kind))
             });
-        for ((slot, (sequence, lba, saved)), checksum) in (first..).zip(data).zip(&batch.checksums) {
+        for ((slot, (sequence, lba, kind)), checksum) in (first..).zip(data).zip(&batch.checksums) {
             let known = &self.slots[slot as usize];
-            let is_then = match saved {
+            let is_then = match kind {
                 // It is as old as the block that it was saved of, and died no earlier than it was saved.
-                true => known.sequence < sequence && known.death >= sequence,
-                false => known.sequence == sequence,
+                KIND_SAVED => known.sequence < sequence && known.death >= sequence,
+                // The block had been superseded already.
+                KIND_COPIED => known.death < sequence,
+                _ => known.sequence == sequence,
             };
             if known.named && !(is_then && (known.lba, known.checksum) == (lba, *checksum)) {
                 wrong(slot, known);

@@ -238,15 +238,22 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let (branch, lba) = (branch_of(key.0), lba_of(key.0));
         let begins = state.names.begin_of(branch).is_some_and(|begin| branch == 0 || begin < key.1);
         let saves = shape.saves && branch == 0;
+        let is_copied = shape.copies && branch == 0;
         let sound = entry.reserved.get() == 0
             && begins
             && lba < state.names.blocks_of(shape, branch)
             && match entry.virtual_segment.get() {
-                ZERO if !saves => {
+                ZERO if !saves && !is_copied => {
                     sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
                 }
                 BASE if saves => {
                     sequences.contains(&key.1) && entry.slot.get() == 0 && entry.checksum.get() == 0
+                }
+                // It is said anew, since an older version has been copied.
+                ZERO if is_copied => {
+                    (1..=*sequences.end()).contains(&key.1)
+                        && entry.slot.get() == 0
+                        && entry.checksum.get() == 0
                 }
                 // It may have been written long before it was moved there, or brought home.
                 BASE if shape.overlays => {
@@ -269,7 +276,7 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
                 }
                 number => {
                     // What was saved may be as old as the volume.
-                    (sequences.contains(&key.1) || saves && key.1 < *sequences.end())
+                    (sequences.contains(&key.1) || (saves || is_copied) && key.1 < *sequences.end())
                         && (number <= last_virtual || shape.is_gathered(number))
                         && entry.slot.get() < shape.segment_blocks
                 }
@@ -306,9 +313,9 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
         let is_home = shape.is_extent(place) && shape.block_at_home(place, slot) < shape.volume_blocks;
         let begin = state.names.begin_of(death.branch.get().into());
         // What a return discarded may be told later.
-        let is_late = || state.rollbacks.iter().any(|one| one.at.get() == sequence);
+        let is_late = || shape.copies || state.rollbacks.iter().any(|one| one.at.get() == sequence);
         let sound = begin.is_some_and(|begin| death.is_of_volume() || begin < birth)
-            && (birth >= 1 || shape.saves)
+            && (birth >= 1 || shape.saves || shape.copies)
             && birth < sequence
             && sequence <= *sequences.end()
             && (sequence >= *sequences.start() || is_late())
@@ -365,8 +372,12 @@ impl Merged {
             let is_moved = |before: &IndexEntry| {
                 shape.overlays && entry.virtual_segment.get() == BASE && is_elsewhere(before)
             };
+            let is_same = |before: &IndexEntry| shape.copies && *before == entry;
             let is_saved = |before: &IndexEntry| before.virtual_segment.get() == BASE && is_elsewhere(&entry);
-            if found.is_some_and(|before| !comes_home(&before) && !is_moved(&before) && !is_saved(&before)) {
+            let is_known = |before: &IndexEntry| {
+                comes_home(before) || is_moved(before) || is_saved(before) || is_same(before)
+            };
+            if found.is_some_and(|before| !is_known(&before)) {
                 let place = Place::default().sequence(smallest.1).block(smallest.0);
                 checker.found(Code::Index, place, "two runs have this version, and it has not come home");
             }

@@ -16,9 +16,9 @@ use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 pub(super) use crate::format::batch::Batch;
 use crate::format::batch::{
-    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK,
-    KIND_SAVED, KIND_SAVED_IN_PLACE, KIND_ZERO, MAGIC, VERSION, decode, has_payload, header_bytes,
-    is_in_place,
+    BatchEntry, BatchHeader, Decoded, ENTRIES_MAX, KIND_COPIED, KIND_DATA, KIND_DISCARD, KIND_PLACED,
+    KIND_ROLLBACK, KIND_SAVED, KIND_SAVED_IN_PLACE, KIND_ZERO, MAGIC, VERSION, decode, has_payload,
+    header_bytes, is_in_place,
 };
 use crate::format::crc32c;
 
@@ -171,12 +171,14 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
             return Some("an entry has a tag, and this version has none");
         }
         match entry.kind.get() {
-            kind if (shape.saves && !is_of_branch) != (kind == KIND_SAVED) => {
+            kind if (shape.saves && !is_of_branch) != (kind == KIND_SAVED)
+                || (kind == KIND_COPIED && (!shape.copies || is_of_branch)) =>
+            {
                 return Some("an entry is of a kind that its backend writes none of");
             }
-            KIND_DATA | KIND_SAVED if entry.payload.get() == payload => payload += blocks,
+            KIND_DATA | KIND_SAVED | KIND_COPIED if entry.payload.get() == payload => payload += blocks,
             KIND_ZERO | KIND_DISCARD if entry.payload.get() == payload || entry.payload.get() == 0 => {}
-            KIND_DATA | KIND_SAVED | KIND_ZERO | KIND_DISCARD => {
+            KIND_DATA | KIND_SAVED | KIND_COPIED | KIND_ZERO | KIND_DISCARD => {
                 return Some("an entry has not the payload that follows");
             }
             _ => return Some("an entry is of a kind that this version writes none of"),
@@ -376,7 +378,9 @@ fn take_in(tail: &mut Tail, batch: &Batch, number: u32, block: u32, shape: &Shap
         if entry.blocks.get() == 0 {
             continue;
         }
-        tail.note(entry.address(), entry.blocks.get().into(), sequence);
+        if entry.kind.get() != KIND_COPIED {
+            tail.note(entry.address(), entry.blocks.get().into(), sequence);
+        }
         if has_payload(entry.kind.get()) {
             tail.named.entry(number).or_default().extend(slot..slot + entry.blocks.get());
             slot += entry.blocks.get();

@@ -748,6 +748,7 @@ mod tests {
             thin: false,
             saves: false,
             overlays: false,
+            copies: false,
             keeps_past: false,
             goes_back: false,
             has_snapshots: false,

@@ -26,6 +26,7 @@ const BACKEND_LOG: u32 = 2;
 const BACKEND_LINEAR: u32 = 3;
 const BACKEND_COW: u32 = 4;
 const BACKEND_OVERLAY: u32 = 5;
+const BACKEND_LOGGED_COW: u32 = 6;
 /// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
 const GATHERED_FIRST: u32 = 1 << 30;
 pub(super) const HOME_FIRST: u32 = 1 << 31;
@@ -71,6 +72,8 @@ pub(super) struct Shape {
     pub saves: bool,
     /// What is written over its base lies in the log, until it is brought there.
     pub overlays: bool,
+    /// What the log brings to the base overwrites nothing that has not been copied.
+    pub copies: bool,
     /// Superseded blocks are kept.
     pub keeps_past: bool,
     /// It has gone back to an earlier moment, or was about to.
@@ -111,6 +114,7 @@ impl Shape {
             index_pages: 0,
             saves: false,
             overlays: false,
+            copies: false,
             linear: false,
             thin: false,
             keeps_past: false,
@@ -268,7 +272,7 @@ fn not_judged(record: &Superblock) -> Option<Reason> {
     if unknown != 0 {
         return Some(Reason::UnknownFeatures { unknown });
     }
-    let is_backend = (BACKEND_DIRECT..=BACKEND_OVERLAY).contains(&record.backend.get());
+    let is_backend = (BACKEND_DIRECT..=BACKEND_LOGGED_COW).contains(&record.backend.get());
     (!is_backend).then(|| Reason::UnknownBackend { found: record.backend.get() })
 }
 
@@ -331,11 +335,11 @@ pub(super) async fn readable(checker: &mut Checker<'_>) -> Result<Readable> {
 }
 
 fn has_log(record: &Superblock) -> bool {
-    matches!(record.backend.get(), BACKEND_LOG | BACKEND_LINEAR | BACKEND_COW | BACKEND_OVERLAY)
+    has_base(record) || matches!(record.backend.get(), BACKEND_LOG | BACKEND_LINEAR)
 }
 
 fn has_base(record: &Superblock) -> bool {
-    matches!(record.backend.get(), BACKEND_COW | BACKEND_OVERLAY)
+    matches!(record.backend.get(), BACKEND_COW | BACKEND_OVERLAY | BACKEND_LOGGED_COW)
 }
 
 fn breaks_snapshots(record: &Superblock) -> bool {
@@ -629,7 +633,8 @@ fn shape(record: &Superblock) -> Shape {
         linear: record.backend.get() == BACKEND_LINEAR,
         thin: is_thin(record),
         saves: record.backend.get() == BACKEND_COW,
-        overlays: record.backend.get() == BACKEND_OVERLAY,
+        overlays: matches!(record.backend.get(), BACKEND_OVERLAY | BACKEND_LOGGED_COW),
+        copies: record.backend.get() == BACKEND_LOGGED_COW,
         keeps_past: record.retention_bytes.get() > 0,
         goes_back: record.features_incompatible.get() & FEATURE_ROLLBACK != 0,
         has_snapshots: record.features_incompatible.get() & FEATURE_SNAPSHOTS != 0,

@@ -43,6 +43,10 @@ pub const KIND_PLACED: u32 = 9;
 /// extent's virtual segment and, in its upper half, the checksum.
 pub const KIND_SAVED_IN_PLACE: u32 = 10;
 
+/// `kind` of an entry whose payload is what the base held of blocks that have newer versions in the log. The run of a
+/// checkpoint says of which version each is; until then nobody refers to them, and after a crash nobody will.
+pub const KIND_COPIED: u32 = 11;
+
 /// Whether what an entry of this kind tells of lies in a linear object.
 pub fn is_in_place(kind: u32) -> bool {
     matches!(kind, KIND_PLACED | KIND_SAVED_IN_PLACE)
@@ -50,14 +54,14 @@ pub fn is_in_place(kind: u32) -> bool {
 
 /// Whether entries of this kind have payload.
 pub fn has_payload(kind: u32) -> bool {
-    matches!(kind, KIND_DATA | KIND_SAVED)
+    matches!(kind, KIND_DATA | KIND_SAVED | KIND_COPIED)
 }
 
 /// One entry of a batch. Its sequence is the batch's `first_sequence` and its position.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback, 8 saved, 9 placed, 10 saved in place |
+/// | 0 | 4 | `kind`: 1 data, 2 zero, 3 discard, 4 snapshot mark, 5 group begin, 6 group commit, 7 rollback, 8 saved, 9 placed, 10 saved in place, 11 copied |
 /// | 4 | 4 | `branch`: whose blocks they are; 0, the volume itself |
 /// | 8 | 8 | `lba`: first block |
 /// | 16 | 4 | `blocks`: of the range |

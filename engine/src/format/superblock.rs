@@ -135,7 +135,7 @@ impl Area {
 /// | 64 | 8 | `features_compatible`: may be ignored |
 /// | 72 | 8 | `features_read_only`: unknown ones forbid writing |
 /// | 80 | 8 | `features_incompatible`: unknown ones forbid opening |
-/// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear, 4 cow, 5 overlay |
+/// | 88 | 4 | `backend`: 1 direct, 2 log, 3 linear, 4 cow, 5 overlay, 6 logged-cow |
 /// | 92 | 4 | `state`: 1 open, 2 closed |
 /// | 96 | 8 | `device_bytes`: the device's size when the pool was made or last grown |
 /// | 104 | 8 | `volume_bytes` |

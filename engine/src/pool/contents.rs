@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use super::copies::Copies;
 use super::gathered::Gathered;
 use super::history::Rollback;
 use super::homecoming::Homecoming;
@@ -24,8 +25,8 @@ use super::metadata::{ALL_ACCEPTED, GATHERED_FIRST, HOME_FIRST, Metadata};
 use super::snapshots::{Keeping, Snapshot};
 use crate::error::Result;
 use crate::format::batch::{
-    BatchEntry, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK, KIND_SAVED, KIND_SAVED_IN_PLACE,
-    KIND_ZERO,
+    BatchEntry, KIND_COPIED, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK, KIND_SAVED,
+    KIND_SAVED_IN_PLACE, KIND_ZERO,
 };
 use crate::format::index_page::{BASE, IndexDeath, IndexEntry, has_slots};
 use crate::format::journal::Change;
@@ -74,6 +75,8 @@ pub struct Contents {
     held_back: RefCell<Vec<IndexDeath>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
     homecoming: RefCell<Homecoming>,
+    /// What is being copied of the base.
+    pub(super) copies: RefCell<Copies>,
     /// Reads under way, by physical segment.
     readers: RefCell<Vec<u32>>,
     /// Sequences and the times they were written at, some time apart.
@@ -177,6 +180,7 @@ impl Contents {
             held_back: RefCell::new(held_back),
             touched: RefCell::default(),
             homecoming: RefCell::default(),
+            copies: RefCell::default(),
             readers: RefCell::new(vec![0; segments]),
             times: RefCell::default(),
         });
@@ -224,6 +228,11 @@ impl Contents {
                         _ if self.save(address + at, version, pinned) => {}
                         _ => self.kill((virtual_segment, slot)),
                     }
+                }
+            }
+            KIND_COPIED => {
+                for (at, checksum) in (0..).zip(checksums) {
+                    self.take_in_copy(address + u64::from(at), (virtual_segment, slot + at), *checksum);
                 }
             }
             KIND_PLACED | KIND_SAVED_IN_PLACE => self.take_in_place(entry, sequence, pinned),
@@ -355,7 +364,7 @@ impl Contents {
     }
 
     /// Whether a pinned moment sees a version that has died like this.
-    fn is_pinned_until(&self, death: &IndexDeath) -> bool {
+    pub(super) fn is_pinned_until(&self, death: &IndexDeath) -> bool {
         let [from, to] = moments_of(death);
         #[cfg(feature = "mutations")]
         let [from, to] = match crate::mutation::is_on(crate::mutation::Mutation::BranchMixedUp) {

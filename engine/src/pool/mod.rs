@@ -6,6 +6,7 @@
 
 pub mod branches;
 pub mod contents;
+mod copies;
 pub mod gathered;
 pub mod history;
 pub mod homecoming;

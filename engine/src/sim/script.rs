@@ -266,7 +266,7 @@ impl Script {
         let (block, segment) = (u64::from(self.block_bytes), u64::from(self.segment_bytes));
         let fill = match backend {
             Backend::Linear => Fill::Whole,
-            Backend::Cow | Backend::Overlay => Fill::Beside,
+            backend if backend.has_base() => Fill::Beside,
             _ => Fill::Cleaned,
         };
         if backend.has_base() {
@@ -288,7 +288,7 @@ impl Script {
         }
         let past_bytes = 2 * self.retention_bytes;
         self.device_bytes = device_bytes + past_bytes + random.below(4) * segment;
-        if backend == Backend::Linear {
+        if matches!(backend, Backend::Linear | Backend::LoggedCow) {
             self.apply = ApplyOptions {
                 mode: if random.chance(1, 2) { ApplyMode::Absorb } else { ApplyMode::Strict },
                 // Nobody would apply what a full log waits for.
@@ -340,7 +340,8 @@ impl Script {
         let taken = (0..6 + random.below(12)).map(|_| 0);
         let opened = (0..3 + random.below(4)).map(|_| 1);
         let looked = (0..3 + random.below(4)).map(|_| 2);
-        let back = (0..if self.backend == Backend::Overlay { random.below(4) } else { 0 }).map(|_| 3);
+        let goes_back = self.backend != Backend::Cow;
+        let back = (0..if goes_back { random.below(4) } else { 0 }).map(|_| 3);
         let folded = (0..if self.backend == Backend::Overlay { 1 + random.below(4) } else { 0 }).map(|_| 4);
         for what in taken.chain(opened).chain(looked).chain(back).chain(folded) {
             let step = match what {
@@ -357,7 +358,9 @@ impl Script {
             self.go_back();
         }
         self.write_snapshots();
-        self.place_in_objects();
+        if self.backend != Backend::LoggedCow {
+            self.place_in_objects();
+        }
     }
 
     /// In some of these, snapshots have linear objects. What is drawn is its own, as below. There is not always room for

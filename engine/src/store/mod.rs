@@ -6,6 +6,7 @@
 mod cow;
 mod direct;
 pub mod log;
+mod logged_cow;
 mod overlay;
 
 use crate::buf::Buf;
@@ -17,6 +18,7 @@ use crate::runtime::{FailureFlag, RangeGuard};
 use crate::units::{ByteOffset, Seq};
 use cow::Cow;
 use log::{Access, HomeDevice, LogStore, OpenOptions};
+use logged_cow::LoggedCow;
 use overlay::Overlay;
 
 /// Which way of keeping a volume.
@@ -32,12 +34,15 @@ pub enum Backend {
     Cow,
     /// Every block in its place until a snapshot sees it; changes go elsewhere from then on.
     Overlay,
+    /// A log in front, and every block in its place behind it; what a snapshot sees there is copied before what comes
+    /// out of the log overwrites it.
+    LoggedCow,
 }
 
 impl Backend {
     /// All backends of this build.
-    pub const ALL: [Backend; 5] =
-        [Backend::Direct, Backend::Log, Backend::Linear, Backend::Cow, Backend::Overlay];
+    pub const ALL: [Backend; 6] =
+        [Backend::Direct, Backend::Log, Backend::Linear, Backend::Cow, Backend::Overlay, Backend::LoggedCow];
 
     /// The name that users write.
     pub fn name(self) -> &'static str {
@@ -47,6 +52,7 @@ impl Backend {
             Backend::Linear => "linear",
             Backend::Cow => "cow",
             Backend::Overlay => "overlay",
+            Backend::LoggedCow => "logged-cow",
         }
     }
 
@@ -60,7 +66,7 @@ impl Backend {
             let reason = Reason::InvalidSetting {
                 name: "backend",
                 value,
-                rule: "this build has: direct, log, linear, cow, overlay",
+                rule: "this build has: direct, log, linear, cow, overlay, logged-cow",
             };
             Error::new("create", reason)
         })
@@ -68,7 +74,7 @@ impl Backend {
 
     /// Whether every block has its place in an area of its own, beside the segments of a log.
     pub fn has_base(self) -> bool {
-        matches!(self, Backend::Cow | Backend::Overlay)
+        matches!(self, Backend::Cow | Backend::Overlay | Backend::LoggedCow)
     }
 
     /// The number that stands for it in a superblock.
@@ -79,6 +85,7 @@ impl Backend {
             Backend::Linear => 3,
             Backend::Cow => 4,
             Backend::Overlay => 5,
+            Backend::LoggedCow => 6,
         }
     }
 
@@ -108,6 +115,7 @@ pub(crate) enum Store {
     Log(LogStore),
     Cow(Cow),
     Overlay(Overlay),
+    LoggedCow(LoggedCow),
     Alone(Alone),
 }
 
@@ -128,6 +136,7 @@ impl Store {
         Ok(match backend {
             Backend::Cow => Self::Cow(Cow::open(log).await?),
             Backend::Overlay => Self::Overlay(Overlay { layers: log }),
+            Backend::LoggedCow => Self::LoggedCow(LoggedCow { log }),
             _ => Self::Log(log),
         })
     }
@@ -138,6 +147,7 @@ impl Store {
             Self::Log(log) => log.backend(),
             Self::Cow(_) => Backend::Cow,
             Self::Overlay(_) => Backend::Overlay,
+            Self::LoggedCow(_) => Backend::LoggedCow,
             Self::Alone(alone) => alone.backend,
         }
     }
@@ -148,6 +158,7 @@ impl Store {
             Self::Log(log) => Ok(log),
             Self::Cow(cow) => Ok(&cow.past),
             Self::Overlay(overlay) => Ok(&overlay.layers),
+            Self::LoggedCow(logged) => Ok(&logged.log),
             Self::Alone(alone) => {
                 let reason = Reason::DeviceMissing { role: "log", id: alone.log_id.clone() };
                 Err(Error::new("open the past", reason).on(alone.base.device().name()))
@@ -195,6 +206,7 @@ impl Store {
             Self::Log(log) => log.close().await,
             Self::Cow(cow) => cow.close(io).await,
             Self::Overlay(overlay) => overlay.close(io).await,
+            Self::LoggedCow(logged) => logged.log.close().await,
             Self::Alone(alone) => alone.base.flush(io).await,
         }
     }
@@ -205,6 +217,7 @@ impl Store {
             Self::Log(log) => log.read(offset, buf, io).await,
             Self::Cow(cow) => cow.read(offset, buf, io).await,
             Self::Overlay(overlay) => overlay.read(offset, buf, io).await,
+            Self::LoggedCow(logged) => logged.log.read(offset, buf, io).await,
             Self::Alone(alone) => alone.base.read(offset, buf, io).await,
         }
     }
@@ -220,6 +233,7 @@ impl Store {
             }
             Self::Cow(cow) => cow.write(offset, buf, io).await,
             Self::Overlay(overlay) => overlay.write(offset, buf, io).await,
+            Self::LoggedCow(logged) => logged.write(offset, buf, io).await,
             Self::Alone(alone) => alone.base.write(offset, buf, io).await,
         }
     }
@@ -230,6 +244,7 @@ impl Store {
             Self::Log(log) => log.flush().await,
             Self::Cow(cow) => cow.flush(io).await,
             Self::Overlay(overlay) => overlay.flush(io).await,
+            Self::LoggedCow(logged) => logged.log.flush().await,
             Self::Alone(alone) => alone.base.flush(io).await,
         }
     }
@@ -240,6 +255,7 @@ impl Store {
             Self::Log(log) => log.discard(offset, length, io).await,
             Self::Cow(cow) => cow.discard(offset, length, io).await,
             Self::Overlay(overlay) => overlay.discard(offset, length, io).await,
+            Self::LoggedCow(logged) => logged.log.discard(offset, length, io).await,
             Self::Alone(alone) => alone.base.discard(offset, length, io).await,
         }
     }
@@ -250,6 +266,7 @@ impl Store {
             Self::Log(log) => log.write_zeroes(offset, length, io).await,
             Self::Cow(cow) => cow.write_zeroes(offset, length, io).await,
             Self::Overlay(overlay) => overlay.write_zeroes(offset, length, io).await,
+            Self::LoggedCow(logged) => logged.log.write_zeroes(offset, length, io).await,
             Self::Alone(alone) => alone.base.write_zeroes(offset, length, io).await,
         }
     }

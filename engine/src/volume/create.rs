@@ -264,7 +264,7 @@ fn shape(
     }
     if options.objects == ObjectKind::Linear {
         let why_not = match options {
-            options if !options.backend.has_base() => {
+            options if !matches!(options.backend, Backend::Cow | Backend::Overlay) => {
                 Some("only snapshots of cow and overlay volumes have them")
             }
             options if options.snapshot_bytes.is_some() => {
@@ -285,7 +285,8 @@ fn shape(
     if !(SNAPSHOTS_MIN..=SNAPSHOTS_MAX).contains(&snapshots_max)
         || (options.snapshots_max.is_some() && !has_snapshots)
     {
-        let rule = "256 to 16384, of a volume that keeps snapshots (log, cow, overlay), are possible";
+        let rule =
+            "256 to 16384, of a volume that keeps snapshots (log, cow, overlay, logged-cow), are possible";
         return wrong("number of snapshots", snapshots_max.into(), rule);
     }
     if let Some(device) = volume_device
@@ -302,7 +303,7 @@ fn shape(
             let layout = Layout::plan(device_bytes, options.size_bytes, region)?;
             (layout, layout.data.bytes.get(), 0)
         }
-        Backend::Log | Backend::Linear | Backend::Cow | Backend::Overlay => {
+        _ => {
             let by_size = (device_bytes / 128).next_power_of_two().clamp(64 << 10, 8 << 20) as u32;
             let segment_bytes = options.segment_bytes.unwrap_or(by_size);
             let blocks = segment_bytes / block_bytes;
@@ -330,11 +331,11 @@ fn shape(
                 home = Some(area);
             }
             let fill = match (home, options.backend, options.thin) {
-                (Some(area), Backend::Cow | Backend::Overlay, _) => Fill::BesideApart(area.bytes.get()),
+                (Some(area), backend, _) if backend.has_base() => Fill::BesideApart(area.bytes.get()),
                 (Some(area), _, thin) => Fill::Apart { segments: area.bytes.get() / segment, thin },
                 (None, Backend::Linear, true) => Fill::Thin,
                 (None, Backend::Linear, false) => Fill::Whole,
-                (None, Backend::Cow | Backend::Overlay, _) => Fill::Beside,
+                (None, backend, _) if backend.has_base() => Fill::Beside,
                 _ => Fill::Cleaned,
             };
             // Beside the volume there is room for some objects.

@@ -192,6 +192,16 @@ pub fn rename_death(death: &mut IndexDeath, rename: impl Fn(u64, (u32, u32)) -> 
     (death.virtual_segment, death.slot) = (virtual_segment.into(), (slot as u16).into());
 }
 
+/// Gives the place of an entry its new name; in the base it has none.
+pub fn rename_entry(entry: &mut IndexEntry, rename: impl Fn(u64, (u32, u32)) -> (u32, u32)) {
+    let place = (entry.virtual_segment.get(), entry.slot.get());
+    let (number, slot) = rename(entry.sequence.get(), place);
+    (entry.virtual_segment, entry.slot) = (number.into(), slot.into());
+    if number == BASE {
+        entry.checksum = 0.into();
+    }
+}
+
 /// Merges runs that follow each other. `oldest`: no run is older than these. `rename` gives the name that the place
 /// (virtual segment and slot) of a version of this birth goes by from now on; in the base it has none. `None` if nothing is left.
 ///
@@ -233,14 +243,11 @@ pub async fn merge(
             if next.is_none_or(|next| next.lba != first.lba) {
                 judge.end();
             }
-            while let Some(entry) = judge.give() {
-                let place = (entry.virtual_segment.get(), entry.slot.get());
-                let (number, slot) = rename(entry.sequence.get(), place);
-                let says_nothing = oldest && !has_older && number == blank;
+            while let Some(mut entry) = judge.give() {
+                rename_entry(&mut entry, &rename);
+                let says_nothing = oldest && !has_older && entry.virtual_segment == blank;
                 if !says_nothing && !is_gone {
-                    let checksum = if number == BASE { 0.into() } else { entry.checksum };
-                    let (virtual_segment, slot) = (number.into(), slot.into());
-                    writer.push(&IndexEntry { virtual_segment, slot, checksum, ..entry }).await?;
+                    writer.push(&entry).await?;
                     has_older = true;
                 }
             }

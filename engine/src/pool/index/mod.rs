@@ -282,6 +282,40 @@ impl Index {
         self.note(lba, Version { birth: sequence, ..Version::IN_BASE }, Some(pinned));
     }
 
+    /// What the base holds of a block whose current version `now` lies elsewhere, and the versions since then, oldest first,
+    /// that one included. `None` where that has been copied. All but `now` are in runs.
+    ///
+    /// # Errors
+    /// As [`Index::current`].
+    pub async fn in_base(&self, lba: u64, now: &Version) -> Result<Option<(Version, Vec<IndexEntry>)>> {
+        let (runs, mut later) = (self.runs(), vec![now.entry(lba)]);
+        let held = loop {
+            let oldest = later.last().map_or(0, |entry| entry.sequence.get());
+            // What the volume was at first lies elsewhere.
+            let Some(before) = oldest.checked_sub(1) else { return Ok(None) };
+            match self.newest(&runs, lba, before).await? {
+                None => break self.blank(lba),
+                Some(entry) if entry.virtual_segment.get() == BASE => break Version::of(&entry),
+                Some(entry) => later.push(entry),
+            }
+        };
+        later.reverse();
+        Ok(Some((held, later)))
+    }
+
+    /// Notes where a version of a block lies that the base has held, and anew where the later ones do: what a run says of a
+    /// block is believed of all its versions up to the newest one there.
+    pub fn note_copied(&self, lba: u64, copy: Version, later: &[IndexEntry]) {
+        let fresh = &mut *self.fresh.borrow_mut();
+        fresh.entries.push(copy.entry(lba));
+        fresh.entries.extend_from_slice(later);
+    }
+
+    /// Counts what gives places new names, and moves versions from memory to runs.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
     /// The run of the checkpoint that is about to begin says that the base has this version of a block. The current image
     /// learns of it by [`Index::found_in_base`], once that is durable.
     pub fn note_in_base(&self, lba: u64, birth: u64) {
@@ -453,6 +487,7 @@ impl Index {
         self.changes.set(self.changes.get() + 1);
         self.current.borrow_mut().rename(&rename);
         let fresh = &mut *self.fresh.borrow_mut();
+        fresh.entries.iter_mut().for_each(|entry| merge::rename_entry(entry, &rename));
         fresh.deaths.iter_mut().for_each(|death| merge::rename_death(death, &rename));
         fresh.deaths.retain(|death| death.virtual_segment.get() != BASE);
         fresh.saved.values_mut().for_each(|version| version.rename(&rename));

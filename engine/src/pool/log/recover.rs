@@ -14,7 +14,7 @@ use super::{Geometry, Tail};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{
-    self, Batch, BatchEntry, Decoded, KIND_DISCARD, KIND_ROLLBACK, KIND_SAVED, has_payload, is_in_place,
+    self, Batch, BatchEntry, Decoded, KIND_DISCARD, KIND_ROLLBACK, has_payload, is_in_place,
 };
 use crate::format::journal::{Lease, Opening};
 use crate::pool::contents::Contents;
@@ -120,7 +120,7 @@ pub async fn recover(
                 kind if is_in_place(kind) => {
                     ends_within(contents, entry, geometry, volume_blocks) && is_in_object(contents, entry)
                 }
-                kind if kind > KIND_DISCARD && kind != KIND_SAVED => true,
+                kind if kind > KIND_DISCARD && !has_payload(kind) => true,
                 _ => {
                     is_known(contents, entry.branch.get())
                         && ends_within(contents, entry, geometry, volume_blocks)

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use super::bringing::Bringing;
 use super::{Core, LogStore};
 use crate::device::{Cause, Io};
 use crate::error::{Error, Reason, Result};
@@ -240,6 +241,9 @@ impl LogStore {
 
     /// Applies everything up to a sequence, or all there is, and makes that durable. How far it is then.
     pub async fn apply(&self, through: Option<Seq>) -> Result<Seq> {
+        if let Some(bringing) = self.core.bringing() {
+            return self.bring(bringing, through).await;
+        }
         let (linear, log) = self.linear("apply")?;
         let name = self.core.device.name();
         // Only what is durable is applied.
@@ -284,6 +288,7 @@ impl LogStore {
 
     /// Where that is wanted, applies before the volume is served what may be applied and can be.
     pub(super) async fn apply_at_open(&self) -> Result<()> {
+        self.bring_at_open().await?;
         let Some(linear) = self.core.linear.as_ref().filter(|linear| linear.options.at_open) else {
             return Ok(());
         };
@@ -329,9 +334,9 @@ impl LogStore {
         context.to_its_end("accept", async move { core.accept(through).await }).await
     }
 
-    /// How far applying is, where there is a linear volume.
+    /// How far applying is, where there is something that the log is applied to.
     pub fn apply_status(&self) -> Option<ApplyStatus> {
-        let linear = self.core.linear.as_ref()?;
+        let Some(linear) = &self.core.linear else { return self.core.bringing().map(Bringing::status) };
         let state = self.core.contents.journal().state();
         Some(ApplyStatus {
             applied: linear.cursor.get().sequence.get(),

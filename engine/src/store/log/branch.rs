@@ -11,7 +11,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::{Core, LogStore, Reserved, SnapshotInfo};
+use super::space::Reserved;
+use super::{Core, LogStore, SnapshotInfo};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::Change;
 use crate::pool::branches::{Branch, LEVELS_MAX, Origin};

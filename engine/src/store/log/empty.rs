@@ -225,16 +225,19 @@ fn cold_after(state: &Metadata, now: u64) -> u64 {
 }
 
 impl Core {
+    /// Whether free segments run short.
+    pub(super) fn is_scarce(&self) -> bool {
+        let enough = RESERVED_SEGMENTS as usize + self.leases_wanted().div_ceil(FREE_ENOUGH_OF_LEASES);
+        self.contents.journal().state().free_segments() as usize <= enough
+    }
+
     /// What to do for free segments, if they run short and it wins any.
     pub(super) fn choose_emptying(&self) -> Option<Emptying> {
-        if self.linear.is_some() {
+        if self.linear.is_some() || !self.is_scarce() {
             return None;
         }
         let state = self.contents.journal().state();
         let free = state.free_segments();
-        if free as usize > RESERVED_SEGMENTS as usize + self.leases_wanted().div_ceil(FREE_ENOUGH_OF_LEASES) {
-            return None;
-        }
         // Looking costs as much as there are rows; little can have died since nothing was found to be won.
         let (now, is_short) = (self.sequence(), self.is_short());
         if now < self.look_again.get() && !is_short {

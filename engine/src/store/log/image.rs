@@ -279,7 +279,14 @@ impl Image {
                     }
                     continue;
                 }
-                // It may have been saved, and then overwritten, while it was read.
+                // It may have been copied, and then overwritten, while it was read.
+                Ok(()) if self.core.bringing().is_some() && versions.iter().any(Version::is_in_base) => {
+                    looked_up = self.versions(first, blocks).await;
+                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
+                        return (Ok(()), buf);
+                    }
+                    continue;
+                }
                 Ok(()) if self.core.backend == Backend::Cow => {
                     match self.is_as_read(first, &versions).await {
                         Ok(true) => return (Ok(()), buf),

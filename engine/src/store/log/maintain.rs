@@ -415,6 +415,7 @@ impl Core {
         }
         match &self.linear {
             Some(linear) => self.why_not_applied(linear, log),
+            None if self.has_to_bring() => None,
             None => {
                 Some("snapshots, open images and the volume itself fill it; delete snapshots or close images")
             }

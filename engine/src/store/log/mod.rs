@@ -14,6 +14,7 @@
 mod alone;
 mod apply;
 mod branch;
+mod bringing;
 mod empty;
 mod fold;
 mod grow;
@@ -47,7 +48,6 @@ pub use open::{INDEX_BYTES, OpenOptions, RecoveryReport, format, leases};
 pub(super) use read::join_parts;
 pub(super) use save::{Goes, Piece};
 pub use snapshot::SnapshotInfo;
-pub(super) use space::Reserved;
 pub use space::{SnapshotSpace, WhenFull};
 pub use throttle::THROTTLE_NS_MAX;
 pub use volumes::FurtherVolume;

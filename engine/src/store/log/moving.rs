@@ -14,10 +14,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::bringing::Bringing;
 use super::{Core, LogStore};
 use crate::buf::Buf;
 use crate::device::{Cause, Io};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pool::index::Pinned;
 use crate::pool::index::current::Version;
 use crate::pool::metadata::Metadata;
@@ -31,6 +32,8 @@ const BATCH_BYTES: usize = 1 << 20;
 /// What is on its way home.
 #[derive(Debug)]
 pub(super) struct Moving {
+    /// Where all blocks go home, read or not.
+    pub bringing: Option<Bringing>,
     noted: RefCell<BTreeSet<u64>>,
     noticed: Signal,
     /// Durable in the base; the next checkpoint says so.
@@ -50,15 +53,51 @@ pub(super) struct Moved {
     _pinned: Pinned,
 }
 
+/// How many blocks of a batch have gone home, and why others could not, if there are any.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub moved: usize,
+    pub failed: Option<Error>,
+}
+
+impl Batch {
+    /// What has been done, without what could not be.
+    pub fn done<T>(&mut self, results: impl IntoIterator<Item = Result<T>>) -> Vec<T> {
+        let taken =
+            results.into_iter().filter_map(|result| result.map_err(|error| self.failed = Some(error)).ok());
+        taken.collect()
+    }
+}
+
 /// Blocks that follow each other, and what they hold.
 struct Piece {
     blocks: Vec<Moved>,
     buf: Buf,
 }
 
+impl Moved {
+    pub fn place(&self) -> (u64, Version) {
+        (self.lba, self.version)
+    }
+}
+
+/// A piece without the blocks that stay where they are, in parts that hold something.
+pub(super) fn split_at(piece: Vec<Moved>, stays: impl Fn(&Moved) -> bool) -> Vec<Vec<Moved>> {
+    let mut parts = vec![Vec::new()];
+    for moved in piece {
+        match (stays(&moved), parts.last_mut()) {
+            (false, Some(part)) => part.push(moved),
+            _ => parts.push(Vec::new()),
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
 impl Moving {
-    pub fn new(context: &Context) -> Self {
+    pub fn new(context: &Context, bringing: Option<Bringing>) -> Self {
         Self {
+            bringing,
             noted: RefCell::default(),
             noticed: Signal::new(context),
             copied: RefCell::default(),
@@ -94,6 +133,11 @@ impl Moving {
         self.moved_blocks.get()
     }
 
+    /// Whether there is something that the next checkpoint tells.
+    pub fn has_news(&self) -> bool {
+        !self.copied.borrow().is_empty()
+    }
+
     fn take(&self, most: usize) -> Vec<u64> {
         let noted = &mut *self.noted.borrow_mut();
         std::iter::from_fn(|| noted.pop_first()).take(most).collect()
@@ -104,7 +148,8 @@ impl LogStore {
     /// Notes blocks that have been read where they may be moved.
     pub(super) fn note_read(&self, first: u64, versions: &[Version]) {
         // What a writable snapshot has been given has no place in the base.
-        let Some(moving) = self.core.moving.as_ref().filter(|_| self.branch == 0) else { return };
+        let moving = self.core.moving.as_ref().filter(|moving| self.branch == 0 && moving.bringing.is_none());
+        let Some(moving) = moving else { return };
         let mut noted = moving.noted.borrow_mut();
         let before = noted.len();
         let moves = (first..).zip(versions).filter(|(_, version)| self.core.may_move(version));
@@ -116,11 +161,12 @@ impl LogStore {
 }
 
 impl Core {
-    /// Whether it lies in the log, and no older moment is kept: then none can be kept any more, since the window has passed.
-    /// What was born before a return to an earlier moment stays: discarded versions are newer, and a run that came after
+    /// Whether it lies in the log, and no older moment is kept, unless what that sees is copied: then none can be kept any more,
+    /// since the window has passed. What was born before a return to an earlier moment stays: discarded versions are newer, and a run that came after
     /// them would hide them from the moments that they are kept for.
     fn may_move(&self, version: &Version) -> bool {
-        if version.is_zero() || version.is_in_base() || self.contents.is_pinned_before(version.birth) {
+        let copies = self.moving.as_ref().is_some_and(|moving| moving.bringing.is_some());
+        if !version.has_slot() || (!copies && self.contents.is_pinned_before(version.birth)) {
             return false;
         }
         let history = self.contents.index().history();
@@ -129,32 +175,50 @@ impl Core {
 
     pub(super) async fn keep_moving(&self) {
         let Some(moving) = &self.moving else { return };
+        if let Some(bringing) = &moving.bringing {
+            return self.keep_bringing(moving, bringing).await;
+        }
         while !self.failed.is_raised() {
             if moving.noted.borrow().is_empty() {
                 moving.noticed.wait().await;
-            } else if !self.step(self.move_home(moving)).await {
+            } else if !self.step(self.move_noted(moving)).await {
                 return;
             }
         }
     }
 
-    /// Moves one batch. A block that cannot be looked up, read or written stays where it is.
-    async fn move_home(&self, moving: &Moving) -> Result<()> {
+    /// Moves what has been noted, and has the index learn of it.
+    async fn move_noted(&self, moving: &Moving) -> Result<()> {
+        let noted = moving.take(BATCH_BYTES / self.geometry.block_bytes as usize);
+        match self.move_home(moving, noted, u64::MAX).await?.moved {
+            0 => Ok(()),
+            _ => self.checkpoint().await,
+        }
+    }
+
+    /// Moves one batch: of these blocks, those whose newest version was born at `through` at the latest. A block that cannot
+    /// be looked up, read or written stays where it is. The next checkpoint tells of it.
+    pub(super) async fn move_home(&self, moving: &Moving, blocks: Vec<u64>, through: u64) -> Result<Batch> {
         let _turn = self.base_turn.lock(0, 1).await;
-        let moved = self.move_noted(moving).await;
+        let moved = self.move_batch(moving, blocks, through).await;
         moving.under_way.borrow_mut().clear();
         moved
     }
 
-    async fn move_noted(&self, moving: &Moving) -> Result<()> {
+    async fn move_batch(&self, moving: &Moving, blocks: Vec<u64>, through: u64) -> Result<Batch> {
         let index = self.contents.index();
         let mut pieces: Vec<Vec<Moved>> = Vec::new();
-        let mut newest = 0;
-        for lba in moving.take(BATCH_BYTES / self.geometry.block_bytes as usize) {
-            let Ok(pinned) = index.pin(lba, 1).await else { continue };
-            let Some(version) = index.current_now(lba).filter(|version| self.may_move(version)) else {
-                continue;
+        let (mut newest, mut batch) = (0, Batch::default());
+        for lba in blocks {
+            let pinned = match index.pin(lba, 1).await {
+                Ok(pinned) => pinned,
+                Err(error) => {
+                    batch.failed = Some(error);
+                    continue;
+                }
             };
+            let may_move = |version: &Version| version.birth <= through && self.may_move(version);
+            let Some(version) = index.current_now(lba).filter(may_move) else { continue };
             if moving.overwritten.borrow().contains_key(&lba) {
                 continue;
             }
@@ -167,16 +231,17 @@ impl Core {
             }
         }
         if pieces.is_empty() {
-            return Ok(());
+            return Ok(batch);
         }
         let log = self.log()?;
         if log.durable_through() < newest {
             log.flush().await?;
         }
         self.before_base_changes().await?;
-        let reading = pieces.into_iter().map(|blocks| self.read_piece(blocks));
-        let mut pieces: Vec<Piece> =
-            join_all(reading.collect::<Vec<_>>()).await.into_iter().flatten().collect();
+        if moving.bringing.is_some() {
+            self.copy_seen(moving, &mut batch, &mut pieces).await?;
+        }
+        let mut pieces = self.read_pieces(&mut batch, pieces).await;
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::MoveHomeClearsFirst) {
             let blocks = pieces.iter_mut().flat_map(|piece| std::mem::take(&mut piece.blocks));
@@ -188,31 +253,51 @@ impl Core {
         let at: Vec<u64> = pieces.iter().map(first).collect();
         let writing = pieces.drain(..).zip(at).map(|(piece, first)| self.write_piece_home(first, piece));
         let written = join_all(writing.collect::<Vec<_>>()).await;
-        let copied: Vec<Moved> = written.into_iter().flatten().flatten().collect();
+        let copied: Vec<Moved> = batch.done(written).into_iter().flatten().collect();
+        batch.moved = copied.len();
         if copied.is_empty() {
-            return Ok(());
+            return Ok(batch);
         }
         let Some(base) = &self.base else { unreachable!("what has overlays has a base") };
         // After this flush, what is in the base survives, and the index may say so.
         base.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Apply) }).await?;
         moving.copied.replace(copied);
-        self.checkpoint().await
+        Ok(batch)
     }
 
-    async fn read_piece(&self, blocks: Vec<Moved>) -> Option<Piece> {
-        let (first, versions): (_, Vec<Version>) =
-            (blocks.first()?.lba, blocks.iter().map(|block| block.version).collect());
+    /// What is read of these. What has been superseded meanwhile may be gone, and is left out.
+    async fn read_pieces(&self, batch: &mut Batch, mut pieces: Vec<Vec<Moved>>) -> Vec<Piece> {
+        let index = self.contents.index();
+        let mut found = Vec::with_capacity(pieces.len());
+        while !pieces.is_empty() {
+            let reading: Vec<_> = pieces.iter().map(|blocks| self.read_piece(blocks)).collect();
+            let results = join_all(reading).await;
+            for (result, blocks) in results.into_iter().zip(std::mem::take(&mut pieces)) {
+                let is_current = |one: &Moved| index.current_now(one.lba) == Some(one.version);
+                match result {
+                    Ok(buf) => found.push(Piece { blocks, buf }),
+                    Err(error) if blocks.iter().all(is_current) => batch.failed = Some(error),
+                    Err(_) => pieces.extend(split_at(blocks, |one| !is_current(one))),
+                }
+            }
+        }
+        found
+    }
+
+    async fn read_piece(&self, blocks: &[Moved]) -> Result<Buf> {
+        let first = blocks.first().map_or(0, |block| block.lba);
+        let versions: Vec<Version> = blocks.iter().map(|block| block.version).collect();
         let bytes = versions.len() * self.geometry.block_bytes as usize;
-        let buf = self.device.context().buffers().reserved().get(bytes).ok()?;
+        let buf = self.device.context().buffers().reserved().get(bytes)?;
         let (read, buf) = self.read_versions(first, &versions, None, buf, Cause::Apply).await;
-        read.ok().map(|()| Piece { blocks, buf })
+        read.map(|()| buf)
     }
 
-    async fn write_piece_home(&self, first: u64, piece: Piece) -> Option<Vec<Moved>> {
-        let base = self.base.as_ref()?;
+    async fn write_piece_home(&self, first: u64, piece: Piece) -> Result<Vec<Moved>> {
+        let Some(base) = &self.base else { unreachable!("what has overlays has a base") };
         let at = crate::units::ByteOffset(first * u64::from(self.geometry.block_bytes));
         let (written, _buf) = base.write(at, piece.buf, Io::of(Cause::Apply)).await;
-        written.ok().map(|()| piece.blocks)
+        written.map(|()| piece.blocks)
     }
 
     /// A checkpoint begins, and its run is to say what the base has: of which blocks that is still the newest version.

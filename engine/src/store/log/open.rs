@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::alone::BaseMark;
 use super::apply::Linear;
 use super::branch::OpenBranches;
+use super::bringing::Bringing;
 use super::moving::Moving;
 use super::objects::Placing;
 use super::space::{Space, WhenFull};
@@ -70,7 +71,7 @@ pub struct OpenOptions {
     /// index, 2,048 and 3 a block for each segment in use, and little else. The whole list: "Memory" in
     /// docs/ARCHITECTURE.md. Buffers have limits of their own.
     pub index_bytes: usize,
-    /// How the log is applied, where there is a linear volume.
+    /// How the log is applied, where there is a linear volume or the base of a `logged-cow` one.
     pub apply: ApplyOptions,
     /// When the log is full, the past cannot be given up and no space can be won: writes are refused, rather than
     /// wait until there is room.
@@ -244,7 +245,9 @@ impl LogStore {
             let thin = superblock.volume_flags.get() & VOLUME_THIN != 0;
             Linear::new(device.context(), options.apply, extents, thin, journal.state().applied)
         });
-        let moves = options.move_home_on_read && backend == Backend::Overlay && access != Access::Read;
+        let bringing =
+            (backend == Backend::LoggedCow).then(|| Bringing::new(device.context(), options.apply));
+        let moves = bringing.is_some() || (options.move_home_on_read && backend == Backend::Overlay);
         let mut core = Core {
             device: device.clone(),
             backend,
@@ -265,7 +268,7 @@ impl LogStore {
             checkpoints: Cell::default(),
             checkpoint_ended: Signal::new(device.context()),
             fold_wanted: Cell::default(),
-            moving: moves.then(|| Moving::new(device.context())),
+            moving: (moves && access != Access::Read).then(|| Moving::new(device.context(), bringing)),
             base_turn: RangeLock::default(),
             settled: Signal::new(device.context()),
             look_again: Cell::default(),

@@ -10,7 +10,9 @@
 
 use std::ops::Range;
 
+use super::space::Reserved;
 use super::{Core, LogStore};
+use crate::buf::Buf;
 use crate::device::{Cause, Io};
 use crate::error::Result;
 use crate::format::batch::KIND_SAVED;
@@ -84,6 +86,21 @@ impl LogStore {
         Ok(pieces)
     }
 
+    /// The parts of a range, with room for what goes to the log and supersedes nothing there.
+    pub(in crate::store) async fn room_for(
+        &self,
+        offset: ByteOffset,
+        length: u64,
+    ) -> Result<(Vec<Piece>, Reserved<'_>)> {
+        loop {
+            let pieces = self.pieces(offset, length).await?;
+            let blocks = pieces.iter().map(|piece| piece.more_blocks).sum();
+            if let Some(reserved) = self.reserve(blocks).await? {
+                return Ok((pieces, reserved));
+            }
+        }
+    }
+
     /// Copies a part of the base to where it goes, durably, and lets the moments that see it find it there.
     pub(in crate::store) async fn save(&self, piece: &Piece, guard: Option<&RangeGuard>) -> Result<()> {
         let blocks = &piece.blocks;
@@ -99,25 +116,9 @@ impl LogStore {
 
 impl Core {
     async fn save(&self, lba: u64, blocks: u64, guard: Option<RangeGuard>) -> Result<()> {
-        let Some(base) = &self.base else { unreachable!("only a volume with a base saves what it holds") };
-        let block_bytes = u64::from(self.geometry.block_bytes);
-        let pinned = self.contents.index().pin(lba, blocks).await?;
-        let buf = self.device.context().buffers().get((blocks * block_bytes) as usize)?;
-        let (read, buf) = base.read(ByteOffset(lba * block_bytes), buf, Io::of(Cause::Copy)).await;
-        read?;
-        let (kind, payload) = (KIND_SAVED, Some(buf));
-        let blocks = blocks as u32;
-        let entry = Entry {
-            kind,
-            address: lba,
-            blocks,
-            tag: 0,
-            payload,
-            durable: true,
-            guard,
-            pinned,
-            after_flush: 0,
-        };
+        let bytes = blocks * u64::from(self.geometry.block_bytes);
+        let buf = self.device.context().buffers().get(bytes as usize)?;
+        let entry = Entry { durable: true, guard, ..self.entry_of_base(KIND_SAVED, lba, buf).await? };
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::OverwrittenBeforeSaved) {
             let log = std::rc::Rc::clone(self.log()?);
@@ -126,5 +127,18 @@ impl Core {
         }
         let appended = self.log()?.append(entry).await.0;
         self.judge(appended.map(drop), true)
+    }
+
+    /// An entry with what the base holds from a block on, as much as `buf` takes.
+    pub(super) async fn entry_of_base(&self, kind: u32, lba: u64, buf: Buf) -> Result<Entry> {
+        let Some(base) = &self.base else { unreachable!("only a volume with a base saves what it holds") };
+        let block_bytes = u64::from(self.geometry.block_bytes);
+        let blocks = buf.len() as u64 / block_bytes;
+        let pinned = self.contents.index().pin(lba, blocks).await?;
+        let (read, buf) = base.read(ByteOffset(lba * block_bytes), buf, Io::of(Cause::Copy)).await;
+        read?;
+        let (payload, blocks) = (Some(buf), blocks as u32);
+        let (durable, guard) = (false, None);
+        Ok(Entry { kind, address: lba, blocks, tag: 0, payload, durable, guard, pinned, after_flush: 0 })
     }
 }

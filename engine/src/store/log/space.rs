@@ -50,13 +50,20 @@ pub(super) struct Space {
     used_blocks_max: Cell<u64>,
     /// Somebody waits until a snapshot is broken.
     break_wanted: Cell<bool>,
+    /// Writes that wait for room.
+    waiting: Cell<u32>,
 }
 
 impl Space {
     pub fn new(limit_blocks: Option<u64>, when_full: WhenFull) -> Self {
         let used_blocks_max = Cell::new(u64::MAX);
-        let (reserved_blocks, break_wanted) = (Cell::default(), Cell::default());
-        Self { limit_blocks, when_full, reserved_blocks, used_blocks_max, break_wanted }
+        let (reserved_blocks, break_wanted, waiting) = (Cell::default(), Cell::default(), Cell::default());
+        Self { limit_blocks, when_full, reserved_blocks, used_blocks_max, break_wanted, waiting }
+    }
+
+    /// Whether a write waits for room.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.get() > 0
     }
 }
 
@@ -84,8 +91,16 @@ struct Waiting<'a> {
     is_over: bool,
 }
 
+impl<'a> Waiting<'a> {
+    fn new(core: &'a Core) -> Self {
+        core.space.waiting.set(core.space.waiting.get() + 1);
+        Self { core, is_over: false }
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.core.space.waiting.set(self.core.space.waiting.get() - 1);
         if !self.is_over {
             self.core.ask_again();
         }
@@ -115,7 +130,8 @@ impl LogStore {
             return Err(Error::new("write", Reason::Poisoned).on(core.device.name()));
         }
         // What others take may have been counted twice for a moment; what is given up comes free soon.
-        if reserved == 0 && !core.has_given_up() && core.dropped_branch().is_none() {
+        let comes_free = core.has_given_up() || core.dropped_branch().is_some() || core.has_to_bring();
+        if reserved == 0 && !comes_free {
             if space.when_full == WhenFull::Refuse || core.oldest_unlocked().is_none() {
                 let limit_bytes = limit * u64::from(core.geometry.block_bytes);
                 let full = Reason::SnapshotSpaceFull { limit_bytes };
@@ -124,7 +140,7 @@ impl LogStore {
             space.break_wanted.set(true);
         }
         core.log()?.progress.give();
-        let mut waiting = Waiting { core, is_over: false };
+        let mut waiting = Waiting::new(core);
         core.settled.wait().await;
         waiting.is_over = true;
         Ok(None)

@@ -5,7 +5,7 @@ use crate::buf::Buf;
 use crate::device::Io;
 use crate::error::Result;
 use crate::runtime::join_all;
-use crate::store::log::{Goes, Piece, Reserved, join_parts};
+use crate::store::log::{Goes, Piece, join_parts};
 use crate::units::ByteOffset;
 
 /// Bytes that are looked at together before a range of them reads as zero.
@@ -19,7 +19,7 @@ enum Zeroing {
 
 impl Overlay {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let (pieces, reserved) = match self.room_for(offset, buf.len() as u64).await {
+        let (pieces, reserved) = match self.layers.room_for(offset, buf.len() as u64).await {
             Ok(found) => found,
             Err(error) => return (Err(error), buf),
         };
@@ -31,17 +31,6 @@ impl Overlay {
         drop(reserved);
         self.layers.slow_down(pieces.iter().map(|piece| piece.more_blocks).sum()).await;
         done
-    }
-
-    /// The parts of a range, with room for what goes to the log and supersedes nothing there.
-    async fn room_for(&self, offset: ByteOffset, length: u64) -> Result<(Vec<Piece>, Reserved<'_>)> {
-        loop {
-            let pieces = self.layers.pieces(offset, length).await?;
-            let blocks = pieces.iter().map(|piece| piece.more_blocks).sum();
-            if let Some(reserved) = self.layers.reserve(blocks).await? {
-                return Ok((pieces, reserved));
-            }
-        }
     }
 
     async fn write_piece(&self, piece: &Piece, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {

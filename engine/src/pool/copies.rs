@@ -1,0 +1,99 @@
+//! Copies of what the base holds, made while newer versions wait in the log to be brought there.
+//!
+//! Whoever brings a block to the base first asks whether a moment that is kept sees what lies there, and if so has it
+//! copied to the log. The entry with the copy names no version: when it has been written, and only if nothing has happened to the block
+//! meanwhile, the index learns that the version lies there, and the next checkpoint tells the device. So the base is overwritten
+//! behind that checkpoint. After a crash before it, the copy is nobody's, and the base still holds what it held.
+//!
+//! Invariant: what the index learns of a copy and the slot that comes to life for it are of one checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::contents::Contents;
+use super::index::current::Version;
+use crate::error::Result;
+use crate::format::index_page::{IndexDeath, IndexEntry};
+
+/// A version in the base that is being copied.
+#[derive(Debug)]
+struct Copy {
+    /// When it died; where it lies is not known yet.
+    death: IndexDeath,
+    checked: Checked,
+    /// The versions of the block since, oldest first.
+    later: Vec<IndexEntry>,
+}
+
+/// What must not have changed since it was looked at.
+#[derive(Debug, PartialEq, Eq)]
+struct Checked {
+    now: Option<Version>,
+    changes: u64,
+}
+
+/// What is being copied, by block.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    expected: BTreeMap<u64, Copy>,
+    /// Copied, or seen by nobody any more.
+    done: BTreeSet<u64>,
+}
+
+impl Contents {
+    /// Whether what the base holds of a block has to be copied before its current version `now` overwrites it: a moment
+    /// that is kept sees it. Then the entry with the copy is expected. The block's page is pinned, and its other versions
+    /// are in runs.
+    ///
+    /// # Errors
+    /// `MetadataDamaged`, and what the device says.
+    pub async fn expect_copy(&self, lba: u64, now: Version) -> Result<bool> {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::BroughtUncopied) {
+            return Ok(false);
+        }
+        if !self.is_pinned_before(now.birth) {
+            return Ok(false);
+        }
+        let index = self.index();
+        let changes = index.changes();
+        let Some((held, later)) = index.in_base(lba, &now).await? else { return Ok(false) };
+        let births: Vec<u64> = later.iter().map(|entry| entry.sequence.get()).collect();
+        let Some(death) = index.history().death(held.birth, &births) else { return Ok(false) };
+        let death = IndexDeath::new(0, held.birth, death, (0, 0));
+        if !self.is_pinned_until(&death) {
+            return Ok(false);
+        }
+        let copy = Copy { death, checked: Checked { now: Some(now), changes }, later };
+        self.copies.borrow_mut().expected.insert(lba, copy);
+        Ok(true)
+    }
+
+    /// Whether the copy of a block has been made, or nobody needs it any more. To be asked once, when its entry has ended.
+    pub fn take_copied(&self, lba: u64) -> bool {
+        let copies = &mut *self.copies.borrow_mut();
+        copies.expected.remove(&lba);
+        copies.done.remove(&lba)
+    }
+
+    /// A copy has been written. One that nobody expects is of before a crash, and its slot is free.
+    pub(super) fn take_in_copy(&self, lba: u64, place: (u32, u32), checksum: u32) {
+        let expected = self.copies.borrow_mut().expected.remove(&lba);
+        let checked = || Checked { now: self.index().current_now(lba), changes: self.index().changes() };
+        let Some(copy) = expected.filter(|copy| copy.checked == checked()) else {
+            self.kill(place);
+            return;
+        };
+        self.copies.borrow_mut().done.insert(lba);
+        if !self.is_pinned_until(&copy.death) {
+            self.kill(place);
+            return;
+        }
+        if let Some(row) = self.journal().state_mut().rows.get_mut(&place.0) {
+            row.revive(place.1);
+        }
+        self.touch(place.0);
+        let (birth, (virtual_segment, slot)) = (copy.death.birth.get(), place);
+        self.index().note_copied(lba, Version { birth, virtual_segment, slot, checksum }, &copy.later);
+        self.index().note_death(IndexDeath::new(0, birth, copy.death.death.get(), place));
+    }
+}

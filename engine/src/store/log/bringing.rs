@@ -1,0 +1,273 @@
+//! Bringing what lies in the log to the base though snapshots see what is there: a log in front of copy-on-write.
+//!
+//! Every write is an entry of the log, and current there. Rounds go through what the index has learnt since the last one, by
+//! address, and bring the newest version of each block to its place; what is superseded meanwhile never goes there. What a
+//! moment that is kept sees in the base is copied to the log first, once however many see it; what a moment sees in the
+//! log stays there and needs no copy.
+//!
+//! Order for each batch: its entries are durable in the log; the copies are, and a checkpoint says where they lie; the base is
+//! overwritten and flushed; the next checkpoint says so, and gives up the slots in the log. A crash between any of these leaves the
+//! current image, in the log, and every snapshot, in the base or in its copies.
+//!
+//! Place: behind [`super::moving`], which moves; beside it the overlay moves what is read.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+use super::apply::{ApplyOptions, ApplyStatus, STALL_NS};
+use super::moving::{Batch, Moved, Moving, split_at};
+use super::{Core, LogStore};
+use crate::error::{Error, Reason, Result};
+use crate::format::batch::KIND_COPIED;
+use crate::pool::index::current::Version;
+use crate::pool::index::merge::Readers;
+use crate::pool::log::append::Log;
+use crate::runtime::{Context, Signal, join_all};
+use crate::units::{Seq, branch_of};
+
+/// Payload of a batch: what is in memory at a time, and what two checkpoints are made for.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Why blocks stay in the log.
+const LEFT: &str = "blocks of the log or the base cannot be read or written, or there is no room for copies; delete snapshots, or see what the device says";
+
+/// How far the base is.
+#[derive(Debug)]
+pub(super) struct Bringing {
+    options: ApplyOptions,
+    /// The newest version of no block is older than this and in the log, but for what a return to an earlier moment has
+    /// brought back.
+    applied: Cell<u64>,
+    /// What somebody has asked for.
+    wanted: Cell<u64>,
+    /// Why the last round left blocks in the log, if it did.
+    failed: RefCell<Option<Error>>,
+    /// Rounds that have ended.
+    changed: Signal,
+    /// Bytes of the log when the last round began.
+    log_bytes: Cell<u64>,
+}
+
+impl Bringing {
+    pub fn new(context: &Context, options: ApplyOptions) -> Self {
+        Self {
+            options,
+            applied: Cell::new(0),
+            wanted: Cell::new(0),
+            failed: RefCell::default(),
+            changed: Signal::new(context),
+            log_bytes: Cell::new(0),
+        }
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> ApplyStatus {
+        let stalled = self.failed.borrow().as_ref().map(|_| LEFT);
+        ApplyStatus { applied: self.applied.get(), accepted: None, extents: 0, stalled }
+    }
+}
+
+impl LogStore {
+    /// Brings everything that has completed to the base, and makes that durable.
+    pub(super) async fn bring(&self, bringing: &Bringing, through: Option<Seq>) -> Result<Seq> {
+        let core = &self.core;
+        let last = core.sequence();
+        let through = through.map_or(last, |through| through.0);
+        let refused = |reason| Err(Error::new("apply", reason).on(core.device.name()));
+        if through > last {
+            return refused(Reason::UnknownMoment { moment: through, last });
+        }
+        bringing.wanted.set(bringing.wanted.get().max(through));
+        bringing.failed.take();
+        core.log()?.progress.give();
+        while bringing.applied.get() < through {
+            if core.failed.is_raised() {
+                return refused(Reason::Poisoned);
+            }
+            let failed = bringing.failed.borrow().clone();
+            if let Some(failed) = failed {
+                bringing.wanted.set(0);
+                return Err(failed);
+            }
+            bringing.changed.wait().await;
+        }
+        core.checkpoint().await?;
+        Ok(Seq(bringing.applied.get()))
+    }
+
+    /// Where that is wanted, brings everything to the base before the volume is served.
+    pub(super) async fn bring_at_open(&self) -> Result<()> {
+        let Some(bringing) = self.core.bringing().filter(|bringing| bringing.options.at_open) else {
+            return Ok(());
+        };
+        match self.bring(bringing, None).await {
+            // It can be read and written all the same, and says so.
+            Err(_) if bringing.failed.borrow().is_some() => Ok(()),
+            done => done.map(drop),
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn bringing(&self) -> Option<&Bringing> {
+        self.moving.as_ref()?.bringing.as_ref()
+    }
+
+    /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay.
+    pub(super) fn has_to_bring(&self) -> bool {
+        self.bringing().is_some_and(|bringing| {
+            let is_behind = bringing.applied.get() < self.sequence();
+            bringing.options.automatic && bringing.failed.borrow().is_none() && is_behind
+        })
+    }
+
+    pub(super) async fn keep_bringing(&self, moving: &Moving, bringing: &Bringing) {
+        let Some(log) = &self.log else { return };
+        while !self.failed.is_raised() {
+            let target = self.bring_target(bringing, log);
+            if target <= bringing.applied.get() {
+                log.progress.wait().await;
+                continue;
+            }
+            bringing.log_bytes.set(log.figures().bytes);
+            match self.bring_round(moving, bringing.applied.get(), target).await {
+                Ok(failed) => {
+                    if failed.is_none() {
+                        bringing.applied.set(target);
+                    }
+                    bringing.failed.replace(failed);
+                }
+                Err(error) => {
+                    self.step(async { Err(error) }).await;
+                    break;
+                }
+            }
+            bringing.changed.give();
+            self.settled.give();
+            log.progress.give();
+            if bringing.failed.borrow().is_some() {
+                self.device.context().sleep(STALL_NS).await;
+            }
+        }
+        bringing.changed.give();
+        self.settled.give();
+    }
+
+    /// How far to go now: as far as there is anything, where the log has grown enough or there is no room.
+    fn bring_target(&self, bringing: &Bringing, log: &Log) -> u64 {
+        let grown = log.figures().bytes.saturating_sub(bringing.log_bytes.get());
+        let is_due = || grown >= self.checkpoint_bytes || self.is_scarce() || self.space.is_waiting();
+        let automatic = if bringing.options.automatic && is_due() { log.sequence() } else { 0 };
+        automatic.max(bringing.wanted.get()).min(log.sequence())
+    }
+
+    /// Brings to the base what was born after `since` and up to `target`. Why some blocks had to stay, if they had.
+    async fn bring_round(&self, moving: &Moving, since: u64, target: u64) -> Result<Option<Error>> {
+        // All of it is in runs, and durable.
+        if self.contents.journal().state().checkpoint.sequence.get() < target {
+            self.checkpoint().await?;
+        }
+        let runs = self.contents.index().runs();
+        let mut readers = Readers::open(runs.iter().filter(|run| run.last_sequence() > since)).await?;
+        drop(runs);
+        let most = BATCH_BYTES / self.geometry.block_bytes as usize;
+        let (mut failed, mut moved, mut is_end) = (None, 0, false);
+        while !is_end {
+            let mut blocks: Vec<u64> = Vec::new();
+            while blocks.len() < most {
+                // Branches come behind the volume.
+                let entry = readers.next().await?.filter(|entry| branch_of(entry.lba.get()) == 0);
+                let Some(entry) = entry else {
+                    is_end = true;
+                    break;
+                };
+                if entry.sequence.get() > since && blocks.last() != Some(&entry.lba.get()) {
+                    blocks.push(entry.lba.get());
+                }
+            }
+            let batch = self.move_home(moving, blocks, target).await?;
+            failed = failed.or(batch.failed);
+            moved += batch.moved;
+        }
+        if moved > 0 {
+            self.checkpoint().await?;
+        }
+        Ok(failed)
+    }
+
+    /// Copies what kept moments see of the base below these blocks, durably, and the index on the device says where the
+    /// copies lie. Afterwards `pieces` are what may go there.
+    pub(super) async fn copy_seen(
+        &self,
+        moving: &Moving,
+        batch: &mut Batch,
+        pieces: &mut Vec<Vec<Moved>>,
+    ) -> Result<()> {
+        let mut stays = BTreeSet::new();
+        let mut is_news = moving.has_news();
+        let mut unsure: Vec<(u64, Version)> = pieces.iter().flatten().map(Moved::place).collect();
+        while !unsure.is_empty() {
+            let mut seen: Vec<Vec<(u64, Version)>> = Vec::new();
+            for (lba, version) in unsure.drain(..) {
+                if self.contents.index().current_now(lba) != Some(version) {
+                    stays.insert(lba);
+                    continue;
+                }
+                match self.contents.expect_copy(lba, version).await {
+                    Ok(true) => add(&mut seen, (lba, version), self.geometry.entry_blocks_max() as usize),
+                    Ok(false) => {}
+                    Err(error) => {
+                        stays.insert(lba);
+                        batch.failed = Some(error);
+                    }
+                }
+            }
+            is_news |= !seen.is_empty();
+            let copying: Vec<_> = seen.iter().map(|blocks| self.copy(blocks)).collect();
+            for (copied, blocks) in join_all(copying).await.into_iter().zip(seen) {
+                let missed: Vec<_> =
+                    blocks.into_iter().filter(|(lba, _)| !self.contents.take_copied(*lba)).collect();
+                match copied {
+                    // Something has happened meanwhile.
+                    Ok(()) => unsure.extend(missed),
+                    Err(error) => {
+                        stays.extend(missed.into_iter().map(|(lba, _)| lba));
+                        batch.failed = Some(error);
+                    }
+                }
+            }
+        }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::BroughtBeforeTold) {
+            return Ok(());
+        }
+        // Of the batch before, too.
+        if is_news {
+            self.checkpoint().await?;
+        }
+        let all = std::mem::take(pieces);
+        pieces
+            .extend(all.into_iter().flat_map(|piece| split_at(piece, |one| stays.contains(&one.place().0))));
+        Ok(())
+    }
+
+    /// Copies blocks of the base that follow each other.
+    async fn copy(&self, blocks: &[(u64, Version)]) -> Result<()> {
+        let first = blocks.first().map_or(0, |block| block.0);
+        let bytes = blocks.len() * self.geometry.block_bytes as usize;
+        let buf = self.device.context().buffers().reserved().get(bytes)?;
+        let entry = self.entry_of_base(KIND_COPIED, first, buf).await?;
+        self.log()?.append(entry).await.0.map(drop)
+    }
+}
+
+/// One more block that is copied: with its neighbours where there is room.
+fn add(seen: &mut Vec<Vec<(u64, Version)>>, block: (u64, Version), most: usize) {
+    let follows = |blocks: &&mut Vec<(u64, Version)>| {
+        blocks.last().is_some_and(|last| last.0 + 1 == block.0) && blocks.len() < most
+    };
+    match seen.last_mut().filter(follows) {
+        Some(blocks) => blocks.push(block),
+        None => seen.push(vec![block]),
+    }
+}
