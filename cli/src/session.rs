@@ -150,7 +150,7 @@ pub struct ClosedVolume {
 /// The device of a linear volume, or of a base, that does not lie on that of its log.
 #[derive(Debug, Args)]
 pub struct VolumeDevice {
-    /// The device of the volume's own blocks, where a linear one, or a base (cow, overlay), does not lie on the device of
+    /// The device of the volume's own blocks, where a linear one, or a base (cow, overlay, logged-cow), does not lie on the device of
     /// its log
     #[arg(long, value_name = "PATH")]
     volume_device: Option<PathBuf>,

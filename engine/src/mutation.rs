@@ -96,7 +96,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 39] = [
+    pub const ALL: [Mutation; 41] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -128,6 +128,8 @@ impl Mutation {
         Mutation::OverwrittenBeforeSaved,
         Mutation::NewerCopyWins,
         Mutation::OldestFirst,
+        Mutation::BroughtUncopied,
+        Mutation::BroughtBeforeTold,
         Mutation::FoldedBeforeBase,
         Mutation::SnapshotAmidWrites,
         Mutation::GroupOneByOne,
@@ -154,6 +156,9 @@ impl Mutation {
         Mutation::MapBeforeData,
         Mutation::PlaceReused,
     ];
+
+    /// Those of a log in front of copy-on-write.
+    pub const BROUGHT: [Mutation; 2] = [Mutation::BroughtUncopied, Mutation::BroughtBeforeTold];
 
     /// Those of writable snapshots.
     pub const BRANCHES: [Mutation; 2] = [Mutation::BranchMixedUp, Mutation::BranchLeftBehind];

@@ -25,10 +25,12 @@ fn failure(mutation: Option<Mutation>, seed: u64, backend: Backend) -> Option<St
 /// The first seed that fails, on which backend, and how.
 fn find(mutation: Mutation) -> Option<(u64, Backend, String)> {
     let linear = [Backend::Linear];
+    let logged = [Backend::LoggedCow];
     let base = [Backend::Cow, Backend::Overlay];
     let named = [Backend::Log, Backend::Cow, Backend::Overlay];
     let backends = match mutation {
         _ if Mutation::LINEAR.contains(&mutation) => &linear[..],
+        _ if Mutation::BROUGHT.contains(&mutation) => &logged[..],
         _ if Mutation::BASE.contains(&mutation) => &base[..],
         _ if Mutation::BRANCHES.contains(&mutation) => &named[..],
         _ => &Backend::ALL[..],

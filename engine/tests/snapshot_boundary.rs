@@ -129,7 +129,7 @@ fn play(backend: Backend, seed: u64) -> (Option<String>, u64) {
     })
 }
 
-const BACKENDS: [Backend; 3] = [Backend::Log, Backend::Cow, Backend::Overlay];
+const BACKENDS: [Backend; 4] = [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow];
 
 #[test]
 fn a_snapshot_sees_all_or_nothing_of_a_write_under_way() {

@@ -1,4 +1,5 @@
-//! `icecore apply`, `pin` and `accept`: bringing the log of a linear volume home, and keeping it away.
+//! `icecore apply`, `pin` and `accept`: bringing the log of a linear volume home, or that of a `logged-cow` volume to its base
+//! and keeping it away.
 //!
 //! Each opens the volume so that nothing is applied but what it asks for, and what it says is durable when it
 //! returns. A volume of another backend is refused before anything is written.
@@ -77,6 +78,14 @@ impl Apply {
     pub fn run(self, io: IoOptions) -> Outcome<Done> {
         let mode = if self.strict { ApplyMode::Strict } else { ApplyMode::Absorb };
         with_volume(io, &self.path, &self.volume, mode, ("apply", "applied"), async |volume, before| {
+            // It is no entry that is brought to the base, but what is newest.
+            let of_entries = [("--strict", self.strict), ("--entries", self.entries.is_some())];
+            if let Some((name, _)) = of_entries.into_iter().find(|(_, is_given)| *is_given)
+                && volume.info().backend == Backend::LoggedCow
+            {
+                let (value, rule) = ("yes".to_string(), "it is for linear volumes alone");
+                return Err(Error::new("apply", Reason::InvalidSetting { name, value, rule }));
+            }
             let through = match (self.entries, self.through) {
                 (Some(entries), _) => {
                     Some(volume.info().sequence.0.min(before.applied.saturating_add(entries)))
@@ -130,7 +139,8 @@ fn with_volume(
         let paths = IoPaths::of(&device);
         let backend = Volume::inspect(&device).await?.backend;
         let refused = || Error::new(operation, Reason::NotLinear { backend: backend.name() });
-        if backend != Backend::Linear {
+        let is_logged = backend == Backend::LoggedCow;
+        if backend != Backend::Linear && !(is_logged && operation == "apply") {
             return Err(refused().on(path.display().to_string()).into());
         }
         let apply = ApplyOptions { mode, automatic: false, ..ApplyOptions::default() };

@@ -34,7 +34,7 @@ pub struct Create {
     /// Says that the contents of exactly this device may be lost; needed for whatever exists
     #[arg(long, value_name = "SERIAL:BYTES")]
     destroy: Option<String>,
-    /// How the volume is kept: direct, log, linear, cow, overlay
+    /// How the volume is kept: direct, log, linear, cow, overlay, logged-cow
     #[arg(long, value_name = "NAME")]
     backend: String,
     /// Size of the volume; the largest that fits if not given
@@ -62,19 +62,19 @@ pub struct Create {
     /// How long it keeps them at most, in seconds or with the suffix s, m, h or d (default: as long as they fit)
     #[arg(long, value_name = "TIME", value_parser = size::parse_seconds, requires = "retention")]
     retention_age: Option<u64>,
-    /// With cow and overlay: what snapshots may take (default: all that the volume leaves of the device)
+    /// With cow, overlay and logged-cow: what snapshots may take (default: all that the volume leaves of the device)
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     snapshot_space: Option<u64>,
     /// With cow and overlay: what takes what snapshots need. `mapped`: as much space as they do; `linear`: each snapshot an area
     /// with a place for every block, never full, 64 of them at most
     #[arg(long, value_name = "KIND", default_value = "mapped", value_parser = ["mapped", "linear"])]
     objects: String,
-    /// With log, cow and overlay: snapshots that there is room for at a time, 256 to 16384 (default: 256, on a device of
+    /// With log, cow, overlay and logged-cow: snapshots that there is room for at a time, 256 to 16384 (default: 256, on a device of
     /// 16G or more 10000)
     #[arg(long, value_name = "N")]
     snapshots_max: Option<u32>,
-    /// When there is no room for what snapshots keep, break the oldest ones for good, rather than refuse writes (log, cow
-    /// and overlay)
+    /// When there is no room for what snapshots keep, break the oldest ones for good, rather than refuse writes (log, cow,
+    /// overlay and logged-cow)
     #[arg(long)]
     break_snapshots: bool,
     /// With linear: space is taken when a block is first applied, and the volume may be larger than its device
@@ -170,7 +170,7 @@ impl Create {
                 wrong("--thin", "true".to_string(), "it is for --backend linear alone")
             }
             _ if self.keep_contents && matches!(backend, Backend::Log | Backend::Linear) => {
-                let rule = "a log finds its blocks by what it has written itself; use --backend direct, cow or overlay";
+                let rule = "a log finds its blocks by what it has written itself; use --backend direct, cow, overlay or logged-cow";
                 wrong("--keep-contents", "true".to_string(), rule)
             }
             _ => Ok(()),

@@ -38,7 +38,7 @@ pub enum Command {
     Write(write::Write),
     /// Copy bytes of a volume to standard output; writes nothing to the volume
     Read(read::Read),
-    /// Bring the log of a linear volume home, all of it or some entries
+    /// Bring the log of a linear volume home, all of it or some entries; that of a logged-cow volume to its base
     Apply(apply::Apply),
     /// Leave the base of a linear volume as it is: changes stay in its log until they are accepted
     Pin(apply::Pin),

@@ -1,4 +1,4 @@
-//! The program on `cow` and `overlay` volumes: their options, snapshots, room for these, folding; and that nobody reads
+//! The program on `cow`, `overlay` and `logged-cow` volumes: their options, snapshots, room for these, folding; and that nobody reads
 //! the past of a volume that somebody overwrites in place.
 
 use icecore::device::{Access, Caching, Device};
@@ -6,7 +6,7 @@ use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
 
 use crate::support::*;
 
-const BACKENDS: [&str; 2] = ["cow", "overlay"];
+const BACKENDS: [&str; 3] = ["cow", "overlay", "logged-cow"];
 
 fn made(backend: &str, more: &[&str]) -> Image {
     let image = Image::new(64 * MIB);
@@ -44,7 +44,7 @@ fn snapshots_show_what_was_and_the_check_finds_nothing() {
 
 #[test]
 fn linear_objects_are_asked_for_shown_and_refused_when_one_is_too_many() {
-    for backend in BACKENDS {
+    for backend in ["cow", "overlay"] {
         let image = made(backend, &["--objects", "linear"]);
         let path = &image.path;
         let info = icecore(&["inspect", path, "--json"]).ok().json();
@@ -109,8 +109,8 @@ fn folding_brings_an_overlay_home_and_is_refused_where_there_is_none_or_somebody
 }
 
 #[test]
-fn both_go_back_to_a_snapshot() {
-    for backend in ["cow", "overlay"] {
+fn all_go_back_to_a_snapshot() {
+    for backend in BACKENDS {
         let image = made(backend, &[]);
         let path = &image.path;
         write(path, 0, &[b'a'; 8192]).ok();
@@ -123,10 +123,33 @@ fn both_go_back_to_a_snapshot() {
                 assert_eq!(read(path, at * 4096, 1).ok().stdout, [letter], "{backend}, {name}, block {at}");
             }
             icecore(&["check", path]).ok();
-            if backend == "overlay" {
+            if backend != "cow" {
                 // What was discarded there cannot be gone back to.
                 break;
             }
         }
     }
+}
+
+#[test]
+fn apply_brings_what_a_log_holds_to_the_base_behind_it() {
+    let image = made("logged-cow", &[]);
+    let path = &image.path;
+    write(path, 0, &[b'a'; 8192]).ok();
+    icecore(&["snapshot", "create", path, "monday"]).ok();
+    write(path, 4096, &[b'b'; 8192]).ok();
+    let live = || icecore(&["inspect", path, "--json"]).ok().json()["log"]["live_blocks"].clone();
+    assert_eq!(live(), 4, "four blocks, two of the second");
+    let applied = icecore(&["apply", path, "--json"]).ok().json();
+    assert_eq!(applied["applied"], applied["sequence"]);
+    assert_eq!(live(), 1, "what the snapshot sees of the second block stays in the log");
+    for (at, shown) in [(0, "aa"), (4096, "ba"), (8192, "b\0")] {
+        let past = ["read", path, "--offset", &at.to_string(), "--length", "1", "--at", "monday"];
+        assert_eq!(read(path, at, 1).ok().text() + &icecore(&past).ok().text(), shown);
+    }
+    icecore(&["check", path]).ok();
+    icecore(&["apply", path, "--strict"]).refused(64, "for linear volumes alone");
+    icecore(&["pin", path]).refused(64, "applies nothing");
+    let overlay = made("overlay", &[]);
+    icecore(&["apply", &overlay.path]).refused(64, "applies nothing");
 }

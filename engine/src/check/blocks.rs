@@ -428,8 +428,8 @@ impl Row<'_> {
             let is_then = match kind {
                 // It is as old as the block that it was saved of, and died no earlier than it was saved.
                 KIND_SAVED => known.sequence < sequence && known.death >= sequence,
-                // The block had been superseded already.
-                KIND_COPIED => known.death < sequence,
+                // The block had been superseded already, perhaps by what nobody keeps any more.
+                KIND_COPIED => known.sequence < sequence,
                 _ => known.sequence == sequence,
             };
             if known.named && !(is_then && (known.lba, known.checksum) == (lba, *checksum)) {

@@ -434,7 +434,9 @@ pub enum Reason {
         first: String,
     },
     /// Nothing but a log and a linear volume together can do this.
-    #[error("the {backend} backend applies nothing; this needs a volume made with `linear`")]
+    #[error(
+        "the {backend} backend applies nothing; this needs a volume made with `linear` or, but for pinning, `logged-cow`"
+    )]
     NotLinear {
         /// Its name.
         backend: &'static str,

@@ -121,7 +121,7 @@ struct Oracle {
 impl Oracle {
     fn new(backend: Backend, now: Image) -> Self {
         Self {
-            in_order: backend == Backend::Log,
+            in_order: matches!(backend, Backend::Log | Backend::LoggedCow),
             now,
             prefixes: vec![now],
             since_durable: now.map(|content| vec![content]),
@@ -333,6 +333,10 @@ async fn run(volume: &Volume, oracle: &RefCell<Oracle>, steps: &[Step]) {
     for step in steps {
         let Some((content, name)) = oracle.borrow_mut().issue(*step) else { continue };
         match step {
+            // It brings everything to the base, durably.
+            Step::Data(Op::Flush) if volume.info().backend == Backend::LoggedCow => {
+                volume.apply(None).await.unwrap();
+            }
             Step::Data(op) => rig::apply(volume, *op, content).await.unwrap(),
             Step::Snapshot => drop(volume.create_snapshot(&name).await.unwrap()),
             Step::DeleteOldest | Step::DeleteNewest => volume.delete_snapshot(&name).await.unwrap(),
@@ -519,6 +523,11 @@ fn snapshots_of_an_overlay_survive_every_crash_state() {
 }
 
 #[test]
+fn snapshots_behind_a_log_survive_every_crash_state() {
+    every_crash_state(Backend::LoggedCow, ObjectKind::Mapped);
+}
+
+#[test]
 fn snapshots_with_linear_copies_survive_every_crash_state() {
     every_crash_state(Backend::Cow, ObjectKind::Linear);
 }
@@ -539,6 +548,7 @@ fn planted_faults_of_snapshots_are_found() {
         (Backend::Overlay, ObjectKind::Mapped),
         (Backend::Cow, ObjectKind::Linear),
         (Backend::Overlay, ObjectKind::Linear),
+        (Backend::LoggedCow, ObjectKind::Mapped),
     ]
     .map(Pools::make);
     for (mutation, backends) in [
@@ -546,6 +556,8 @@ fn planted_faults_of_snapshots_are_found() {
         (Mutation::RootBeforeContents, &[0, 1, 2]),
         (Mutation::OverwrittenUnsaved, &[1, 2, 3, 4]),
         (Mutation::MapBeforeData, &[3, 4]),
+        (Mutation::BroughtUncopied, &[5]),
+        (Mutation::BroughtBeforeTold, &[5]),
         (Mutation::OverwrittenBeforeSaved, &[1]),
     ] {
         for pools in backends.iter().map(|at| &pools[*at]) {

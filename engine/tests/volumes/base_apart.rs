@@ -14,7 +14,7 @@ use icecore::volume::{CreateOptions, Durability, Volume};
 
 use crate::vlog::{BLOCK, MIB, PREFIXES, WRITES, byte, current, shown, write, write_base};
 
-const BACKENDS: [Backend; 2] = [Backend::Cow, Backend::Overlay];
+const BACKENDS: [Backend; 3] = [Backend::Cow, Backend::Overlay, Backend::LoggedCow];
 const T0: &str = PREFIXES[0];
 const T1: &str = PREFIXES[3];
 const T2: &str = PREFIXES[6];
@@ -176,6 +176,9 @@ fn the_base_takes_what_its_device_has_and_no_more() {
             );
             let volume = rig.open().await;
             write(&volume, 767, b'l').await.unwrap();
+            if backend == Backend::LoggedCow {
+                volume.apply(None).await.unwrap();
+            }
             assert_eq!(rig.volume.peek(4 * MIB - BLOCK, 1), b"l");
         });
     }

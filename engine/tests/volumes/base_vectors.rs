@@ -21,21 +21,21 @@ use crate::objects::objects;
 use crate::on_disk::superblock;
 use crate::vlog::{MIB, PREFIXES, Rig, WRITES, is_sound};
 
-const T0: &str = PREFIXES[0];
-const T1: &str = PREFIXES[3];
-const T2: &str = PREFIXES[6];
+pub const T0: &str = PREFIXES[0];
+pub const T1: &str = PREFIXES[3];
+pub const T2: &str = PREFIXES[6];
 
 /// How the letters are laid out.
 #[derive(Clone, Copy, Debug)]
-struct Form {
-    region_bytes: u64,
-    block_bytes: u64,
+pub struct Form {
+    pub region_bytes: u64,
+    pub block_bytes: u64,
     /// The first bytes of a region say which it is and which write it was.
-    tagged: bool,
-    scattered: bool,
+    pub tagged: bool,
+    pub scattered: bool,
 }
 
-const FORMS: [Form; 9] = {
+pub const FORMS: [Form; 9] = {
     let (small, large) = (4096, 64 << 10);
     [
         Form { region_bytes: small, block_bytes: small, tagged: false, scattered: false },
@@ -51,17 +51,17 @@ const FORMS: [Form; 9] = {
 };
 
 impl Form {
-    fn volume_bytes(&self) -> u64 {
+    pub fn volume_bytes(&self) -> u64 {
         if self.scattered { 1 << 30 } else { 16 * self.region_bytes }
     }
 
-    fn place(&self, region: u64) -> u64 {
+    pub fn place(&self, region: u64) -> u64 {
         let regions = self.volume_bytes() / self.region_bytes;
         let at = if self.scattered { region * 4099 % regions } else { region };
         at * self.region_bytes
     }
 
-    fn options(&self, backend: Backend, objects: ObjectKind) -> CreateOptions {
+    pub fn options(&self, backend: Backend, objects: ObjectKind) -> CreateOptions {
         CreateOptions {
             objects,
             size_bytes: Some(self.volume_bytes()),
@@ -74,7 +74,7 @@ impl Form {
         }
     }
 
-    fn content(&self, region: u64, letter: u8, write: u64) -> Vec<u8> {
+    pub fn content(&self, region: u64, letter: u8, write: u64) -> Vec<u8> {
         let mut bytes = vec![letter; self.region_bytes as usize];
         if self.tagged {
             bytes[..8].copy_from_slice(&region.to_le_bytes());
@@ -84,7 +84,7 @@ impl Form {
     }
 
     /// The letter of a region, which has to be of one piece and what one of the writes of it wrote.
-    fn letter(&self, region: u64, bytes: &[u8]) -> char {
+    pub fn letter(&self, region: u64, bytes: &[u8]) -> char {
         let letter = bytes[bytes.len() - 1];
         let writes =
             (1..).zip(WRITES).filter(|(_, write)| *write == (region, letter)).map(|(number, _)| number);
@@ -96,7 +96,7 @@ impl Form {
 }
 
 /// All forms, with both kinds of objects.
-fn forms_and_objects() -> impl Iterator<Item = (Form, ObjectKind)> {
+pub fn forms_and_objects() -> impl Iterator<Item = (Form, ObjectKind)> {
     FORMS.into_iter().flat_map(|form| ObjectKind::ALL.map(|kind| (form, kind)))
 }
 
@@ -107,13 +107,13 @@ fn backends_and_objects() -> impl Iterator<Item = (Backend, ObjectKind)> {
 }
 
 /// A volume with the base `abcdefgh` in place, durable.
-struct Play {
-    form: Form,
-    rig: Rig,
+pub struct Play {
+    pub form: Form,
+    pub rig: Rig,
 }
 
 impl Play {
-    fn new(form: Form, backend: Backend, objects: ObjectKind) -> (Self, Volume) {
+    pub fn new(form: Form, backend: Backend, objects: ObjectKind) -> (Self, Volume) {
         // Room for two snapshots' objects, should they have any, and the index.
         let disk_bytes = 3 * form.volume_bytes() + form.volume_bytes() / 4 + 160 * MIB;
         let rig = Rig::new(1, disk_bytes, form.options(backend, objects));
@@ -128,24 +128,24 @@ impl Play {
         (play, volume)
     }
 
-    async fn open(&self) -> Volume {
+    pub async fn open(&self) -> Volume {
         self.rig.open_with(OpenOptions::default()).await
     }
 
-    async fn write(&self, volume: &Volume, region: u64, letter: u8, write: u64) {
+    pub async fn write(&self, volume: &Volume, region: u64, letter: u8, write: u64) {
         let buf = volume.context().buffers().copy_of(&self.form.content(region, letter, write)).unwrap();
         volume.write(ByteOffset(self.form.place(region)), buf, Durability::Durable).await.0.unwrap();
     }
 
     /// Some of W1 to W6.
-    async fn write_some(&self, volume: &Volume, which: std::ops::RangeInclusive<u64>) {
+    pub async fn write_some(&self, volume: &Volume, which: std::ops::RangeInclusive<u64>) {
         for number in which {
             let (region, letter) = WRITES[number as usize - 1];
             self.write(volume, region, letter, number).await;
         }
     }
 
-    async fn current(&self, volume: &Volume) -> String {
+    pub async fn current(&self, volume: &Volume) -> String {
         let mut letters = String::new();
         for region in 0..8 {
             let mut bytes = vec![0; self.form.region_bytes as usize];
@@ -155,7 +155,7 @@ impl Play {
         letters
     }
 
-    async fn image(&self, image: &Image, volume: &Volume) -> String {
+    pub async fn image(&self, image: &Image, volume: &Volume) -> String {
         let mut letters = String::new();
         for region in 0..8 {
             let buf = volume.context().buffers().get(self.form.region_bytes as usize).unwrap();
@@ -166,18 +166,18 @@ impl Play {
         letters
     }
 
-    async fn shown(&self, volume: &Volume, name: &str) -> String {
+    pub async fn shown(&self, volume: &Volume, name: &str) -> String {
         let sequence = Some(volume.snapshot(name).unwrap().sequence);
         let image = volume.image(ImageOptions { sequence, ..ImageOptions::default() }).await.unwrap();
         self.image(&image, volume).await
     }
 
-    fn superblock(&self) -> Superblock {
+    pub fn superblock(&self) -> Superblock {
         superblock(&self.rig.disk)
     }
 
     /// The letters of the base, on the disk.
-    fn base(&self) -> String {
+    pub fn base(&self) -> String {
         let start = self.superblock().base.offset.get();
         let read =
             |region| self.rig.disk.peek(start + self.form.place(region), self.form.region_bytes as usize);
@@ -185,7 +185,7 @@ impl Play {
     }
 
     /// What the batches on the disk hold of this kind: regions and letters, in the order of the log.
-    fn logged(&self, kind: u32) -> Vec<(u64, char)> {
+    pub fn logged(&self, kind: u32) -> Vec<(u64, char)> {
         let mut batches = batches(&self.rig.disk);
         batches.sort_by_key(|(_, batch)| batch.header.batch.get());
         let blocks_of_region = self.form.region_bytes / self.form.block_bytes;
@@ -208,7 +208,7 @@ impl Play {
 
     /// What lies in its place in each object: number of the object, region and letter, in the order of the log. Nothing of
     /// it is payload.
-    fn placed(&self) -> Vec<(usize, u64, char)> {
+    pub fn placed(&self) -> Vec<(usize, u64, char)> {
         let disk = &self.rig.disk;
         let (objects, mut batches) = (objects(disk), batches(disk));
         batches.sort_by_key(|(_, batch)| batch.header.batch.get());
@@ -235,7 +235,7 @@ impl Play {
     }
 
     /// The regions that differ between two moments.
-    async fn differing(&self, volume: &Volume, one: Seq, other: Seq) -> Vec<u64> {
+    pub async fn differing(&self, volume: &Volume, one: Seq, other: Seq) -> Vec<u64> {
         let ranges = volume.difference(one, other).await.unwrap();
         let is_in = |region: &u64| ranges.iter().any(|range| range.contains(&self.form.place(*region)));
         (0..8).filter(is_in).collect()
@@ -243,7 +243,7 @@ impl Play {
 }
 
 /// The whole batches in the data area, with their places.
-fn batches(disk: &SimulatedDisk) -> Vec<(u64, Box<Batch>)> {
+pub fn batches(disk: &SimulatedDisk) -> Vec<(u64, Box<Batch>)> {
     let found = superblock(disk);
     let (start, block_bytes) = (found.data.offset.get(), found.block_bytes.get());
     let places = (start..start + found.data.bytes.get().min(12 * MIB)).step_by(block_bytes as usize);
@@ -485,11 +485,11 @@ fn the_rest_of_a_region_that_is_written_in_part_stays() {
     }
 }
 
-const CUT_FORM: Form = FORMS[0];
+pub const CUT_FORM: Form = FORMS[0];
 
 /// Cuts power at each request of `work` and tells what is found to `judge`: the play, the volume reopened, and how
 /// many writes had completed. How many cuts there were.
-fn cut_at_each_request(
+pub fn cut_at_each_request(
     (backend, kind): (Backend, ObjectKind),
     prepare: impl AsyncFn(&Play, &Volume),
     work: impl AsyncFn(&Play, &Volume, &Cell<u64>),

@@ -13,7 +13,7 @@ use icecore::volume::{CreateOptions, Durability, Volume};
 
 use crate::vlog::{BLOCK, MANUAL, MIB, Rig, current, is_sound, small, write, write_at, write_base};
 
-const BACKENDS: [Backend; 3] = [Backend::Log, Backend::Cow, Backend::Overlay];
+const BACKENDS: [Backend; 4] = [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow];
 const BLOCKS: u64 = 64;
 /// What these small segments take as one entry.
 const ENTRY_BLOCKS: u64 = 4;

@@ -16,7 +16,7 @@ use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMo
 
 const SEEDS: std::ops::Range<u64> = 0..60;
 /// From here on, of volumes with a base.
-const BASE_SEEDS: std::ops::Range<u64> = 1_000_000..1_000_040;
+const BASE_SEEDS: std::ops::Range<u64> = 1_000_000..1_000_060;
 /// Snapshots of a volume with a base at most: each takes as much room as the volume.
 const SNAPSHOTS_MAX: usize = 4;
 
@@ -54,7 +54,9 @@ fn options(random: &mut Random, seed: u64) -> (CreateOptions, u64, u32) {
     // Half of them keep a past.
     let retention = if seed.is_multiple_of(2) { 0 } else { 4096 + random.below(size) };
     let backend = match seed % 10 {
-        _ if seed >= BASE_SEEDS.start => [Backend::Cow, Backend::Overlay][seed as usize % 2],
+        _ if seed >= BASE_SEEDS.start => {
+            [Backend::Cow, Backend::Overlay, Backend::LoggedCow][seed as usize % 3]
+        }
         9 => Backend::Direct,
         1 | 2 | 4 | 6 | 7 => Backend::Linear,
         _ => Backend::Log,

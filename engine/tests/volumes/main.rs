@@ -20,6 +20,7 @@ mod linear_volume;
 mod log_lost;
 mod log_variants;
 mod log_volume;
+mod logged_cow;
 mod many_snapshots;
 mod move_home;
 mod objects;

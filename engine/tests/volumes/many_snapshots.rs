@@ -100,7 +100,7 @@ impl Taken {
 #[test]
 fn ten_thousand_are_taken_shown_and_deleted_in_any_order() {
     const COUNT: u64 = 10_000;
-    for backend in [Backend::Log, Backend::Cow, Backend::Overlay] {
+    for backend in [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow] {
         // A base makes each saved block several entries of the index.
         let rig = rig(1, backend, 256 * MIB, COUNT as u32);
         rig.runtime.block_on(async {
@@ -149,6 +149,9 @@ fn ten_thousand_are_taken_shown_and_deleted_in_any_order() {
             volume.context().sleep(10_000_000_000).await;
             if backend == Backend::Overlay {
                 volume.fold(None).await.unwrap();
+            }
+            if backend == Backend::LoggedCow {
+                volume.apply(None).await.unwrap();
             }
             let live = volume.status().log.unwrap().live_blocks;
             assert_eq!(live, if backend == Backend::Log { BLOCKS } else { 0 }, "{backend:?}");

@@ -55,7 +55,7 @@ async fn make_history(rig: &Rig, backend: Backend, random: &mut Random) {
 
 #[test]
 fn what_one_keeps_alone_is_what_its_deletion_frees() {
-    for backend in [Backend::Log, Backend::Cow, Backend::Overlay] {
+    for backend in [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow] {
         let (mut freed_bytes, mut deleted, mut nothing) = (0, 0, 0);
         for seed in 0..3 {
             let options = CreateOptions { size_bytes: Some(64 * BLOCK), ..small(backend) };

@@ -27,11 +27,12 @@ const ROUNDS: u64 = 60;
 const GROUPS: u64 = 8;
 const SEEDS: u64 = 12;
 /// Where the members lie: pools of these backends, and a writable snapshot of the first one.
-const MIXES: [&[Backend]; 4] = [
+const MIXES: [&[Backend]; 5] = [
     &[Backend::Log, Backend::Log, Backend::Log],
     &[Backend::Log, Backend::Cow, Backend::Overlay],
     &[Backend::Overlay, Backend::Cow],
     &[Backend::Cow],
+    &[Backend::LoggedCow, Backend::Overlay],
 ];
 
 /// Pools, each on its disk.

@@ -9,7 +9,7 @@ use icecore::volume::{CreateOptions, LockTime, OpenMode, SnapshotLock, Volume, W
 use crate::vlog::{BLOCK, MANUAL, MIB, PREFIXES, Rig, current, is_sound, shown, small, write, write_base};
 
 const SECOND_NS: u64 = 1_000_000_000;
-const BACKENDS: [Backend; 3] = [Backend::Log, Backend::Cow, Backend::Overlay];
+const BACKENDS: [Backend; 4] = [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow];
 
 fn rig(backend: Backend) -> Rig {
     Rig::new(1, 8 * MIB, CreateOptions { size_bytes: Some(64 * BLOCK), ..small(backend) })

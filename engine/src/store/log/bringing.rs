@@ -28,6 +28,9 @@ use crate::units::{Seq, branch_of};
 /// Payload of a batch: what is in memory at a time, and what two checkpoints are made for.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Where free segments run short, rounds begin after this part of what they wait for else: each costs two checkpoints.
+const SCARCE_PARTS: u64 = 8;
+
 /// Why blocks stay in the log.
 const LEFT: &str = "blocks of the log or the base cannot be read or written, or there is no room for copies; delete snapshots, or see what the device says";
 
@@ -44,6 +47,8 @@ pub(super) struct Bringing {
     failed: RefCell<Option<Error>>,
     /// Rounds that have ended.
     changed: Signal,
+    /// No round begins any more.
+    is_closed: Cell<bool>,
     /// Bytes of the log when the last round began.
     log_bytes: Cell<u64>,
 }
@@ -56,6 +61,7 @@ impl Bringing {
             wanted: Cell::new(0),
             failed: RefCell::default(),
             changed: Signal::new(context),
+            is_closed: Cell::new(false),
             log_bytes: Cell::new(0),
         }
     }
@@ -113,6 +119,18 @@ impl Core {
         self.moving.as_ref()?.bringing.as_ref()
     }
 
+    /// From now on nothing is brought to the base; nothing is under way when it returns.
+    pub(super) async fn rest(&self) {
+        if let Some(bringing) = self.bringing() {
+            bringing.is_closed.set(true);
+            let _turn = self.base_turn.lock(0, 1).await;
+        }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.bringing().is_some_and(|bringing| bringing.is_closed.get())
+    }
+
     /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay.
     pub(super) fn has_to_bring(&self) -> bool {
         self.bringing().is_some_and(|bringing| {
@@ -132,7 +150,7 @@ impl Core {
             bringing.log_bytes.set(log.figures().bytes);
             match self.bring_round(moving, bringing.applied.get(), target).await {
                 Ok(failed) => {
-                    if failed.is_none() {
+                    if failed.is_none() && !bringing.is_closed.get() {
                         bringing.applied.set(target);
                     }
                     bringing.failed.replace(failed);
@@ -156,7 +174,15 @@ impl Core {
     /// How far to go now: as far as there is anything, where the log has grown enough or there is no room.
     fn bring_target(&self, bringing: &Bringing, log: &Log) -> u64 {
         let grown = log.figures().bytes.saturating_sub(bringing.log_bytes.get());
-        let is_due = || grown >= self.checkpoint_bytes || self.is_scarce() || self.space.is_waiting();
+        let is_due = || {
+            grown >= self.checkpoint_bytes
+                || (grown >= self.checkpoint_bytes / SCARCE_PARTS && self.is_scarce())
+                || self.is_short()
+                || self.space.is_waiting()
+        };
+        if bringing.is_closed.get() {
+            return 0;
+        }
         let automatic = if bringing.options.automatic && is_due() { log.sequence() } else { 0 };
         automatic.max(bringing.wanted.get()).min(log.sequence())
     }
@@ -172,7 +198,7 @@ impl Core {
         drop(runs);
         let most = BATCH_BYTES / self.geometry.block_bytes as usize;
         let (mut failed, mut moved, mut is_end) = (None, 0, false);
-        while !is_end {
+        while !is_end && !self.is_resting() {
             let mut blocks: Vec<u64> = Vec::new();
             while blocks.len() < most {
                 // Branches come behind the volume.

@@ -49,6 +49,7 @@ impl LogStore {
 
     /// Ends in order: a checkpoint, and a mark that everything is durable.
     pub async fn close(&self) -> Result<()> {
+        self.core.rest().await;
         self.core.log()?.flush().await?;
         self.core.checkpoint().await?;
         let core = Rc::clone(&self.core);
