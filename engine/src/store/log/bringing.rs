@@ -78,17 +78,31 @@ impl LogStore {
     pub(super) async fn bring(&self, bringing: &Bringing, through: Option<Seq>) -> Result<Seq> {
         let core = &self.core;
         let last = core.sequence();
-        let through = through.map_or(last, |through| through.0);
-        let refused = |reason| Err(Error::new("apply", reason).on(core.device.name()));
-        if through > last {
-            return refused(Reason::UnknownMoment { moment: through, last });
+        if let Some(moment) = through.map(|through| through.0).filter(|moment| *moment > last) {
+            let reason = Reason::UnknownMoment { moment, last };
+            return Err(Error::new("apply", reason).on(core.device.name()));
         }
+        self.bring_through(bringing, through.map_or(last, |through| through.0)).await?;
+        if through.is_none() && core.sequence() > bringing.applied.get() {
+            // Copies are entries too, and change no block.
+            self.bring_through(bringing, core.sequence()).await?;
+        }
+        core.checkpoint().await?;
+        Ok(Seq(bringing.applied.get()))
+    }
+
+    async fn bring_through(&self, bringing: &Bringing, through: u64) -> Result<()> {
+        let core = &self.core;
+        let refused = |reason| Err(Error::new("apply", reason).on(core.device.name()));
         bringing.wanted.set(bringing.wanted.get().max(through));
         bringing.failed.take();
         core.log()?.progress.give();
         while bringing.applied.get() < through {
             if core.failed.is_raised() {
                 return refused(Reason::Poisoned);
+            }
+            if bringing.is_closed.get() {
+                return refused(Reason::Closed);
             }
             let failed = bringing.failed.borrow().clone();
             if let Some(failed) = failed {
@@ -97,8 +111,7 @@ impl LogStore {
             }
             bringing.changed.wait().await;
         }
-        core.checkpoint().await?;
-        Ok(Seq(bringing.applied.get()))
+        Ok(())
     }
 
     /// Where that is wanted, brings everything to the base before the volume is served.
@@ -123,6 +136,7 @@ impl Core {
     pub(super) async fn rest(&self) {
         if let Some(bringing) = self.bringing() {
             bringing.is_closed.set(true);
+            bringing.changed.give();
             let _turn = self.base_turn.lock(0, 1).await;
         }
     }
