@@ -11,7 +11,9 @@ use icecore::store::log::Image;
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Durability, Volume};
 
-use crate::vlog::{BLOCK, MANUAL, MIB, Rig, current, is_sound, small, write, write_at, write_base};
+use crate::vlog::{
+    BLOCK, MANUAL, MIB, Rig, current, cut_at_each_request, is_sound, small, write, write_at, write_base,
+};
 
 const BACKENDS: [Backend; 3] = [Backend::Log, Backend::Cow, Backend::Overlay];
 const BLOCKS: u64 = 64;
@@ -425,10 +427,9 @@ fn trees_of_snapshots_are_what_the_model_says() {
 fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
     for backend in BACKENDS {
         for deletes in [false, true] {
-            let mut cuts = 0;
-            for requests in 0.. {
+            let cuts = cut_at_each_request(|cut_at| {
                 let rig = rig(5, backend);
-                let ended = rig.runtime.block_on(async {
+                rig.runtime.block_on(async {
                     let volume = rig.open(MANUAL).await;
                     write_base(&volume).await;
                     volume.create_snapshot("S").await.unwrap();
@@ -440,25 +441,16 @@ fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
                     }
                     v.close().await.unwrap();
                     drop(v);
-                    let before = rig.disk.requests();
-                    let changing = volume.context().spawn({
-                        let volume = volume.clone();
-                        async move {
-                            match deletes {
-                                true => volume.delete_snapshot("V").await?,
-                                false => drop(volume.clone_snapshot("S", "W").await?),
-                            }
-                            // And what follows from it in the background.
-                            volume.context().sleep(100_000_000).await;
-                            Ok::<(), Error>(())
+                    let changing = async {
+                        match deletes {
+                            true => volume.delete_snapshot("V").await.unwrap(),
+                            false => drop(volume.clone_snapshot("S", "W").await.unwrap()),
                         }
-                    });
-                    rig.run_until(before + requests, &changing).await;
-                    let ended = changing.has_ended();
-                    drop((changing, volume));
-                    rig.disk.cut_power();
-                    is_sound(&rig).await;
-                    let volume = rig.open(MANUAL).await;
+                        // And what follows from it in the background.
+                        volume.context().sleep(100_000_000).await;
+                    };
+                    let ended = rig.run_until(cut_at, changing).await;
+                    let volume = rig.cut_and_open(volume).await;
                     let names: Vec<String> = volume.snapshots().into_iter().map(|one| one.name).collect();
                     assert!(deletes || names.contains(&named("V")), "{names:?}");
                     assert!(!ended || names.contains(&named("V")) != deletes, "{names:?}");
@@ -489,12 +481,8 @@ fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
                     drop(volume);
                     is_sound(&rig).await;
                     ended
-                });
-                cuts += 1;
-                if ended {
-                    break;
-                }
-            }
+                })
+            });
             println!("{backend:?}, deleting {deletes}: {cuts} cuts");
         }
     }

@@ -21,6 +21,8 @@ use icecore::volume::{
     CreateOptions, Durability, HOLD_NS_MAX, LockTime, OpenMode, Volume, incomplete_groups,
 };
 
+use crate::vlog::{cut_at_each_request, run_until};
+
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 16;
 const ROUNDS: u64 = 60;
@@ -241,28 +243,19 @@ fn snapshots_taken_one_after_the_other_are_noticed() {
     }
 }
 
-/// Takes a group, and cuts all power at one request of that. How many requests it was, how many snapshots are there.
-fn cut_short(backends: &[Backend], seed: u64, cut_at: Option<u64>) -> (u64, usize, usize) {
+/// Takes a group, and cuts all power at one request of that. Whether it had ended, and whether none, some, or all of its
+/// snapshots are there.
+fn cut_short(backends: &[Backend], seed: u64, cut_at: u64) -> (bool, usize) {
     let rig = Rig::new(seed, backends);
-    let context = rig.context();
     rig.runtime.block_on(async {
         let pools = rig.open().await;
         let volumes = members_of(&pools).await;
         for (at, volume) in volumes.iter().enumerate() {
             write(volume, 0, 7 + at as u64, Durability::OnFlush).await;
         }
-        let before = rig.requests();
         let names = names(&volumes, 0);
-        let taking = {
-            let (volumes, names) = (volumes.clone(), names.clone());
-            context.spawn(async move { Volume::create_group(&named(&volumes, &names)).await.is_ok() })
-        };
-        while cut_at.is_none_or(|cut_at| rig.requests() < before + cut_at) && !taking.has_ended() {
-            context.sleep(1_000).await;
-        }
-        let requests = rig.requests() - before;
-        let has_ended = taking.has_ended();
-        taking.abort();
+        let taking = async { Volume::create_group(&named(&volumes, &names)).await.unwrap() };
+        let ended = run_until(&rig.context(), || rig.requests(), cut_at, taking).await;
         drop((pools, volumes));
         rig.cut_power();
         rig.is_sound().await;
@@ -271,21 +264,21 @@ fn cut_short(backends: &[Backend], seed: u64, cut_at: Option<u64>) -> (u64, usiz
         let mut found = Vec::new();
         for (at, (volume, name)) in volumes.iter().zip(&names).enumerate() {
             if volume.snapshot(name).is_ok() {
-                assert_eq!(number(volume, name).await, 7 + at as u64, "cut at {cut_at:?}");
+                assert_eq!(number(volume, name).await, 7 + at as u64, "cut at {cut_at}");
                 found.push(name.clone());
             }
         }
         // The first pool's own volume and its writable snapshot are one record's.
         let [first, last] = [&names[0], &names[names.len() - 1]].map(|name| found.contains(name));
-        assert_eq!(first, last, "cut at {cut_at:?}: {found:?}");
-        assert!(!has_ended || found.len() == names.len(), "what was answered is there");
+        assert_eq!(first, last, "cut at {cut_at}: {found:?}");
+        assert!(!ended || found.len() == names.len(), "what was answered is there");
         let told = Volume::incomplete_groups(&volumes);
         if found.is_empty() || found.len() == names.len() {
             assert_eq!(told, []);
         } else {
             let mut one = told[0].found.clone();
             one.sort();
-            assert_eq!((told.len(), one), (1, found.clone()), "cut at {cut_at:?}");
+            assert_eq!((told.len(), one), (1, found.clone()), "cut at {cut_at}");
             assert_eq!(told[0].group.members as usize, names.len());
             // Whoever sees only a part of the pools is told as well, and not once the rest is gone.
             for (volume, name) in volumes.iter().zip(&names).filter(|(_, name)| found.contains(name)) {
@@ -294,7 +287,7 @@ fn cut_short(backends: &[Backend], seed: u64, cut_at: Option<u64>) -> (u64, usiz
             }
             assert_eq!(Volume::incomplete_groups(&volumes), []);
         }
-        (requests, found.len(), names.len())
+        (ended, if found.is_empty() { 0 } else { 1 + usize::from(found.len() == names.len()) })
     })
 }
 
@@ -303,12 +296,11 @@ fn a_cut_of_all_devices_leaves_each_there_or_not_and_what_is_left_is_told() {
     for backends in MIXES {
         let (mut counts, mut cuts) = ([0; 3], 0);
         for seed in 0..6 {
-            let (requests, ..) = cut_short(backends, seed, None);
-            for cut_at in 1..=requests + 1 {
-                let (_, found, members) = cut_short(backends, seed, Some(cut_at));
-                counts[if found == 0 { 0 } else { 1 + usize::from(found == members) }] += 1;
-                cuts += 1;
-            }
+            cuts += cut_at_each_request(|cut_at| {
+                let (ended, found) = cut_short(backends, seed, cut_at);
+                counts[found] += 1;
+                ended
+            });
         }
         let [none, some, all] = counts;
         println!("{backends:?}: {cuts} cuts: {none} with none, {some} with some, {all} with all");
