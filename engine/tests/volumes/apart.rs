@@ -48,8 +48,12 @@ impl Rig {
     }
 
     pub fn new(seed: u64, backend: Backend) -> Self {
+        Self::with(seed, options(backend))
+    }
+
+    pub fn with(seed: u64, options: CreateOptions) -> Self {
         let rig = Self::blank(seed);
-        rig.runtime.block_on(Volume::create_on(&rig.devices(), options(backend))).unwrap();
+        rig.runtime.block_on(Volume::create_on(&rig.devices(), options)).unwrap();
         rig
     }
 

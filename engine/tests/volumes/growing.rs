@@ -11,7 +11,7 @@ use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, Grown, OpenMode, Volume};
 
-use crate::vlog::{self, BLOCK, MIB, Rig, SEGMENT_BYTES, WRITES, cut_at_each_request, small};
+use crate::vlog::{self, BLOCK, MIB, Rig, SEGMENT_BYTES, WRITES, cut_at_each_request, is_sound, small};
 
 /// A region is a segment: space is taken for one at a time.
 const REGION: u64 = SEGMENT_BYTES;
@@ -159,6 +159,7 @@ fn a_cut_at_any_request_of_growing_leaves_the_old_pool_or_the_new_one() {
             rig.runtime.block_on(async {
                 let ended = rig.run_until(cut_at, async { grow(&rig).await.unwrap() }).await;
                 rig.disk.cut_power();
+                is_sound(&rig).await;
                 let volume = rig.open(MANUAL).await;
                 let place = format!("seed {seed}, cut at request {cut_at}");
                 assert_eq!(current(&volume).await, "1..z....", "{place}");

@@ -10,12 +10,9 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, Volume};
 
 use crate::vlog::{
-    self, BLOCK, MANUAL, MIB, PREFIXES, Rig, current, cut_at_each_request, go_back_to_one, is_sound, linear,
-    small, write, write_base,
+    self, BLOCK, Kept, MANUAL, MIB, PREFIXES, Rig, current, cut_at_each_request, go_back_to_one, is_sound,
+    linear, small, write, write_base,
 };
-
-/// A way of keeping named moments, and with which objects.
-type Kept = (Backend, ObjectKind);
 
 /// What is asked of one is asked of all.
 const ALL: [Kept; 5] = [

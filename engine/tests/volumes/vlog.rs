@@ -9,6 +9,7 @@ use icecore::check::{Code, check};
 use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Error;
+use icecore::object::ObjectKind;
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
@@ -17,6 +18,9 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 use crate::on_disk::superblock;
+
+/// A way of keeping named moments, and with which objects.
+pub type Kept = (Backend, ObjectKind);
 
 pub const BLOCK: u64 = 4096;
 pub const MIB: u64 = 1 << 20;
