@@ -17,11 +17,12 @@ use std::ops::Range;
 use super::{Core, LogStore};
 use crate::buf::Buf;
 use crate::device::{Cause, Io};
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::pool::index::Pinned;
 use crate::pool::index::current::Version;
 use crate::pool::metadata::Metadata;
 use crate::runtime::{Context, Signal, join_all};
+use crate::store::Backend;
 
 /// Blocks that are noted at most; others are moved when they are read again.
 const NOTED_MAX: usize = 4096;
@@ -36,6 +37,8 @@ pub(super) struct Moving {
     /// Durable in the base; the next checkpoint says so.
     copied: RefCell<Vec<Moved>>,
     moved_blocks: Cell<u64>,
+    /// A batch is under way.
+    is_busy: Cell<bool>,
     /// Blocks that are being moved, and those that are being overwritten in their places in linear objects: none is both.
     under_way: RefCell<BTreeSet<u64>>,
     overwritten: RefCell<BTreeMap<u64, u32>>,
@@ -63,6 +66,7 @@ impl Moving {
             noticed: Signal::new(context),
             copied: RefCell::default(),
             moved_blocks: Cell::default(),
+            is_busy: Cell::default(),
             under_way: RefCell::default(),
             overwritten: RefCell::default(),
         }
@@ -113,6 +117,25 @@ impl LogStore {
             moving.noticed.give();
         }
     }
+
+    /// Waits until nothing that has been read is on its way home any more. How many blocks have been moved since the
+    /// volume was opened.
+    ///
+    /// # Errors
+    /// `NoOverlays`.
+    pub async fn moved_home(&self) -> Result<u64> {
+        let core = &*self.core;
+        if core.backend != Backend::Overlay {
+            let reason = Reason::NoOverlays { backend: core.backend.name() };
+            return Err(Error::new("move home", reason).on(core.device.name()));
+        }
+        let Some(moving) = &core.moving else { return Ok(0) };
+        let is_idle = || moving.noted.borrow().is_empty() && !moving.is_busy.get();
+        while !is_idle() && !core.failed.is_raised() {
+            core.settled.wait().await;
+        }
+        Ok(moving.moved_blocks())
+    }
 }
 
 impl Core {
@@ -141,8 +164,11 @@ impl Core {
     /// Moves one batch. A block that cannot be looked up, read or written stays where it is.
     async fn move_home(&self, moving: &Moving) -> Result<()> {
         let _turn = self.base_turn.lock(0, 1).await;
+        moving.is_busy.set(true);
         let moved = self.move_noted(moving).await;
         moving.under_way.borrow_mut().clear();
+        moving.is_busy.set(false);
+        self.settled.give();
         moved
     }
 
