@@ -122,7 +122,8 @@ impl Load {
     /// What docs/ARCHITECTURE.md allows beside the buffers.
     fn allowed_bytes(&self, measured: &Measured) -> u64 {
         let segment_blocks = self.segment_bytes / BLOCK;
-        let waiting = (4 * self.checkpoint_bytes / BLOCK).min(2 * self.writes * (self.discards + 1));
+        let waiting =
+            (4 * self.checkpoint_bytes / BLOCK).min(2 * self.writes * (self.discards + 1) + self.snapshots);
         // Of two snapshots everything is kept.
         let saved = if self.first_touches && self.backend == Backend::Cow { 2 * self.blocks } else { 0 };
         let held = if self.image { self.blocks } else { 0 } + self.snapshots + saved;
