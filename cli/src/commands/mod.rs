@@ -36,7 +36,7 @@ pub enum Command {
     Salvage(salvage::Salvage),
     /// Write standard input to a volume; durable when it returns
     Write(write::Write),
-    /// Copy bytes of a volume to standard output; writes nothing to the volume
+    /// Copy bytes of a volume to standard output; writes nothing to the volume, unless what is read is to be moved home
     Read(read::Read),
     /// Bring the log of a linear volume home, all of it or some entries; that of a logged-cow volume to its base
     Apply(apply::Apply),

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use icecore::error::{Error, Reason};
-use icecore::runtime::Context;
+use icecore::runtime::{Context, Runtime};
+use icecore::store::Backend;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{BaseImage, OpenMode, Volume};
+use icecore::volume::{BaseImage, OpenMode, OpenOptions, Volume};
 use serde_json::Value;
 
 use super::inspect::IoPaths;
@@ -33,6 +34,10 @@ pub struct Read {
     /// The further volume that is read; the pool's own, if not given
     #[arg(long = "volume", value_name = "NAME", conflicts_with_all = ["without_log", "at"])]
     further: Option<String>,
+    /// Bring what is read home to the base, where no snapshot keeps an older moment (overlay). Opens the volume for writing;
+    /// nobody may have it open
+    #[arg(long, conflicts_with_all = ["without_log", "further", "at", "sequence"])]
+    move_home: bool,
     /// First byte to read; needs no alignment
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     offset: u64,
@@ -92,6 +97,9 @@ impl Read {
             })?;
             return Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }));
         }
+        if self.move_home {
+            return self.run_moving(io, &runtime);
+        }
         let mut device = io.look_at(&runtime, &self.path)?;
         // What somebody overwrites in place meanwhile would be taken for what it was: no checksum tells.
         if runtime.block_on(Volume::inspect(&device))?.backend.has_base() {
@@ -104,6 +112,29 @@ impl Read {
             let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
             self.copy_from(volume, &self.path).await
         })?;
+        Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }))
+    }
+
+    /// Reads an overlay's volume that is opened for writing, and moves home what is read.
+    fn run_moving(&self, io: IoOptions, runtime: &Runtime) -> Outcome<Done> {
+        let device = io.take(runtime, &self.path)?;
+        let paths = IoPaths::of(&device);
+        let backend = runtime.block_on(Volume::inspect(&device))?.backend;
+        if backend != Backend::Overlay {
+            let reason = Reason::NoOverlays { backend: backend.name() };
+            return Err(Error::new("move home", reason).on(device.name()).into());
+        }
+        let devices = self.volume.take(io, runtime, device)?;
+        let options = OpenOptions { move_home_on_read: true, ..OpenOptions::default() };
+        let moved = runtime.block_on(async {
+            let volume = Volume::open_with(devices, OpenMode::ReadWrite, options).await?;
+            let copied = self.copy_from(volume.clone(), &self.path).await;
+            let moved = volume.moved_home().await?;
+            volume.close().await?;
+            copied.map(|()| moved)
+        })?;
+        let remark =
+            format!("read {} bytes at byte {}; {moved} blocks moved to the base", self.length, self.offset);
         Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }))
     }
 
@@ -149,6 +180,12 @@ impl Read {
             let want = (PIECE_BYTES - at % PIECE_BYTES).min(length - done);
             piece.resize(want as usize, 0);
             source.read(at, &mut piece, &context).await?;
+            if let Source::Now(volume) = &source
+                && self.move_home
+            {
+                // No more is noted at a time than what has been read since.
+                volume.moved_home().await?;
+            }
             stdout.write_all(&piece).map_err(Failure::of_output)?;
             done += want;
         }

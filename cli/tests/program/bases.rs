@@ -153,3 +153,43 @@ fn apply_brings_what_a_log_holds_to_the_base_behind_it() {
     let overlay = made("overlay", &[]);
     icecore(&["apply", &overlay.path]).refused(64, "applies nothing");
 }
+
+#[test]
+fn what_is_read_moves_home_where_that_is_asked_for_and_no_snapshot_keeps_the_base() {
+    // More blocks than are noted at a time.
+    const BYTES: usize = 4 << 20;
+    let image = made("overlay", &["--block-bytes", "512"]);
+    let path = &image.path;
+    write(path, 0, &[b'A'; BYTES]).ok();
+    let found = std::fs::read(path).unwrap();
+    let base = found.chunks(4096).position(|block| block == [b'A'; 4096]).unwrap() * 4096;
+    let in_base = |letter: u8| std::fs::read(path).unwrap()[base..base + BYTES] == vec![letter; BYTES];
+    let whole = ["read", path, "--offset", "0", "--length", "4M"];
+    let reading = |more: &[&str], letter: u8| {
+        let ran = icecore(&[&whole, more].concat()).ok();
+        assert_eq!(ran.stdout, vec![letter; BYTES]);
+        ran.stderr
+    };
+    icecore(&["snapshot", "create", path, "monday"]).ok();
+    write(path, 0, &[b'B'; BYTES]).ok();
+    assert!(reading(&["--move-home"], b'B').contains("; 0 blocks moved"), "monday keeps the base");
+    icecore(&["snapshot", "delete", path, "monday"]).ok();
+    // The control: it stays where it is unless that is asked for.
+    reading(&[], b'B');
+    assert!(in_base(b'A'));
+    let told = reading(&["--move-home"], b'B');
+    assert!(told.contains("; 8192 blocks moved"), "{told}");
+    assert!(in_base(b'B'));
+    icecore(&["check", path]).ok();
+    assert_eq!(icecore(&["fold", path, "--json"]).ok().json()["overlay_before_bytes"], 0);
+    for more in [["--at", "monday"], ["--sequence", "1"]] {
+        icecore(&[&whole[..], &more, &["--move-home"]].concat()).refused(64, "--move-home");
+    }
+    for backend in ["cow", "log", "direct"] {
+        let other = made(backend, &[]);
+        let before = other.bytes();
+        let refused = ["read", &other.path, "--offset", "0", "--length", "1", "--move-home"];
+        icecore(&refused).refused(64, &format!("the {backend} backend has no overlays"));
+        assert!(other.bytes() == before, "{backend}: nothing has been written");
+    }
+}

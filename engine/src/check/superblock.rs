@@ -397,7 +397,11 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
     let tail_agrees = |record: &Superblock| record.generation == record.generation_tail;
     let (first_tail, second_tail) = (tail_agrees(first), tail_agrees(second));
     let apart = first.generation.get().abs_diff(second.generation.get());
-    let (first, second) = (plain(first, apart == 0), plain(second, apart == 0));
+    let is_newer = second.generation.get() > first.generation.get();
+    let (mut first, mut second) = (plain(first, apart == 0), plain(second, apart == 0));
+    if apart == 1 {
+        if is_newer { grow(&mut first, &second) } else { grow(&mut second, &first) }
+    }
     let differs = first.as_bytes().iter().zip(second.as_bytes()).position(|(one, other)| one != other);
     if [first_tail, second_tail].contains(&false) {
         checker.found(Code::Superblock, Place::at(0), "the two generations of a copy differ");
@@ -406,6 +410,15 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
     } else if let Some(at) = differs {
         let text = format!("its copies differ at byte {at}");
         checker.found(Code::Superblock, Place::at(at as u64), text);
+    }
+}
+
+/// Gives the older copy what growing the pool changes, in one rewrite, where the newer one is of a pool that has grown.
+fn grow(older: &mut Superblock, newer: &Superblock) {
+    let has_grown = newer.data.bytes.get() > older.data.bytes.get();
+    if has_grown && newer.device_bytes.get() >= older.device_bytes.get() {
+        (older.device_bytes, older.data.bytes) = (newer.device_bytes, newer.data.bytes);
+        (older.roots, older.metadata) = (newer.roots, newer.metadata);
     }
 }
 

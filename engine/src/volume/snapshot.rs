@@ -186,6 +186,15 @@ impl Volume {
         self.context().to_its_end("fold", folding).await
     }
 
+    /// Waits until no block of an overlay that has been read is on its way to the base any more, where the opener had them
+    /// moved. How many blocks have been moved since the volume was opened.
+    ///
+    /// # Errors
+    /// `NoPast`, `NoOverlays`.
+    pub async fn moved_home(&self) -> Result<u64> {
+        self.0.store.log()?.moved_home().await
+    }
+
     /// Says in the superblock that this volume uses features, before it does: a build that does not know them must not
     /// take the volume for one without.
     pub(super) async fn use_feature(&self, features: u64) -> Result<()> {

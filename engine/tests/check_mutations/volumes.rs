@@ -183,7 +183,14 @@ fn made(
         }
         if options.backend.has_base() {
             // What follows goes to the log, or is saved there.
-            volume.create_snapshot("last").await.unwrap();
+            if options.objects == ObjectKind::Linear {
+                let oldest = volume.snapshots().swap_remove(0).name;
+                volume.clone_snapshot(&oldest, "tree").await.unwrap();
+                let tree = volume.open_writable("tree").await.unwrap();
+                Volume::create_group(&[(volume.clone(), "last"), (tree, "leaf")]).await.unwrap();
+            } else {
+                volume.create_snapshot("last").await.unwrap();
+            }
         }
         // A last batch of several entries: data, zeroes, and data of two blocks. They queue up behind a durable one.
         if options.backend != Backend::Direct {

@@ -3,8 +3,6 @@
 //!
 //! Included beside `vlog` by the tests of such volumes.
 
-use std::task::Poll;
-
 use icecore::device::Device;
 use icecore::device::simulated::{Event, Recorded, SimulatedDisk};
 use icecore::error::{Error, Reason};
@@ -13,7 +11,7 @@ use icecore::runtime::{OperationKind, Runtime};
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Devices, OpenMode, OpenOptions, Volume, format_id};
 
-use crate::vlog::{BLOCK, MIB, WRITES, letters, small, write};
+use crate::vlog::{BLOCK, MIB, WRITES, cut_at_each_request, letters, run_until, small, write};
 
 /// A volume of 2 MiB.
 pub fn options(backend: Backend) -> CreateOptions {
@@ -50,8 +48,12 @@ impl Rig {
     }
 
     pub fn new(seed: u64, backend: Backend) -> Self {
+        Self::with(seed, options(backend))
+    }
+
+    pub fn with(seed: u64, options: CreateOptions) -> Self {
         let rig = Self::blank(seed);
-        rig.runtime.block_on(Volume::create_on(&rig.devices(), options(backend))).unwrap();
+        rig.runtime.block_on(Volume::create_on(&rig.devices(), options)).unwrap();
         rig
     }
 
@@ -115,19 +117,8 @@ impl Rig {
     }
 
     /// Runs `work` until the disks have seen so many more requests. Whether it ended.
-    pub async fn run_until(&self, requests: u64, work: impl Future<Output = ()>) -> bool {
-        let limit = self.requests() + requests;
-        let mut work = Box::pin(work);
-        let mut cut = Box::pin(async {
-            while self.requests() < limit {
-                self.runtime.context().sleep(1_000).await;
-            }
-        });
-        std::future::poll_fn(|context| match work.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending => cut.as_mut().poll(context).map(|()| false),
-        })
-        .await
+    pub async fn run_until<T>(&self, requests: u64, work: impl Future<Output = T>) -> bool {
+        run_until(self.runtime.context(), || self.requests(), requests, work).await
     }
 }
 
@@ -142,11 +133,11 @@ pub async fn write_some(volume: &Volume, which: std::ops::RangeInclusive<usize>)
 /// which `judge` is asked; devices that hold none take one.
 pub fn creation_is_whole_or_not(backend: Backend, judge: impl AsyncFn(&Volume)) {
     let (mut none, mut whole) = (0, 0);
-    for cut_at in 1.. {
+    cut_at_each_request(|cut_at| {
         let rig = Rig::blank(100 + cut_at);
-        let ended = rig.runtime.block_on(async {
+        rig.runtime.block_on(async {
             let devices = rig.devices();
-            let creating = async { drop(Volume::create_on(&devices, options(backend)).await.unwrap()) };
+            let creating = async { Volume::create_on(&devices, options(backend)).await.unwrap() };
             let ended = rig.run_until(cut_at, creating).await;
             drop(devices);
             rig.cut_power();
@@ -163,11 +154,8 @@ pub fn creation_is_whole_or_not(backend: Backend, judge: impl AsyncFn(&Volume)) 
                 }
             }
             ended
-        });
-        if ended {
-            break;
-        }
-    }
+        })
+    });
     println!("{none} times none, {whole} times a whole one");
     assert!(none > 10 && whole > 1);
 }

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use icecore::error::{Error, Kind, Reason};
+use icecore::format::crc32c;
+use icecore::format::index_page::INHERITED;
 use icecore::runtime::Random;
 use icecore::store::Backend;
-use icecore::store::log::Image;
+use icecore::store::log::{Image, ImageOptions};
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Durability, Volume};
 
-use crate::vlog::{BLOCK, MANUAL, MIB, Rig, current, is_sound, small, write, write_at, write_base};
+use crate::vlog::{
+    BLOCK, MANUAL, MIB, Rig, byte, current, cut_at_each_request, is_sound, small, write, write_at, write_base,
+};
 
 const BACKENDS: [Backend; 4] = [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow];
 const BLOCKS: u64 = 64;
@@ -425,10 +429,9 @@ fn trees_of_snapshots_are_what_the_model_says() {
 fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
     for backend in BACKENDS {
         for deletes in [false, true] {
-            let mut cuts = 0;
-            for requests in 0.. {
+            let cuts = cut_at_each_request(|cut_at| {
                 let rig = rig(5, backend);
-                let ended = rig.runtime.block_on(async {
+                rig.runtime.block_on(async {
                     let volume = rig.open(MANUAL).await;
                     write_base(&volume).await;
                     volume.create_snapshot("S").await.unwrap();
@@ -440,25 +443,16 @@ fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
                     }
                     v.close().await.unwrap();
                     drop(v);
-                    let before = rig.disk.requests();
-                    let changing = volume.context().spawn({
-                        let volume = volume.clone();
-                        async move {
-                            match deletes {
-                                true => volume.delete_snapshot("V").await?,
-                                false => drop(volume.clone_snapshot("S", "W").await?),
-                            }
-                            // And what follows from it in the background.
-                            volume.context().sleep(100_000_000).await;
-                            Ok::<(), Error>(())
+                    let changing = async {
+                        match deletes {
+                            true => volume.delete_snapshot("V").await.unwrap(),
+                            false => drop(volume.clone_snapshot("S", "W").await.unwrap()),
                         }
-                    });
-                    rig.run_until(before + requests, &changing).await;
-                    let ended = changing.has_ended();
-                    drop((changing, volume));
-                    rig.disk.cut_power();
-                    is_sound(&rig).await;
-                    let volume = rig.open(MANUAL).await;
+                        // And what follows from it in the background.
+                        volume.context().sleep(100_000_000).await;
+                    };
+                    let ended = rig.run_until(cut_at, changing).await;
+                    let volume = rig.cut_and_open(volume).await;
                     let names: Vec<String> = volume.snapshots().into_iter().map(|one| one.name).collect();
                     assert!(deletes || names.contains(&named("V")), "{names:?}");
                     assert!(!ended || names.contains(&named("V")) != deletes, "{names:?}");
@@ -489,12 +483,8 @@ fn a_cut_at_any_request_of_making_or_deleting_one_leaves_it_or_not() {
                     drop(volume);
                     is_sound(&rig).await;
                     ended
-                });
-                cuts += 1;
-                if ended {
-                    break;
-                }
-            }
+                })
+            });
             println!("{backend:?}, deleting {deletes}: {cuts} cuts");
         }
     }
@@ -527,5 +517,38 @@ fn as_many_levels_as_there_may_be_are_read_and_one_more_is_refused() {
         assert_eq!(current(&deepest).await, "aBBBBfgh");
         assert_eq!(shown(&volume, "last").await, "aBBBBfgh");
         assert_eq!(shown(&volume, "s8").await, "aBcdefgh");
+    });
+}
+
+/// Every seal holds and what is said cannot be: nothing is read, and nothing panics.
+#[test]
+fn a_block_of_no_branch_that_inherits_is_damaged() {
+    let rig = rig(78, Backend::Log);
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        write_base(&volume).await;
+        volume.close().await.unwrap();
+        drop(volume);
+        let is_page = |at: &u64| {
+            let head = rig.disk.peek(*at, 40);
+            head.starts_with(b"ICEINDEX") && head[36..] == [1, 0, 0, 0]
+        };
+        let at = (MIB..6 * MIB).step_by(4096).find(is_page).unwrap();
+        let mut page = rig.disk.peek(at, 4096);
+        // The first entry is block 0's.
+        assert_eq!(page[64..72], [0; 8]);
+        page[84..88].copy_from_slice(&INHERITED.to_le_bytes());
+        page[12..16].fill(0);
+        let sum = crc32c(&[&page]);
+        page[12..16].copy_from_slice(&sum.to_le_bytes());
+        rig.disk.poke(at, &page);
+        let volume = rig.open(MANUAL).await;
+        let refused = byte(&volume, 0).await.unwrap_err();
+        assert!(matches!(refused.reason(), Reason::BlockDamaged { .. }), "{refused}");
+        assert_eq!(byte(&volume, 1).await.unwrap(), b'b');
+        let image = volume.image(ImageOptions::default()).await.unwrap();
+        let buf = volume.context().buffers().get(BLOCK as usize).unwrap();
+        let refused = image.read(ByteOffset(0), buf).await.0.unwrap_err();
+        assert!(matches!(refused.reason(), Reason::BlockDamaged { .. }), "{refused}");
     });
 }

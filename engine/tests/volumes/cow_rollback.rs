@@ -10,7 +10,8 @@ use icecore::volume::{BaseImage, CreateOptions, OpenMode, OpenOptions, Volume};
 
 use crate::apart;
 use crate::vlog::{
-    BLOCK, MANUAL, MIB, PREFIXES, Rig, WRITES, base_at, current, is_sound, shown, small, write, write_base,
+    BLOCK, MANUAL, MIB, PREFIXES, Rig, WRITES, base_at, current, cut_at_each_request, is_sound, shown, small,
+    write, write_base,
 };
 
 const T0: &str = PREFIXES[0];
@@ -78,20 +79,16 @@ fn it_goes_back_and_forth_between_its_snapshots() {
 }
 
 /// Cuts the power at each request of a return. How often the volume was found as it was, and gone back.
-fn cut_everywhere(to: &str, image: &str) -> Result<(u64, u64), String> {
+fn cut_everywhere(to: &str, image: &str) -> (u64, u64) {
     let (mut before, mut after) = (0, 0);
-    for cut_at in 1.. {
+    cut_at_each_request(|cut_at| {
         let rig = rig(1000 + cut_at, None);
-        let ended = rig.runtime.block_on(async {
+        rig.runtime.block_on(async {
             let volume = rig.open(MANUAL).await;
             written(&volume).await;
-            let (requests, to) = (rig.disk.requests(), moment(&volume, to));
-            let returning = volume.clone();
-            let task = rig.runtime.context().spawn(async move { returning.rollback(to).await.map(drop) });
-            rig.run_until(requests + cut_at, &task).await;
-            let ended = task.has_ended();
-            task.abort();
-            drop((task, volume));
+            let returning = async { volume.rollback(moment(&volume, to)).await.unwrap() };
+            let ended = rig.run_until(cut_at, returning).await;
+            drop(volume);
             rig.disk.cut_power();
             is_sound(&rig).await;
             let reader = Volume::open(rig.device(), OpenMode::ReadOnly).await.unwrap();
@@ -99,9 +96,8 @@ fn cut_everywhere(to: &str, image: &str) -> Result<(u64, u64), String> {
             drop(reader);
             let mut volume = rig.open(MANUAL).await;
             let found = current(&volume).await;
-            if found != read || ![NOW, image].contains(&found.as_str()) || (ended && found != image) {
-                return Err(format!("cut at {cut_at}: {read}, then {found}"));
-            }
+            let is_one = if ended { found == image } else { [NOW, image].contains(&found.as_str()) };
+            assert!(is_one && found == read, "cut at {cut_at}: {read}, then {found}");
             are_shown(&volume).await;
             if found == NOW {
                 before += 1
@@ -118,25 +114,20 @@ fn cut_everywhere(to: &str, image: &str) -> Result<(u64, u64), String> {
             }
             let found = format!("{}w", &found[..7]);
             for _ in 0..2 {
-                if current(&volume).await != found {
-                    return Err(format!("cut at {cut_at}: after a write {}", current(&volume).await));
-                }
+                assert_eq!(current(&volume).await, found, "cut at {cut_at}: after a write");
                 are_shown(&volume).await;
                 volume = rig.cut_and_open(volume).await;
             }
-            Ok(ended)
-        })?;
-        if ended {
-            break;
-        }
-    }
-    Ok((before, after))
+            ended
+        })
+    });
+    (before, after)
 }
 
 #[test]
 fn a_cut_at_any_request_leaves_it_as_it_was_or_gone_back() {
     for (name, image) in SNAPSHOTS {
-        let (before, after) = cut_everywhere(name, image).unwrap();
+        let (before, after) = cut_everywhere(name, image);
         println!("{name}: {before} times as it was, {after} times gone back");
         assert!(before > 1 && after > 2);
     }
@@ -150,7 +141,7 @@ fn the_planted_fault_of_a_return_is_found() {
     switch(Some(Mutation::RestoredBeforeBase));
     let sound = std::panic::catch_unwind(|| cut_everywhere("T0", T0));
     switch(None);
-    assert!(!matches!(sound, Ok(Ok(_))), "{sound:?}");
+    assert!(sound.is_err(), "{sound:?}");
 }
 
 #[test]
@@ -214,15 +205,12 @@ fn without_room_it_shows_what_it_goes_back_to_and_ends_when_there_is_some() {
 #[test]
 fn a_base_apart_is_not_taken_for_the_current_image_while_it_is_none() {
     let (mut refused, mut shown) = (0, 0);
-    for cut_at in 1.. {
+    cut_at_each_request(|cut_at| {
         let rig = apart::Rig::new(50 + 2 * cut_at, Backend::Cow);
-        let ended = rig.runtime.block_on(async {
+        rig.runtime.block_on(async {
             let volume = rig.open().await;
             written(&volume).await;
-            let to = moment(&volume, "T0");
-            let returning = async {
-                volume.rollback(to).await.unwrap();
-            };
+            let returning = async { volume.rollback(moment(&volume, "T0")).await.unwrap() };
             let ended = rig.run_until(cut_at, returning).await;
             drop(volume);
             rig.cut_power();
@@ -246,11 +234,8 @@ fn a_base_apart_is_not_taken_for_the_current_image_while_it_is_none() {
             let volume = Volume::open_base(&rig.device(&rig.volume), alone).await.unwrap();
             assert!(current(&volume).await.starts_with('a'), "with its log it was one image again");
             ended
-        });
-        if ended {
-            break;
-        }
-    }
+        })
+    });
     println!("{refused} times refused, {shown} times shown");
     assert!(refused > 2 && shown > 1);
 }

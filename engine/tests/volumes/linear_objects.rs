@@ -2,7 +2,7 @@
 //! snapshot is never full, what is refused, and when an object is given back. By the bytes and requests of the disk.
 
 use icecore::device::simulated::{Event, Recorded};
-use icecore::error::{Kind, Reason};
+use icecore::error::{Error, Kind, Reason};
 use icecore::format::batch;
 use icecore::object::ObjectKind;
 use icecore::runtime::{OperationKind, join_all};
@@ -15,16 +15,16 @@ use crate::objects::{Object, objects};
 use crate::on_disk::superblock;
 use crate::vlog::{self, BLOCK, MIB, Rig, byte, is_sound, shown, small, write, write_at, write_base};
 
-const BASES: [Backend; 2] = [Backend::Cow, Backend::Overlay];
+pub const BASES: [Backend; 2] = [Backend::Cow, Backend::Overlay];
 /// Blocks of a segment.
-const SEGMENT: u64 = 16;
+pub const SEGMENT: u64 = 16;
 
-fn linear(backend: Backend, blocks: u64) -> CreateOptions {
+pub fn linear(backend: Backend, blocks: u64) -> CreateOptions {
     let size_bytes = Some(blocks * BLOCK);
     CreateOptions { size_bytes, objects: ObjectKind::Linear, ..small(backend) }
 }
 
-async fn open(rig: &Rig) -> Volume {
+pub async fn open(rig: &Rig) -> Volume {
     rig.open_with(OpenOptions::default()).await
 }
 
@@ -44,7 +44,7 @@ async fn live_blocks(volume: &Volume) -> u64 {
 }
 
 /// Writes one letter to several blocks at the same time.
-async fn write_together(volume: &Volume, blocks: &[u64], letter: u8) {
+pub async fn write_together(volume: &Volume, blocks: &[u64], letter: u8) {
     let writes = blocks.iter().map(|block| write_at(volume, block * BLOCK, letter, Durability::OnFlush));
     join_all(writes.collect::<Vec<_>>()).await.into_iter().for_each(|written| written.unwrap());
 }
@@ -181,6 +181,31 @@ fn the_log_says_where_blocks_lie_after_a_flush_that_began_when_they_were_there()
     }
 }
 
+/// Writes all of these blocks and takes a snapshot, again and again, until there is no room for one more. The snapshots
+/// with the letter that each shows, and the refusal; the letter behind the last one is current.
+pub async fn fill(volume: &Volume, blocks: &[u64]) -> (Vec<(String, u8)>, Error) {
+    let mut names: Vec<(String, u8)> = Vec::new();
+    write_together(volume, blocks, b'a').await;
+    loop {
+        let letter = b'a' + names.len() as u8;
+        match volume.create_snapshot(&format!("at {}", char::from(letter))).await {
+            Ok(taken) => names.push((taken.name, letter)),
+            Err(refused) => return (names, refused),
+        }
+        for letter in [b'z', b'z', letter + 1] {
+            write_together(volume, blocks, letter).await;
+        }
+        volume.flush().await.unwrap();
+    }
+}
+
+/// Each snapshot shows its letter.
+pub async fn are_shown(volume: &Volume, names: &[(String, u8)]) {
+    for (name, letter) in names {
+        assert_eq!(shown(volume, name).await.unwrap(), String::from(char::from(*letter)).repeat(8), "{name}");
+    }
+}
+
 /// The pool is full of objects, and every block of the volume is written after each snapshot.
 #[test]
 fn a_snapshot_that_was_taken_is_never_full_and_one_too_many_is_refused() {
@@ -190,20 +215,7 @@ fn a_snapshot_that_was_taken_is_never_full_and_one_too_many_is_refused() {
         rig.runtime.block_on(async {
             let volume = open(&rig).await;
             let all: Vec<u64> = (0..blocks).collect();
-            write_together(&volume, &all, b'a').await;
-            let mut names: Vec<(String, u8)> = Vec::new();
-            let refused = loop {
-                let letter = b'a' + names.len() as u8;
-                match volume.create_snapshot(&format!("at {}", char::from(letter))).await {
-                    Ok(taken) => names.push((taken.name, letter)),
-                    Err(refused) => break refused,
-                }
-                for round in 0..3 {
-                    let letter = if round < 2 { b'z' } else { letter + 1 };
-                    write_together(&volume, &all, letter).await;
-                }
-                volume.flush().await.unwrap();
-            };
+            let (names, refused) = fill(&volume, &all).await;
             assert!(names.len() >= 3, "{backend:?}: {names:?}");
             let Reason::NoRoomForObject { needed_bytes, free_bytes } = *refused.reason() else {
                 panic!("{refused}")
@@ -215,10 +227,7 @@ fn a_snapshot_that_was_taken_is_never_full_and_one_too_many_is_refused() {
                 write_together(&volume, &all, letter).await;
             }
             volume.flush().await.unwrap();
-            for (name, letter) in &names {
-                let expected: String = [char::from(*letter); 8].iter().collect();
-                assert_eq!(shown(&volume, name).await.unwrap(), expected, "{backend:?}");
-            }
+            are_shown(&volume, &names).await;
             // Whichever is deleted, the newest of a `cow` volume, the oldest of an overlay once it is folded: its object
             // is free for the next.
             let before = objects(&rig.disk).len();

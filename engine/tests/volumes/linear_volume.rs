@@ -13,7 +13,8 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenOptions, Volume};
 
 use crate::vlog::{
-    self, BASE, BLOCK, MANUAL, PREFIXES, Rig, SEGMENT_BYTES, byte, byte_at, current, letters, linear, write,
+    self, BASE, BLOCK, MANUAL, PREFIXES, Rig, SEGMENT_BYTES, byte, byte_at, current, cut_at_each_request,
+    letters, linear, write,
 };
 
 fn rig(disk_bytes: u64, options: CreateOptions) -> Rig {
@@ -81,39 +82,26 @@ fn strict_applying_brings_each_entry_home_in_order() {
 #[test]
 fn a_cut_at_any_write_of_the_applier_changes_nothing_that_is_read() {
     for mode in [ApplyMode::Strict, ApplyMode::Absorb] {
-        // How many requests applying takes, and then a cut before each of them.
-        let mut requests = None;
-        let mut cut_at = 0;
-        while requests.is_none_or(|requests| cut_at <= requests) {
+        let cuts = cut_at_each_request(|cut_at| {
             let rig = rig(16 << 20, linear(1 << 20));
             let options = ApplyOptions { mode, ..MANUAL };
             rig.runtime.block_on(async {
                 let (volume, home) = rig.with_base(options).await;
                 write_all(&volume).await;
-                let before = rig.disk.requests();
-                let context = rig.runtime.context().clone();
-                let applying = volume.clone();
-                let task = context.spawn(async move { applying.apply(None).await.unwrap() });
-                if requests.is_none() {
-                    task.await;
-                    requests = Some(rig.disk.requests() - before);
-                } else {
-                    while rig.disk.requests() < before + cut_at && !task.has_ended() {
-                        context.sleep(1_000).await;
-                    }
-                    task.abort();
-                    drop(volume);
-                    rig.disk.cut_power();
-                    let volume = rig.open(options).await;
-                    assert_eq!(current(&volume).await, "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
-                    volume.apply(None).await.unwrap();
-                    assert_eq!(current(&volume).await, "1bFyeGgh");
-                    assert_eq!(letters(&rig.disk, home), "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
-                    cut_at += 1;
-                }
-            });
-        }
-        println!("{mode:?}: {requests:?} requests");
+                let applying = async { volume.apply(None).await.unwrap() };
+                let ended = rig.run_until(cut_at, applying).await;
+                drop(volume);
+                rig.disk.cut_power();
+                let volume = rig.open(options).await;
+                assert_eq!(current(&volume).await, "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
+                volume.apply(None).await.unwrap();
+                assert_eq!(current(&volume).await, "1bFyeGgh");
+                assert_eq!(letters(&rig.disk, home), "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
+                ended
+            })
+        });
+        println!("{mode:?}: {cuts} cuts");
+        assert!(cuts > 8);
     }
 }
 

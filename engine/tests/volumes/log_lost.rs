@@ -16,7 +16,7 @@ use icecore::store::log::ImageOptions;
 use icecore::units::Seq;
 use icecore::volume::{BaseImage, CreateOptions, Initialise, OpenMode, Volume};
 
-use crate::vlog::{MIB, PREFIXES, current, shown, write, write_base};
+use crate::vlog::{MIB, PREFIXES, current, cut_at_each_request, shown, write, write_base};
 
 const T0: &str = PREFIXES[0];
 const T1: &str = PREFIXES[3];
@@ -129,7 +129,7 @@ fn copy_on_write_goes_on_without_its_log_and_its_snapshots_are_broken() {
 #[test]
 fn no_snapshot_of_a_log_that_comes_back_is_shown_wrong_wherever_the_first_write_is_cut() {
     let (mut together, mut apart) = (0, 0);
-    for cut_at in 0.. {
+    cut_at_each_request(|cut_at| {
         let rig = Rig::new(2, Backend::Cow);
         let ended = rig.runtime.block_on(async {
             drop(v_3a(&rig).await);
@@ -165,9 +165,9 @@ fn no_snapshot_of_a_log_that_comes_back_is_shown_wrong_wherever_the_first_write_
                 rig.cut_power();
                 assert_eq!(shown(&rig.open().await, "T0").await.unwrap(), "a!cd!f!h");
             });
-            break;
         }
-    }
+        ended
+    });
     println!("{together} times with its log, {apart} times without");
     assert!(together > 1 && apart > 3);
 }
@@ -250,9 +250,9 @@ fn a_base_that_is_no_one_image_says_so_before_it_is_none() {
 #[test]
 fn wherever_it_is_cut_the_base_alone_shows_an_image_that_was_or_none() {
     let (mut images, mut refused) = (0, 0);
-    for cut_at in 0.. {
+    cut_at_each_request(|cut_at| {
         let rig = Rig::new(5, Backend::Overlay);
-        let ended = rig.runtime.block_on(async {
+        rig.runtime.block_on(async {
             let volume = v_3a(&rig).await;
             let done = Cell::new(0);
             let work = async {
@@ -307,11 +307,8 @@ fn wherever_it_is_cut_the_base_alone_shows_an_image_that_was_or_none() {
             // In place, a write of a block is as atomic as the disk makes it.
             assert!(after.contains(&found.as_str()), "cut at {cut_at}: {found}");
             ended
-        });
-        if ended {
-            break;
-        }
-    }
+        })
+    });
     println!("{images} images, {refused} refusals");
     assert!(images > 10 && refused > 10);
 }

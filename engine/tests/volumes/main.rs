@@ -16,6 +16,7 @@ mod growing;
 mod held_back;
 mod linear_objects;
 mod linear_order;
+mod linear_pools;
 mod linear_volume;
 mod log_lost;
 mod log_variants;

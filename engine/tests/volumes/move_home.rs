@@ -2,7 +2,6 @@
 //! what the disk got and holds.
 
 use std::cell::Cell;
-use std::task::Poll;
 
 use icecore::device::simulated::{Event, Fault};
 use icecore::error::Reason;
@@ -13,8 +12,8 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, OpenOptions, Volume};
 
 use crate::vlog::{
-    BLOCK, MIB, PREFIXES, Rig, WRITES, base_at, byte, image_at, is_sound, letters, shown, small, write,
-    write_base,
+    BLOCK, MIB, PREFIXES, Rig, WRITES, base_at, byte, cut_at_each_request, image_at, is_sound, letters,
+    shown, small, write, write_base,
 };
 
 const T0: &str = PREFIXES[0];
@@ -221,14 +220,13 @@ fn libc_eio() -> i32 {
 /// Cuts at every request from the reads on, until what has come home has been overwritten there. The images that were not
 /// what they should be, and the cuts.
 fn cuts() -> (Vec<String>, u64) {
-    let (mut wrong, mut cut_at) = (Vec::new(), 0);
-    loop {
+    let mut wrong = Vec::new();
+    let cuts = cut_at_each_request(|cut_at| {
         let rig = rig(4);
-        let ended = rig.runtime.block_on(async {
+        rig.runtime.block_on(async {
             let volume = v_2_alone(&rig, true).await;
             let done = Cell::new(0);
-            let before = rig.disk.requests();
-            let mut work = Box::pin(async {
+            let work = async {
                 for region in [0, 3] {
                     byte(&volume, region).await.unwrap();
                 }
@@ -239,18 +237,8 @@ fn cuts() -> (Vec<String>, u64) {
                 volume.create_snapshot("T2").await.unwrap();
                 write(&volume, 3, b'R').await.unwrap();
                 done.set(3);
-            });
-            let mut limit = Box::pin(async {
-                while rig.disk.requests() < before + cut_at {
-                    rig.runtime.context().sleep(1_000).await;
-                }
-            });
-            let ended = std::future::poll_fn(|context| match work.as_mut().poll(context) {
-                Poll::Ready(()) => Poll::Ready(true),
-                Poll::Pending => limit.as_mut().poll(context).map(|()| false),
-            })
-            .await;
-            drop((work, limit));
+            };
+            let ended = rig.run_until(cut_at, work).await;
             drop(volume);
             rig.disk.cut_power();
             is_sound(&rig).await;
@@ -271,12 +259,9 @@ fn cuts() -> (Vec<String>, u64) {
                 wrong.push(format!("cut at request {cut_at}: it changes when it is read"));
             }
             ended
-        });
-        cut_at += 1;
-        if ended {
-            return (wrong, cut_at);
-        }
-    }
+        })
+    });
+    (wrong, cuts)
 }
 
 #[test]

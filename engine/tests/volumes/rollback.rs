@@ -7,8 +7,8 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, Volume};
 
 use crate::vlog::{
-    self, BASE, BLOCK, MANUAL, MIB, PREFIXES, Rig, current, is_sound, letters, linear, small, write,
-    write_base,
+    self, BASE, BLOCK, MANUAL, MIB, PREFIXES, Rig, current, cut_at_each_request, is_sound, letters, linear,
+    small, write, write_base,
 };
 
 async fn write_all(volume: &Volume) {
@@ -98,33 +98,21 @@ fn without_a_past_there_is_nothing_to_go_back_to() {
 
 #[test]
 fn a_cut_while_going_back_gives_the_old_image_or_the_new_one() {
-    let (mut requests, mut cut_at, mut seen) = (None, 0, [0, 0]);
-    while requests.is_none_or(|requests| cut_at <= requests) {
+    let mut seen = [0, 0];
+    let cuts = cut_at_each_request(|cut_at| {
         let rig = Rig::new(5, 16 * MIB, log(4 * MIB));
         rig.runtime.block_on(async {
             let volume = rig.open(MANUAL).await;
             write_base(&volume).await;
             write_all(&volume).await;
-            let before = rig.disk.requests();
-            let context = rig.runtime.context().clone();
-            let going = volume.clone();
-            let task = context.spawn(async move {
-                going.rollback(Seq(10)).await.unwrap();
+            let going = async {
+                volume.rollback(Seq(10)).await.unwrap();
                 // And what is done about it in the background.
-                going.flush().await.unwrap();
-                going.context().sleep(3_000_000_000).await;
-            });
-            if requests.is_none() {
-                task.await;
-                requests = Some(rig.disk.requests() - before);
-                return;
-            }
-            rig.run_until(before + cut_at, &task).await;
-            task.abort();
-            drop(volume);
-            rig.disk.cut_power();
-            is_sound(&rig).await;
-            let volume = rig.open(MANUAL).await;
+                volume.flush().await.unwrap();
+                volume.context().sleep(3_000_000_000).await;
+            };
+            let ended = rig.run_until(cut_at, going).await;
+            let volume = rig.cut_and_open(volume).await;
             let now = current(&volume).await;
             let which = [PREFIXES[6], PREFIXES[2]].iter().position(|image| *image == now);
             seen[which.unwrap_or_else(|| panic!("cut at {cut_at}: {now}"))] += 1;
@@ -134,10 +122,10 @@ fn a_cut_while_going_back_gives_the_old_image_or_the_new_one() {
             volume.close().await.unwrap();
             drop(volume);
             is_sound(&rig).await;
-            cut_at += 1;
-        });
-    }
-    println!("{requests:?} requests; {seen:?} old and new");
+            ended
+        })
+    });
+    println!("{cuts} cuts; {seen:?} old and new");
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
 

@@ -14,7 +14,9 @@ use icecore::volume::{
 };
 
 use crate::apart::{Rig, arrived, creation_is_whole_or_not, id_of};
-use crate::vlog::{self, BASE, BLOCK, MANUAL, MIB, WRITES, byte as block, current, linear, write};
+use crate::vlog::{
+    self, BASE, BLOCK, MANUAL, MIB, WRITES, byte as block, current, cut_at_each_request, linear, write,
+};
 
 /// With base letters written and applied.
 async fn with_base(rig: &Rig) -> Volume {
@@ -181,34 +183,24 @@ fn an_older_copy_of_the_volume_is_never_shown() {
 fn a_cut_of_both_at_any_request_of_the_applier_changes_nothing_that_is_read() {
     for mode in [ApplyMode::Strict, ApplyMode::Absorb] {
         let options = ApplyOptions { mode, ..MANUAL };
-        let mut requests = None;
-        let mut cut_at = 0;
-        while requests.is_none_or(|requests| cut_at <= requests) {
+        let cuts = cut_at_each_request(|cut_at| {
             let rig = rig(8, options);
             rig.runtime.block_on(async {
                 let volume = with_base(&rig).await;
                 write_all(&volume).await;
-                let before = rig.requests();
-                let applying = async {
-                    volume.apply(None).await.unwrap();
-                };
-                if requests.is_none() {
-                    applying.await;
-                    requests = Some(rig.requests() - before);
-                    return;
-                }
-                rig.run_until(cut_at, applying).await;
+                let applying = async { volume.apply(None).await.unwrap() };
+                let ended = rig.run_until(cut_at, applying).await;
                 drop(volume);
                 rig.cut_power();
                 let volume = rig.open().await;
                 assert_eq!(current(&volume).await, "1bFyeGgh", "{mode:?}, cut at request {cut_at}");
                 volume.apply(None).await.unwrap();
                 assert_eq!((current(&volume).await, rig.letters()), ("1bFyeGgh".into(), "1bFyeGgh".into()));
-                cut_at += 1;
-            });
-        }
-        println!("{mode:?}: {requests:?} requests");
-        assert!(requests > Some(8));
+                ended
+            })
+        });
+        println!("{mode:?}: {cuts} cuts");
+        assert!(cuts > 9);
     }
 }
 

@@ -12,6 +12,7 @@ use icecore::check::{Code, check};
 use icecore::device::simulated::{Fault, SimulatedDisk};
 use icecore::error::{Kind, Reason};
 use icecore::export::control::{Answer, Request, perform};
+use icecore::object::ObjectKind;
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{Context, OperationKind, Random, Runtime, join_all};
 use icecore::store::Backend;
@@ -21,18 +22,29 @@ use icecore::volume::{
     CreateOptions, Durability, HOLD_NS_MAX, LockTime, OpenMode, Volume, incomplete_groups,
 };
 
+use crate::apart;
+use crate::vlog::{Kept, cut_at_each_request, run_until};
+
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 16;
 const ROUNDS: u64 = 60;
 const GROUPS: u64 = 8;
 const SEEDS: u64 = 12;
+const LOG: Kept = (Backend::Log, ObjectKind::Mapped);
+const COW: Kept = (Backend::Cow, ObjectKind::Mapped);
+const OVERLAY: Kept = (Backend::Overlay, ObjectKind::Mapped);
+const LOGGED_COW: Kept = (Backend::LoggedCow, ObjectKind::Mapped);
+const LINEAR_COW: Kept = (Backend::Cow, ObjectKind::Linear);
+const LINEAR_OVERLAY: Kept = (Backend::Overlay, ObjectKind::Linear);
 /// Where the members lie: pools of these backends, and a writable snapshot of the first one.
-const MIXES: [&[Backend]; 5] = [
-    &[Backend::Log, Backend::Log, Backend::Log],
-    &[Backend::Log, Backend::Cow, Backend::Overlay],
-    &[Backend::Overlay, Backend::Cow],
-    &[Backend::Cow],
-    &[Backend::LoggedCow, Backend::Overlay],
+const MIXES: [&[Kept]; 7] = [
+    &[LOG, LOG, LOG],
+    &[LOG, COW, OVERLAY],
+    &[OVERLAY, COW],
+    &[LINEAR_OVERLAY, LINEAR_COW],
+    &[COW],
+    &[LINEAR_COW],
+    &[LOGGED_COW, OVERLAY],
 ];
 
 /// Pools, each on its disk.
@@ -46,13 +58,14 @@ fn disk(calendar: &Calendar, seed: u64, at: usize) -> SimulatedDisk {
 }
 
 impl Rig {
-    fn new(seed: u64, backends: &[Backend]) -> Self {
+    fn new(seed: u64, backends: &[Kept]) -> Self {
         let (runtime, calendar) = Runtime::simulated(seed).unwrap();
         let disks: Vec<_> = (0..backends.len()).map(|at| disk(&calendar, seed, at)).collect();
         let context = runtime.context().clone();
         runtime.block_on(async {
-            for (disk, backend) in disks.iter().zip(backends) {
+            for (disk, (backend, objects)) in disks.iter().zip(backends) {
                 let options = CreateOptions {
+                    objects: *objects,
                     size_bytes: Some((BLOCKS * BLOCK) as u64),
                     block_bytes: Some(BLOCK as u32),
                     region_bytes: BLOCK as u32,
@@ -132,7 +145,7 @@ fn names(volumes: &[Volume], group: u64) -> Vec<String> {
 }
 
 /// What is wrong with a group of one play, if anything is, and how many numbers its groups show.
-fn play(backends: &[Backend], seed: u64) -> (Option<String>, usize) {
+fn play(backends: &[Kept], seed: u64) -> (Option<String>, usize) {
     let rig = Rig::new(seed, backends);
     let context = rig.context();
     rig.runtime.block_on(async {
@@ -233,7 +246,7 @@ fn a_group_shows_one_instant_of_all_its_volumes() {
 fn snapshots_taken_one_after_the_other_are_noticed() {
     use icecore::mutation::{Mutation, switch};
     // A single pool takes all in one record, whatever is planted.
-    for backends in &MIXES[..3] {
+    for backends in MIXES.into_iter().filter(|backends| backends.len() > 1) {
         switch(Some(Mutation::GroupOneByOne));
         let found = (0..SEEDS).find_map(|seed| play(backends, seed).0);
         switch(None);
@@ -242,28 +255,19 @@ fn snapshots_taken_one_after_the_other_are_noticed() {
     }
 }
 
-/// Takes a group, and cuts all power at one request of that. How many requests it was, how many snapshots are there.
-fn cut_short(backends: &[Backend], seed: u64, cut_at: Option<u64>) -> (u64, usize, usize) {
+/// Takes a group, and cuts all power at one request of that. Whether it had ended, and whether none, some, or all of its
+/// snapshots are there.
+fn cut_short(backends: &[Kept], seed: u64, cut_at: u64) -> (bool, usize) {
     let rig = Rig::new(seed, backends);
-    let context = rig.context();
     rig.runtime.block_on(async {
         let pools = rig.open().await;
         let volumes = members_of(&pools).await;
         for (at, volume) in volumes.iter().enumerate() {
             write(volume, 0, 7 + at as u64, Durability::OnFlush).await;
         }
-        let before = rig.requests();
         let names = names(&volumes, 0);
-        let taking = {
-            let (volumes, names) = (volumes.clone(), names.clone());
-            context.spawn(async move { Volume::create_group(&named(&volumes, &names)).await.is_ok() })
-        };
-        while cut_at.is_none_or(|cut_at| rig.requests() < before + cut_at) && !taking.has_ended() {
-            context.sleep(1_000).await;
-        }
-        let requests = rig.requests() - before;
-        let has_ended = taking.has_ended();
-        taking.abort();
+        let taking = async { Volume::create_group(&named(&volumes, &names)).await.unwrap() };
+        let ended = run_until(&rig.context(), || rig.requests(), cut_at, taking).await;
         drop((pools, volumes));
         rig.cut_power();
         rig.is_sound().await;
@@ -272,21 +276,21 @@ fn cut_short(backends: &[Backend], seed: u64, cut_at: Option<u64>) -> (u64, usiz
         let mut found = Vec::new();
         for (at, (volume, name)) in volumes.iter().zip(&names).enumerate() {
             if volume.snapshot(name).is_ok() {
-                assert_eq!(number(volume, name).await, 7 + at as u64, "cut at {cut_at:?}");
+                assert_eq!(number(volume, name).await, 7 + at as u64, "cut at {cut_at}");
                 found.push(name.clone());
             }
         }
         // The first pool's own volume and its writable snapshot are one record's.
         let [first, last] = [&names[0], &names[names.len() - 1]].map(|name| found.contains(name));
-        assert_eq!(first, last, "cut at {cut_at:?}: {found:?}");
-        assert!(!has_ended || found.len() == names.len(), "what was answered is there");
+        assert_eq!(first, last, "cut at {cut_at}: {found:?}");
+        assert!(!ended || found.len() == names.len(), "what was answered is there");
         let told = Volume::incomplete_groups(&volumes);
         if found.is_empty() || found.len() == names.len() {
             assert_eq!(told, []);
         } else {
             let mut one = told[0].found.clone();
             one.sort();
-            assert_eq!((told.len(), one), (1, found.clone()), "cut at {cut_at:?}");
+            assert_eq!((told.len(), one), (1, found.clone()), "cut at {cut_at}");
             assert_eq!(told[0].group.members as usize, names.len());
             // Whoever sees only a part of the pools is told as well, and not once the rest is gone.
             for (volume, name) in volumes.iter().zip(&names).filter(|(_, name)| found.contains(name)) {
@@ -295,7 +299,7 @@ fn cut_short(backends: &[Backend], seed: u64, cut_at: Option<u64>) -> (u64, usiz
             }
             assert_eq!(Volume::incomplete_groups(&volumes), []);
         }
-        (requests, found.len(), names.len())
+        (ended, if found.is_empty() { 0 } else { 1 + usize::from(found.len() == names.len()) })
     })
 }
 
@@ -304,12 +308,11 @@ fn a_cut_of_all_devices_leaves_each_there_or_not_and_what_is_left_is_told() {
     for backends in MIXES {
         let (mut counts, mut cuts) = ([0; 3], 0);
         for seed in 0..6 {
-            let (requests, ..) = cut_short(backends, seed, None);
-            for cut_at in 1..=requests + 1 {
-                let (_, found, members) = cut_short(backends, seed, Some(cut_at));
-                counts[if found == 0 { 0 } else { 1 + usize::from(found == members) }] += 1;
-                cuts += 1;
-            }
+            cuts += cut_at_each_request(|cut_at| {
+                let (ended, found) = cut_short(backends, seed, cut_at);
+                counts[found] += 1;
+                ended
+            });
         }
         let [none, some, all] = counts;
         println!("{backends:?}: {cuts} cuts: {none} with none, {some} with some, {all} with all");
@@ -425,7 +428,7 @@ fn a_hold_for_another_process_ends_by_itself() {
 #[test]
 fn features_that_are_used_first_at_once_are_both_noted() {
     for seed in 0..8 {
-        let rig = Rig::new(seed, &[Backend::Log]);
+        let rig = Rig::new(seed, &[LOG]);
         rig.runtime.block_on(async {
             let pools = rig.open().await;
             pools[0].create_snapshot("one").await.unwrap();
@@ -452,8 +455,10 @@ fn features_that_are_used_first_at_once_are_both_noted() {
 /// A base on a device of its own is flushed, though the first member is a writable snapshot, which knows nothing of that.
 #[test]
 fn what_lies_on_a_device_of_its_own_is_durable_whichever_member_comes_first() {
-    for seed in 0..12 {
-        let rig = crate::apart::Rig::new(seed, Backend::Cow);
+    for (seed, objects) in (0..24).zip(ObjectKind::ALL.into_iter().cycle()) {
+        let size_bytes = Some((BLOCKS * BLOCK) as u64);
+        let rig =
+            apart::Rig::with(seed, CreateOptions { size_bytes, objects, ..apart::options(Backend::Cow) });
         rig.runtime.block_on(async {
             let pool = rig.open().await;
             let tree = members_of(std::slice::from_ref(&pool)).await.pop().unwrap();
@@ -466,7 +471,7 @@ fn what_lies_on_a_device_of_its_own_is_durable_whichever_member_comes_first() {
             assert_eq!(
                 [number(&pool, "of pool").await, number(&pool, "of tree").await],
                 [7, 0],
-                "seed {seed}"
+                "seed {seed}, {objects:?}"
             );
         });
     }

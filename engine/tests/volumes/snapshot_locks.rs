@@ -6,7 +6,10 @@ use icecore::runtime::{OperationKind, Runtime};
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, LockTime, OpenMode, SnapshotLock, Volume, WhenFull};
 
-use crate::vlog::{BLOCK, MANUAL, MIB, PREFIXES, Rig, current, is_sound, shown, small, write, write_base};
+use crate::vlog::{
+    BLOCK, MANUAL, MIB, PREFIXES, Rig, current, cut_at_each_request, is_sound, shown, small, write,
+    write_base,
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const BACKENDS: [Backend; 4] = [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow];
@@ -241,8 +244,8 @@ fn a_pool_full_of_locked_snapshots_refuses_and_goes_on_when_one_is_unlocked() {
 #[test]
 fn a_cut_while_it_is_locked_or_unlocked_leaves_it_locked_or_not() {
     for unlocking in [false, true] {
-        let (mut requests, mut cut_at, mut seen) = (None, 0, [0, 0]);
-        while requests.is_none_or(|requests| cut_at <= requests + 1) {
+        let mut seen = [0, 0];
+        let cuts = cut_at_each_request(|cut_at| {
             let rig = rig(Backend::Log);
             rig.runtime.block_on(async {
                 let volume = rig.open(MANUAL).await;
@@ -251,31 +254,22 @@ fn a_cut_while_it_is_locked_or_unlocked_leaves_it_locked_or_not() {
                 if unlocking {
                     volume.lock_snapshot("T0", LockTime::Held).await.unwrap();
                 }
-                let before = rig.disk.requests();
-                let own = volume.clone();
-                let task = rig.runtime.context().clone().spawn(async move {
+                let work = async {
                     match unlocking {
-                        true => own.unlock_snapshot("T0").await.unwrap(),
-                        false => own.lock_snapshot("T0", LockTime::Held).await.unwrap(),
+                        true => volume.unlock_snapshot("T0").await.unwrap(),
+                        false => volume.lock_snapshot("T0", LockTime::Held).await.unwrap(),
                     }
-                });
-                if requests.is_none() {
-                    task.await;
-                    requests = Some(rig.disk.requests() - before);
-                    return;
-                }
-                rig.run_until(before + cut_at, &task).await;
-                let has_ended = task.has_ended();
-                task.abort();
+                };
+                let ended = rig.run_until(cut_at, work).await;
                 let volume = rig.cut_and_open(volume).await;
                 let is_locked = lock_of(&volume, "T0").is_some();
                 seen[usize::from(is_locked)] += 1;
-                assert!(!has_ended || is_locked != unlocking, "what has been answered is durable");
+                assert!(!ended || is_locked != unlocking, "what has been answered is durable");
                 assert_eq!(volume.delete_snapshot("T0").await.is_err(), is_locked);
-                cut_at += 1;
-            });
-        }
-        println!("unlocking {unlocking}: {requests:?} requests, not locked and locked: {seen:?}");
+                ended
+            })
+        });
+        println!("unlocking {unlocking}: {cuts} cuts, not locked and locked: {seen:?}");
         assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     }
 }

@@ -7,7 +7,10 @@ use icecore::error::{Kind, Reason};
 use icecore::store::Backend;
 use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenOptions, Volume, WhenFull};
 
-use crate::vlog::{self, BLOCK, MIB, PREFIXES, Rig, current, is_sound, small, write, write_at, write_base};
+use crate::vlog::{
+    self, BLOCK, MIB, PREFIXES, Rig, current, cut_at_each_request, is_sound, small, write, write_at,
+    write_base,
+};
 
 const T0: &str = PREFIXES[0];
 const BASES: [Backend; 3] = [Backend::Cow, Backend::Overlay, Backend::LoggedCow];
@@ -156,27 +159,14 @@ fn v_space_full_breaks_the_snapshot_for_good_and_the_write_goes_on() {
 #[test]
 fn a_cut_while_room_is_made_leaves_the_image_or_a_broken_snapshot() {
     for backend in BASES {
-        let (mut requests, mut cut_at, mut seen) = (None, 0, [0, 0]);
-        while requests.is_none_or(|requests| cut_at <= requests) {
+        let mut seen = [0, 0];
+        let cuts = cut_at_each_request(|cut_at| {
             let rig = Rig::new(4, 8 * MIB, options(backend, 3, WhenFull::BreakSnapshots));
             rig.runtime.block_on(async {
                 let volume = open(&rig).await;
                 until_w5(&volume).await;
-                let before = rig.disk.requests();
-                let context = rig.runtime.context().clone();
-                let own = volume.clone();
-                let task = context.spawn(async move { write(&own, 5, b'G').await.unwrap() });
-                if requests.is_none() {
-                    task.await;
-                    requests = Some(rig.disk.requests() - before);
-                    return;
-                }
-                rig.run_until(before + cut_at, &task).await;
-                task.abort();
-                drop(volume);
-                rig.disk.cut_power();
-                is_sound(&rig).await;
-                let volume = open(&rig).await;
+                let ended = rig.run_until(cut_at, async { write(&volume, 5, b'G').await.unwrap() }).await;
+                let volume = rig.cut_and_open(volume).await;
                 let now = current(&volume).await;
                 assert!(PREFIXES[5..].contains(&now.as_str()), "{now}");
                 let broken = volume.snapshot("T0").unwrap().broken;
@@ -190,10 +180,10 @@ fn a_cut_while_room_is_made_leaves_the_image_or_a_broken_snapshot() {
                 write(&volume, 5, b'G').await.unwrap();
                 write(&volume, 6, b'4').await.unwrap();
                 assert_eq!(current(&volume).await, "1bFyeG4h");
-                cut_at += 1;
-            });
-        }
-        println!("{backend:?}: {requests:?} requests, kept and broken: {seen:?}");
+                ended
+            })
+        });
+        println!("{backend:?}: {cuts} cuts, kept and broken: {seen:?}");
         assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     }
 }

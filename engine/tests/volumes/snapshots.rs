@@ -10,12 +10,9 @@ use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, Durability, Volume};
 
 use crate::vlog::{
-    self, BLOCK, MANUAL, MIB, PREFIXES, Rig, current, go_back_to_one, is_sound, linear, small, write,
-    write_base,
+    self, BLOCK, Kept, MANUAL, MIB, PREFIXES, Rig, current, cut_at_each_request, go_back_to_one, is_sound,
+    linear, small, write, write_base,
 };
-
-/// A way of keeping named moments, and with which objects.
-type Kept = (Backend, ObjectKind);
 
 /// What is asked of one is asked of all.
 const ALL: [Kept; 6] = [
@@ -172,31 +169,21 @@ fn a_cut_while_one_is_taken_or_deleted_leaves_it_there_or_not() {
 
 fn cut_short(kept: Kept) {
     for deleting in [false, true] {
-        let (mut requests, mut cut_at, mut seen) = (None, 0, [0, 0]);
-        // The last one is behind the last request: when all has ended.
-        while requests.is_none_or(|requests| cut_at <= requests + 1) {
+        let mut seen = [0, 0];
+        let cuts = cut_at_each_request(|cut_at| {
             let rig = rig(5, kept);
             rig.runtime.block_on(async {
                 let volume = rig.open(MANUAL).await;
                 take_three(&volume).await;
                 write(&volume, 4, b'Q').await.unwrap();
-                let before = rig.disk.requests();
-                let context = rig.runtime.context().clone();
-                let own = volume.clone();
-                let task = context.spawn(async move {
+                let work = async {
                     match deleting {
-                        true => own.delete_snapshot("T1").await.unwrap(),
-                        false => drop(own.create_snapshot("T3").await.unwrap()),
+                        true => volume.delete_snapshot("T1").await.unwrap(),
+                        false => drop(volume.create_snapshot("T3").await.unwrap()),
                     }
-                    own.context().sleep(100_000_000).await;
-                });
-                if requests.is_none() {
-                    task.await;
-                    requests = Some(rig.disk.requests() - before);
-                    return;
-                }
-                rig.run_until(before + cut_at, &task).await;
-                task.abort();
+                    volume.context().sleep(100_000_000).await;
+                };
+                let ended = rig.run_until(cut_at, work).await;
                 let volume = rig.cut_and_open(volume).await;
                 let now = names(&volume).await;
                 let with = now.iter().any(|name| name == if deleting { "T1" } else { "T3" });
@@ -211,10 +198,10 @@ fn cut_short(kept: Kept) {
                 volume.close().await.unwrap();
                 drop(volume);
                 is_sound(&rig).await;
-                cut_at += 1;
-            });
-        }
-        println!("deleting {deleting}: {requests:?} requests, without and with: {seen:?}");
+                ended
+            })
+        });
+        println!("deleting {deleting}: {cuts} cuts, without and with: {seen:?}");
         assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     }
 }

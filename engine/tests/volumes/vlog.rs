@@ -2,18 +2,25 @@
 //!
 //! Included by the tests of logs and of what lies behind them. A region is a block that holds its letter throughout.
 
+use std::pin::pin;
+use std::task::Poll;
+
 use icecore::check::{Code, check};
 use icecore::device::Device;
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::Error;
+use icecore::object::ObjectKind;
 use icecore::runtime::sim::Calendar;
-use icecore::runtime::{Random, Runtime, Task};
+use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{ApplyMode, ApplyOptions, CreateOptions, Durability, OpenMode, OpenOptions, Volume};
 
 use crate::on_disk::superblock;
+
+/// A way of keeping named moments, and with which objects.
+pub type Kept = (Backend, ObjectKind);
 
 pub const BLOCK: u64 = 4096;
 pub const MIB: u64 = 1 << 20;
@@ -79,11 +86,9 @@ impl Rig {
         self.open(MANUAL).await
     }
 
-    /// Lets a task run until the disk has seen so many requests in all, or it has ended.
-    pub async fn run_until<T>(&self, requests: u64, task: &Task<T>) {
-        while self.disk.requests() < requests && !task.has_ended() {
-            self.runtime.context().sleep(1_000).await;
-        }
+    /// Runs `work` until the disk has seen so many more requests. Whether it ended.
+    pub async fn run_until<T>(&self, requests: u64, work: impl Future<Output = T>) -> bool {
+        run_until(self.runtime.context(), || self.disk.requests(), requests, work).await
     }
 
     /// A linear volume with the base written and applied, and where its first region lies on the disk.
@@ -97,6 +102,37 @@ impl Rig {
         let home = (0..end).step_by(BLOCK as usize).find(is_base);
         (volume, home.expect("the base lies somewhere on the disk"))
     }
+}
+
+/// Runs `work` until so many more requests have been counted, and drops it then. Whether it ended.
+pub async fn run_until<T>(
+    context: &Context,
+    counted: impl Fn() -> u64,
+    requests: u64,
+    work: impl Future<Output = T>,
+) -> bool {
+    let limit = counted() + requests;
+    let mut work = pin!(work);
+    let mut cut = pin!(async {
+        while counted() < limit {
+            context.sleep(1_000).await;
+        }
+    });
+    std::future::poll_fn(|poll| match work.as_mut().poll(poll) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending => cut.as_mut().poll(poll).map(|()| false),
+    })
+    .await
+}
+
+/// Asks `cut` to run an operation anew and cut the power at each of its requests in turn, with the number of the request,
+/// until the operation had ended before. How many cuts there were.
+pub fn cut_at_each_request(mut cut: impl FnMut(u64) -> bool) -> u64 {
+    let mut cuts = 0;
+    while !cut(cuts) {
+        cuts += 1;
+    }
+    cuts + 1
 }
 
 /// Where the base of a volume begins on its disk.

@@ -18,11 +18,12 @@ use super::bringing::Bringing;
 use super::{Core, LogStore};
 use crate::buf::Buf;
 use crate::device::{Cause, Io};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::pool::index::Pinned;
 use crate::pool::index::current::Version;
 use crate::pool::metadata::Metadata;
 use crate::runtime::{Context, Signal, join_all};
+use crate::store::Backend;
 
 /// Blocks that are noted at most; others are moved when they are read again.
 const NOTED_MAX: usize = 4096;
@@ -39,6 +40,8 @@ pub(super) struct Moving {
     /// Durable in the base; the next checkpoint says so.
     copied: RefCell<Vec<Moved>>,
     moved_blocks: Cell<u64>,
+    /// A batch is under way.
+    is_busy: Cell<bool>,
     /// Blocks that are being moved, and those that are being overwritten in their places in linear objects: none is both.
     under_way: RefCell<BTreeSet<u64>>,
     overwritten: RefCell<BTreeMap<u64, u32>>,
@@ -102,6 +105,7 @@ impl Moving {
             noticed: Signal::new(context),
             copied: RefCell::default(),
             moved_blocks: Cell::default(),
+            is_busy: Cell::default(),
             under_way: RefCell::default(),
             overwritten: RefCell::default(),
         }
@@ -158,12 +162,31 @@ impl LogStore {
             moving.noticed.give();
         }
     }
+
+    /// Waits until nothing that has been read is on its way home any more. How many blocks have been moved since the
+    /// volume was opened.
+    ///
+    /// # Errors
+    /// `NoOverlays`.
+    pub async fn moved_home(&self) -> Result<u64> {
+        let core = &*self.core;
+        if core.backend != Backend::Overlay {
+            let reason = Reason::NoOverlays { backend: core.backend.name() };
+            return Err(Error::new("move home", reason).on(core.device.name()));
+        }
+        let Some(moving) = &core.moving else { return Ok(0) };
+        let is_idle = || moving.noted.borrow().is_empty() && !moving.is_busy.get();
+        while !is_idle() && !core.failed.is_raised() {
+            core.settled.wait().await;
+        }
+        Ok(moving.moved_blocks())
+    }
 }
 
 impl Core {
-    /// Whether it lies in the log, and no older moment is kept, unless what that sees is copied: then none can be kept any more,
-    /// since the window has passed. What was born before a return to an earlier moment stays: discarded versions are newer, and a run that came after
-    /// them would hide them from the moments that they are kept for.
+    /// Whether it lies in the log, and no older moment is kept, unless what that sees is copied: then none can be kept any
+    /// more, since the window has passed. What was born before a return to an earlier moment stays: discarded versions are
+    /// newer, and a run that came after them would hide them from the moments that they are kept for.
     fn may_move(&self, version: &Version) -> bool {
         let copies = self.moving.as_ref().is_some_and(|moving| moving.bringing.is_some());
         if !version.has_slot() || (!copies && self.contents.is_pinned_before(version.birth)) {
@@ -187,17 +210,23 @@ impl Core {
         }
     }
 
-    /// Moves what has been noted, and has the index learn of it.
+    /// Moves what has been noted, and has the index learn of it; until it has, nobody overwrites these blocks in their places.
     async fn move_noted(&self, moving: &Moving) -> Result<()> {
+        let _turn = self.base_turn.lock(0, 1).await;
+        moving.is_busy.set(true);
         let noted = moving.take(BATCH_BYTES / self.geometry.block_bytes as usize);
-        match self.move_home(moving, noted, u64::MAX).await?.moved {
-            0 => Ok(()),
-            _ => self.checkpoint().await,
-        }
+        let moved = match self.move_batch(moving, noted, u64::MAX).await {
+            Ok(Batch { moved: 0, .. }) => Ok(()),
+            Ok(_) => self.checkpoint().await,
+            Err(error) => Err(error),
+        };
+        moving.under_way.borrow_mut().clear();
+        moving.is_busy.set(false);
+        self.settled.give();
+        moved
     }
 
-    /// Moves one batch: of these blocks, those whose newest version was born at `through` at the latest. A block that cannot
-    /// be looked up, read or written stays where it is. The next checkpoint tells of it.
+    /// Moves one batch of blocks that have no linear objects. The next checkpoint tells of it.
     pub(super) async fn move_home(&self, moving: &Moving, blocks: Vec<u64>, through: u64) -> Result<Batch> {
         let _turn = self.base_turn.lock(0, 1).await;
         let moved = self.move_batch(moving, blocks, through).await;
@@ -205,6 +234,8 @@ impl Core {
         moved
     }
 
+    /// Moves, of these blocks, those whose newest version was born at `through` at the latest. One that cannot be looked
+    /// up, read or written stays where it is.
     async fn move_batch(&self, moving: &Moving, blocks: Vec<u64>, through: u64) -> Result<Batch> {
         let index = self.contents.index();
         let mut pieces: Vec<Vec<Moved>> = Vec::new();

@@ -187,14 +187,14 @@ impl Core {
         if let Some(base) = self.base.as_ref().filter(|_| physical == IN_BASE) {
             return base.device().read(ByteOffset(address), buf, Io::of(cause)).await;
         }
-        if physical == NOWHERE {
-            let gone = Error::new("read", Reason::BlockDamaged { address }).on(self.device.name());
-            return (Err(gone.at(lba_of(first) * block_bytes as u64)), buf);
-        }
-        if physical == IN_PARENT {
-            let Some(parent) = parent else { unreachable!("only a branch inherits, and it has a parent") };
+        if let Some(parent) = parent.filter(|_| physical == IN_PARENT) {
             // Boxed, because it may go on like this.
             return Box::pin(parent.read(ByteOffset(address), buf)).await;
+        }
+        // Nothing but a branch inherits, whatever the index says.
+        if matches!(physical, NOWHERE | IN_PARENT) {
+            let gone = Error::new("read", Reason::BlockDamaged { address }).on(self.device.name());
+            return (Err(gone.at(lba_of(first) * block_bytes as u64)), buf);
         }
         let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
