@@ -396,7 +396,11 @@ fn refusals_write_nothing() {
         assert!(output.status.code() == Some(code) && stderr.contains(says), "{arguments:?}: {stderr}");
         assert!(!folder.path().join("out").exists());
     };
-    refused(&["--create", "67108864", "--suite", "cliffs"], 64, "cliff, chain, creation, first-touch, delete");
+    refused(
+        &["--create", "67108864", "--suite", "cliffs"],
+        64,
+        "cliff, chain, creation, first-touch, delete",
+    );
     refused(&["--create", "67108864", "--backend", "raw"], 64, "raw always runs");
     refused(&["--create", "67108864", "--batch", "64"], 64, "--batch");
     refused(&["--create", "67108864", "--unit", "5000"], 64, "powers of two");
