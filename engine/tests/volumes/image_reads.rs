@@ -1,13 +1,17 @@
 //! What a read of a named moment costs in pages of the index, right after the volume was opened, with 1 and with 256
 //! snapshots: counted at the device. And what it shows.
 
-use icecore::runtime::Random;
+use std::cell::Cell;
+use std::rc::Rc;
+
+use icecore::device::simulated::Fault;
+use icecore::runtime::{OperationKind, Random};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::ByteOffset;
-use icecore::volume::{CreateOptions, Durability, Volume};
+use icecore::volume::{CreateOptions, Durability, OpenOptions, Volume};
 
-use crate::vlog::{BLOCK, MANUAL, MIB, Rig, small};
+use crate::vlog::{BLOCK, MANUAL, MIB, Rig, base_at, small};
 
 const BLOCKS: u64 = 8192;
 /// Writes between two snapshots.
@@ -102,5 +106,57 @@ fn a_cold_read_of_a_moment_reads_the_versions_of_its_block_alone() {
                 assert!(newest_pages.max(oldest_pages) < 2 * READS, "{backend:?}");
             });
         }
+    }
+}
+
+/// While a read of the base is under way its block is saved and overwritten. `is_cold`: its page was not in memory when it
+/// was looked up. `is_evicted`: nor is it when that is looked up again.
+async fn read_while_it_is_saved(rig: &Rig, is_cold: bool, is_evicted: bool) {
+    // Room for four pages of 64 blocks.
+    let open = || rig.open_with(OpenOptions { index_bytes: 1, ..OpenOptions::default() });
+    let mut volume = open().await;
+    write(&volume, 5, 1).await;
+    volume.flush().await.unwrap();
+    let sequence = Some(volume.create_snapshot("s1").await.unwrap().sequence);
+    if is_cold {
+        leave(rig, volume).await;
+        volume = open().await;
+    }
+    let image = volume.image(ImageOptions { sequence, ..ImageOptions::default() }).await.unwrap();
+    let (place, held) = (base_at(rig) + 5 * BLOCK, Rc::new(Cell::new(None)));
+    let holds = Rc::clone(&held);
+    rig.disk.set_plan(Box::new(move |request, _| {
+        let is_it = request.kind == OperationKind::Read && request.offset == place && holds.get().is_none();
+        is_it.then(|| {
+            holds.set(Some(request.ticket));
+            Fault::Hold
+        })
+    }));
+    let buf = volume.context().buffers().get(BLOCK as usize).unwrap();
+    let reading = volume.context().clone().spawn(async move { image.read(ByteOffset(5 * BLOCK), buf).await });
+    rig.runtime.context().sleep(50_000_000).await;
+    write(&volume, 5, 2).await;
+    volume.flush().await.unwrap();
+    assert_eq!(rig.disk.peek(place, 1), [2], "it has been overwritten");
+    if is_evicted {
+        // A checkpoint, and as many other pages.
+        drop(volume.image(ImageOptions::default()).await.unwrap());
+        for page in 1..10 {
+            write(&volume, page * 64, 3).await;
+        }
+        volume.flush().await.unwrap();
+    }
+    rig.disk.release_held(held.take().expect("the read was held"));
+    let (result, buf) = reading.await.unwrap();
+    result.unwrap();
+    assert_eq!(buf[0], 1, "cold {is_cold}, evicted {is_evicted}");
+}
+
+#[test]
+fn a_block_that_is_saved_while_it_is_read_shows_what_it_was() {
+    for (is_cold, is_evicted) in [(false, false), (true, false), (true, true)] {
+        let options = CreateOptions { size_bytes: Some(1024 * BLOCK), ..small(Backend::Cow) };
+        let rig = Rig::new(9, 64 * MIB, options);
+        rig.runtime.block_on(read_while_it_is_saved(&rig, is_cold, is_evicted));
     }
 }
