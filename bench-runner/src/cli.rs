@@ -136,13 +136,18 @@ pub struct SnapshotOptions {
     /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).
     #[arg(long, value_name = "PROGRAM", value_delimiter = ',')]
     pub peer: Vec<PathBuf>,
-    /// cliff, chain, first-touch, delete, rollback, full, overwrite-fraction; all if not given.
+    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction; all if not given.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub suite: Vec<String>,
-    /// Lengths of the chain, and snapshots held at first touches.
+    /// Lengths of the chain, snapshots held at first touches, and where a part of creation ends.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64,256",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub snapshots: Vec<u32>,
+    /// Volumes of creation, beside one as large as the span; those that have no room are left out. For large ones a sparse file
+    /// will do.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "34359738368,1099511627776",
+          value_parser = volume_size)]
+    pub sizes: Vec<u64>,
     /// Scattered writes between two of these snapshots.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub changes: u64,
@@ -182,6 +187,13 @@ fn unit(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(bytes @ 4096..=1_048_576) if u64::is_power_of_two(bytes) => Ok(bytes),
         _ => Err("powers of two from 4096 to 1048576 are possible".to_owned()),
+    }
+}
+
+fn volume_size(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes @ 1_048_576..) if u64::is_multiple_of(bytes, 1_048_576) => Ok(bytes),
+        _ => Err("multiples of 1048576 are possible".to_owned()),
     }
 }
 

@@ -73,16 +73,22 @@ pub(crate) fn format(
     objects: ObjectKind,
     size_bytes: Option<u64>,
 ) -> Result<(), Failure> {
+    format_as(bench, CreateOptions { size_bytes, objects, ..CreateOptions::new(backend) })
+}
+
+/// Makes a volume of these options on the device, on which nothing is there to be kept.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn format_as(bench: &Bench, options: CreateOptions) -> Result<(), Failure> {
     let created_unix_s =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since_epoch| since_epoch.as_secs());
     let options = CreateOptions {
-        size_bytes,
-        objects,
         initialise: Initialise::Keep,
         // Asked once, when the device was claimed; by now it carries our own.
         force: true,
         created_unix_s,
-        ..CreateOptions::new(backend)
+        ..options
     };
     bench.runtime().block_on(Volume::create(bench.device(), options))?;
     Ok(())

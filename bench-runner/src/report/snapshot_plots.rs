@@ -217,6 +217,22 @@ pub(super) fn chain(view: &View) -> Vec<Picture> {
     .collect()
 }
 
+/// Number of snapshots against the time to take one and its bytes, for each volume.
+pub(super) fn creation(view: &View) -> Vec<Picture> {
+    let by_number = |row: &MetricRow| Some((row.phase.clone(), f64::from(row.chain_depth?)));
+    let of = |title: &str, metric: (&str, &str), y_title: &str, text: fn(f64) -> String| {
+        let lines = lines(view, Suite::Creation, metric, 1.0, by_number);
+        Some((title.to_string(), draw(view, &lines, "snapshots", y_title, text)?))
+    };
+    [
+        of("Taking a snapshot (median)", ("snapshot_creation", "median"), "time to take one", time),
+        of("Bytes of the device (mean)", ("snapshot_creation_bytes", "mean"), "bytes", count),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 /// Snapshots held against rate and latency of first writes.
 pub(super) fn first_touch(view: &View) -> Vec<Picture> {
     let by_depth = |row: &MetricRow| Some((String::new(), f64::from(row.chain_depth?)));

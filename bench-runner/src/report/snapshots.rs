@@ -23,6 +23,12 @@ fn words(suite: Suite) -> &'static str {
              scattered writes between two of them. Cold is right after the volume was opened again. The bare device was \
              read beside each; the last column but one sets both beside the shortest chain."
         }
+        Suite::Creation => {
+            "The time to take a snapshot, and what the device writes meanwhile, as snapshots become many, on volumes of \
+             several sizes over which the same number of blocks is scattered. Scattered writes and a flush lie between two of \
+             them. A part is all snapshots behind the end of the part before; the last two values set its time beside \
+             the fewest snapshots, and beside the smallest volume."
+        }
         Suite::FirstTouch => {
             "Random writes of 4 KiB after the last of so many snapshots, each to a unit that has not been written since it was \
              taken, with scattered writes between the snapshots. The bare device does the same without any; other systems \
@@ -146,6 +152,27 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
             sentences.push(format!("With {depth} snapshots, {warm} reads of the oldest on {arm} are {share} of those at the shortest chain."));
         }
     }
+    let creation = groups(view, Suite::Creation);
+    for group in creation.iter().filter(backends) {
+        // Each volume of each arm at its last number.
+        let behind = |other: &&Group| {
+            (&other.first.arm, &other.first.phase) == (&group.first.arm, &group.first.phase)
+                && other.first.chain_depth > group.first.chain_depth
+        };
+        let least = |metric| group.row("all", metric, "median").and_then(of);
+        if let (Some(fewest), Some(smallest), Some(number), None) = (
+            least("creation_of_fewest"),
+            least("creation_of_smallest"),
+            group.first.chain_depth,
+            creation.iter().find(behind),
+        ) {
+            sentences.push(format!(
+                "Up to {number} snapshots of {} on {}, taking one takes {fewest} of the time at the fewest, and {smallest} of \
+                 that of the smallest volume.",
+                group.first.phase, group.first.arm
+            ));
+        }
+    }
     let deleting = groups(view, Suite::Delete);
     for group in deleting.iter().filter(backends) {
         let ratio = |group: &Group| group.row("all", "foreground_ratio", "median").and_then(of);
@@ -192,6 +219,7 @@ pub(super) fn snapshots(view: &View, page: &mut String) {
             Suite::Cliff => plots::course(view, suite, "first-touch"),
             Suite::Delete => plots::course(view, suite, "oldest-with"),
             Suite::Chain => plots::chain(view),
+            Suite::Creation => plots::creation(view),
             Suite::FirstTouch => plots::first_touch(view),
             Suite::OverwriteFraction => plots::fractions(view),
             Suite::Rollback => plots::rollback(view),

@@ -10,6 +10,7 @@
 
 mod chain;
 mod cliff;
+mod creation;
 mod delete;
 mod full;
 mod load;
@@ -61,6 +62,8 @@ pub enum Suite {
     Cliff,
     /// Reads and creation as snapshots become many.
     Chain,
+    /// Taking them as they become many and volumes large.
+    Creation,
     /// First writes as snapshots become many.
     FirstTouch,
     /// Foreground writes while snapshots are deleted.
@@ -75,9 +78,10 @@ pub enum Suite {
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Suite; 7] = [
+    pub const ALL: [Suite; 8] = [
         Suite::Cliff,
         Suite::Chain,
+        Suite::Creation,
         Suite::FirstTouch,
         Suite::Delete,
         Suite::Rollback,
@@ -90,6 +94,7 @@ impl Suite {
         match self {
             Suite::Cliff => "cliff",
             Suite::Chain => "chain",
+            Suite::Creation => "creation",
             Suite::FirstTouch => "first-touch",
             Suite::Delete => "delete",
             Suite::Rollback => "rollback",
@@ -108,7 +113,7 @@ impl Suite {
     /// Why a backend cannot do it.
     fn lacks(self, abilities: &Abilities) -> Option<&str> {
         let needs = match self {
-            Suite::Cliff | Suite::Chain | Suite::FirstTouch | Suite::OverwriteFraction => {
+            Suite::Cliff | Suite::Chain | Suite::Creation | Suite::FirstTouch | Suite::OverwriteFraction => {
                 [&abilities.take, &abilities.image]
             }
             Suite::Delete | Suite::Full => [&abilities.take, &abilities.delete],
@@ -117,11 +122,18 @@ impl Suite {
         needs.into_iter().find_map(|ability| ability.as_ref().err()).map(String::as_str)
     }
 
+    /// Whether the bare device runs it as an arm of its own.
+    fn has_raw(self) -> bool {
+        // In a chain it is measured beside each part, and it takes no snapshots.
+        !matches!(self, Suite::Chain | Suite::Creation)
+    }
+
     /// Gives the bare device's parts, where it is measured beside an arm rather than as one.
     fn run(self, stage: &Stage) -> Result<Vec<Part>, Failure> {
         match self {
             Suite::Cliff => cliff::run(stage)?,
             Suite::Chain => return chain::run(stage),
+            Suite::Creation => creation::run(stage)?,
             Suite::FirstTouch => touch::run(stage)?,
             Suite::Delete => delete::run(stage)?,
             Suite::Rollback => rollback::run(stage)?,
@@ -138,8 +150,10 @@ pub struct SnapshotPlan {
     suites: Vec<Suite>,
     backends: Vec<Kept>,
     peers: Vec<Rc<Peer>>,
-    /// Depths of the chain, and snapshots held at first touches; ascending.
+    /// Depths of the chain, snapshots held at first touches, and ends of the parts of creation; ascending.
     snapshots: Vec<u32>,
+    /// Bytes of the volumes of creation, beside one as large as the span; ascending.
+    sizes: Vec<u64>,
     /// Writes between two of these snapshots.
     changes: u64,
     /// What is written once by first touches.
@@ -186,6 +200,9 @@ impl SnapshotPlan {
         let mut snapshots = options.snapshots.clone();
         snapshots.sort_unstable();
         snapshots.dedup();
+        let mut sizes = options.sizes.clone();
+        sizes.sort_unstable();
+        sizes.dedup();
         if options.batch > options.queue_depth {
             return Err(Failure::usage("--batch may not be larger than --queue-depth"));
         }
@@ -197,6 +214,7 @@ impl SnapshotPlan {
             backends: if backends.is_empty() { Backend::ALL.map(Kept::mapped).to_vec() } else { backends },
             peers,
             snapshots,
+            sizes,
             changes: options.changes,
             unit_bytes: options.unit,
             queue_depth: options.queue_depth,
@@ -342,10 +360,7 @@ fn run_all(
             let seed = random.next_u64();
             let mut arms = arms.clone();
             shuffle(&mut arms, &mut random);
-            if *suite == Suite::Chain {
-                // There the bare device is measured beside each part.
-                arms.retain(|arm| *arm != Who::Raw);
-            }
+            arms.retain(|arm| suite.has_raw() || *arm != Who::Raw);
             for (arm, place) in arms.into_iter().zip(1..) {
                 let stage = Stage {
                     bench,

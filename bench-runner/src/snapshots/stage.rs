@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use icecore::device::{Cause, Tally};
+use icecore::volume::CreateOptions;
 use icecore_workloads::{Access, Durability, Workload};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::Rng;
@@ -138,11 +139,7 @@ impl Stage<'_> {
         let (runtime, device) = (self.bench.runtime(), self.bench.device());
         let (subject, keeper) = match &self.arm {
             Who::Engine(kept) => {
-                content::format(self.bench, kept.backend, kept.objects, Some(self.plan.span_bytes))?;
-                let keeper = self.wait(Keeper::open(device))?;
-                // The first snapshot of a volume writes down that it has some: that is nobody's cost here.
-                self.patiently("taking a snapshot", keeper.take("first"))?;
-                self.patiently("deleting a snapshot", keeper.delete("first"))?;
+                let keeper = self.volume(kept.options(self.plan.span_bytes))?;
                 (keeper.subject(), Some(keeper))
             }
             Who::Raw => (Subject::Bare(Bare::new(device, self.plan.span_offset_bytes)), None),
@@ -151,6 +148,16 @@ impl Stage<'_> {
         content::fill(runtime, &subject, self.plan.span_bytes, self.seed)?;
         self.settle(&subject)?;
         Ok((subject, keeper))
+    }
+
+    /// A new volume of these options, open.
+    pub fn volume(&self, options: CreateOptions) -> Result<Keeper, Failure> {
+        content::format_as(self.bench, options)?;
+        let keeper = self.wait(Keeper::open(self.bench.device()))?;
+        // The first snapshot of a volume writes down that it has some: that is nobody's cost here.
+        self.patiently("taking a snapshot", keeper.take("first"))?;
+        self.patiently("deleting a snapshot", keeper.delete("first"))?;
+        Ok(keeper)
     }
 
     /// Takes a snapshot, where there are any.

@@ -10,7 +10,7 @@ use icecore::object::ObjectKind;
 use icecore::store::Backend;
 use icecore::store::log::{Image, ImageOptions};
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{OpenMode, Volume};
+use icecore::volume::{CreateOptions, OpenMode, Volume};
 
 use super::peer::Peer;
 use crate::arms::Arm;
@@ -47,6 +47,12 @@ impl Kept {
     /// As a backend is made unless something else is asked for.
     pub fn mapped(backend: Backend) -> Self {
         Self { backend, objects: ObjectKind::Mapped }
+    }
+
+    /// How a volume of it is made.
+    pub fn options(&self, size_bytes: u64) -> CreateOptions {
+        let size_bytes = Some(size_bytes);
+        CreateOptions { size_bytes, objects: self.objects, ..CreateOptions::new(self.backend) }
     }
 
     /// The name in results.
@@ -87,6 +93,56 @@ pub(super) enum Subject {
     Bare(Bare),
     Volume(Volume),
     Image(Rc<Image>),
+    Scattered(Rc<Scattered>),
+}
+
+/// The blocks of a small span, scattered over a larger subject: each lies somewhere in a stretch of its own.
+#[derive(Debug)]
+pub(super) struct Scattered {
+    over: Subject,
+    stretch_blocks: u64,
+}
+
+impl Scattered {
+    fn place(&self, block: u64) -> u64 {
+        // Anywhere in its stretch, and always there: the fraction of a multiple of the golden ratio.
+        let somewhere = block.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let within = (u128::from(somewhere) * u128::from(self.stretch_blocks)) >> 64;
+        block * self.stretch_blocks + within as u64
+    }
+
+    /// Block by block, with the buffer's part of each.
+    async fn each(
+        &self,
+        offset_bytes: u64,
+        mut buf: Buf,
+        one: impl AsyncFn(u64, Buf) -> (Result<()>, Buf),
+    ) -> (Result<()>, Buf) {
+        let (mut done, mut block) = (None::<Buf>, offset_bytes / 4096);
+        loop {
+            let rest = (buf.len() > 4096).then(|| buf.split_off(4096));
+            let (result, back) = one(self.place(block) * 4096, buf).await;
+            let so_far = match done.take() {
+                Some(mut so_far) => {
+                    so_far.join(back);
+                    so_far
+                }
+                None => back,
+            };
+            match (result, rest) {
+                (Ok(()), Some(rest)) => (buf, done, block) = (rest, Some(so_far), block + 1),
+                (result, _) => return (result, so_far),
+            }
+        }
+    }
+}
+
+impl Subject {
+    /// A span of so many bytes, scattered over this, which is so large.
+    pub fn scattered(&self, size_bytes: u64, span_bytes: u64) -> Self {
+        let stretch_blocks = size_bytes / span_bytes;
+        Subject::Scattered(Rc::new(Scattered { over: self.clone(), stretch_blocks }))
+    }
 }
 
 impl Target for Subject {
@@ -97,6 +153,10 @@ impl Target for Subject {
             Subject::Bare(bare) => bare.read(offset_bytes, buf).await,
             Subject::Volume(volume) => Target::read(volume, offset_bytes, buf).await,
             Subject::Image(image) => image.read(ByteOffset(offset_bytes), buf).await,
+            Subject::Scattered(scattered) => {
+                let read = async |at, buf| Box::pin(scattered.over.read(at, buf)).await;
+                scattered.each(offset_bytes, buf, read).await
+            }
         }
     }
 
@@ -105,6 +165,10 @@ impl Target for Subject {
             Subject::Bare(bare) => bare.write(offset_bytes, buf, durable).await,
             Subject::Volume(volume) => Target::write(volume, offset_bytes, buf, durable).await,
             Subject::Image(_) => (Err(Error::new("write image", Reason::ReadOnly)), buf),
+            Subject::Scattered(scattered) => {
+                let write = async |at, buf| Box::pin(scattered.over.write(at, buf, durable)).await;
+                scattered.each(offset_bytes, buf, write).await
+            }
         }
     }
 
@@ -113,6 +177,7 @@ impl Target for Subject {
             Subject::Bare(bare) => bare.flush().await,
             Subject::Volume(volume) => Target::flush(volume).await,
             Subject::Image(_) => Ok(()),
+            Subject::Scattered(scattered) => Box::pin(scattered.over.flush()).await,
         }
     }
 }
@@ -204,5 +269,42 @@ impl Abilities {
             keeper.0.close().await?;
             Ok(Self { take, image, go_back, delete })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench;
+
+    #[test]
+    fn scattered_blocks_have_stretches_of_their_own() {
+        let Ok(runtime) = bench::runtime(1) else {
+            println!("skipped: no io_uring");
+            return;
+        };
+        let device = Device::null(runtime.context(), 1 << 30);
+        let over = Subject::Bare(Bare::new(&device, 0));
+        let places = |stretch_blocks: u64| {
+            let scattered = Scattered { over: over.clone(), stretch_blocks };
+            (0..1000).map(|block| scattered.place(block)).collect::<Vec<u64>>()
+        };
+        assert_eq!(places(1), (0..1000).collect::<Vec<_>>(), "nowhere to go");
+        let within: Vec<u64> =
+            places(64).into_iter().zip(0..).map(|(place, block)| place - block * 64).collect();
+        assert!(within.iter().all(|place| *place < 64));
+        let most = (0..64).map(|at| within.iter().filter(|place| **place == at).count()).max().unwrap();
+        assert!(most < 2 * 1000 / 64, "{most} of 1000 at the same place of their stretches");
+        // A request of several blocks becomes as many, and its buffer is one again.
+        let scattered = over.scattered(1 << 30, 1 << 20);
+        let before = device.ledger().tally(icecore::device::Cause::Application).writes;
+        let length = runtime.block_on(async {
+            let buf = runtime.context().buffers().zeroed(5 * 4096).unwrap();
+            let (result, buf) = scattered.write(4096, buf, false).await;
+            result.unwrap();
+            buf.len()
+        });
+        let after = device.ledger().tally(icecore::device::Cause::Application).writes;
+        assert_eq!((length, after - before), (5 * 4096, 5));
     }
 }

@@ -1,16 +1,17 @@
 //! `snapshots`: every suite leaves its parts; what the ledger says is what the kernel counted; damage voids.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use bench_runner::cli::{Cli, Command as Subcommand};
-use bench_runner::results::{MetricRow, RunData, RunRow};
+use bench_runner::results::{Dropped, MetricRow, RunData, RunRow};
 use bench_runner::session::Session;
 use bench_runner::snapshots;
 use clap::Parser;
 use icecore::store::Backend;
+use icecore::volume::{CreateOptions, Volume};
 
 use crate::support;
 
@@ -48,7 +49,9 @@ fn every_suite_leaves_its_parts() {
     let folder = folder();
     let arguments = ["--create", "134217728", "--span", "16777216", "--seconds", "0.2", "--warmup", "0.1"];
     let more = ["--repeats", "1", "--seed", "3", "--snapshots", "1,3", "--changes", "64", "--json"];
-    let output = program(folder.path(), &[&arguments[..], &more].concat());
+    // The second one has no room.
+    let sizes = ["--sizes", "33554432,1099511627776"];
+    let output = program(folder.path(), &[&arguments[..], &more, &sizes].concat());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -61,6 +64,7 @@ fn every_suite_leaves_its_parts() {
     let expected = [
         ("cliff", &["before", "first-touch", "settled"][..]),
         ("chain", &["newest-warm", "oldest-warm", "newest-cold", "oldest-cold"]),
+        ("creation", &["volume-16-MiB", "volume-32-MiB"]),
         ("first-touch", &["first-touch"]),
         ("delete", &["oldest-with", "oldest-without", "middle-with", "newest-without"]),
         ("rollback", &["after-64-writes", "after-4096-writes"]),
@@ -70,11 +74,14 @@ fn every_suite_leaves_its_parts() {
     for (suite, phases) in expected {
         for phase in phases {
             for arm in ["raw", "log"] {
+                if arm == "raw" && suite == "creation" {
+                    continue;
+                }
                 let run = part(&data, suite, phase, arm);
                 if arm == "log" || suite != "chain" {
                     assert!(run.verified_blocks >= Some(SPAN_BYTES / 4096), "{run:?}");
                 }
-                if suite != "rollback" {
+                if !["rollback", "creation"].contains(&suite) {
                     assert!(run.operations > Some(0), "{run:?}");
                 }
             }
@@ -90,7 +97,7 @@ fn every_suite_leaves_its_parts() {
         page.contains("log: snapshot taken") && page.contains("log: space back"),
         "events stand in the pictures"
     );
-    assert_eq!(page.matches("<svg").count(), 2 + 4 + 2 + 2 + 2 + 2 + 2, "pictures");
+    assert_eq!(page.matches("<svg").count(), 2 + 4 + 2 + 2 + 2 + 2 + 2 + 2, "pictures");
     assert!(!page.contains("NaN") && !page.contains("inf,"));
     // The windows of a load are its operations.
     for run in data.runs.iter().filter(|run| ["cliff", "delete"].contains(&run.workload.as_str())) {
@@ -127,6 +134,9 @@ fn figures(data: &RunData) {
     assert_eq!(log("cliff", "first-touch", "device_reads", "application"), 0.0);
     assert!(log("cliff", "creation", "snapshot_creation", "mean") > 0.0);
     assert_eq!(log("chain", "newest-warm", "snapshot_creation_bytes", "mean"), 4096.0, "one record");
+    let left_out =
+        |one: &&Dropped| one.what.starts_with("volume-1048576-MiB on log") && one.why.contains("bytes");
+    assert!(data.manifest.dropped.iter().any(|one| left_out(&one)), "{:?}", data.manifest.dropped);
     assert!(log("delete", "oldest-with", "space_back", "mean") > 0.0);
     assert!(log("rollback", "after-4096-writes", "rollback", "mean") > 0.0);
     assert!(log("full", "filling", "acknowledged_bytes", "total") > 2.0 * SPAN_BYTES as f64);
@@ -247,10 +257,10 @@ fn a_system_whose_snapshots_change_does_not_count() {
 fn measure(folder: &Path, more: &[&str], damage: &mut dyn FnMut(&Path, u64)) -> Session {
     let disk = folder.join("disk");
     let base = ["bench-runner", "snapshots", "--device", disk.to_str().unwrap(), "--create", "134217728"];
-    let rest =
-        ["--span", "16777216", "--warmup", "0.05", "--repeats", "1", "--seed", "9", "--backend", "log"];
+    let rest = ["--span", "16777216", "--warmup", "0.05", "--repeats", "1", "--seed", "9"];
+    let backend = if more.contains(&"--backend") { &[][..] } else { &["--backend", "log"] };
     let seconds = if more.contains(&"--seconds") { &[][..] } else { &["--seconds", "0.1"] };
-    let cli = Cli::parse_from([&base[..], &rest, seconds, more].concat());
+    let cli = Cli::parse_from([&base[..], &rest, backend, seconds, more].concat());
     let Subcommand::Snapshots(options) = cli.command else { unreachable!("it was asked for") };
     snapshots::run(&options, &folder.join("out"), damage).unwrap()
 }
@@ -281,6 +291,98 @@ fn one_wrong_byte_voids_every_part_of_the_arm() {
     assert!(pooled.clone().count() > 0 && pooled.clone().all(|row| row.value.is_none() || !row.valid));
 }
 
+/// On a sparse file that is larger than what is written in full before: its holes are the volumes' own, and whoever looks
+/// at what the file takes finds little.
+#[test]
+fn creation_on_volumes_of_any_size() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let arguments = ["--create", "137438953472", "--suite", "creation", "--span", "16777216", "--seed", "4"];
+    let sizes =
+        ["--sizes", "16777216,68719476736", "--snapshots", "2,70", "--changes", "64", "--repeats", "1"];
+    let backends = ["--backend", "log,cow,overlay,cow-linear,overlay-linear"];
+    let output = program(folder.path(), &[&arguments[..], &sizes, &backends].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let data = RunData::read(&folder.path().join("out")).unwrap();
+    let parts = |arm: &str, phase: &str| -> Vec<&RunRow> {
+        let of_it = |run: &&RunRow| run.arm == arm && run.phase == phase;
+        data.runs.iter().filter(of_it).collect()
+    };
+    let ends = |runs: &[&RunRow]| runs.iter().filter_map(|run| run.chain_depth).collect::<Vec<_>>();
+    for arm in ["log", "cow", "overlay"] {
+        for phase in ["volume-16-MiB", "volume-65536-MiB"] {
+            let runs = parts(arm, phase);
+            assert_eq!(ends(&runs), [2, 70], "{arm} {phase}");
+            // Of both volumes, what it holds and what the first snapshot shows.
+            assert!(
+                runs.iter().all(|run| run.verified_blocks == Some(2 * 2 * SPAN_BYTES / 4096)),
+                "{runs:?}"
+            );
+            let last = |metric: &str, stat: &str| value(&data, runs[1], metric, stat).unwrap();
+            assert_eq!(last("snapshot_creation_bytes", "median"), 4096.0, "{arm} {phase}: one record");
+            assert!(last("one_record", "mean") > 0.75, "{arm} {phase}");
+            let [ledger, kernel, mean] = [
+                ("device_write_bytes", "total"),
+                ("device_write_bytes", "kernel"),
+                ("snapshot_creation_bytes", "mean"),
+            ]
+            .map(|(metric, stat)| last(metric, stat));
+            assert!(
+                (ledger - mean).abs() <= 1.0 && (ledger - kernel).abs() <= 4096.0,
+                "{ledger} {kernel} {mean}"
+            );
+            let first = |metric: &str| value(&data, runs[0], metric, "median").unwrap();
+            assert_eq!(first("creation_of_fewest"), 1.0);
+            assert!(phase != "volume-16-MiB" || first("creation_of_smallest") == 1.0);
+            assert!(
+                last("creation_of_fewest", "median") > 0.0 && last("creation_of_smallest", "median") > 0.0
+            );
+        }
+    }
+    for arm in ["cow-linear", "overlay-linear"] {
+        assert_eq!(ends(&parts(arm, "volume-16-MiB")), [2, 64], "{arm}: as many as there are objects");
+        // Of the large volume, two whole ones have no room in the file.
+        assert!(parts(arm, "volume-65536-MiB").is_empty(), "{arm}");
+        let dropped = |one: &&Dropped| one.what.starts_with(&format!("volume-65536-MiB on {arm}"));
+        assert_eq!(data.manifest.dropped.iter().filter(dropped).count(), 1, "{:?}", data.manifest.dropped);
+    }
+    let taken_bytes = fs::metadata(folder.path().join("disk")).unwrap().blocks() * 512;
+    assert!(taken_bytes < 1 << 30, "{taken_bytes}");
+    let page = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    assert!(page.contains("Up to 70 snapshots of volume-65536-MiB on overlay, taking one takes "), "{page}");
+}
+
+#[test]
+fn a_wrong_byte_below_a_volume_of_creation_voids_its_arm() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let options = CreateOptions {
+        size_bytes: Some(SPAN_BYTES),
+        snapshots_max: Some(1 << 14),
+        ..CreateOptions::new(Backend::Overlay)
+    };
+    let (_, behind_base) = Volume::capacity(128 << 20, 512, &options).unwrap();
+    let mut flip = |path: &Path, _: u64| {
+        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+        // Of the base, which holds what the oldest snapshot shows.
+        let at = behind_base.0 - SPAN_BYTES + 77 * 4096 + 5;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        file.sync_all().unwrap();
+    };
+    let more = ["--suite", "creation", "--backend", "overlay", "--snapshots", "1,5", "--changes", "32"];
+    let session = measure(folder.path(), &more, &mut flip);
+    assert_eq!((session.exit_code(), session.invalid.len()), (2, 1), "{:?}", session.invalid);
+    assert!(session.invalid[0].contains("wrong content in block 77"), "{:?}", session.invalid);
+    assert!(session.data.runs.len() == 2 && session.data.runs.iter().all(|run| !run.valid));
+}
+
 #[test]
 fn refusals_write_nothing() {
     if support::lacks_io_uring() {
@@ -294,7 +396,11 @@ fn refusals_write_nothing() {
         assert!(output.status.code() == Some(code) && stderr.contains(says), "{arguments:?}: {stderr}");
         assert!(!folder.path().join("out").exists());
     };
-    refused(&["--create", "67108864", "--suite", "cliffs"], 64, "cliff, chain, first-touch, delete");
+    refused(
+        &["--create", "67108864", "--suite", "cliffs"],
+        64,
+        "cliff, chain, creation, first-touch, delete",
+    );
     refused(&["--create", "67108864", "--backend", "raw"], 64, "raw always runs");
     refused(&["--create", "67108864", "--batch", "64"], 64, "--batch");
     refused(&["--create", "67108864", "--unit", "5000"], 64, "powers of two");

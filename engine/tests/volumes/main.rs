@@ -14,6 +14,7 @@ mod crowded_index;
 mod further_volumes;
 mod growing;
 mod held_back;
+mod image_reads;
 mod linear_objects;
 mod linear_order;
 mod linear_pools;

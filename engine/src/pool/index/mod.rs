@@ -347,6 +347,11 @@ impl Index {
         self.history.borrow()
     }
 
+    /// Counts checkpoints and new names: while it stands, a page with versions that were in no run is in memory.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
     /// Whether runs hold all there is to know.
     pub fn is_clean(&self) -> bool {
         let is_empty = |fresh: &RefCell<Fresh>| fresh.borrow().entries.is_empty();

@@ -227,22 +227,27 @@ impl Image {
 
     /// As [`Image::version`], where what the image sees in the base may have been saved since it was opened.
     async fn version_or_saved(&self, lba: u64) -> Result<Version> {
-        let index = self.core.contents.index();
-        let now = index.current(lba).await?;
-        if now.birth <= self.moment.sequence {
-            return Ok(now);
-        }
+        let (index, moment) = (self.core.contents.index(), self.moment.sequence);
         #[cfg(feature = "mutations")]
-        if crate::mutation::is_on(crate::mutation::Mutation::NewerCopyWins) {
+        if crate::mutation::is_on(crate::mutation::Mutation::NewerCopyWins)
+            && index.current(lba).await?.birth > moment
+        {
             let saved = index.versions(lba).await?;
             let newest = saved.iter().map(Version::of).rfind(|version| !version.is_in_base());
             return Ok(newest.unwrap_or(index.blank(lba)));
         }
-        // In memory first: a checkpoint may put it into a run meanwhile.
-        match index.saved_since(lba, self.moment.sequence) {
-            Some(saved) => Ok(saved),
-            None => self.version(&index.runs(), lba).await,
+        // In memory first: a checkpoint may put it into a run meanwhile. Of a block whose page is not there, runs hold all
+        // there is; the page is not brought in, since that reads every version of 64 blocks.
+        match index.current_now(lba) {
+            Some(now) if now.birth <= moment => return Ok(now),
+            Some(_) => {
+                if let Some(saved) = index.saved_since(lba, moment) {
+                    return Ok(saved);
+                }
+            }
+            None => {}
         }
+        self.version(&index.runs(), lba).await
     }
 
     /// Fills `buf` from `offset`; both are multiples of the volume's block.
@@ -258,6 +263,7 @@ impl Image {
         }
         let (first, blocks) = (offset.0 / block_bytes, length / block_bytes);
         let mut changes = self.core.placing.changes();
+        let of_index = self.core.contents.index().changes();
         let mut looked_up = self.versions(first, blocks).await;
         loop {
             let versions = match looked_up {
@@ -288,7 +294,7 @@ impl Image {
                     continue;
                 }
                 Ok(()) if self.core.backend == Backend::Cow => {
-                    match self.is_as_read(first, &versions).await {
+                    match self.is_as_read(first, &versions, of_index).await {
                         Ok(true) => return (Ok(()), buf),
                         Ok(false) => Error::new("read image", Reason::MetadataDamaged)
                             .on(self.core.device.name())
@@ -305,11 +311,20 @@ impl Image {
         }
     }
 
-    /// Whether what was read in the base is still there, or nobody writes.
-    async fn is_as_read(&self, first: u64, versions: &[Version]) -> Result<bool> {
+    /// Whether what was read in the base is still there, or nobody writes. `changes`: of the index, before it was looked up.
+    async fn is_as_read(&self, first: u64, versions: &[Version], changes: u64) -> Result<bool> {
+        if self.core.log.is_none() {
+            return Ok(true);
+        }
+        let index = self.core.contents.index();
         for (lba, _) in (first..).zip(versions).filter(|(_, version)| version.is_in_base()) {
-            let now = self.core.contents.index().current(lba).await?;
-            if self.core.log.is_some() && now.birth > self.moment.sequence {
+            let is_there = match index.current_now(lba) {
+                Some(now) => now.birth <= self.moment.sequence,
+                // The page of a block that has been saved stays in memory until a run says so.
+                None if index.changes() == changes => true,
+                None => self.version(&index.runs(), lba).await?.is_in_base(),
+            };
+            if !is_there {
                 return Ok(false);
             }
         }
