@@ -231,7 +231,7 @@ impl Core {
             return None;
         }
         let state = self.contents.journal().state();
-        let free = state.free_segments();
+        let free = self.free_count_for_log(&state);
         if free as usize > RESERVED_SEGMENTS as usize + self.leases_wanted().div_ceil(FREE_ENOUGH_OF_LEASES) {
             return None;
         }
@@ -269,7 +269,7 @@ impl Core {
 
     /// Moves rows and says so in the journal.
     pub(super) async fn empty(&self, moving: Moving) -> Result<()> {
-        let free = self.contents.free_segments(0);
+        let free = self.free_for_log(&self.contents.journal().state(), 0);
         let Some(new) = free.get(..moving.targets as usize) else {
             // Somebody still reads what was emptied before.
             self.device.context().sleep(READER_WAIT_NS).await;
