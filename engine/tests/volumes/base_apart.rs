@@ -330,3 +330,23 @@ fn random_operations_and_cuts_of_both_disks() {
         assert!((0..60).any(|seed| lying(seed).is_err()), "{backend:?}");
     }
 }
+
+/// What a process that ended without a word has written in place is in the disk's cache alone. Whoever opens the volume next
+/// reads it, and a flush makes it durable.
+#[test]
+fn what_an_opening_before_has_written_is_made_durable_by_a_flush() {
+    let rig = Rig::new(3, Backend::Overlay);
+    rig.runtime.block_on(async {
+        let volume = rig.open().await;
+        write_base(&volume).await;
+        volume.flush().await.unwrap();
+        volume.write_bytes(ByteOffset(BLOCK), &[b'?'; BLOCK as usize], Durability::OnFlush).await.unwrap();
+        drop(volume);
+        let volume = rig.open().await;
+        assert_eq!(current(&volume).await, "a?cdefgh");
+        volume.flush().await.unwrap();
+        drop(volume);
+        rig.cut_power();
+        assert_eq!(current(&rig.open().await).await, "a?cdefgh");
+    });
+}

@@ -7,7 +7,7 @@ use icecore::device::simulated::{Event, Recorded, SimulatedDisk};
 use icecore::error::{Error, Kind, Reason};
 use icecore::format::batch;
 use icecore::object::ObjectKind;
-use icecore::runtime::OperationKind;
+use icecore::runtime::{OperationKind, Random};
 use icecore::store::Backend;
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Devices, Durability, OpenMode, Volume};
@@ -294,7 +294,11 @@ fn what_an_opening_before_has_overwritten_is_made_durable_by_a_flush() {
         drop(volume);
         let volume = rig.open().await;
         assert_eq!(current(&volume).await, "a?cdefgh");
+        rig.record();
         volume.flush().await.unwrap();
+        volume.flush().await.unwrap();
+        let flushes = arrived(rig.objects(), acts);
+        assert_eq!(flushes.len(), 1, "whatever the disk would have kept by itself: {flushes:?}");
         drop(volume);
         rig.cut_power();
         assert_eq!(current(&rig.open().await).await, "a?cdefgh");
@@ -449,6 +453,38 @@ fn one_snapshot_too_many_is_refused_and_none_is_ever_full() {
             assert_eq!((current(&volume).await.as_str(), volume.snapshots().len()), ("!!!!!!!!", 4));
         });
     }
+}
+
+/// Whatever is free on the disk of objects is no room for the log: what is dead there is emptied as ever, and a snapshot has its
+/// object while the log is as full as it may be.
+#[test]
+fn free_space_of_one_device_is_none_of_the_other() {
+    let rig = Rig::with_objects(10, Backend::Overlay, false);
+    rig.runtime.block_on(async {
+        let volume = rig.open().await;
+        volume.create_snapshot("T0").await.unwrap();
+        volume.clone_snapshot("T0", "W").await.unwrap();
+        let branch = volume.open_writable("W").await.unwrap();
+        let blocks = 384;
+        let (mut random, mut newest) = (Random::from_seed(1), vec![0; blocks]);
+        // A writable snapshot writes to the log: many times what that has room for.
+        for _ in 0..4000 {
+            let (at, letter) = (random.below(blocks as u64), 1 + random.below(250) as u8);
+            write_at(&branch, at * BLOCK, letter, Durability::OnFlush).await.unwrap();
+            newest[at as usize] = letter;
+        }
+        branch.flush().await.unwrap();
+        let log = volume.status().log.unwrap();
+        let of_pool = superblock(&rig.log).data.bytes.get();
+        assert!(log.batch_bytes > 3 * of_pool, "{} of {of_pool}", log.batch_bytes);
+        volume.create_snapshot("T1").await.unwrap();
+        write_some(&volume, 1..=6).await;
+        let mut bytes = vec![0; blocks * BLOCK as usize];
+        branch.read_bytes(ByteOffset(0), &mut bytes).await.unwrap();
+        let found: Vec<u8> = bytes.chunks(BLOCK as usize).map(|block| block[0]).collect();
+        assert_eq!(found, newest);
+        assert_eq!(shown(&volume, "T1").await.unwrap(), "........");
+    });
 }
 
 #[test]

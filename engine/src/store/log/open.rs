@@ -195,7 +195,10 @@ impl LogStore {
         let base_mark = mark.map(BaseMark::of);
         // A base apart has no segments, and nothing but its blocks lies there.
         let (base, home) = match (backend.has_base(), volume) {
-            (true, Some(base)) => (Some(object::linear::Linear::new(&base.device, base.area)), objects),
+            // What lies in the pool is flushed before anything is written there.
+            (true, Some(base)) => {
+                (Some(object::linear::Linear::new(&base.device, base.area).with_leftovers()), objects)
+            }
             (true, None) => (Some(object::linear::Linear::new(device, superblock.base)), objects),
             (false, home) => (None, home),
         };
