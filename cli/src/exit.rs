@@ -88,6 +88,7 @@ mod tests {
             (Reason::CannotGrow { why: "no log" }, Code::Usage),
             (Reason::WrongDevice { wanted: "log", found: text() }, Code::Usage),
             (Reason::DeviceMissing { role: "volume", id: text() }, Code::Environment),
+            (Reason::ObjectLost { id: text() }, Code::Environment),
             (Reason::NotLinear { backend: "log" }, Code::Usage),
             (Reason::NotPinned, Code::Usage),
             (Reason::Pinned { accepted: 1 }, Code::Refused),

@@ -9,7 +9,7 @@ use icecore::device::{Access, Caching, Device, safety};
 use icecore::error::{Error, Reason};
 use icecore::export::control::{ControlClient, run_directory};
 use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
-use icecore::volume::{Devices, Volume};
+use icecore::volume::{Devices, OpenOptions, Volume};
 
 use crate::failure::Outcome;
 use crate::holder;
@@ -147,37 +147,57 @@ pub struct ClosedVolume {
     pub json: bool,
 }
 
-/// The device of a linear volume, or of a base, that does not lie on that of its log.
+/// The devices of what does not lie on that of the log: of a linear volume or a base, and of linear objects.
 #[derive(Debug, Args)]
 pub struct VolumeDevice {
     /// The device of the volume's own blocks, where a linear one, or a base (cow, overlay, logged-cow), does not lie on the device of
     /// its log
     #[arg(long, value_name = "PATH")]
     volume_device: Option<PathBuf>,
+    /// The device of the linear objects of snapshots (cow, overlay), where these do not lie on the device of the log
+    #[arg(long, value_name = "PATH")]
+    objects_device: Option<PathBuf>,
+    /// The device of the linear objects is lost: read what does not lie there, and refuse what does. Nothing is written
+    #[arg(long, conflicts_with = "objects_device")]
+    without_objects: bool,
 }
 
 impl VolumeDevice {
-    /// The path, if one was given.
-    pub fn path(&self) -> Option<&Path> {
-        self.volume_device.as_deref()
+    /// Whether any was given.
+    pub fn is_given(&self) -> bool {
+        self.paths() != (None, None)
     }
 
-    /// Both devices, where the second one is opened for a look.
+    /// How a volume is opened with them.
+    pub fn opening(&self) -> OpenOptions {
+        OpenOptions { without_objects: self.without_objects, ..OpenOptions::default() }
+    }
+
+    /// All devices, where the others are opened for a look.
     ///
     /// # Errors
     /// As [`IoOptions::look_at`].
     pub fn look_at(&self, io: IoOptions, runtime: &Runtime, pool: Device) -> Outcome<Devices> {
-        let volume = self.path().map(|path| io.look_at(runtime, path)).transpose()?;
-        Ok(Devices { pool, volume })
+        self.with(pool, |path| io.look_at(runtime, path))
     }
 
-    /// Both devices, where the second one is opened for writing.
+    /// All devices, where the others are opened for writing.
     ///
     /// # Errors
     /// As [`IoOptions::take`].
     pub fn take(&self, io: IoOptions, runtime: &Runtime, pool: Device) -> Outcome<Devices> {
-        let volume = self.path().map(|path| io.take(runtime, path)).transpose()?;
-        Ok(Devices { pool, volume })
+        self.with(pool, |path| io.take(runtime, path))
+    }
+
+    fn with(&self, pool: Device, open: impl Fn(&Path) -> Outcome<Device>) -> Outcome<Devices> {
+        let volume = self.volume_device.as_deref().map(&open).transpose()?;
+        let objects = self.objects_device.as_deref().map(&open).transpose()?;
+        Ok(Devices { pool, volume, objects })
+    }
+
+    /// The paths that were given: the volume's own, and that of linear objects.
+    pub fn paths(&self) -> (Option<&Path>, Option<&Path>) {
+        (self.volume_device.as_deref(), self.objects_device.as_deref())
     }
 }
 

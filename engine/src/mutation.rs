@@ -92,11 +92,13 @@ pub enum Mutation {
     PlaceReused,
     /// That a copy-on-write volume has gone back to a snapshot is said before its base holds that.
     RestoredBeforeBase,
+    /// For a block that is lost with the device of linear objects, the base is shown.
+    LostShownAsBase,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 41] = [
+    pub const ALL: [Mutation; 42] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -138,12 +140,17 @@ impl Mutation {
         Mutation::MapBeforeData,
         Mutation::PlaceReused,
         Mutation::RestoredBeforeBase,
+        Mutation::LostShownAsBase,
     ];
 
-    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken and power is not cut while a
-    /// volume goes back, do not meet.
-    pub const UNMET: [Mutation; 3] =
-        [Mutation::SnapshotAmidWrites, Mutation::GroupOneByOne, Mutation::RestoredBeforeBase];
+    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, power is not cut while a
+    /// volume goes back, and there is one device, do not meet.
+    pub const UNMET: [Mutation; 4] = [
+        Mutation::SnapshotAmidWrites,
+        Mutation::GroupOneByOne,
+        Mutation::RestoredBeforeBase,
+        Mutation::LostShownAsBase,
+    ];
 
     /// Those of a volume with a base.
     pub const BASE: [Mutation; 8] = [

@@ -53,7 +53,7 @@ fn every_planted_fault_is_found() {
     let only = std::env::var("MUTATION").ok();
     let chosen = |mutation: &Mutation| match &only {
         Some(only) => format!("{mutation:?}") == *only,
-        // `snapshot_boundary`, `snapshot_groups` and `cow_rollback` find these.
+        // `snapshot_boundary`, `snapshot_groups`, `cow_rollback` and `objects_lost` find these.
         None => !Mutation::UNMET.contains(mutation),
     };
     let left: Mutex<Vec<Mutation>> = Mutex::new(Mutation::ALL.into_iter().filter(chosen).collect());

@@ -31,6 +31,9 @@ pub struct Create {
     /// Says that the contents of exactly the volume's device may be lost; needed with --volume-device
     #[arg(long, value_name = "SERIAL:BYTES", requires = "volume_device")]
     destroy_volume_device: Option<String>,
+    /// Says that the contents of exactly the device of linear objects may be lost; needed with --objects-device
+    #[arg(long, value_name = "SERIAL:BYTES", requires = "objects_device")]
+    destroy_objects_device: Option<String>,
     /// Says that the contents of exactly this device may be lost; needed for whatever exists
     #[arg(long, value_name = "SERIAL:BYTES")]
     destroy: Option<String>,
@@ -109,9 +112,12 @@ impl Create {
                 patiently(|| Device::claim(runtime.context(), path, destroy, io.caching()))
             };
             let pool = claim(path, destroy)?;
+            let (volume, objects) = self.volume.paths();
             let destroy = self.destroy_volume_device.as_deref();
-            let volume = self.volume.path().map(|path| claim(path, destroy)).transpose()?;
-            let devices = Devices { pool, volume };
+            let volume = volume.map(|path| claim(path, destroy)).transpose()?;
+            let destroy = self.destroy_objects_device.as_deref();
+            let objects = objects.map(|path| claim(path, destroy)).transpose()?;
+            let devices = Devices { pool, volume, objects };
             let info = runtime.block_on(Volume::create_on(&devices, options))?;
             Ok((info, IoPaths::of(&devices.pool)))
         })();
@@ -165,6 +171,9 @@ impl Create {
         match of_a_log.into_iter().find_map(|(name, value)| Some((name, value?))) {
             Some((name, value)) if backend == Backend::Direct => {
                 wrong(name, value.to_string(), "the direct backend has no log")
+            }
+            _ if self.volume.opening().without_objects => {
+                wrong("--without-objects", "true".to_string(), "it is for volumes that there are")
             }
             _ if self.thin && backend != Backend::Linear => {
                 wrong("--thin", "true".to_string(), "it is for --backend linear alone")

@@ -9,7 +9,7 @@ use icecore::error::{Error, Kind};
 use icecore::export::control::{LogNumbers, Request, Status};
 use icecore::store::Backend;
 use icecore::store::log::SnapshotInfo;
-use icecore::volume::{Devices, OpenMode, Volume, VolumeInfo, format_id};
+use icecore::volume::{Devices, OpenMode, OpenOptions, Volume, VolumeInfo, format_id};
 use serde_json::{Value, json};
 
 use super::snapshot::{self, snapshots_of};
@@ -160,14 +160,18 @@ impl Inspect {
         if info.log.is_some() {
             let reached =
                 io.reach_to_look(&runtime, &self.path, || self.volume.look_at(io, &runtime, device));
-            match runtime.block_on(status_and_snapshots(reached?)) {
+            match runtime.block_on(status_and_snapshots(reached?, self.volume.opening())) {
                 Ok((status, snapshots)) => {
                     let good = status.log.as_ref().and_then(|log| log.damaged_after);
                     damage = good.map(|good| format!("its log is damaged behind sequence {good}"));
                     status.log.iter().for_each(|log| add_status(&mut object, log));
                     object["snapshots"] = snapshots.iter().map(snapshot::object_of).collect();
-                    if let Some(name) = status.volume_device {
-                        object["volume_device"] = name.into();
+                    for (key, name) in
+                        [("volume_device", status.volume_device), ("objects_device", status.objects_device)]
+                    {
+                        if let Some(name) = name {
+                            object[key] = name.into();
+                        }
                     }
                 }
                 Err(error) if error.kind() == Kind::Corrupt => damage = Some(error.to_string()),
@@ -186,14 +190,17 @@ impl Inspect {
     }
 }
 
-async fn status_and_snapshots(reached: Reached<Devices>) -> Result<(Status, Vec<SnapshotInfo>), Error> {
+async fn status_and_snapshots(
+    reached: Reached<Devices>,
+    opening: OpenOptions,
+) -> Result<(Status, Vec<SnapshotInfo>), Error> {
     match reached {
         Reached::Held(client) => Ok((
             client.status().clone(),
             snapshots_of(client.call(&Request::Snapshots { with_space: false })?),
         )),
         Reached::Own(devices) => {
-            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            let volume = Volume::open_with(devices, OpenMode::ReadOnly, opening).await?;
             Ok((Status::of(&volume.status()), volume.snapshots()))
         }
     }

@@ -29,7 +29,7 @@ pub struct Read {
     #[command(flatten)]
     volume: VolumeDevice,
     /// PATH is the device of a base, and that of its log is lost: read the current image (cow), or the oldest one (overlay)
-    #[arg(long, value_name = "IMAGE", value_parser = ["current", "oldest"], conflicts_with_all = ["volume_device", "at"])]
+    #[arg(long, value_name = "IMAGE", value_parser = ["current", "oldest"], conflicts_with_all = ["volume_device", "objects_device", "without_objects", "at"])]
     without_log: Option<String>,
     /// The further volume that is read; the pool's own, if not given
     #[arg(long = "volume", value_name = "NAME", conflicts_with_all = ["without_log", "at"])]
@@ -109,7 +109,7 @@ impl Read {
         let paths = IoPaths::of(&device);
         let devices = self.volume.look_at(io, &runtime, device)?;
         runtime.block_on(async {
-            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            let volume = Volume::open_with(devices, OpenMode::ReadOnly, self.volume.opening()).await?;
             self.copy_from(volume, &self.path).await
         })?;
         Ok(paths.named_in(Done { object: Value::Null, text: String::new(), remark }))

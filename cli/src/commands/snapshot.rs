@@ -243,10 +243,10 @@ impl Create {
 fn one_of(paths: &[PathBuf], json: bool, volume: VolumeDevice) -> Outcome<Option<Listed>> {
     match paths {
         [path] => Ok(Some(Listed { path: path.clone(), volume, json })),
-        _ if volume.path().is_some() => {
+        _ if volume.is_given() => {
             let rule =
-                "of several volumes, one on two devices has to be open elsewhere: see `icecore attach`";
-            Err(not_of_several("--volume-device", rule))
+                "of several volumes, one on several devices has to be open elsewhere: see `icecore attach`";
+            Err(not_of_several("--volume-device or --objects-device", rule))
         }
         _ => Ok(None),
     }
@@ -344,7 +344,7 @@ impl Listed {
         let paths = IoPaths::of(&device);
         let devices = self.volume.look_at(io, &runtime, device)?;
         let worked: Result<_, Error> = runtime.block_on(async {
-            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            let volume = Volume::open_with(devices, OpenMode::ReadOnly, self.volume.opening()).await?;
             Ok((perform(&volume, request).await?, volume.info().id))
         });
         let (answer, id) = worked?;

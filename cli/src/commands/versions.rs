@@ -43,7 +43,7 @@ impl Versions {
         let paths = IoPaths::of(&device);
         let devices = self.volume.look_at(io, &runtime, device)?;
         let versions = runtime.block_on(async {
-            let volume = Volume::open(devices, OpenMode::ReadOnly).await?;
+            let volume = Volume::open_with(devices, OpenMode::ReadOnly, self.volume.opening()).await?;
             match &self.further {
                 Some(name) => volume.open_writable(name).await?.versions(ByteOffset(self.offset)).await,
                 None => volume.versions(ByteOffset(self.offset)).await,

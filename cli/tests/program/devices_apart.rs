@@ -1,4 +1,4 @@
-//! The program on volumes whose log and blocks lie on two devices.
+//! The program on volumes whose log, blocks and linear objects lie on devices of their own.
 
 use crate::support::*;
 
@@ -109,5 +109,86 @@ fn a_base_and_its_overlays_on_two_devices() {
             assert_eq!(icecore(&[&alone[..], &["current"]].concat()).ok().stdout, b"alone!");
             on(&read, b"").refused(64, "written without its log");
         }
+    }
+}
+
+#[test]
+fn linear_objects_on_a_device_of_their_own() {
+    for backend in ["overlay", "cow"] {
+        let (log, base, objects) = (Image::new(64 * MIB), Image::new(32 * MIB), Image::new(48 * MIB));
+        let names = [log.destroy(), base.destroy(), objects.destroy()];
+        let create = ["create", "--device", &log.path, "--destroy", &names[0], "--backend", backend];
+        let create = [&create[..], &["--size", "16M", "--volume-device", &base.path]].concat();
+        let create = [&create[..], &["--destroy-volume-device", &names[1]]].concat();
+        let own = ["--objects-device", &objects.path];
+        let before = objects.bytes();
+        icecore(&[&create[..], &own, &["--objects", "linear"]].concat()).refused(3, "--destroy");
+        let create = [&create[..], &own, &["--destroy-objects-device", &names[2], "--json"]].concat();
+        icecore(&create).refused(64, "only linear objects lie on a device of their own");
+        icecore(&[&create[..], &["--objects", "linear", "--without-objects"]].concat()).refused(64, "");
+        assert_eq!(objects.bytes(), before, "it is not overwritten without its exact name, nor for nothing");
+        let made = icecore(&[&create[..], &["--objects", "linear"]].concat()).ok().json();
+        let roles: Vec<_> =
+            made["roles"].as_array().unwrap().iter().map(|role| role["role"].as_str().unwrap()).collect();
+        assert_eq!(roles, ["volume", "log", "objects"]);
+        let id = made["roles"][2]["device_id"].as_str().unwrap().to_string();
+
+        let apart = ["--volume-device", &base.path];
+        let all = [&apart[..], &own].concat();
+        let on = |command: &[&str], input: &[u8]| icecore_with(&[command, &all].concat(), input);
+        let write = ["write", &log.path, "--offset", "4096"];
+        on(&write, b"before").ok();
+        on(&["snapshot", "create", &log.path, "T0"], b"").ok();
+        on(&write, b"behind").ok();
+        let read = ["read", &log.path, "--offset", "4096", "--length", "6"];
+        assert_eq!(on(&read, b"").ok().stdout, b"behind", "{backend}");
+        assert_eq!(on(&[&read[..], &["--at", "T0"]].concat(), b"").ok().stdout, b"before", "{backend}");
+        let has = |image: &Image, wanted: &[u8]| image.bytes().0.windows(6).any(|bytes| bytes == wanted);
+        let in_object = if backend == "cow" { &b"before"[..] } else { b"behind" };
+        assert!(has(&objects, in_object) && !has(&log, b"before") && !has(&log, b"behind"), "{backend}");
+        let info = on(&["inspect", &log.path, "--json"], b"").ok().json();
+        assert_eq!(
+            (&info["volume_device"], &info["objects_device"]),
+            (&base.path.as_str().into(), &objects.path.as_str().into())
+        );
+        let features = ["log", "base", "volume device", "snapshots", "linear objects", "objects device"];
+        assert_eq!(info["features"], serde_json::json!(features));
+
+        // Missing, exchanged, or given where there is none.
+        let bytes = || (log.bytes(), base.bytes(), objects.bytes());
+        let before = bytes();
+        let missing = icecore(&[&read[..], &apart].concat());
+        let missing = missing.refused(4, &format!("its objects device, {id}, is missing"));
+        assert!(missing.stderr.contains("--objects-device PATH"), "{}", missing.stderr);
+        let exchanged = ["--volume-device", &objects.path, "--objects-device", &base.path];
+        icecore(&[&read[..], &exchanged].concat()).refused(64, "it is not the volume device of this pool");
+        icecore(&["inspect", &objects.path]).refused(64, "it is the objects device");
+        icecore(&["check", &log.path]).refused(4, "does not cover");
+        icecore(&["check", &objects.path]).refused(4, "does not cover");
+        icecore(&["grow", &log.path]).refused(64, "two devices or more");
+        icecore(&["salvage", &log.path, "--out", "/nowhere"]).refused(4, "cannot be salvaged");
+
+        // Lost: what lies there is refused, and nothing else is shown in its place.
+        let lost = [&apart[..], &["--without-objects"]].concat();
+        let without = |command: &[&str]| icecore_with(&[command, &lost].concat(), b"never");
+        let other = ["read", &log.path, "--offset", "8192", "--length", "2"];
+        assert_eq!(without(&other).ok().stdout, [0, 0], "{backend}");
+        let past = [&read[..], &["--at", "T0"]].concat();
+        if backend == "overlay" {
+            let refused = without(&read).refused(4, &format!("this block is on its objects device, {id}"));
+            assert!(refused.stdout.is_empty());
+            assert_eq!(without(&past).ok().stdout, b"before");
+        } else {
+            assert_eq!(without(&read).ok().stdout, b"behind");
+            without(&past).refused(4, "is broken");
+        }
+        let listed = without(&["snapshot", "list", &log.path, "--json"]).ok().json();
+        assert_eq!(listed["snapshots"][0]["broken"], backend == "cow");
+        let info = without(&["inspect", &log.path, "--json"]).ok().json();
+        assert_eq!(info["snapshots"][0]["broken"], backend == "cow");
+        without(&write).refused(4, "is missing");
+        icecore(&[&read[..], &all, &["--without-objects"]].concat()).refused(64, "");
+        assert_eq!(bytes(), before, "nothing of this writes");
+        assert_eq!(on(&read, b"").ok().stdout, b"behind", "with its device it is what it was");
     }
 }

@@ -38,6 +38,7 @@ const SNAPSHOTS_MIN: u32 = 256;
 const SNAPSHOTS_MAX: u32 = 16_384;
 /// Why the volume is not looked at.
 const APART: &str = "its volume lies on a device of its own";
+const OBJECTS_APART: &str = "its linear objects lie on a device of their own";
 /// The alignment of the parts of a log pool.
 const LOG_ALIGNMENT: u64 = 64 * KIB;
 
@@ -256,6 +257,9 @@ pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
     };
     if record.has_volume_device() {
         return refuse(Reason::NotChecked { why: APART });
+    }
+    if record.has_objects_device() {
+        return refuse(Reason::NotChecked { why: OBJECTS_APART });
     }
     if let Some(reason) = not_judged(record) {
         return refuse(reason);

@@ -135,7 +135,8 @@ pub enum Reason {
     },
     /// A device of the pool was not given.
     #[error(
-        "its {role} device, {id}, is missing; open both devices of it together, here with --volume-device PATH"
+        "its {role} device, {id}, is missing; open all devices of it together, here with {}",
+        option_of(role)
     )]
     DeviceMissing {
         /// The part it plays.
@@ -406,6 +407,15 @@ pub enum Reason {
         /// The identity of the log's device.
         id: String,
     },
+    /// What a block holds there is lost with the device of linear objects; nothing else is shown in its place.
+    #[error(
+        "this block is on its objects device, {id}, which is missing; open it with that device, or read other \
+         blocks, or an older snapshot"
+    )]
+    ObjectLost {
+        /// The identity of that device.
+        id: String,
+    },
     /// A base is no one image.
     #[error(
         "its base is no one image: blocks of it were written in place while its log device, {id}, which is \
@@ -526,6 +536,14 @@ fn locked_how(until_unix_ns: Option<u64>) -> String {
     }
 }
 
+/// How a device with this part is told to the program.
+fn option_of(role: &str) -> &'static str {
+    match role {
+        "objects" => "--objects-device PATH (or read what does not lie there, with --without-objects)",
+        _ => "--volume-device PATH",
+    }
+}
+
 impl Reason {
     /// Its name, which is the same on both ends of a control socket.
     pub fn name(&self) -> String {
@@ -569,6 +587,7 @@ impl Reason {
             | Reason::Closed
             | Reason::DeviceGone
             | Reason::CurrentLost { .. }
+            | Reason::ObjectLost { .. }
             | Reason::BaseMixed { .. }
             | Reason::DeviceMissing { .. } => Kind::Unavailable,
             Reason::DeviceTooSmall { .. }

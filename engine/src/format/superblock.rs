@@ -28,7 +28,8 @@ pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_LOG
     | FEATURE_LOCKS
     | FEATURE_OBJECTS
     | FEATURE_GROUPS
-    | FEATURE_VOLUMES;
+    | FEATURE_VOLUMES
+    | FEATURE_OBJECTS_DEVICE;
 /// Incompatible feature: the pool has a log, an index and a metadata journal.
 pub const FEATURE_LOG: u64 = 1;
 /// Incompatible feature: the log and the linear volume behind it lie on devices of their own.
@@ -51,6 +52,8 @@ pub const FEATURE_OBJECTS: u64 = 256;
 pub const FEATURE_GROUPS: u64 = 512;
 /// Incompatible feature: the pool has further volumes, or has had some: log and index may hold entries of them.
 pub const FEATURE_VOLUMES: u64 = 1024;
+/// Incompatible feature: the linear objects of snapshots lie on a device of their own.
+pub const FEATURE_OBJECTS_DEVICE: u64 = 4096;
 /// In `volume_flags`: space is taken when a block is first applied, and the volume may be larger than its pool.
 pub const VOLUME_THIN: u32 = 1;
 /// In `volume_flags`: the log is in memory. Writes complete there, and a flush forces them to the volume.
@@ -77,12 +80,14 @@ pub const ROLE_NONE: u32 = 0;
 pub const ROLE_VOLUME: u32 = 1;
 /// `role` of the device that holds the log and all metadata, where the volume's data lies elsewhere.
 pub const ROLE_LOG: u32 = 2;
+/// `role` of the device that holds the linear objects of snapshots, where these lie elsewhere.
+pub const ROLE_OBJECTS: u32 = 3;
 
 /// One entry of the role table: which device plays which part in this pool.
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
-/// | 0 | 4 | `role`: 0 unused, 1 volume, 2 log |
+/// | 0 | 4 | `role`: 0 unused, 1 volume, 2 log, 3 objects |
 /// | 4 | 4 | `flags`: 0 |
 /// | 8 | 16 | `device_id`: the identity stored on that device |
 /// | 24 | 8 | `reserved`: 0 |
@@ -152,7 +157,7 @@ impl Area {
 /// | 208 | 8 | `checkpoint_bytes`: of log between checkpoints |
 /// | 216 | 8 | `retention_bytes`: superseded blocks kept at most; 0 keeps none |
 /// | 224 | 8 | `retention_age_s`: and no longer than this; 0 does not limit it |
-/// | 232 | 8 | `home_bytes`: of the data area of the volume's own device; 0 where it has none |
+/// | 232 | 8 | `home_bytes`: of the data area of the device of a linear volume, or of linear objects, that lie apart; 0 where there is none |
 /// | 240 | 16 | `base`: area of the volume's base; 0 where it has none |
 /// | 256 | 8 | `snapshot_bytes`: that snapshots of a volume with a base may take; 0: all of the data area |
 /// | 264 | 4 | `snapshots_max`: named moments that the metadata has room for, 257 to 16,384; 0: 256 |
@@ -242,6 +247,11 @@ impl Superblock {
     /// Whether the volume's data lies on a device of its own.
     pub fn has_volume_device(&self) -> bool {
         self.features_incompatible.get() & FEATURE_VOLUME_DEVICE != 0
+    }
+
+    /// Whether the linear objects of snapshots lie on a device of their own.
+    pub fn has_objects_device(&self) -> bool {
+        self.features_incompatible.get() & FEATURE_OBJECTS_DEVICE != 0
     }
 
     /// The identity of the device that plays this part.

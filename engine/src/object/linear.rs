@@ -28,6 +28,13 @@ impl Linear {
         Self { device: device.clone(), offset: area.offset.get(), completed, durable }
     }
 
+    /// The same, where the device may have something in its cache that an opening before has left there: a flush has
+    /// something to do.
+    pub fn with_leftovers(self) -> Self {
+        self.completed.set(1);
+        self
+    }
+
     /// Its device.
     pub fn device(&self) -> &Device {
         &self.device

@@ -735,11 +735,6 @@ impl Contents {
     }
 
     /// Free segments that nobody reads, after `after`.
-    pub fn free_segments(&self, after: u32) -> Vec<u32> {
-        self.free_segments_of(&self.journal.state(), after)
-    }
-
-    /// As [`Contents::free_segments`], inside a commit.
     pub fn free_segments_of(&self, state: &Metadata, after: u32) -> Vec<u32> {
         let readers = self.readers.borrow();
         state.free_after(after).filter(|at| readers[*at as usize] == 0).collect()

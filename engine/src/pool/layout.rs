@@ -80,8 +80,9 @@ const INDEX_BYTES_MIN: u64 = 1 << 20;
 /// With a base, a saved block has two entries and a death: what was saved, and since when the base holds newer content.
 const INDEX_ENTRIES_PER_SAVED_BLOCK: u64 = 8;
 /// A volume with a base takes this part of a device that it is to fill; the rest is for what is changed or saved.
-const BASE_PARTS: u64 = 3;
-const BASE_OF: u64 = 4;
+pub const BASE_PARTS: u64 = 3;
+/// The part is of so many.
+pub const BASE_OF: u64 = 4;
 /// Bytes of a row in a metadata image, without its bitmaps.
 const ROW_BYTES: u64 = 64;
 /// Bytes of a named moment in a metadata image at most, with all that is told of it. The room for any pool's has been
@@ -109,10 +110,8 @@ pub enum Fill {
     Beside,
     /// As `Beside`, and the base has so many bytes on a device of its own.
     BesideApart(u64),
-    /// Nothing: the volume has so many segments on a device of its own. In a thin one it may be larger.
+    /// Nothing: the volume has the segments that lie apart. In a thin one it may be larger.
     Apart {
-        /// Of the volume's device.
-        segments: u64,
         /// Whether the volume may be larger.
         thin: bool,
     },
@@ -171,6 +170,8 @@ pub struct Parts {
     pub leases: u64,
     /// Named moments that there is room for.
     pub snapshots_max: u32,
+    /// Segments on another device, numbered behind those of this one: their metadata lies here.
+    pub segments_apart: u64,
 }
 
 impl Layout {
@@ -186,10 +187,10 @@ impl Layout {
         parts: Parts,
         fill: Fill,
     ) -> Result<(Self, u64)> {
-        let Parts { block_bytes, segment_bytes, leases, snapshots_max } = parts;
+        let Parts { block_bytes, segment_bytes, leases, snapshots_max, segments_apart } = parts;
         let segment_blocks = segment_bytes / block_bytes;
         let (apart, may_exceed) = match fill {
-            Fill::Apart { segments, thin } => (Some(segments), thin),
+            Fill::Apart { thin } => (Some(segments_apart), thin),
             _ => (None, fill == Fill::Thin),
         };
         let part = device_bytes / BASE_OF * BASE_PARTS / region_bytes * region_bytes;
@@ -200,9 +201,9 @@ impl Layout {
         };
         let entries = if beside.is_some() { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
         let layout = |segments: u64| {
-            let image = image_bytes(segments + apart.unwrap_or(0), segment_blocks, snapshots_max);
+            let image = image_bytes(segments + segments_apart, segment_blocks, snapshots_max);
             let metadata_bytes =
-                log_metadata_bytes(segments + apart.unwrap_or(0), segment_blocks, entries, image);
+                log_metadata_bytes(segments + segments_apart, segment_blocks, entries, image);
             let metadata = Area::new(HEAD_BYTES, metadata_bytes);
             let checksums = Area::new(metadata.end(), 0);
             let roots = Area::new(ROOTS_OFFSET, ROOTS_BYTES);
@@ -321,7 +322,13 @@ mod tests {
             (1 << 30, 4096, 8 << 20),
             (1 << 40, 4096, 8 << 20),
         ] {
-            let parts = Parts { block_bytes, segment_bytes, leases: 9, snapshots_max: SNAPSHOTS_MIN };
+            let parts = Parts {
+                block_bytes,
+                segment_bytes,
+                leases: 9,
+                snapshots_max: SNAPSHOTS_MIN,
+                segments_apart: 0,
+            };
             let (layout, volume_bytes) =
                 Layout::plan_log(device_bytes, None, 65536, parts, Fill::Cleaned).unwrap();
             assert!(
@@ -342,8 +349,13 @@ mod tests {
             assert_eq!(places.index.end(), layout.metadata.end());
             assert!(places.index.bytes.get() >= INDEX_BYTES_MIN);
         }
-        let parts =
-            Parts { block_bytes: 4096, segment_bytes: 8 << 20, leases: 9, snapshots_max: SNAPSHOTS_MIN };
+        let parts = Parts {
+            block_bytes: 4096,
+            segment_bytes: 8 << 20,
+            leases: 9,
+            snapshots_max: SNAPSHOTS_MIN,
+            segments_apart: 0,
+        };
         let error = Layout::plan_log(1 << 30, Some(2 << 30), 65536, parts, Fill::Cleaned).unwrap_err();
         let Reason::DeviceTooSmall { needed_bytes, .. } = *error.reason() else { panic!("{error}") };
         assert!(Layout::plan_log(needed_bytes, Some(2 << 30), 65536, parts, Fill::Cleaned).is_ok());

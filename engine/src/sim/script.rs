@@ -279,6 +279,7 @@ impl Script {
                 segment_bytes: segment,
                 leases: leases(2 * segment, segment),
                 snapshots_max: SNAPSHOTS_MIN,
+                segments_apart: 0,
             };
             Layout::plan_log(device_bytes, size, region, parts, fill)
         };

@@ -17,7 +17,7 @@ use crate::object::linear::Linear;
 use crate::runtime::{FailureFlag, RangeGuard};
 use crate::units::{ByteOffset, Seq};
 use cow::Cow;
-use log::{Access, HomeDevice, LogStore, OpenOptions};
+use log::{Access, Apart, LogStore, OpenOptions};
 use logged_cow::LoggedCow;
 use overlay::Overlay;
 
@@ -125,14 +125,14 @@ impl Store {
         superblock: &Superblock,
         access: Access,
         options: OpenOptions,
-        home: Option<HomeDevice>,
+        apart: Apart,
         failed: FailureFlag,
     ) -> Result<Self> {
         let backend = Backend::from_number(superblock.backend.get())?;
         if backend == Backend::Direct {
             return Ok(Self::Direct(direct::open(device, superblock, options.volatile_log_bytes)));
         }
-        let log = LogStore::open(device, superblock, access, options, home, failed).await?;
+        let log = LogStore::open(device, superblock, access, options, apart, failed).await?;
         Ok(match backend {
             Backend::Cow => Self::Cow(Cow::open(log).await?),
             Backend::Overlay => Self::Overlay(Overlay { layers: log }),

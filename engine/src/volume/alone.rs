@@ -16,8 +16,8 @@ use super::{OpenMode, Volume, format_id};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    Area, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, STATE_OPEN, Superblock, VOLUME_BASE_MIXED,
-    VOLUME_LOG_LOST,
+    Area, FEATURE_OBJECTS_DEVICE, FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_VOLUME, STATE_OPEN, Superblock,
+    VOLUME_BASE_MIXED, VOLUME_LOG_LOST,
 };
 use crate::object::linear::Linear;
 use crate::pool::layout::HEAD_BYTES;
@@ -100,8 +100,8 @@ fn check_base(record: &Superblock, device: &Device) -> Result<Backend> {
         return Err(Error::new("open base", reason));
     }
     // What remains is what a pool with a base says of itself.
-    let features = record.features_incompatible.get() & !FEATURE_VOLUME_DEVICE;
-    let data = Area::new(HEAD_BYTES, 0);
-    check(&Superblock { features_incompatible: features.into(), data, ..*record }, device)?;
+    let features = record.features_incompatible.get() & !(FEATURE_VOLUME_DEVICE | FEATURE_OBJECTS_DEVICE);
+    let (features_incompatible, data, home_bytes) = (features.into(), Area::new(HEAD_BYTES, 0), 0.into());
+    check(&Superblock { features_incompatible, data, home_bytes, ..*record }, device)?;
     Ok(backend)
 }

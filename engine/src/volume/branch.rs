@@ -48,7 +48,8 @@ impl Volume {
             return Ok(volume);
         }
         self.check_open("open writable snapshot")?;
-        let devices = Devices { pool: self.0.device.clone(), volume: self.0.volume_device.clone() };
+        let (volume, objects) = (self.0.volume_device.clone(), self.0.objects_device.clone());
+        let devices = Devices { pool: self.0.device.clone(), volume, objects };
         let (superblock, failed) = (Rc::clone(&self.0.superblock), self.0.failed.clone());
         let (store, origin) = (Store::Log(store), Some(self.clone()));
         let opened = Self::opened(store, devices, superblock, failed, self.0.read_only, origin);

@@ -11,12 +11,12 @@ use crate::device::signature::{self, Signature};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_VOLUME_DEVICE,
-    ROLE_LOG, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN,
-    VOLUME_VOLATILE_LOG,
+    Area, FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_OBJECTS_DEVICE,
+    FEATURE_VOLUME_DEVICE, ROLE_LOG, ROLE_OBJECTS, ROLE_VOLUME, RoleEntry, STATE_CLOSED, Superblock,
+    VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 use crate::object::ObjectKind;
-use crate::pool::layout::{Fill, Layout, Parts, home_area};
+use crate::pool::layout::{BASE_OF, BASE_PARTS, Fill, Layout, Parts, home_area};
 use crate::pool::metadata::EXTENTS_MAX;
 use crate::pool::snapshots::{SNAPSHOTS_MAX, SNAPSHOTS_MIN};
 use crate::pool::superblock;
@@ -34,6 +34,8 @@ const MANY_SNAPSHOTS: u32 = 10_000;
 /// A volume whose snapshots have linear objects takes one part in so many of a device that it is to fill: so there is room
 /// for two of them at least.
 const OBJECTS_BASE_OF: u64 = 4;
+/// And one part in so many of a device that objects have for themselves.
+const OBJECTS_APART_OF: u64 = 2;
 /// Blocks that a segment may have: their numbers have 16 bits.
 pub(super) const SEGMENT_BLOCKS: RangeInclusive<u32> = 8..=1 << 16;
 
@@ -124,25 +126,25 @@ impl Volume {
         Self::create_on(&Devices::from(device.clone()), options).await
     }
 
-    /// As [`Volume::create`]; a linear volume, or a base, may have a device of its own, apart from log and metadata.
+    /// As [`Volume::create`]; a linear volume, or a base, may have a device of its own, apart from log and metadata, and so
+    /// may linear objects.
     ///
     /// # Errors
     /// As [`Volume::create`].
     pub async fn create_on(devices: &Devices, options: CreateOptions) -> Result<VolumeInfo> {
         let device = &devices.pool;
-        let (record, home) = plan(devices, &options).map_err(|error| error.or_on(device.name()))?;
-        for one in [device].into_iter().chain(&devices.volume) {
+        let (record, home, objects) = plan(devices, &options).map_err(|error| error.or_on(device.name()))?;
+        for one in devices.all() {
             if !options.force
                 && let Some(signature) = Self::foreign_signature(one).await?
             {
                 return Err(signature.refusal().on(one.name()));
             }
         }
-        superblock::erase(device).await?;
-        let apart = devices.volume.as_ref().zip(home);
-        if let Some((volume_device, _)) = apart {
-            superblock::erase(volume_device).await?;
+        for one in devices.all() {
+            superblock::erase(one).await?;
         }
+        let apart = devices.volume.as_ref().zip(home);
         let in_place = match (options.backend, apart) {
             (Backend::Direct, _) => Some((device, record.data)),
             (backend, _) if !backend.has_base() => None,
@@ -154,9 +156,9 @@ impl Volume {
             device.discard(ByteOffset(offset), bytes, Io::of(Cause::Zero)).await?;
             device.flush(Io::of(Cause::Zero)).await?;
         }
-        if let Some((volume_device, home)) = apart {
-            // Once the pool is there, its volume's device is. A base that says what it is holds the volume.
-            superblock::write(volume_device, &home, &FailureFlag::default()).await?;
+        // Once the pool is there, its other devices are. A base that says what it is holds the volume.
+        for (device, record) in devices.objects.as_ref().zip(objects).into_iter().chain(apart) {
+            superblock::write(device, &record, &FailureFlag::default()).await?;
         }
         if options.backend != Backend::Direct {
             log::format(device, &record).await?;
@@ -174,7 +176,7 @@ impl Volume {
         logical_block_bytes: u32,
         options: &CreateOptions,
     ) -> Result<(u64, ByteOffset)> {
-        let shape = shape(device_bytes, logical_block_bytes, None, options)?;
+        let shape = shape(device_bytes, logical_block_bytes, (None, None), options)?;
         Ok((shape.volume_bytes, ByteOffset(shape.layout.data.offset.get())))
     }
 
@@ -211,15 +213,18 @@ struct Shape {
     snapshots_max: u32,
     /// The area of the volume's own device: its segments, or its base.
     home: Option<Area>,
+    /// The area of the device of linear objects: their segments.
+    objects: Option<Area>,
 }
 
-/// `volume_device`: the volume's own, if it is to have one.
+/// `apart`: the volume's own device, and that of linear objects, if there are to be such.
 fn shape(
     device_bytes: u64,
     logical: u32,
-    volume_device: Option<&Device>,
+    apart: (Option<&Device>, Option<&Device>),
     options: &CreateOptions,
 ) -> Result<Shape> {
+    let (volume_device, objects_device) = apart;
     let region_bytes = options.region_bytes;
     let block_bytes = options.block_bytes.unwrap_or(region_bytes.min(4096).max(logical));
     let wrong_text = |name, value: &str, rule| {
@@ -295,7 +300,13 @@ fn shape(
         let rule = "only a linear volume, or a base, lies apart from its log";
         return wrong_text("volume device", device.name(), rule);
     }
-    let mut home = None;
+    if let Some(device) = objects_device
+        && options.objects != ObjectKind::Linear
+    {
+        let rule = "only linear objects lie on a device of their own: make it with --objects linear";
+        return wrong_text("objects device", device.name(), rule);
+    }
+    let (mut home, mut objects) = (None, None);
     let region = u64::from(region_bytes);
     let checkpoint_bytes = options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES.min(device_bytes / 32));
     let (layout, volume_bytes, segment_bytes) = match options.backend {
@@ -318,34 +329,47 @@ fn shape(
             let (block, segment) = (u64::from(block_bytes), u64::from(segment_bytes));
             let leases = log::leases(checkpoint_bytes, segment);
             if let Some(device) = volume_device {
-                let found_bytes = device.geometry().size_bytes;
                 let unit = if options.backend.has_base() { region } else { segment };
-                let area = home_area(found_bytes, unit);
+                let area = home_area(device.geometry().size_bytes, unit);
                 let least = if options.thin { region } else { options.size_bytes.unwrap_or(region) };
                 if area.bytes.get() < least {
-                    let whole = least.checked_next_multiple_of(unit).unwrap_or(u64::MAX);
-                    let needed_bytes = area.offset.get().saturating_add(whole);
-                    let reason = Reason::DeviceTooSmall { needed_bytes, found_bytes };
-                    return Err(Error::new("create", reason).on(device.name()));
+                    return too_small(device, area, least, unit);
                 }
                 home = Some(area);
             }
+            if let Some(device) = objects_device {
+                objects = Some(home_area(device.geometry().size_bytes, segment));
+            }
+            let of_segments = if options.backend.has_base() { objects } else { home };
             let fill = match (home, options.backend, options.thin) {
                 (Some(area), backend, _) if backend.has_base() => Fill::BesideApart(area.bytes.get()),
-                (Some(area), _, thin) => Fill::Apart { segments: area.bytes.get() / segment, thin },
+                (Some(_), _, thin) => Fill::Apart { thin },
                 (None, Backend::Linear, true) => Fill::Thin,
                 (None, Backend::Linear, false) => Fill::Whole,
                 (None, backend, _) if backend.has_base() => Fill::Beside,
                 _ => Fill::Cleaned,
             };
             // Beside the volume there is room for some objects.
-            let part = device_bytes / OBJECTS_BASE_OF / region * region;
-            let size_bytes = match options.objects {
-                ObjectKind::Linear if home.is_none() => options.size_bytes.or(Some(part)),
-                _ => options.size_bytes,
+            let size_bytes = match (options.objects, objects, home) {
+                (ObjectKind::Linear, None, None) => Some(device_bytes / OBJECTS_BASE_OF / region * region),
+                (_, Some(area), _) => {
+                    let base_bytes =
+                        home.map_or(device_bytes / BASE_OF * BASE_PARTS, |area| area.bytes.get());
+                    let part = base_bytes.min(area.bytes.get() / OBJECTS_APART_OF) / region * region;
+                    Some(part.max(region))
+                }
+                _ => None,
             };
-            let parts = Parts { block_bytes: block, segment_bytes: segment, leases, snapshots_max };
+            let size_bytes = options.size_bytes.or(size_bytes);
+            let segments_apart = of_segments.map_or(0, |area| area.bytes.get() / segment);
+            let parts =
+                Parts { block_bytes: block, segment_bytes: segment, leases, snapshots_max, segments_apart };
             let (layout, volume_bytes) = Layout::plan_log(device_bytes, size_bytes, region, parts, fill)?;
+            if let Some((device, area)) = objects_device.zip(objects)
+                && area.bytes.get() < volume_bytes
+            {
+                return too_small(device, area, volume_bytes, segment);
+            }
             if options.objects == ObjectKind::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
                 return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
             }
@@ -355,18 +379,45 @@ fn shape(
             (layout, volume_bytes, segment_bytes)
         }
     };
-    Ok(Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, snapshots_max, home })
+    Ok(Shape {
+        layout,
+        volume_bytes,
+        block_bytes,
+        segment_bytes,
+        checkpoint_bytes,
+        snapshots_max,
+        home,
+        objects,
+    })
 }
 
-/// The superblock of the pool, and that of the volume's own device if it has one.
-fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Option<Superblock>)> {
+/// A device has not the room, in its area, for so many bytes in whole units.
+fn too_small<T>(device: &Device, area: Area, least: u64, unit: u64) -> Result<T> {
+    let whole = least.checked_next_multiple_of(unit).unwrap_or(u64::MAX);
+    let needed_bytes = area.offset.get().saturating_add(whole);
+    let found_bytes = device.geometry().size_bytes;
+    Err(Error::new("create", Reason::DeviceTooSmall { needed_bytes, found_bytes }).on(device.name()))
+}
+
+/// The superblock of the pool, that of the volume's own device, and that of its objects', if it has such.
+fn plan(
+    devices: &Devices,
+    options: &CreateOptions,
+) -> Result<(Superblock, Option<Superblock>, Option<Superblock>)> {
     let device = &devices.pool;
     let device_bytes = device.geometry().size_bytes;
-    let of_both = [device].into_iter().chain(&devices.volume);
-    let logical = of_both.map(|device| device.geometry().logical_block_bytes).max().unwrap_or(0);
-    let shape = shape(device_bytes, logical, devices.volume.as_ref(), options)?;
-    let Shape { layout, volume_bytes, block_bytes, segment_bytes, checkpoint_bytes, snapshots_max, home } =
-        shape;
+    let logical = devices.all().map(|device| device.geometry().logical_block_bytes).max().unwrap_or(0);
+    let apart = (devices.volume.as_ref(), devices.objects.as_ref());
+    let Shape {
+        layout,
+        volume_bytes,
+        block_bytes,
+        segment_bytes,
+        checkpoint_bytes,
+        snapshots_max,
+        home,
+        objects,
+    } = shape(device_bytes, logical, apart, options)?;
     let device_id = random_id(device);
     let mut record = Superblock::empty();
     record.generation = 1.into();
@@ -406,30 +457,46 @@ fn plan(devices: &Devices, options: &CreateOptions) -> Result<(Superblock, Optio
     let plays =
         |role: u32, device_id| RoleEntry { role: role.into(), flags: 0.into(), device_id, reserved: [0; 8] };
     record.device_id = device_id;
-    let (Some(area), Some(volume_device)) = (home, &devices.volume) else {
-        record.roles[0] = plays(ROLE_VOLUME, device_id);
-        return Ok((record, None));
+    let id_of = |area: Option<Area>| area.map_or([0; 16], |_| random_id(device));
+    let (volume_id, objects_id) = (id_of(home), id_of(objects));
+    let mut parts = match home {
+        Some(_) => {
+            record.features_incompatible |= FEATURE_VOLUME_DEVICE;
+            vec![plays(ROLE_VOLUME, volume_id), plays(ROLE_LOG, device_id)]
+        }
+        None => vec![plays(ROLE_VOLUME, device_id)],
     };
-    let volume_device_id = random_id(device);
-    record.features_incompatible |= FEATURE_VOLUME_DEVICE;
-    (record.roles[0], record.roles[1]) = (plays(ROLE_VOLUME, volume_device_id), plays(ROLE_LOG, device_id));
+    if objects.is_some() {
+        record.features_incompatible |= FEATURE_OBJECTS_DEVICE;
+        parts.push(plays(ROLE_OBJECTS, objects_id));
+    }
+    record.roles[..parts.len()].copy_from_slice(&parts);
     let nothing = Area::default();
-    let (data, base) = match options.backend.has_base() {
-        true => (nothing, Area::new(area.offset.get(), volume_bytes)),
-        false => (area, nothing),
+    let (data, base) = match (home, options.backend.has_base()) {
+        (Some(area), true) => (nothing, Area::new(area.offset.get(), volume_bytes)),
+        (Some(area), false) => (area, nothing),
+        (None, _) => (nothing, nothing),
     };
-    record.home_bytes = data.bytes;
-    let home = Superblock {
-        device_bytes: volume_device.geometry().size_bytes.into(),
-        device_id: volume_device_id,
+    record.home_bytes = objects.unwrap_or(data).bytes;
+    let home = devices.volume.as_ref().map(|device| of_part(&record, device, volume_id, (data, base)));
+    let objects = devices.objects.as_ref().zip(objects);
+    let objects = objects.map(|(device, area)| of_part(&record, device, objects_id, (area, nothing)));
+    Ok((record, home, objects))
+}
+
+/// The superblock of a device beside that of the pool, with its data area and its base.
+fn of_part(pool: &Superblock, device: &Device, device_id: [u8; 16], areas: (Area, Area)) -> Superblock {
+    let ((data, base), nothing) = (areas, Area::default());
+    Superblock {
+        device_bytes: device.geometry().size_bytes.into(),
+        device_id,
         roots: nothing,
         metadata: nothing,
         checksums: nothing,
         data,
         base,
-        ..record
-    };
-    Ok((record, Some(home)))
+        ..*pool
+    }
 }
 
 pub(super) fn random_id(device: &Device) -> [u8; 16] {

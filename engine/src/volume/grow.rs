@@ -42,7 +42,9 @@ impl Volume {
         let backend = Backend::from_number(before.backend.get())?;
         let why = match before.features_incompatible.get() {
             features if features & FEATURE_LOG == 0 => Some("only a pool with a log grows"),
-            _ if before.has_volume_device() => Some("it lies on two devices, which this build does not grow"),
+            _ if before.has_volume_device() || before.has_objects_device() => {
+                Some("it lies on two devices or more, which this build does not grow")
+            }
             _ => None,
         };
         if let Some(why) = why {

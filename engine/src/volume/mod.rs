@@ -83,6 +83,8 @@ struct Inner {
     device: Device,
     /// The device of a linear volume, or of a base, that does not lie in the pool.
     volume_device: Option<Device>,
+    /// The device of linear objects that do not lie in the pool.
+    objects_device: Option<Device>,
     store: Store,
     superblock: Rc<RefCell<Superblock>>,
     /// Held while the superblock is written anew.
@@ -118,6 +120,7 @@ impl Volume {
         Self(Rc::new(Inner {
             device: devices.pool,
             volume_device: devices.volume,
+            objects_device: devices.objects,
             store,
             superblock,
             superblock_turn,
@@ -228,6 +231,8 @@ pub struct VolumeStatus {
     pub ledger: Vec<(&'static str, Tally)>,
     /// The device that holds the volume's blocks, and its ledger, where that is not the pool's.
     pub volume_device: Option<(String, Vec<(&'static str, Tally)>)>,
+    /// The same of the device that holds linear objects, where that is not the pool's.
+    pub objects_device: Option<(String, Vec<(&'static str, Tally)>)>,
 }
 
 impl VolumeInfo {
@@ -254,6 +259,7 @@ impl VolumeInfo {
             ("snapshots", superblock.features_incompatible.get() & FEATURE_SNAPSHOTS != 0),
             ("writable snapshots", superblock.features_incompatible.get() & FEATURE_BRANCHES != 0),
             ("linear objects", superblock.features_incompatible.get() & FEATURE_OBJECTS != 0),
+            ("objects device", superblock.has_objects_device()),
             ("snapshot locks", superblock.features_incompatible.get() & FEATURE_LOCKS != 0),
             ("further volumes", superblock.features_incompatible.get() & FEATURE_VOLUMES != 0),
             ("snapshot groups", superblock.features_incompatible.get() & FEATURE_GROUPS != 0),
@@ -307,7 +313,8 @@ impl Volume {
     pub fn status(&self) -> VolumeStatus {
         let ledger =
             |device: &Device| Cause::ALL.map(|cause| (cause.name(), device.ledger().tally(cause))).to_vec();
-        let volume_device = self.0.volume_device.as_ref();
+        let of_part =
+            |device: &Option<Device>| device.as_ref().map(|one| (one.name().to_string(), ledger(one)));
         VolumeStatus {
             info: self.info(),
             io_path: self.context().io_path().clone(),
@@ -315,7 +322,8 @@ impl Volume {
             poisoned: self.0.failed.is_raised(),
             log: self.0.store.log().ok().map(LogStore::status),
             ledger: ledger(&self.0.device),
-            volume_device: volume_device.map(|device| (device.name().to_string(), ledger(device))),
+            volume_device: of_part(&self.0.volume_device),
+            objects_device: of_part(&self.0.objects_device),
         }
     }
 

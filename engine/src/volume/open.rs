@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::create::SEGMENT_BLOCKS;
-use super::roles::{check_pool_role, home_device};
+use super::roles::{apart, check_pool_role};
 use super::{BLOCK_BYTES_MAX, Devices, Volume, VolumeInfo};
 use crate::device::{Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
-    FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, KNOWN_READ_ONLY, STATE_CLOSED, STATE_OPEN, Superblock,
-    VOLUME_THIN,
+    FEATURE_BASE, FEATURE_LOG, FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, KNOWN_READ_ONLY, STATE_CLOSED,
+    STATE_OPEN, Superblock, VOLUME_THIN,
 };
 use crate::pool::layout::HEAD_BYTES;
 use crate::pool::metadata::EXTENTS_MAX;
@@ -39,7 +39,7 @@ pub enum OpenMode {
 }
 
 impl Volume {
-    /// Opens the volume on a device, or on two. After it returned, a crash is told from an orderly close.
+    /// Opens the volume on a device, or on several. After it returned, a crash is told from an orderly close.
     ///
     /// # Errors
     /// `NoSuperblock`, `SuperblockDamaged`, `SuperblockConflict`, `UnknownVersion`, `UnknownFeatures`,
@@ -59,11 +59,12 @@ impl Volume {
         mode: OpenMode,
         options: OpenOptions,
     ) -> Result<Self> {
-        let Devices { pool: device, volume: volume_device } = devices.into();
+        let devices = devices.into();
+        let device = devices.pool.clone();
         let (mut record, repair) = superblock::read(&device).await?;
         check(&record, &device).map_err(|error| error.on(device.name()))?;
-        let home = home_device(&record, volume_device.clone(), mode != OpenMode::ReadOnly).await;
-        let home = home.map_err(|error| error.or_on(device.name()))?;
+        let apart = apart(&record, &devices, mode != OpenMode::ReadOnly, options.without_objects).await;
+        let apart = apart.map_err(|error| error.or_on(device.name()))?;
         let failed = FailureFlag::default();
         if mode != OpenMode::ReadOnly {
             refuse_unknown_features(&record).map_err(|error| error.on(device.name()))?;
@@ -80,10 +81,9 @@ impl Volume {
             OpenMode::ReadWrite => Access::Write,
             OpenMode::ReadWriteAcceptingLoss => Access::WriteAcceptingLoss,
         };
-        let store = Store::open(&device, &record, access, options, home, failed.clone()).await;
+        let store = Store::open(&device, &record, access, options, apart, failed.clone()).await;
         let store = store.map_err(|error| error.or_on(device.name()))?;
-        let (devices, superblock) =
-            (Devices { pool: device, volume: volume_device }, Rc::new(RefCell::new(record)));
+        let superblock = Rc::new(RefCell::new(record));
         Ok(Self::opened(store, devices, superblock, failed, mode == OpenMode::ReadOnly, None))
     }
 
@@ -183,7 +183,9 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && record.base.bytes.get() == if has_base_here { volume_bytes } else { 0 }
         && record.base.offset.get().is_multiple_of(block_bytes.into())
         && (!has_base_here || record.base.offset.get() >= HEAD_BYTES)
-        && (record.home_bytes.get() != 0) == (record.has_volume_device() && !has_base)
+        && (record.home_bytes.get() != 0)
+            == (record.has_volume_device() && !has_base || record.has_objects_device())
+        && (!record.has_objects_device() || record.features_incompatible.get() & FEATURE_OBJECTS != 0)
         && record.home_bytes.get() <= HOME_BYTES_MAX
         && (record.snapshots_max.get() != 0)
             == (record.features_incompatible.get() & FEATURE_MANY_SNAPSHOTS != 0)

@@ -1,11 +1,12 @@
 //! A volume on two simulated disks: log and metadata on one, the blocks that have a place, of a base or of a linear
-//! volume, on the other.
+//! volume, on the other. With linear objects on a third one, if they are wanted; then the base may lie in the pool.
 //!
 //! Included beside `vlog` by the tests of such volumes.
 
 use icecore::device::Device;
 use icecore::device::simulated::{Event, Recorded, SimulatedDisk};
 use icecore::error::{Error, Reason};
+use icecore::object::ObjectKind;
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{OperationKind, Runtime};
 use icecore::store::Backend;
@@ -16,6 +17,14 @@ use crate::vlog::{BLOCK, MIB, WRITES, cut_at_each_request, letters, run_until, s
 /// A volume of 2 MiB.
 pub fn options(backend: Backend) -> CreateOptions {
     CreateOptions { size_bytes: Some(2 * MIB), ..small(backend) }
+}
+
+/// Bytes of the disk of linear objects: its superblocks, and four objects.
+const OBJECTS_BYTES: u64 = 9 * MIB;
+
+/// The same with linear objects.
+pub fn with_objects(backend: Backend) -> CreateOptions {
+    CreateOptions { objects: ObjectKind::Linear, ..options(backend) }
 }
 
 /// The requests of a kind that a disk got since its recording began: offset and length.
@@ -35,6 +44,10 @@ pub struct Rig {
     pub calendar: Calendar,
     pub log: SimulatedDisk,
     pub volume: SimulatedDisk,
+    /// The disk of linear objects, if they have one.
+    pub objects: Option<SimulatedDisk>,
+    /// The volume's blocks lie in the pool, and the volume disk is not used.
+    pub base_in_pool: bool,
     /// How it is opened.
     pub opening: OpenOptions,
 }
@@ -44,7 +57,28 @@ impl Rig {
         let (runtime, calendar) = Runtime::simulated(seed).unwrap();
         let disk = |seed, name, bytes| SimulatedDisk::new(&calendar, seed, name, bytes, BLOCK as u32);
         let (log, volume) = (disk(seed, "log disk", 6 * MIB), disk(seed + 1, "volume disk", 4 * MIB));
-        Self { runtime, calendar, log, volume, opening: OpenOptions::default() }
+        let opening = OpenOptions::default();
+        Self { runtime, calendar, log, volume, objects: None, base_in_pool: false, opening }
+    }
+
+    /// Three disks, or two with the base in the pool, with nothing on them.
+    pub fn blank_with_objects(seed: u64, base_in_pool: bool) -> Self {
+        let rig = Self::blank(seed);
+        let objects =
+            SimulatedDisk::new(&rig.calendar, seed + 7, "objects disk", OBJECTS_BYTES, BLOCK as u32);
+        Self { objects: Some(objects), base_in_pool, ..rig }
+    }
+
+    /// The same with a volume of 2 MiB, and room for four linear objects.
+    pub fn with_objects(seed: u64, backend: Backend, base_in_pool: bool) -> Self {
+        let rig = Self::blank_with_objects(seed, base_in_pool);
+        rig.runtime.block_on(Volume::create_on(&rig.devices(), with_objects(backend))).unwrap();
+        rig
+    }
+
+    /// The disk of linear objects.
+    pub fn objects(&self) -> &SimulatedDisk {
+        self.objects.as_ref().expect("they have one")
     }
 
     pub fn new(seed: u64, backend: Backend) -> Self {
@@ -61,7 +95,7 @@ impl Rig {
     pub async fn strangers(&self, backend: Backend) -> (SimulatedDisk, SimulatedDisk) {
         let disk = |seed, name, bytes| SimulatedDisk::new(&self.calendar, seed, name, bytes, BLOCK as u32);
         let (log, volume) = (disk(5, "foreign log", 6 * MIB), disk(4, "foreign disk", 4 * MIB));
-        let devices = Devices { pool: self.device(&log), volume: Some(self.device(&volume)) };
+        let devices = Devices { pool: self.device(&log), volume: Some(self.device(&volume)), objects: None };
         Volume::create_on(&devices, options(backend)).await.unwrap();
         (log, volume)
     }
@@ -77,7 +111,8 @@ impl Rig {
         let hashes = || disks.iter().map(|disk| disk.hash()).collect::<Vec<_>>();
         let (before, mut refusal) = (hashes(), None);
         for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly, OpenMode::ReadWriteAcceptingLoss] {
-            let devices = Devices { pool: self.device(pool), volume: volume.map(|disk| self.device(disk)) };
+            let volume = volume.map(|disk| self.device(disk));
+            let devices = Devices { pool: self.device(pool), volume, objects: None };
             let error = Volume::open(devices, mode).await.unwrap_err();
             assert_eq!(hashes(), before, "what is refused writes nothing: {error}");
             refusal = Some(error);
@@ -90,21 +125,26 @@ impl Rig {
     }
 
     pub fn devices(&self) -> Devices {
-        Devices { pool: self.device(&self.log), volume: Some(self.device(&self.volume)) }
+        let volume = (!self.base_in_pool).then(|| self.device(&self.volume));
+        let objects = self.objects.as_ref().map(|disk| self.device(disk));
+        Devices { pool: self.device(&self.log), volume, objects }
     }
 
     pub async fn open(&self) -> Volume {
         Volume::open_with(self.devices(), OpenMode::ReadWrite, self.opening).await.unwrap()
     }
 
+    /// All disks.
+    pub fn disks(&self) -> impl Iterator<Item = &SimulatedDisk> {
+        [&self.log, &self.volume].into_iter().chain(&self.objects)
+    }
+
     pub fn cut_power(&self) {
-        self.log.cut_power();
-        self.volume.cut_power();
+        self.disks().for_each(|disk| disk.cut_power());
     }
 
     pub fn record(&self) {
-        self.log.start_recording();
-        self.volume.start_recording();
+        self.disks().for_each(|disk| disk.start_recording());
     }
 
     /// What the volume's disk holds at the first regions, behind its superblocks.
@@ -113,7 +153,7 @@ impl Rig {
     }
 
     pub fn requests(&self) -> u64 {
-        self.log.requests() + self.volume.requests()
+        self.disks().map(|disk| disk.requests()).sum()
     }
 
     /// Runs `work` until the disks have seen so many more requests. Whether it ended.

@@ -1,7 +1,7 @@
 //! Volumes on simulated disks: what they promise, over cuts, faults and full devices.
 //!
 //! One program, so that it is linked once. `vlog` and `apart` hold the worked example and the disks, on one device and on
-//! two, `objects` where linear objects lie; every other file has one subject.
+//! several, `objects` where linear objects lie; every other file has one subject.
 
 mod apart;
 mod base_apart;
@@ -26,6 +26,8 @@ mod logged_cow;
 mod many_snapshots;
 mod move_home;
 mod objects;
+mod objects_apart;
+mod objects_lost;
 mod on_disk;
 mod rollback;
 mod separate_devices;

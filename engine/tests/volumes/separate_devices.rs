@@ -163,7 +163,7 @@ fn an_older_copy_of_the_volume_is_never_shown() {
         volume.apply(None).await.unwrap();
         volume.close().await.unwrap();
         drop(volume);
-        let devices = Devices { pool: rig.device(&rig.log), volume: Some(rig.device(&older)) };
+        let devices = Devices { pool: rig.device(&rig.log), volume: Some(rig.device(&older)), objects: None };
         let volume = Volume::open_with(devices, OpenMode::ReadOnly, OpenOptions::default()).await.unwrap();
         for (region, newest) in (0..).zip("1bFyeGgh".bytes()) {
             match block(&volume, region).await {

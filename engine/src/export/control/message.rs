@@ -152,6 +152,8 @@ pub struct Status {
     pub poisoned: bool,
     /// The device that holds the volume's blocks, where that is not the pool's.
     pub volume_device: Option<String>,
+    /// The device that holds linear objects, where that is not the pool's.
+    pub objects_device: Option<String>,
     /// What its log is doing, where there is one.
     pub log: Option<LogNumbers>,
 }
@@ -351,7 +353,8 @@ impl Status {
             .text(&self.io_path)
             .number(self.direct_io.into())
             .number(self.poisoned.into())
-            .maybe(self.volume_device.as_ref(), |writer, name| writer.text(name));
+            .maybe(self.volume_device.as_ref(), |writer, name| writer.text(name))
+            .maybe(self.objects_device.as_ref(), |writer, name| writer.text(name));
         writer.maybe(self.log.as_ref(), |writer, log| log.write(writer))
     }
 
@@ -363,6 +366,7 @@ impl Status {
             direct_io: reader.flag()?,
             poisoned: reader.flag()?,
             volume_device: reader.maybe(Reader::text)?,
+            objects_device: reader.maybe(Reader::text)?,
             log: reader.maybe(LogNumbers::read)?,
         })
     }

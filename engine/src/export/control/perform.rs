@@ -90,6 +90,7 @@ impl Status {
             direct_io: status.caching == Caching::Direct,
             poisoned: status.poisoned,
             volume_device: status.volume_device.as_ref().map(|(name, _)| name.clone()),
+            objects_device: status.objects_device.as_ref().map(|(name, _)| name.clone()),
             log: status.log.as_ref().map(LogNumbers::of),
         }
     }

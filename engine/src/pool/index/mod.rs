@@ -311,11 +311,6 @@ impl Index {
         fresh.entries.extend_from_slice(later);
     }
 
-    /// Counts what gives places new names, and moves versions from memory to runs.
-    pub fn changes(&self) -> u64 {
-        self.changes.get()
-    }
-
     /// The run of the checkpoint that is about to begin says that the base has this version of a block. The current image
     /// learns of it by [`Index::found_in_base`], once that is durable.
     pub fn note_in_base(&self, lba: u64, birth: u64) {

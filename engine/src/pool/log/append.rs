@@ -8,8 +8,9 @@
 //! Entries complete in the order of their sequences: a batch whose write has ended is *retired* once all before
 //! it are. A batch with durable entries is alone under way, and its write has ended when it is durable (`persist`).
 //!
-//! An entry may tell of data that lies elsewhere on the device already. The batch that tells of it is written after a
-//! flush that began when that data was there: one for all entries of the batch that have none yet.
+//! An entry may tell of data that lies elsewhere already, on the log's device or on another one. The batch that tells of it
+//! is written after a flush of that device that began when the data was there: one for all entries of the batch that have
+//! none yet.
 //!
 //! Invariants: the payload of an entry is copied into its batch before the batch is sealed; a batch that fails
 //! poisons the volume, since what follows it could not be found; the log never enters a segment that it holds no
@@ -21,6 +22,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::flushes::Flushes;
 use super::persist::{Persist, Way};
 use super::{Geometry, Tail};
 use crate::buf::Buf;
@@ -31,7 +33,7 @@ use crate::format::crc32c;
 use crate::format::journal::Checkpoint;
 use crate::pool::contents::Contents;
 use crate::pool::index::Pinned;
-use crate::runtime::{FailureFlag, RangeGuard, RangeLock, Signal, Waiter};
+use crate::runtime::{FailureFlag, RangeGuard, Signal, Waiter};
 use crate::units::{ByteOffset, branch_of, lba_of};
 
 /// Batches under way at most.
@@ -58,7 +60,7 @@ pub struct Entry {
     pub guard: Option<RangeGuard>,
     /// Pages of the index that it will change.
     pub pinned: Pinned,
-    /// The flush that has to end before it may be found on the device ([`Log::next_flush`]); 0 for none.
+    /// The flush that has to end before it may be found on the device ([`Log::next_flush_of_data`]); 0 for none.
     pub after_flush: u64,
 }
 
@@ -170,10 +172,9 @@ pub struct Log {
     /// Everything up to this sequence is durable.
     durable_through: Cell<u64>,
     persist: RefCell<Persist>,
-    flushing: RangeLock,
-    /// Flushes that have begun, and the last of them that has ended well.
-    flushes_begun: Cell<u64>,
-    flushed: Cell<u64>,
+    flushes: Flushes,
+    /// Those of the device with the data that entries only tell of, where that is another one.
+    flushes_of_data: Option<Flushes>,
     failed: FailureFlag,
     /// Bytes of log behind the last durable checkpoint at which appending waits for the next one.
     backlog_bytes_max: u64,
@@ -192,9 +193,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log that goes on at `tail`.
+    /// A log that goes on at `tail`. `data`: the device with what its entries only
+    /// tell of, where that is another one.
     pub fn new(
         device: &Device,
+        data: Option<&Device>,
         geometry: Geometry,
         contents: &Rc<Contents>,
         options: LogOptions,
@@ -219,9 +222,8 @@ impl Log {
             state: RefCell::new(Appending { tip, retired: tip, ..Appending::default() }),
             durable_through: Cell::new(tail.sequence),
             persist: RefCell::default(),
-            flushing: RangeLock::default(),
-            flushes_begun: Cell::new(0),
-            flushed: Cell::new(0),
+            flushes: Flushes::new(device, failed.clone()),
+            flushes_of_data: data.map(|data| Flushes::new(data, failed.clone())),
             failed,
             backlog_bytes_max: options.backlog_bytes_max,
             index_entries_max: options.index_entries_max,
@@ -342,12 +344,12 @@ impl Log {
             return self.check();
         }
         // Whoever comes while a flush is under way waits here, and the next flush serves them all.
-        let _turn = self.flushing.lock(0, 1).await;
+        let _turn = self.flushes.turn().await;
         if self.durable_through.get() >= sequence {
             return self.check();
         }
         let through = self.sequence();
-        if let Err(error) = self.flush_device().await {
+        if let Err(error) = self.flushes.flush().await {
             self.work.give();
             self.progress.give();
             return Err(error);
@@ -356,34 +358,22 @@ impl Log {
         self.check()
     }
 
-    async fn flush_device(&self) -> Result<()> {
-        #[cfg(feature = "mutations")]
-        if crate::mutation::is_on(crate::mutation::Mutation::LogAckBeforeFlush) {
-            return Ok(());
-        }
-        let number = self.next_flush();
-        self.flushes_begun.set(number);
-        self.device.flush(Io { failed: Some(self.failed.clone()), ..Io::of(Cause::Log) }).await?;
-        self.flushed.set(self.flushed.get().max(number));
-        Ok(())
+    fn of_data(&self) -> &Flushes {
+        self.flushes_of_data.as_ref().unwrap_or(&self.flushes)
     }
 
-    /// The number of the next flush: after it, everything that has completed on this device by now survives.
-    pub fn next_flush(&self) -> u64 {
-        self.flushes_begun.get() + 1
+    /// The number of the next flush of data that entries only tell of: after it, all of it that has completed by now
+    /// survives.
+    pub fn next_flush_of_data(&self) -> u64 {
+        self.of_data().next()
     }
 
-    /// Waits until a flush of this number, or a later one, has ended; begins one where none is under way.
+    /// Waits until a flush of such data of this number, or a later one, has ended; begins one where none is under way.
     ///
     /// # Errors
     /// As [`Log::flush`].
-    pub async fn flush_through(&self, number: u64) -> Result<()> {
-        if self.flushed.get() < number {
-            let _turn = self.flushing.lock(0, 1).await;
-            if self.flushed.get() < number {
-                self.flush_device().await?;
-            }
-        }
+    pub async fn flush_data_through(&self, number: u64) -> Result<()> {
+        self.of_data().through(number).await?;
         // Another flush that failed meanwhile may have taken with it what this one was to save.
         self.check()
     }
@@ -454,13 +444,13 @@ impl Log {
             false => after_flush,
         };
         if after_flush > 0 {
-            self.flush_through(after_flush).await?;
+            self.flush_data_through(after_flush).await?;
         }
         let began = way.map(|_| context.now());
         let io = Io { durable: way == Some(Way::Through), ..Io::of(Cause::Log) };
         self.device.write(ByteOffset(at), buf, io).await.0?;
         if way == Some(Way::Flush) {
-            self.flush_device().await?;
+            self.flushes.flush().await?;
         }
         if let Some((way, began)) = way.zip(began) {
             self.persist.borrow_mut().took(way, context.now().0 - began.0);

@@ -8,6 +8,7 @@
 //! completed in order, so that what is found after a crash is a prefix.
 
 pub mod append;
+mod flushes;
 mod persist;
 pub mod recover;
 pub mod window;

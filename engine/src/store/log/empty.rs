@@ -228,7 +228,7 @@ impl Core {
     /// Whether free segments run short.
     pub(super) fn is_scarce(&self) -> bool {
         let enough = RESERVED_SEGMENTS as usize + self.leases_wanted().div_ceil(FREE_ENOUGH_OF_LEASES);
-        self.contents.journal().state().free_segments() as usize <= enough
+        self.free_count_for_log(&self.contents.journal().state()) as usize <= enough
     }
 
     /// What to do for free segments, if they run short and it wins any.
@@ -237,7 +237,7 @@ impl Core {
             return None;
         }
         let state = self.contents.journal().state();
-        let free = state.free_segments();
+        let free = self.free_count_for_log(&state);
         // Looking costs as much as there are rows; little can have died since nothing was found to be won.
         let (now, is_short) = (self.sequence(), self.is_short());
         if now < self.look_again.get() && !is_short {
@@ -272,7 +272,7 @@ impl Core {
 
     /// Moves rows and says so in the journal.
     pub(super) async fn empty(&self, moving: Moving) -> Result<()> {
-        let free = self.contents.free_segments(0);
+        let free = self.free_for_log(&self.contents.journal().state(), 0);
         let Some(new) = free.get(..moving.targets as usize) else {
             // Somebody still reads what was emptied before.
             self.device.context().sleep(READER_WAIT_NS).await;

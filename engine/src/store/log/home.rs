@@ -1,8 +1,9 @@
 //! The extents of a linear volume: taking space for them, and writing to them, in the pool or on a device of
 //! their own.
 //!
-//! The segments of the pool come first, those of the volume's own device are numbered behind them. The log, the
-//! metadata and the index lie in the pool alone, extents on the volume's device alone, where it has one.
+//! The segments of the pool come first, those of the volume's own device, or of the device of linear objects, are numbered
+//! behind them. The log, the metadata and the index lie in the pool alone, extents and objects on their device alone,
+//! where they have one.
 //!
 //! Invariants: space is taken, and the window that lets older versions at home go is durable, before anything is
 //! written there; an extent that is written to stays.
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Core;
 use super::apply::{Action, Linear, Step, Write};
 use crate::device::{Cause, Device, Io};
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{Area, Superblock};
 use crate::pool::contents::Reading;
 use crate::pool::metadata::{HOME_FIRST, Metadata, SegmentRow};
@@ -27,7 +28,18 @@ const WRITES: usize = 8;
 /// Why entries cannot be applied for want of space.
 const NO_SEGMENT: &str = "the pool has no free segment for the volume; grow it";
 
-/// The device of a linear volume, or of a base, that does not lie in the pool.
+/// What does not lie in the pool.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    /// A linear volume, or a base.
+    pub volume: Option<HomeDevice>,
+    /// Linear objects.
+    pub objects: Option<HomeDevice>,
+    /// The identity of the device of objects, where it is lost and nothing but reading goes on without.
+    pub lost_objects: Option<String>,
+}
+
+/// The device of a linear volume, of a base or of linear objects, that do not lie in the pool.
 #[derive(Clone, Debug)]
 pub(crate) struct HomeDevice {
     pub device: Device,
@@ -51,6 +63,20 @@ impl Core {
         }
     }
 
+    /// What is refused of a segment on a device that is lost: nothing else is read in its place.
+    pub(super) fn check_not_lost(&self, physical: u32) -> Result<()> {
+        match &self.lost_objects {
+            Some(id) if !self.is_of_pool(physical) => {
+                Err(Error::new("read", Reason::ObjectLost { id: id.clone() }).on(self.device.name()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_of_pool(&self, physical: u32) -> bool {
+        physical < self.geometry.segments
+    }
+
     /// The device that blocks are brought home to.
     pub(super) fn home_device(&self) -> &Device {
         self.home.as_ref().map_or(&self.device, |home| &home.device)
@@ -58,7 +84,7 @@ impl Core {
 
     /// Whether the log may take this segment.
     pub(super) fn is_for_log(&self, physical: u32) -> bool {
-        self.home.is_none() || physical < self.geometry.segments
+        self.is_of_pool(physical)
     }
 
     /// Free segments that the log may take, after `after`.
@@ -68,10 +94,18 @@ impl Core {
         free
     }
 
-    /// Free segments that extents of the volume may take.
+    /// How many that are, if the log may take any.
+    pub(super) fn free_count_for_log(&self, state: &Metadata) -> u32 {
+        match self.home {
+            None => state.free_segments(),
+            Some(_) => state.free_after(0).filter(|physical| self.is_for_log(*physical)).count() as u32,
+        }
+    }
+
+    /// Free segments that extents of the volume, or objects, may take.
     pub(super) fn free_for_home(&self, state: &Metadata) -> Vec<u32> {
         let mut free = self.contents.free_segments_of(state, 0);
-        free.retain(|physical| self.home.is_none() || *physical >= self.geometry.segments);
+        free.retain(|physical| self.home.is_none() || !self.is_of_pool(*physical));
         free
     }
 

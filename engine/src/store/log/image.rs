@@ -55,6 +55,7 @@ impl LogStore {
     pub async fn image(&self, options: ImageOptions, guard: Option<RangeGuard>) -> Result<Image> {
         let core = &self.core;
         let sequence = options.sequence.map_or(core.sequence(), |sequence| sequence.0);
+        core.check_not_broken(Moment { branch: self.branch, sequence })?;
         let image = core.pin_image(Moment { branch: self.branch, sequence }, options.without)?;
         drop(guard);
         core.complete(image).await
@@ -63,11 +64,31 @@ impl LogStore {
     /// Opens the image of a snapshot, of whichever branch it is.
     pub async fn image_of(&self, name: &str) -> Result<Image> {
         let moment = self.moment_of(name)?;
+        self.core.check_not_broken(moment)?;
         self.core.complete(self.core.pin_image(moment, BTreeSet::new())?).await
     }
 }
 
 impl Core {
+    /// Whether the copies of what a moment of a `cow` volume sees may be lost with the device of objects. Where nothing has
+    /// been saved since, the base has all of it.
+    pub(super) fn is_lost(&self, moment: Moment) -> bool {
+        self.lost_objects.is_some()
+            && self.backend == Backend::Cow
+            && moment.branch == 0
+            && moment.sequence < self.sequence()
+    }
+
+    fn check_not_broken(&self, moment: Moment) -> Result<()> {
+        match self.is_lost(moment) {
+            true => {
+                let broken = Reason::SnapshotBroken { moment: moment.sequence };
+                Err(Error::new("open image", broken).on(self.device.name()))
+            }
+            false => Ok(()),
+        }
+    }
+
     /// What an image shows is to be in runs, and the pins keep it in those that they are merged to.
     async fn complete(&self, image: Image) -> Result<Image> {
         if self.log.is_some() {

@@ -40,7 +40,7 @@ use std::rc::Rc;
 
 pub use apply::{ApplyMode, ApplyOptions, ApplyStatus};
 pub use grow::grow;
-pub(crate) use home::HomeDevice;
+pub(crate) use home::{Apart, HomeDevice};
 pub use image::{Image, ImageOptions, VersionInfo};
 pub use lock::LockTime;
 pub(crate) use open::Access;
@@ -86,8 +86,11 @@ struct Core {
     log: Option<Rc<Log>>,
     /// The linear volume that the log is applied to, where there is one.
     linear: Option<Linear>,
-    /// Its device, where it does not lie in the pool. The base knows its own.
+    /// The device whose segments are numbered behind those of the pool: of a linear volume, or of linear objects, that
+    /// do not lie there. The base knows its own.
     home: Option<HomeDevice>,
+    /// Of the linear objects that lie on a device which is lost: its identity.
+    lost_objects: Option<String>,
     /// Where every block has its place, in a volume that has a base.
     base: Option<object::linear::Linear>,
     /// Whether the base of overlays is one image, where it lies apart.

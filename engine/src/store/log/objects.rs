@@ -5,9 +5,13 @@
 //! nobody sees a version in an object, `overlay` overwrites it there without a word: nobody knows its checksum. Where the
 //! place has been used, because an image or a return to an earlier moment needed it, the log takes the block as ever.
 //!
+//! Objects lie in the pool, or on a device of their own, which then has nothing but them, and every object. Should
+//! that be lost, what lies there is told from what does not, block by block, and is refused.
+//!
 //! Invariants: a snapshot has its object, whole, from its first moment on, so that none is ever full; the entry is
-//! written after a flush that began when the data was in its place; a place is used once; an object is given back when
-//! nobody keeps its snapshot, nothing in it lives and nobody writes there.
+//! written after a flush of the objects' device that began when the data was in its place; a place is used once; an object
+//! is given back when nobody keeps its snapshot, nothing in it lives and nobody writes there; nothing older is shown for
+//! what is lost.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,7 +19,7 @@ use std::ops::Range;
 
 use super::{Core, LogStore};
 use crate::buf::Buf;
-use crate::device::{Cause, Io};
+use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::{KIND_PLACED, KIND_SAVED_IN_PLACE};
 use crate::format::crc32c;
@@ -44,8 +48,10 @@ pub(super) struct Placing {
 }
 
 impl Placing {
-    pub fn new(extents: u32) -> Self {
-        Self { extents, ..Self::default() }
+    pub fn new(extents: u32, are_apart: bool) -> Self {
+        // What a process that ended has overwritten there, and not flushed, is read as it is: the first flush takes it
+        // along. In the pool, opening has flushed it.
+        Self { extents, overwritten: Cell::new(u64::from(are_apart)), ..Self::default() }
     }
 
     /// How often places of objects have become free.
@@ -113,11 +119,11 @@ impl LogStore {
         if core.moving.is_some() {
             return Ok(false);
         }
-        let (at, bytes) =
-            (core.in_object(number, blocks.start)?, (blocks.end - blocks.start) * self.block_bytes());
+        let bytes = (blocks.end - blocks.start) * self.block_bytes();
+        let (device, at) = core.in_object(number, blocks.start)?;
         match discard {
-            true => core.device.discard(at, bytes, io).await?,
-            false => core.device.write_zeroes(at, bytes, io).await?,
+            true => device.discard(at, bytes, io).await?,
+            false => device.write_zeroes(at, bytes, io).await?,
         }
         core.note_overwritten()?;
         Ok(true)
@@ -139,7 +145,7 @@ impl LogStore {
 
     /// Makes durable what was overwritten in objects.
     pub(super) async fn flush_overwritten(&self) -> Result<()> {
-        self.core.log()?.flush_through(self.core.placing.overwritten.get()).await
+        self.core.log()?.flush_data_through(self.core.placing.overwritten.get()).await
     }
 }
 
@@ -182,25 +188,26 @@ impl Core {
         }
     }
 
-    /// Where a block lies in an extent of an object that is there.
-    fn in_object(&self, number: u32, lba: u64) -> Result<ByteOffset> {
+    /// The device of an extent of an object that is there, and where a block lies in it.
+    fn in_object(&self, number: u32, lba: u64) -> Result<(&Device, ByteOffset)> {
         let state = self.contents.journal().state();
         let physical = state.objects.of_extent(number).and_then(|object| object.segment(number));
         let slot = (lba % u64::from(self.geometry.segment_blocks)) as u32;
         let missing = || Error::new("write", Reason::MetadataDamaged).on(self.device.name());
-        physical.map(|physical| ByteOffset(self.geometry.address(physical, slot))).ok_or_else(missing)
+        let (device, address) = self.locate(physical.ok_or_else(missing)?, slot);
+        Ok((device, ByteOffset(address)))
     }
 
     async fn place_new(&self, number: u32, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
         let block_bytes = u64::from(self.geometry.block_bytes);
         let (lba, blocks) = (offset.0 / block_bytes, buf.len() as u64 / block_bytes);
-        let (log, at) = match (self.log(), self.in_object(number, lba)) {
-            (Ok(log), Ok(at)) => (log, at),
+        let (log, (device, at)) = match (self.log(), self.in_object(number, lba)) {
+            (Ok(log), Ok(place)) => (log, place),
             (Err(error), _) | (_, Err(error)) => return (Err(error), buf),
         };
         let Io { durable, guard, cause, .. } = io;
-        let (written, buf) = self.device.write(at, buf, Io { guard: guard.clone(), ..Io::of(cause) }).await;
-        let after_flush = log.next_flush();
+        let (written, buf) = device.write(at, buf, Io { guard: guard.clone(), ..Io::of(cause) }).await;
+        let after_flush = log.next_flush_of_data();
         let pinned = match written {
             Ok(()) => self.contents.index().pin(lba, blocks).await,
             Err(error) => Err(error),
@@ -216,12 +223,12 @@ impl Core {
     }
 
     async fn overwrite(&self, number: u32, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let at = match self.in_object(number, offset.0 / u64::from(self.geometry.block_bytes)) {
-            Ok(at) => at,
+        let (device, at) = match self.in_object(number, offset.0 / u64::from(self.geometry.block_bytes)) {
+            Ok(place) => place,
             Err(error) => return (Err(error), buf),
         };
         let (durable, blocks) = (io.durable, buf.len() as u64 / u64::from(self.geometry.block_bytes));
-        let (written, buf) = self.device.write(at, buf, io).await;
+        let (written, buf) = device.write(at, buf, io).await;
         let mut done = written.and_then(|()| self.note_overwritten());
         if done.is_ok() && durable {
             let first = offset.0 / u64::from(self.geometry.block_bytes);
@@ -240,7 +247,7 @@ impl Core {
     }
 
     fn note_overwritten(&self) -> Result<()> {
-        self.placing.overwritten.set(self.log()?.next_flush());
+        self.placing.overwritten.set(self.log()?.next_flush_of_data());
         Ok(())
     }
 
@@ -255,10 +262,10 @@ impl Core {
             let buf = self.device.context().buffers().get(((end - at) * block_bytes) as usize)?;
             let (read, buf) = base.read(ByteOffset(at * block_bytes), buf, Io::of(Cause::Copy)).await;
             read?;
-            let (written, buf) =
-                self.device.write(self.in_object(number, at)?, buf, Io::of(Cause::Copy)).await;
+            let (device, place) = self.in_object(number, at)?;
+            let (written, buf) = device.write(place, buf, Io::of(Cause::Copy)).await;
             written?;
-            let after_flush = log.next_flush();
+            let after_flush = log.next_flush_of_data();
             let mut saving = Vec::with_capacity((end - at) as usize);
             for (lba, block) in (at..end).zip(buf.chunks_exact(block_bytes as usize)) {
                 let pinned = self.contents.index().pin(lba, 1).await?;
@@ -295,10 +302,13 @@ impl Core {
                 "its snapshots have used up the numbers of their objects; copy the volume to a new pool";
             return Err(Reason::LogFull { why });
         }
-        let mut free = self.free_for_log(state, 0);
+        let mut free = self.free_for_home(state);
         free.sort_unstable();
-        // What the log is going to need stays.
-        let of_log = self.reserved(state) + self.leases_wanted().saturating_sub(state.leases.len());
+        // What the log is going to need stays; of a device of their own it needs nothing.
+        let of_log = match self.home {
+            Some(_) => 0,
+            None => self.reserved(state) + self.leases_wanted().saturating_sub(state.leases.len()),
+        };
         let left = free.len().saturating_sub(of_log);
         let segment_bytes = self.geometry.segment_bytes();
         let (needed_bytes, free_bytes) = (u64::from(extents) * segment_bytes, left as u64 * segment_bytes);

@@ -15,7 +15,7 @@ use super::moving::Moving;
 use super::objects::Placing;
 use super::space::{Space, WhenFull};
 use super::throttle::{THROTTLE_NS_MAX, Throttle};
-use super::{ApplyOptions, Core, HomeDevice, LogStore};
+use super::{Apart, ApplyOptions, Core, LogStore};
 use crate::device::{Device, VOLATILE_CACHE_BYTES};
 use crate::error::{Error, Reason, Result};
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening};
@@ -84,6 +84,8 @@ pub struct OpenOptions {
     pub throttle_ns_max: u64,
     /// Memory for a volatile log, besides what the requests under way carry.
     pub volatile_log_bytes: usize,
+    /// The device of linear objects is lost: it is left out, and everything that does not lie there can be read.
+    pub without_objects: bool,
 }
 
 impl Default for OpenOptions {
@@ -95,6 +97,7 @@ impl Default for OpenOptions {
             move_home_on_read: false,
             throttle_ns_max: THROTTLE_NS_MAX,
             volatile_log_bytes: VOLATILE_CACHE_BYTES,
+            without_objects: false,
         }
     }
 }
@@ -168,7 +171,7 @@ impl LogStore {
         superblock: &Superblock,
         access: Access,
         options: OpenOptions,
-        home: Option<HomeDevice>,
+        apart: Apart,
         failed: FailureFlag,
     ) -> Result<Self> {
         let index_bytes = options.index_bytes;
@@ -188,12 +191,16 @@ impl LogStore {
         let history = History::new(journal.state().rollbacks.clone());
         let backend = Backend::from_number(superblock.backend.get())?;
         let blank = if backend.has_base() { Version::IN_BASE } else { Version::NONE };
-        let mark = home.as_ref().filter(|_| backend.has_base());
+        let Apart { volume, objects, lost_objects } = apart;
+        let mark = volume.as_ref().filter(|_| backend.has_base());
         let base_mark = mark.map(BaseMark::of);
         // A base apart has no segments, and nothing but its blocks lies there.
-        let (base, home) = match (backend.has_base(), home) {
-            (true, Some(home)) => (Some(object::linear::Linear::new(&home.device, home.area)), None),
-            (true, None) => (Some(object::linear::Linear::new(device, superblock.base)), None),
+        let (base, home) = match (backend.has_base(), volume) {
+            // What lies in the pool is flushed before anything is written there.
+            (true, Some(base)) => {
+                (Some(object::linear::Linear::new(&base.device, base.area).with_leftovers()), objects)
+            }
+            (true, None) => (Some(object::linear::Linear::new(device, superblock.base)), objects),
             (false, home) => (None, home),
         };
         let limit = Some(superblock.snapshot_bytes.get()).filter(|bytes| *bytes > 0);
@@ -248,6 +255,10 @@ impl LogStore {
         let bringing =
             (backend == Backend::LoggedCow).then(|| Bringing::new(device.context(), options.apply));
         let moves = bringing.is_some() || (options.move_home_on_read && backend == Backend::Overlay);
+        let placing = match has_objects {
+            true => Placing::new(extents, home.is_some()),
+            false => Placing::default(),
+        };
         let mut core = Core {
             device: device.clone(),
             backend,
@@ -255,8 +266,9 @@ impl LogStore {
             log: None,
             linear,
             home,
+            lost_objects,
             space,
-            placing: Placing::new(if has_objects { extents } else { 0 }),
+            placing,
             open_branches: OpenBranches::default(),
             throttle: Throttle::new(options.throttle_ns_max),
             base,
@@ -366,7 +378,8 @@ impl Core {
             backlog_bytes_max: 2 * self.checkpoint_bytes,
             index_entries_max: self.index_entries_max(),
         };
-        let log = Log::new(&self.device, self.geometry, contents, options, tail, failed);
+        let data = self.home.as_ref().map(|home| &home.device);
+        let log = Log::new(&self.device, data, self.geometry, contents, options, tail, failed);
         log.add_backlog(recovered.bytes);
         Ok(log)
     }

@@ -196,6 +196,15 @@ impl Core {
             let gone = Error::new("read", Reason::BlockDamaged { address }).on(self.device.name());
             return (Err(gone.at(lba_of(first) * block_bytes as u64)), buf);
         }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::LostShownAsBase)
+            && let (Some(base), Err(_lost)) = (&self.base, self.check_not_lost(physical))
+        {
+            return base.read(ByteOffset(lba_of(first) * block_bytes as u64), buf, Io::of(cause)).await;
+        }
+        if let Err(lost) = self.check_not_lost(physical) {
+            return (Err(lost.at(lba_of(first) * block_bytes as u64)), buf);
+        }
         let device = self.locate(physical, 0).0;
         let reading = self.contents.reading(physical);
         let (result, buf) = device.read(ByteOffset(address), buf, Io::of(cause)).await;

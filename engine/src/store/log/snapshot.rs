@@ -290,7 +290,7 @@ impl Core {
             writable: false,
             sequence: Seq(snapshot.sequence),
             time_unix_ns: snapshot.time_unix_ns,
-            broken: !snapshot.keeping.is_kept(),
+            broken: !snapshot.keeping.is_kept() || self.is_lost(snapshot.moment()),
             lock: Some(snapshot.lock).filter(|lock| lock.holds_at(now_unix_ns)),
             group: snapshot.group,
             exclusive_bytes: None,

@@ -152,13 +152,20 @@ impl Core {
     pub(super) fn snapshot_space(&self) -> SnapshotSpace {
         let block_bytes = u64::from(self.geometry.block_bytes);
         let state = self.contents.journal().state();
-        let used = state.mapped_blocks() + state.object_segments() * u64::from(state.segment_blocks());
-        let all = u64::from(state.segments()) * u64::from(state.segment_blocks());
+        let blocks_of = |segments: u64| segments * u64::from(state.segment_blocks());
+        let (mapped, of_objects) = (state.mapped_blocks(), blocks_of(state.object_segments()));
+        let used = mapped + of_objects;
         let limit = self.space.limit_blocks;
+        let is_short = |used: u64, all: u64| used * SHORT_OF >= limit.unwrap_or(all) * SHORT_PARTS;
+        let (all, of_pool) = (state.segments().into(), self.geometry.segments.into());
         SnapshotSpace {
             limit_bytes: limit.map(|blocks| blocks * block_bytes),
             used_bytes: used * block_bytes,
-            is_short: used * SHORT_OF >= limit.unwrap_or(all) * SHORT_PARTS,
+            is_short: match blocks_of(all - of_pool) {
+                0 => is_short(used, blocks_of(all)),
+                // What lies on one of two devices is of no use on the other.
+                apart => is_short(mapped, blocks_of(of_pool)) || is_short(of_objects, apart),
+            },
             when_full: self.space.when_full,
         }
     }

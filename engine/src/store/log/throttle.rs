@@ -71,7 +71,8 @@ impl LogStore {
         let core = &self.core;
         let (contents, state) = (&core.contents, core.contents.journal().state());
         let segment_blocks = u64::from(state.segment_blocks());
-        let of_log = u64::from(state.segments()).saturating_sub(state.object_segments());
+        let of_objects = if core.home.is_some() { 0 } else { state.object_segments() };
+        let of_log = u64::from(core.geometry.segments).saturating_sub(of_objects);
         let of_pool = of_log.saturating_sub(RESERVED_SEGMENTS) * segment_blocks;
         let room = core.space.limit_blocks.map_or(of_pool, |limit| limit.min(of_pool));
         if core.backend == Backend::Linear || !contents.is_pinned_before(u64::MAX) {

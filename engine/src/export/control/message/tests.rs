@@ -67,6 +67,7 @@ fn answers() -> Vec<Answer> {
         direct_io: true,
         poisoned: false,
         volume_device: Some("/dev/x".to_string()),
+        objects_device: Some("/dev/y".to_string()),
         log: Some(log),
     };
     let plain = Status { log: None, volume_device: None, poisoned: true, ..status.clone() };
