@@ -5,7 +5,7 @@
 use icecore::error::{Error, Kind, Reason};
 use icecore::store::Backend;
 use icecore::units::ByteOffset;
-use icecore::volume::{Devices, OpenMode, OpenOptions, Volume};
+use icecore::volume::{BaseImage, Devices, OpenMode, OpenOptions, Volume};
 
 use crate::apart::{Rig, id_of, write_some};
 use crate::vlog::{BLOCK, MIB, PREFIXES, current, shown, write, write_base};
@@ -350,6 +350,27 @@ fn a_volume_without_such_a_device_is_not_opened_so() {
                     "{refused}"
                 );
             }
+        });
+    }
+}
+
+/// With the log lost too, the base is what it is for certain, as beside a log without such a device.
+#[test]
+fn a_base_is_opened_alone_where_log_and_objects_are_lost() {
+    let now = BaseImage::Current(OpenMode::ReadOnly);
+    for (backend, image, other, expected) in
+        [(Backend::Cow, now, BaseImage::Oldest, T2), (Backend::Overlay, BaseImage::Oldest, now, T0)]
+    {
+        let rig = Rig::with_objects(9, backend, false);
+        rig.runtime.block_on(async {
+            v_3a(&rig).await;
+            let volume = Volume::open_base(&rig.device(&rig.volume), image).await.unwrap();
+            assert_eq!(current(&volume).await, expected, "{backend:?}");
+            drop(volume);
+            let refused = Volume::open_base(&rig.device(&rig.volume), other).await.unwrap_err();
+            assert_eq!(refused.kind(), Kind::Unavailable, "{refused}");
+            let refused = Volume::open_base(&rig.device(rig.objects()), image).await.unwrap_err();
+            assert!(matches!(refused.reason(), Reason::WrongDevice { wanted: "volume", .. }), "{refused}");
         });
     }
 }
