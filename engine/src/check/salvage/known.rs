@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::journal::{self, AtRoot, HEADER_BYTES, Judged, UNIT};
-use super::super::state::{RowState, RunState, State, count};
+use super::super::rows::{RowState, count};
+use super::super::state::{RunState, State};
 use super::super::superblock::Shape;
 use super::super::{Checker, bit, index, is_sealed};
 use crate::error::Result;
