@@ -35,8 +35,8 @@ pub struct Salvage {
     /// The image after this sequence of its log (default: the newest that can be made out)
     #[arg(long, value_name = "N", conflicts_with = "at")]
     sequence: Option<u64>,
-    /// The image of the named snapshot
-    #[arg(long, value_name = "SNAPSHOT")]
+    /// The image of the named snapshot, or of the writable snapshot or further volume of this name as it is now
+    #[arg(long, value_name = "NAME")]
     at: Option<String>,
     /// Go by the headers of the log's batches alone, wherever they lie, and by no index
     #[arg(long)]
@@ -47,6 +47,9 @@ pub struct Salvage {
     /// The volume's size, where no superblock is left that says it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     size: Option<u64>,
+    /// The volume had no base (it was log or linear), where no superblock is left that says it
+    #[arg(long, conflicts_with = "direct_offset")]
+    no_base: bool,
     /// Where the blocks of a volume without a log begin, where no superblock is left that says it
     #[arg(long, value_name = "BYTES", value_parser = size::parse, requires = "size")]
     direct_offset: Option<u64>,
@@ -93,6 +96,7 @@ impl Salvage {
             scan: self.scan,
             doubtful: self.doubtful,
             size_bytes: self.size,
+            no_base: self.no_base,
             direct_offset_bytes: self.direct_offset,
             ..SalvageOptions::default()
         }
@@ -176,6 +180,13 @@ fn table(report: &SalvageReport) -> String {
             text,
             "blocks that were moved lie outside of the log's batches and are known from the index alone; \
              --doubtful takes the newest version that was found"
+        );
+    }
+    if report.of(Status::Unverified) > 0 {
+        let _written = writeln!(
+            text,
+            "unverified blocks are written as they were found: they lie in a base or a linear object, where there \
+             are no checksums"
         );
     }
     let counts: Vec<String> =

@@ -27,7 +27,7 @@ pub(super) struct Unreadable(BTreeMap<u64, u64>);
 
 impl Unreadable {
     /// The end of the range that this byte lies in.
-    fn end_at(&self, at: u64) -> Option<u64> {
+    pub fn end_at(&self, at: u64) -> Option<u64> {
         self.0.range(..=at).next_back().map(|(_, end)| *end).filter(|end| *end > at)
     }
 

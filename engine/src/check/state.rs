@@ -45,6 +45,9 @@ pub(super) struct State {
     pub checkpoint: Checkpoint,
     pub rows: BTreeMap<u32, RowState>,
     pub runs: Vec<RunState>,
+    /// Behind its last record, or at the other root, lies something that is not whole and may be a later one: a power
+    /// cut leaves that, and so does damage.
+    pub may_go_on: bool,
     pub watermark: u64,
     pub window: u64,
     /// How far the linear volume is, where there is one.
@@ -104,6 +107,7 @@ impl State {
             checkpoint: Checkpoint::default(),
             rows: BTreeMap::new(),
             runs: Vec::new(),
+            may_go_on: false,
             watermark: 0,
             window: 0,
             applied: Applied::default(),

@@ -89,6 +89,8 @@ pub(super) struct Shape {
     pub has_groups: bool,
     /// Snapshots have linear objects.
     pub objects: bool,
+    /// First byte of the base, where there is one.
+    pub base_offset: u64,
 }
 
 impl Shape {
@@ -122,7 +124,18 @@ impl Shape {
             objects: false,
             has_groups: false,
             has_volumes: true,
+            base_offset: 0,
         }
+    }
+
+    /// Whether there is a base beside the log.
+    pub fn has_base(&self) -> bool {
+        self.saves || self.overlays
+    }
+
+    /// The device address of a block of the base.
+    pub fn in_base(&self, lba: u64) -> u64 {
+        self.base_offset + lba * u64::from(self.block_bytes)
     }
 
     /// Where roots and metadata end.
@@ -307,10 +320,6 @@ pub(super) async fn readable(checker: &mut Checker<'_>) -> Result<Readable> {
     for record in whole {
         if record.has_volume_device() {
             return refuse(checker, Reason::NotSalvaged { why: APART });
-        }
-        if has_base(&record) {
-            let why = "it is a cow or overlay volume";
-            return refuse(checker, Reason::NotSalvaged { why });
         }
         if let Some(reason) = not_judged(&record) {
             return refuse(checker, reason);
@@ -639,5 +648,6 @@ fn shape(record: &Superblock) -> Shape {
         objects: record.features_incompatible.get() & FEATURE_OBJECTS != 0,
         has_groups: record.features_incompatible.get() & FEATURE_GROUPS != 0,
         has_volumes: record.features_incompatible.get() & FEATURE_VOLUMES != 0,
+        base_offset: record.base.offset.get(),
     }
 }
