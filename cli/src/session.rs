@@ -171,6 +171,14 @@ impl VolumeDevice {
         Ok(Devices { pool, volume })
     }
 
+    /// The second one alone, where nobody may have it open, and nothing is written to it.
+    ///
+    /// # Errors
+    /// As [`IoOptions::take_to_read`].
+    pub fn take_to_read(&self, io: IoOptions, runtime: &Runtime) -> Outcome<Option<Device>> {
+        self.path().map(|path| io.take_to_read(runtime, path)).transpose()
+    }
+
     /// Both devices, where the second one is opened for writing.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::NewFile;
 use crate::output::Done;
-use crate::session::{ClosedVolume, IoOptions};
+use crate::session::{ClosedVolume, IoOptions, VolumeDevice};
 use crate::size;
 
 /// Arguments of `icecore salvage`.
@@ -26,6 +26,8 @@ use crate::size;
 pub struct Salvage {
     #[command(flatten)]
     pub volume: ClosedVolume,
+    #[command(flatten)]
+    volume_device: VolumeDevice,
     /// Where the image goes: a file that is made, or what exists and is named with --destroy
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -64,11 +66,12 @@ impl Salvage {
         let runtime = io.runtime()?;
         let path = &self.volume.path;
         let device = io.take_to_read(&runtime, path)?;
+        let apart = self.volume_device.take_to_read(io, &runtime)?;
         let paths = IoPaths::of(&device);
         let mut progress = |_: Progress| ();
         let options = self.options();
         let report = runtime.block_on(async {
-            let salvage = Engine::prepare(&device, options, &mut progress).await?;
+            let salvage = Engine::prepare_on(&device, apart.as_ref(), options, &mut progress).await?;
             let (new_file, destroy) = self.make_file(salvage.size_bytes())?;
             let out = Device::claim(runtime.context(), &self.out, destroy.as_deref(), io.caching())?;
             let report = salvage.write(&out, new_file.is_some()).await?;

@@ -119,6 +119,11 @@ impl State {
             "a row is of a linear object, or not, and its number is not",
         )?;
         let is_of_log = !is_extent && !is_object;
+        let may_lie_there = |physical| match is_extent {
+            true => self.shape.is_for_home(physical),
+            false => self.shape.is_for_log(physical),
+        };
+        require(made.segments().all(may_lie_there), "a row lies on the other device")?;
         require(is_of_log || row.written.get() == 0, "the log has written an extent")?;
         Ok(made)
     }

@@ -317,7 +317,7 @@ impl State {
 
     fn lease(&mut self, lease: &Lease) -> Judged {
         let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
-        require(physical < self.segments, "a leased segment is none")?;
+        require(self.shape.is_for_log(physical), "a leased segment is none of the log's")?;
         require(self.shape.is_of_log(number), "a leased segment has no number")?;
         if let Some(last) = self.leases.back() {
             let follows = last.virtual_segment.get().checked_add(1) == Some(number);
@@ -476,6 +476,7 @@ mod tests {
         let shape = Shape {
             segment_blocks: SEGMENT_BLOCKS,
             segments: 4,
+            own_segments: 4,
             data_offset: 1 << 30,
             image_bytes,
             goes_back: false,

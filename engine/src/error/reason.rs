@@ -439,12 +439,6 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
-    /// The offline check does not know pools like this one.
-    #[error("the offline check does not cover it yet: {why}; reading it checks every block")]
-    NotChecked {
-        /// What it is.
-        why: &'static str,
-    },
     /// Nothing can be salvaged from it.
     #[error("it cannot be salvaged: {why}")]
     NotSalvaged {
@@ -598,7 +592,6 @@ impl Reason {
             | Reason::NoOverlays { .. }
             | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }
-            | Reason::NotChecked { .. }
             | Reason::ControlVersion { .. }
             | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,

@@ -25,9 +25,8 @@ mod plan;
 mod scan;
 mod sequences;
 
-use super::reading::Unreadable;
 use super::superblock::{self, Readable};
-use super::{Checker, Finding, Progress, Report};
+use super::{Checker, Finding, Progress};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use output::Output;
@@ -246,8 +245,22 @@ impl<'a> Salvage<'a> {
         options: SalvageOptions,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let mut checker =
-            Checker { device, report: Report::default(), unreadable: Unreadable::default(), progress };
+        Self::prepare_on(device, None, options, progress).await
+    }
+
+    /// As [`Salvage::prepare`]; the volume's own blocks, those of a linear volume or of a base, may lie on a device of
+    /// their own.
+    ///
+    /// # Errors
+    /// As [`Salvage::prepare`]; `DeviceMissing`, `WrongDevice` or `InvalidSetting` where the devices are not those of the
+    /// pool.
+    pub async fn prepare_on(
+        device: &'a Device,
+        volume: Option<&'a Device>,
+        options: SalvageOptions,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let mut checker = Checker::new(device, volume, progress);
         let readable = superblock::readable(&mut checker).await?;
         let is_told = options.size_bytes.is_some() || options.direct_offset_bytes.is_some();
         if (is_told || options.no_base) && !matches!(readable, Readable::Gone) {
