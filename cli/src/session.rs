@@ -181,6 +181,14 @@ impl VolumeDevice {
         self.with(pool, |path| io.look_at(runtime, path))
     }
 
+    /// The device of the volume alone, where nobody may have it open, and nothing is written to it.
+    ///
+    /// # Errors
+    /// As [`IoOptions::take_to_read`].
+    pub fn take_to_read(&self, io: IoOptions, runtime: &Runtime) -> Outcome<Option<Device>> {
+        self.volume_device.as_deref().map(|path| io.take_to_read(runtime, path)).transpose()
+    }
+
     /// All devices, where the others are opened for writing.
     ///
     /// # Errors

@@ -7,14 +7,14 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use icecore::check::{Finding, Progress, Report, check};
+use icecore::check::{Finding, Progress, Report, check_on};
 use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
 use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::output::Done;
-use crate::session::{ClosedVolume, IoOptions};
+use crate::session::{ClosedVolume, IoOptions, VolumeDevice};
 
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -24,6 +24,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 pub struct Check {
     #[command(flatten)]
     pub volume: ClosedVolume,
+    #[command(flatten)]
+    volume_device: VolumeDevice,
 }
 
 impl Check {
@@ -35,6 +37,7 @@ impl Check {
         let runtime = io.runtime()?;
         let path = &self.volume.path;
         let device = io.take_to_read(&runtime, path)?;
+        let apart = self.volume_device.take_to_read(io, &runtime)?;
         let paths = IoPaths::of(&device);
         let shown = std::io::stderr().is_terminal();
         let mut last = Instant::now();
@@ -44,7 +47,7 @@ impl Check {
                 eprint!("\r{} of {} blocks ", progress.done, progress.total);
             }
         };
-        let report = runtime.block_on(check(&device, &mut progress))?;
+        let report = runtime.block_on(check_on(&device, apart.as_ref(), &mut progress))?;
         if shown {
             eprint!("\r");
         }
@@ -72,6 +75,7 @@ pub(super) fn describe(finding: &Finding) -> Value {
         "code": finding.code.name(),
         "severity": finding.code.severity().name(),
         "address": finding.place.address,
+        "on_volume_device": finding.place.on_volume_device,
         "sequence": finding.place.sequence,
         "block": finding.place.block,
         "text": finding.text,

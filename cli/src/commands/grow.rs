@@ -9,13 +9,15 @@ use icecore::volume::Volume;
 use super::inspect::{IoPaths, describe};
 use crate::failure::Outcome;
 use crate::output::Done;
-use crate::session::{ClosedVolume, IoOptions};
+use crate::session::{ClosedVolume, IoOptions, VolumeDevice};
 
 /// Arguments of `icecore grow`.
 #[derive(Debug, Args)]
 pub struct Grow {
     #[command(flatten)]
     pub volume: ClosedVolume,
+    #[command(flatten)]
+    volume_device: VolumeDevice,
 }
 
 impl Grow {
@@ -27,7 +29,8 @@ impl Grow {
         let runtime = io.runtime()?;
         let device = io.take(&runtime, &self.volume.path)?;
         let paths = IoPaths::of(&device);
-        let grown = runtime.block_on(Volume::grow(&device))?;
+        let devices = self.volume_device.take(io, &runtime, device)?;
+        let grown = runtime.block_on(Volume::grow_on(&devices))?;
         let mut object = describe(&grown.info, &paths);
         object["room_before_bytes"] = grown.before_bytes.into();
         object["room_bytes"] = grown.after_bytes.into();

@@ -18,7 +18,7 @@ use crate::exit::Code;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::NewFile;
 use crate::output::Done;
-use crate::session::{ClosedVolume, IoOptions};
+use crate::session::{ClosedVolume, IoOptions, VolumeDevice};
 use crate::size;
 
 /// Arguments of `icecore salvage`.
@@ -26,6 +26,8 @@ use crate::size;
 pub struct Salvage {
     #[command(flatten)]
     pub volume: ClosedVolume,
+    #[command(flatten)]
+    volume_device: VolumeDevice,
     /// Where the image goes: a file that is made, or what exists and is named with --destroy
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -35,8 +37,8 @@ pub struct Salvage {
     /// The image after this sequence of its log (default: the newest that can be made out)
     #[arg(long, value_name = "N", conflicts_with = "at")]
     sequence: Option<u64>,
-    /// The image of the named snapshot
-    #[arg(long, value_name = "SNAPSHOT")]
+    /// The image of the named snapshot, or of the writable snapshot or further volume of this name as it is now
+    #[arg(long, value_name = "NAME")]
     at: Option<String>,
     /// Go by the headers of the log's batches alone, wherever they lie, and by no index
     #[arg(long)]
@@ -47,6 +49,9 @@ pub struct Salvage {
     /// The volume's size, where no superblock is left that says it
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     size: Option<u64>,
+    /// The volume had no base (it was log or linear), where no superblock is left that says it
+    #[arg(long, conflicts_with = "direct_offset")]
+    no_base: bool,
     /// Where the blocks of a volume without a log begin, where no superblock is left that says it
     #[arg(long, value_name = "BYTES", value_parser = size::parse, requires = "size")]
     direct_offset: Option<u64>,
@@ -61,11 +66,12 @@ impl Salvage {
         let runtime = io.runtime()?;
         let path = &self.volume.path;
         let device = io.take_to_read(&runtime, path)?;
+        let apart = self.volume_device.take_to_read(io, &runtime)?;
         let paths = IoPaths::of(&device);
         let mut progress = |_: Progress| ();
         let options = self.options();
         let report = runtime.block_on(async {
-            let salvage = Engine::prepare(&device, options, &mut progress).await?;
+            let salvage = Engine::prepare_on(&device, apart.as_ref(), options, &mut progress).await?;
             let (new_file, destroy) = self.make_file(salvage.size_bytes())?;
             let out = Device::claim(runtime.context(), &self.out, destroy.as_deref(), io.caching())?;
             let report = salvage.write(&out, new_file.is_some()).await?;
@@ -93,6 +99,7 @@ impl Salvage {
             scan: self.scan,
             doubtful: self.doubtful,
             size_bytes: self.size,
+            no_base: self.no_base,
             direct_offset_bytes: self.direct_offset,
             ..SalvageOptions::default()
         }
@@ -176,6 +183,13 @@ fn table(report: &SalvageReport) -> String {
             text,
             "blocks that were moved lie outside of the log's batches and are known from the index alone; \
              --doubtful takes the newest version that was found"
+        );
+    }
+    if report.of(Status::Unverified) > 0 {
+        let _written = writeln!(
+            text,
+            "unverified blocks are written as they were found: they lie in a base or a linear object, where there \
+             are no checksums"
         );
     }
     let counts: Vec<String> =

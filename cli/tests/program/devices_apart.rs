@@ -57,8 +57,26 @@ fn a_volume_and_its_log_on_two_devices() {
     }
     let home = volume.bytes().0;
     assert!(home.windows(5).any(|bytes| bytes == b"apart"), "it is on the volume's device");
-    icecore(&["check", &log.path]).refused(4, "does not cover");
-    icecore(&["grow", &log.path]).refused(64, "two devices");
+    icecore(&["check", &log.path]).refused(4, "is missing");
+    icecore(&["check", &volume.path, "--volume-device", &log.path]).refused(64, "not the log device");
+    let checked = icecore(&[&["check", &log.path, "--json"][..], &apart].concat()).ok().json();
+    assert_eq!((&checked["clean"], &checked["blocks"]), (&true.into(), &1.into()), "{checked}");
+    let out = format!("{}.salvaged", log.path);
+    let salvage = ["salvage", &log.path, "--out", &out];
+    icecore(&salvage).refused(4, "is missing");
+    icecore(&[&salvage[..], &apart].concat()).ok();
+    assert_eq!(&std::fs::read(&out).unwrap()[4100..4105], b"apart");
+    let _gone = std::fs::remove_file(&out);
+    // The pool's device grows, and the other one stays as it is.
+    std::fs::File::options().write(true).open(&log.path).unwrap().set_len(96 * MIB).unwrap();
+    icecore(&["grow", &log.path]).refused(4, "is missing");
+    let before = volume.bytes();
+    let grown = icecore(&[&["grow", &log.path, "--json"][..], &apart].concat()).ok().json();
+    let room = |name: &str| grown[name].as_u64().unwrap();
+    assert!(room("room_bytes") > room("room_before_bytes") + 8 * MIB, "{grown}");
+    assert_eq!(volume.bytes(), before);
+    assert_eq!(icecore(&[&read[..], &apart].concat()).ok().stdout, b"apart");
+    icecore(&[&["check", &log.path][..], &apart].concat()).ok();
     let plain = Image::with_volume(16 * MIB, &[]);
     let extra = ["read", &plain.path, "--offset", "0", "--length", "1", "--volume-device", &volume.path];
     icecore(&extra).refused(64, "volume device = ");
@@ -88,6 +106,13 @@ fn a_base_and_its_overlays_on_two_devices() {
         let in_base = if backend == "cow" { &b"behind"[..] } else { b"before" };
         assert_eq!(&lies(&base).1[(MIB + 4096) as usize..][..6], in_base, "{backend}");
         assert_eq!(lies(&log).0, backend == "cow", "what was saved is in the log");
+        on(&["check", &log.path], b"").ok();
+        let out = format!("{}.salvaged", log.path);
+        for (more, bytes) in [(&["--at", "T0"][..], b"before"), (&[], b"behind")] {
+            on(&[&["salvage", &log.path, "--out", &out][..], more].concat(), b"").ok();
+            assert_eq!(&std::fs::read(&out).unwrap()[4096..4102], bytes, "{backend}");
+            let _gone = std::fs::remove_file(&out);
+        }
         let info = on(&["inspect", &log.path, "--json"], b"").ok().json();
         assert_eq!(info["volume_device"], base.path.as_str());
         assert_eq!(info["features"], serde_json::json!(["log", "base", "volume device", "snapshots"]));

@@ -224,7 +224,7 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
     let last_virtual = state.leases.back().map_or(0, |lease| lease.virtual_segment.get());
     let (number, applied) = (known.run.run.get(), state.applied.sequence.get());
     let wrong = |checker: &mut Checker<'_>, address, sequence, block, text: &str| {
-        let place = Place { address: Some(address), sequence: Some(sequence), block };
+        let place = Place { block, ..Place::at(address).sequence(sequence) };
         checker.found(Code::Index, place, format!("run {number}: {text}"));
     };
     let (mut pages, mut fences) = (entries(known), fences(known));

@@ -20,12 +20,12 @@ pub(super) const UNIT: u64 = RECORD_ALIGNMENT_BYTES as u64;
 
 /// The state of the newest root. `None` where there is none that can be believed.
 pub(super) async fn load(checker: &mut Checker<'_>, shape: &Shape) -> Result<Option<State>> {
-    let (mut roots, mut unwritten) = (Vec::new(), 0);
+    let (mut roots, mut unwritten, mut broken) = (Vec::new(), 0, false);
     for place in 0..2 {
         match read_root(checker, shape, place).await? {
             AtRoot::Root(root) => roots.push(*root),
             AtRoot::Unwritten => unwritten += 1,
-            AtRoot::Broken => {}
+            AtRoot::Broken => broken = true,
         }
     }
     let generations: Vec<u64> = roots.iter().map(|root| root.generation.get()).collect();
@@ -55,16 +55,24 @@ pub(super) async fn load(checker: &mut Checker<'_>, shape: &Shape) -> Result<Opt
         return Ok(None);
     }
     let Some(mut state) = load_image(checker, shape, &root).await? else { return Ok(None) };
+    state.may_go_on = broken;
     let mut used = 0;
     let mut number = 0;
     loop {
         let at = shape.journal(generation) + used;
         let Some(record) = read_record(checker, shape, at, shape.journal_bytes() - used).await? else {
+            state.may_go_on = true;
             break;
         };
         match judge(&record, shape, at, generation, number) {
             Judged::Next => {}
-            Judged::End => break,
+            Judged::End => {
+                let header = &record.header;
+                state.may_go_on |= (header.magic, header.address.get(), header.generation.get())
+                    == (journal::MAGIC, at, generation)
+                    && header.pool_id == shape.pool_id;
+                break;
+            }
             Judged::Wrong(text) => {
                 checker.found(Code::Journal, Place::at(at), text);
                 return Ok(None);

@@ -9,6 +9,7 @@
 //! rows of the segments, a few pages of each run, the entries of the log's tail, some thousand places that cannot be
 //! read, and at most [`SLOTS_MAX`] slots at a time. What a power cut may leave behind is no finding.
 
+mod apart;
 mod blocks;
 mod index;
 mod journal;
@@ -143,6 +144,8 @@ impl Code {
 pub struct Place {
     /// Byte of the device.
     pub address: Option<u64>,
+    /// Which is the volume's own, and not that of its pool.
+    pub on_volume_device: bool,
     /// Sequence of the log.
     pub sequence: Option<u64>,
     /// Block of the volume.
@@ -178,8 +181,9 @@ pub struct Finding {
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.code.severity().name(), self.code.name())?;
+        let byte = if self.place.on_volume_device { "byte of the volume's device" } else { "byte" };
         for (name, value) in
-            [("byte", self.place.address), ("sequence", self.place.sequence), ("block", self.place.block)]
+            [(byte, self.place.address), ("sequence", self.place.sequence), ("block", self.place.block)]
         {
             if let Some(value) = value {
                 write!(f, ", {name} {value}")?;
@@ -221,8 +225,19 @@ pub struct Progress {
 /// `NoSuperblock`, `UnknownVersion`, `UnknownFeatures`, `UnknownBackend` where it is not a volume that this build
 /// can judge; what the device says, unless it is only one place that it cannot read.
 pub async fn check(device: &Device, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
-    let mut checker =
-        Checker { device, report: Report::default(), unreadable: Unreadable::default(), progress };
+    check_on(device, None, progress).await
+}
+
+/// As [`check()`]; the volume's own blocks, those of a linear volume or of a base, may lie on a device of their own.
+///
+/// # Errors
+/// As [`check()`]; `DeviceMissing`, `WrongDevice` or `InvalidSetting` where the devices are not those of the pool.
+pub async fn check_on(
+    device: &Device,
+    volume: Option<&Device>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report> {
+    let mut checker = Checker::new(device, volume, progress);
     if let Some(shape) = superblock::check(&mut checker).await?
         && let Some(shape) = shape.log
     {
@@ -240,6 +255,10 @@ async fn check_log(checker: &mut Checker<'_>, shape: &superblock::Shape) -> Resu
     let Some(tail) = log::check(checker, shape, &state).await? else { return Ok(()) };
     checker.report.sequence = tail.end.sequence;
     check_marks(checker, shape, &state, &tail);
+    if shape.says_mixed == Some(false) && state.names.restoring().is_some() {
+        let text = "the volume goes back to a snapshot, and its base says that it is one image";
+        checker.found(Code::State, Place::at(apart::APART), text);
+    }
     if shape.linear {
         linear::check_pin(checker, &state, &tail.end);
         linear::check(checker, shape, &state).await?;
@@ -272,16 +291,25 @@ fn check_marks(checker: &mut Checker<'_>, shape: &superblock::Shape, state: &Sta
     }
 }
 
-/// The device, and what has been found on it.
+/// The devices, and what has been found on them.
 struct Checker<'a> {
     device: &'a Device,
+    /// Of the volume's own blocks, where these lie apart.
+    volume: Option<&'a Device>,
     report: Report,
     unreadable: Unreadable,
     progress: &'a mut dyn FnMut(Progress),
 }
 
-impl Checker<'_> {
-    fn found(&mut self, code: Code, place: Place, text: impl Into<String>) {
+impl<'a> Checker<'a> {
+    fn new(device: &'a Device, volume: Option<&'a Device>, progress: &'a mut dyn FnMut(Progress)) -> Self {
+        Self { device, volume, report: Report::default(), unreadable: Unreadable::default(), progress }
+    }
+
+    fn found(&mut self, code: Code, mut place: Place, text: impl Into<String>) {
+        if let Some(address) = place.address.and_then(|address| address.checked_sub(apart::APART)) {
+            (place.address, place.on_volume_device) = (Some(address), true);
+        }
         match code.severity() {
             Severity::Damage => self.report.damage += 1,
             Severity::Warning => self.report.warnings += 1,

@@ -24,6 +24,27 @@ enum Owner {
     Branch(u32),
 }
 
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// A moment.
+    Then(Moment),
+    /// What a branch is now.
+    Now(u32),
+    /// A snapshot of this sequence that has been broken.
+    Broken(u64),
+}
+
+/// The part of an image that one branch has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Level {
+    pub branch: u32,
+    /// Its entries have higher sequences.
+    pub begin: u64,
+    /// The last that counts.
+    pub last: u64,
+}
+
 /// What a branch began as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
@@ -311,13 +332,44 @@ impl Names {
             && !self.snapshots.values().any(is_named)
     }
 
-    /// The names of the volume's own moments, and the moments.
-    pub fn of_volume(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.names.iter().filter_map(|(name, owner)| {
-            let Owner::Snapshot(number) = owner else { return None };
-            let (moment, _) = self.snapshots.get(number)?;
-            (moment.branch == 0).then_some((&name[..], moment.sequence))
-        })
+    /// What has a name.
+    pub fn named(&self, name: &[u8]) -> Option<Named> {
+        match self.names.get(name)? {
+            Owner::Branch(branch) => Some(Named::Now(*branch)),
+            Owner::Snapshot(number) => self.snapshots.get(number).map(|(moment, state)| match *state {
+                KEPT | RESTORING => Named::Then(*moment),
+                _ => Named::Broken(moment.sequence),
+            }),
+        }
+    }
+
+    /// Whether a moment has a name.
+    pub fn is_named(&self, moment: Moment) -> bool {
+        self.kept.range((moment, 0)..=(moment, u64::MAX)).next().is_some()
+    }
+
+    /// The moment that a copy-on-write volume goes back to, if it has not got there yet.
+    pub fn restoring(&self) -> Option<Moment> {
+        self.snapshots.values().find(|(_, state)| *state == RESTORING).map(|(moment, _)| *moment)
+    }
+
+    /// What a moment is made of, the branch itself first. `None` where something that it began as is not kept.
+    pub fn levels(&self, mut moment: Moment) -> Option<Vec<Level>> {
+        let mut levels = Vec::new();
+        // Whatever the device says, it comes to an end.
+        while levels.len() <= LEVELS_MAX {
+            let Moment { branch, sequence: last } = moment;
+            let of = if branch == 0 { None } else { Some(self.branches.get(&branch)?) };
+            levels.push(Level { branch, begin: of.map_or(0, BranchState::begin), last });
+            match of.map(|of| of.origin) {
+                None | Some(Origin::Nothing(..)) => return Some(levels),
+                Some(Origin::Snapshot(number, origin)) => {
+                    let is_kept = self.kept.contains(&(origin, number));
+                    moment = is_kept.then_some(origin)?;
+                }
+            }
+        }
+        None
     }
 
     /// The sequence from which on a branch may have entries; none where there is no such branch.

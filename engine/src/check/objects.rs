@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{Judged, NUMBER_MAX, RowState, State, require};
+use super::rows::RowState;
+use super::state::{Judged, NUMBER_MAX, State, require};
 use super::superblock::{HOME_FIRST, Shape};
 use crate::format::index_page::INHERITED;
 use crate::format::journal::{Change, Object, Snapshot};

@@ -27,7 +27,7 @@ pub(super) struct Unreadable(BTreeMap<u64, u64>);
 
 impl Unreadable {
     /// The end of the range that this byte lies in.
-    fn end_at(&self, at: u64) -> Option<u64> {
+    pub fn end_at(&self, at: u64) -> Option<u64> {
         self.0.range(..=at).next_back().map(|(_, end)| *end).filter(|end| *end > at)
     }
 
@@ -75,7 +75,7 @@ impl Checker<'_> {
 
     /// As [`Checker::read`], of what can be read; the rest is told in units of so many bytes.
     pub async fn read_around(&mut self, address: u64, length: u64, unit: u64) -> Result<Piece> {
-        let logical = u64::from(self.device.geometry().logical_block_bytes);
+        let logical = u64::from(self.device_at(address).0.geometry().logical_block_bytes);
         let (unit, room) = (unit.max(logical), length.next_multiple_of(logical));
         let end = address + room;
         let mut unreadable = Vec::new();
@@ -127,11 +127,12 @@ impl Checker<'_> {
 
     /// The bytes, or why the device cannot read them.
     async fn try_read(&self, address: u64, length: u64) -> Result<std::result::Result<Buf, String>> {
-        if address.checked_add(length).is_none_or(|end| end > self.device.geometry().size_bytes) {
+        let (device, at) = self.device_at(address);
+        if at.checked_add(length).is_none_or(|end| end > device.geometry().size_bytes) {
             return Ok(Err("it lies behind the end of the device".to_string()));
         }
         let buf = self.device.context().buffers().get(length as usize)?;
-        let (result, buf) = self.device.read(ByteOffset(address), buf, Io::of(Cause::Metadata)).await;
+        let (result, buf) = device.read(ByteOffset(at), buf, Io::of(Cause::Metadata)).await;
         match result {
             Ok(()) => Ok(Ok(buf)),
             Err(error) if error.kind() == Kind::DeviceFailed => Ok(Err(error.reason().to_string())),

@@ -3,7 +3,6 @@
 //! Each change is held against the state before it. What contradicts it is told as a text; the state is then of
 //! no use any more.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
@@ -11,8 +10,9 @@ use super::index;
 use super::names::{self, Names};
 use super::objects::{self, Objects};
 use super::returns::Returns;
+use super::rows::RowState;
 use super::superblock::Shape;
-use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Row, Run};
+use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Run};
 
 /// Runs of a pool at most: merging keeps a handful of each size.
 const RUNS_MAX: usize = 1024;
@@ -26,62 +26,6 @@ pub(super) const ALL_ACCEPTED: u64 = u64::MAX;
 /// What contradicts the state.
 pub(super) type Judged<T = ()> = Result<T, String>;
 
-/// A row, as the device has it.
-#[derive(Clone, Debug)]
-pub(super) struct RowState {
-    pub physical: u32,
-    pub continued: Option<u32>,
-    pub first_block: u32,
-    pub live: Vec<u64>,
-    /// In a moved row.
-    pub present: Option<Vec<u64>>,
-    /// In an extent of a linear object: the slots that have been used.
-    pub used: Option<Vec<u64>>,
-}
-
-pub(super) fn count(words: &[u64]) -> u32 {
-    words.iter().map(|word| word.count_ones()).sum()
-}
-
-fn is_subset(part: &[u64], whole: &[u64]) -> bool {
-    part.len() == whole.len() && part.iter().zip(whole).all(|(part, whole)| part & !whole == 0)
-}
-
-/// The bits that a bitmap has.
-pub(super) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
-    words.iter().enumerate().flat_map(|(index, word)| {
-        let mut rest = *word;
-        std::iter::from_fn(move || {
-            let place = (rest != 0).then(|| rest.trailing_zeros())?;
-            rest &= rest - 1;
-            Some(index as u32 * 64 + place)
-        })
-    })
-}
-
-impl RowState {
-    /// The blocks of a segment where slots of this row live.
-    fn live_in(&self, physical: u32, segment_blocks: u32) -> impl Iterator<Item = u32> {
-        let blocks = (self.first_block..).zip(self.present.as_deref().into_iter().flat_map(ones));
-        let of_log = self.present.is_none().then(|| ones(&self.live)).into_iter().flatten();
-        let moved = blocks.filter(|(_, slot)| super::bit(&self.live, *slot)).map(|(block, _)| block);
-        let place = move |block| self.place(block, segment_blocks);
-        of_log.chain(moved).map(place).filter(move |(at, _)| *at == physical).map(|(_, block)| block)
-    }
-
-    /// The segment where a block of it lies, and which one of that: what passes the end goes on in the next.
-    pub fn place(&self, block: u32, segment_blocks: u32) -> (u32, u32) {
-        match self.continued {
-            Some(continued) if block >= segment_blocks => (continued, block - segment_blocks),
-            _ => (self.physical, block),
-        }
-    }
-
-    pub fn segments(&self) -> impl Iterator<Item = u32> + use<> {
-        [self.physical].into_iter().chain(self.continued)
-    }
-}
-
 /// A run, as the journal names it.
 #[derive(Clone, Debug)]
 pub(super) struct RunState {
@@ -92,8 +36,8 @@ pub(super) struct RunState {
 /// Everything that the journal keeps.
 #[derive(Debug)]
 pub(super) struct State {
-    segments: u32,
-    segment_blocks: u32,
+    pub(super) segments: u32,
+    pub(super) segment_blocks: u32,
     pub(super) shape: Shape,
     /// By their first batch: one that has not written a batch before the next one began has none.
     pub openings: Vec<Opening>,
@@ -101,6 +45,9 @@ pub(super) struct State {
     pub checkpoint: Checkpoint,
     pub rows: BTreeMap<u32, RowState>,
     pub runs: Vec<RunState>,
+    /// Behind its last record, or at the other root, lies something that is not whole and may be a later one: a power
+    /// cut leaves that, and so does damage.
+    pub may_go_on: bool,
     pub watermark: u64,
     pub window: u64,
     /// How far the linear volume is, where there is one.
@@ -113,10 +60,10 @@ pub(super) struct State {
     /// Linear objects.
     pub objects: Objects,
     /// Rows that lie in each segment that has any.
-    users: BTreeMap<u32, BTreeSet<u32>>,
+    pub(super) users: BTreeMap<u32, BTreeSet<u32>>,
     /// Words of bitmaps that may still be looked at while rows are gathered. Each row is gathered once, and looked at
     /// in two segments at most, so that what image and journal have room for is enough.
-    gathering: u64,
+    pub(super) gathering: u64,
 }
 
 pub(super) fn require(holds: bool, text: &str) -> Judged {
@@ -160,6 +107,7 @@ impl State {
             checkpoint: Checkpoint::default(),
             rows: BTreeMap::new(),
             runs: Vec::new(),
+            may_go_on: false,
             watermark: 0,
             window: 0,
             applied: Applied::default(),
@@ -369,7 +317,7 @@ impl State {
 
     fn lease(&mut self, lease: &Lease) -> Judged {
         let (physical, number) = (lease.physical.get(), lease.virtual_segment.get());
-        require(physical < self.segments, "a leased segment is none")?;
+        require(self.shape.is_for_log(physical), "a leased segment is none of the log's")?;
         require(self.shape.is_of_log(number), "a leased segment has no number")?;
         if let Some(last) = self.leases.back() {
             let follows = last.virtual_segment.get().checked_add(1) == Some(number);
@@ -385,7 +333,7 @@ impl State {
     }
 
     /// The numbers of the leased segments, which follow each other.
-    fn leased(&self) -> RangeInclusive<u32> {
+    pub(super) fn leased(&self) -> RangeInclusive<u32> {
         match (self.leases.front(), self.leases.back()) {
             (Some(first), Some(last)) => first.virtual_segment.get()..=last.virtual_segment.get(),
             _ => RangeInclusive::new(1, 0),
@@ -429,198 +377,6 @@ impl State {
         require(self.checkpoint_block().is_some(), "the checkpoint lies outside of the first leased segment")
     }
 
-    fn row(&self, row: &Row, live: &[u64], second: &[u64]) -> Judged<RowState> {
-        let room = self.segment_blocks;
-        require(row.slots.get() == room, "a row has not as many slots as a segment has blocks")?;
-        let continued = Some(row.continued.get()).filter(|continued| *continued != u32::MAX);
-        let made = RowState {
-            physical: row.physical.get(),
-            continued,
-            first_block: row.first_block.get(),
-            live: live.to_vec(),
-            present: (row.identity.get() == 0).then(|| second.to_vec()),
-            used: (row.identity.get() == 2).then(|| second.to_vec()),
-        };
-        require(made.segments().all(|physical| physical < self.segments), "a row lies in no segment")?;
-        require(continued != Some(made.physical), "a row goes on where it begins")?;
-        let stray = |words: &[u64]| {
-            words.last().is_some_and(|last| !room.is_multiple_of(64) && last >> (room % 64) != 0)
-        };
-        require(!stray(live) && !stray(second), "a row has slots beyond its last")?;
-        let used = match &made.present {
-            None => {
-                let of_object = made.used.as_ref();
-                require(
-                    row.identity.get() == 1 || of_object.is_some(),
-                    "a row is neither as written nor moved",
-                )?;
-                let was_used = of_object.is_none_or(|used| is_subset(live, used));
-                require(was_used, "a slot lives that has not been used")?;
-                require(made.first_block == 0, "a row as the log wrote it begins in the middle")?;
-                room
-            }
-            Some(present) => {
-                require(is_subset(live, present), "a slot lives that is not there")?;
-                count(present)
-            }
-        };
-        require(used > 0, "a moved row holds nothing")?;
-        require(made.first_block < room, "a row begins behind its segment")?;
-        let end = u64::from(made.first_block) + u64::from(used);
-        require(end <= 2 * u64::from(room), "a row does not fit its segments")?;
-        require((end > room.into()) == continued.is_some(), "a row goes on, or should, and does not fit")?;
-        let written = row.written.get() <= self.checkpoint.sequence.get();
-        require(written, "a row was written later than the checkpoint")?;
-        require(!self.shape.linear || made.present.is_none(), "a row has moved, and none does here")?;
-        let number = row.virtual_segment.get();
-        let (is_extent, is_object) = (self.shape.is_extent(number), self.shape.is_object(number));
-        require(
-            is_object == made.used.is_some(),
-            "a row is of a linear object, or not, and its number is not",
-        )?;
-        let is_of_log = !is_extent && !is_object;
-        require(is_of_log || row.written.get() == 0, "the log has written an extent")?;
-        Ok(made)
-    }
-
-    fn is_of_lease(&self, number: u32, row: &RowState) -> bool {
-        let at = number.checked_sub(*self.leased().start());
-        let lease = at.and_then(|at| self.leases.get(at as usize));
-        lease.is_none_or(|lease| lease.physical.get() == row.physical && row.present.is_none())
-    }
-
-    pub(super) fn put(&mut self, number: u32, row: RowState) {
-        if let Some(before) = self.rows.remove(&number) {
-            self.leave(number, &before);
-        }
-        for physical in row.segments() {
-            self.users.entry(physical).or_default().insert(number);
-        }
-        self.rows.insert(number, row);
-    }
-
-    /// The segments of a range that rows lie in, and which.
-    pub fn users_of(&self, segments: std::ops::Range<u32>) -> impl Iterator<Item = (u32, &BTreeSet<u32>)> {
-        self.users.range(segments).map(|(physical, rows)| (*physical, rows))
-    }
-
-    /// A row does not lie in its segments any more.
-    fn leave(&mut self, number: u32, row: &RowState) {
-        for physical in row.segments() {
-            if let Entry::Occupied(mut users) = self.users.entry(physical) {
-                users.get_mut().remove(&number);
-                if users.get().is_empty() {
-                    users.remove();
-                }
-            }
-        }
-    }
-
-    fn image_row(&mut self, row: &Row, live: &[u64], present: &[u64]) -> Judged {
-        let number = row.virtual_segment.get();
-        let made = self.row(row, live, present)?;
-        // Which objects there are stands further on.
-        if self.shape.is_gathered(number) || self.shape.is_object(number) {
-            let is_moved = made.present.is_some() || made.used.is_some();
-            require(is_moved, "a row that others were gathered in is as the log writes one")?;
-            require(!self.rows.contains_key(&number), "a segment has two rows")?;
-            self.put(number, made);
-            return Ok(());
-        }
-        if !self.shape.is_of_log(number) {
-            return self.new_extent(number, made);
-        }
-        let last = self.leases.back().ok_or("nothing is leased")?.virtual_segment.get();
-        require(number <= last, "a row has a number that was never leased")?;
-        let first = self.leases[0].virtual_segment.get();
-        let is_new = number < first && !self.rows.contains_key(&number);
-        require(is_new || number >= first, "a segment has two rows")?;
-        require(self.is_of_lease(number, &made), "a leased segment's row lies elsewhere")?;
-        self.put(number, made);
-        Ok(())
-    }
-
-    fn changed_row(
-        &mut self,
-        row: &Row,
-        live: &[u64],
-        present: &[u64],
-        leased: &RangeInclusive<u32>,
-    ) -> Judged {
-        let number = row.virtual_segment.get();
-        let made = self.row(row, live, present)?;
-        if self.shape.is_object(number) {
-            return self.object_row(number, made);
-        }
-        let is_extent = self.shape.is_extent(number);
-        let Some(before) = self.rows.get(&number) else {
-            if self.shape.is_gathered(number) {
-                return self.gathered_row(number, made);
-            }
-            require(is_extent, "it changes a row that is not there")?;
-            require(count(live) == 0, "an extent holds something before it is written")?;
-            return self.new_extent(number, made);
-        };
-        let is_leased = leased.contains(&number) || is_extent;
-        require(is_leased || is_subset(live, &before.live), "a dead slot lives again")?;
-        let stays = made.physical == before.physical && made.first_block == before.first_block;
-        if stays {
-            require(
-                made.present == before.present && made.continued == before.continued,
-                "a row changes in its place",
-            )?;
-        } else {
-            let present = made.present.as_ref().ok_or("a row as written has moved")?;
-            // What died while it was copied may have been told before the move.
-            let was_there = before.present.as_ref().is_none_or(|before| is_subset(present, before));
-            require(!is_leased && was_there, "a moved row holds what was not there")?;
-        }
-        self.put(number, made);
-        Ok(())
-    }
-
-    /// Rows that share a segment are gathered in a new one, whose slots are the blocks of the segment; they go with
-    /// the same record.
-    fn gathered_row(&mut self, number: u32, made: RowState) -> Judged {
-        let whole = made.first_block == 0 && made.present.as_deref().map(count) == Some(self.segment_blocks);
-        require(whole, "a row that others are gathered in is not a whole segment")?;
-        let users = self.users.get(&made.physical).into_iter().flatten();
-        let rows = || users.clone().filter_map(|number| self.rows.get(number));
-        let words = |row: &RowState| (row.live.len() + row.present.as_ref().map_or(0, Vec::len)) as u64;
-        let left = self.gathering.checked_sub(rows().map(words).sum());
-        self.gathering = left.ok_or("more rows are gathered than there is room for")?;
-        let lived: BTreeSet<u32> =
-            rows().flat_map(|row| row.live_in(made.physical, self.segment_blocks)).collect();
-        require(ones(&made.live).all(|block| lived.contains(&block)), "a dead slot lives again")?;
-        self.put(number, made);
-        Ok(())
-    }
-
-    /// Space is taken for an extent of the linear volume.
-    fn new_extent(&mut self, number: u32, row: RowState) -> Judged {
-        require(self.shape.is_extent(number), "a row has the number of no extent")?;
-        require(!self.users.contains_key(&row.physical), "an extent takes a segment that is in use")?;
-        require(!self.rows.contains_key(&number), "an extent has two rows")?;
-        self.put(number, row);
-        Ok(())
-    }
-
-    /// With a linear volume, segments come free empty, those of the log behind the cursor alone, and extents only
-    /// where they are taken as they are needed.
-    fn may_be_removed(&self, number: u32, row: &RowState) -> Judged {
-        let (is_object, is_empty) = (self.shape.is_object(number), count(&row.live) == 0);
-        require(is_empty || !(self.shape.linear || is_object), "a row is removed whose blocks live")?;
-        if !self.shape.linear {
-            return Ok(());
-        }
-        match self.shape.is_of_log(number) {
-            true => {
-                require(number < self.applied.virtual_segment.get(), "what has not been applied is removed")
-            }
-            false => require(self.shape.thin, "an extent is given up, and the volume is not thin"),
-        }
-    }
-
     /// The linear volume is at this place of the log.
     fn apply_home(&mut self, next: &Applied) -> Judged {
         let now = &self.applied;
@@ -651,18 +407,6 @@ impl State {
         require(sequence <= self.accepted, "more is applied than is accepted")?;
         let known = self.leases.back().is_some_and(|last| applied.virtual_segment <= last.virtual_segment);
         require(known, "the cursor of the linear volume lies in no segment of the log")
-    }
-
-    fn dead(&mut self, number: u32, slots: &[u16]) -> Judged {
-        let row = self.rows.get_mut(&number).ok_or("slots die in a row that is not there")?;
-        let mut seen = BTreeSet::new();
-        for slot in slots {
-            let slot = u32::from(*slot);
-            // It may have died before the row moved, and not be there any more.
-            require(slot < self.segment_blocks && seen.insert(slot), "a slot dies that is none, or twice")?;
-            row.live[slot as usize / 64] &= !(1 << (slot % 64));
-        }
-        Ok(())
     }
 
     fn run(&mut self, run: &Run, extents: &[(u32, u32)]) -> Judged {
@@ -730,34 +474,13 @@ mod tests {
     /// A state where nothing is but what these rows hold; all of them lie in segment 0.
     fn state(rows: u32, image_bytes: u64) -> State {
         let shape = Shape {
-            pool_id: [1; 16],
-            epoch: 1,
-            closed: false,
-            volume_blocks: 1 << 20,
-            block_bytes: 4096,
-            region_bytes: 4096,
             segment_blocks: SEGMENT_BLOCKS,
             segments: 4,
+            own_segments: 4,
             data_offset: 1 << 30,
-            roots_offset: 64 << 10,
-            metadata_offset: 1 << 20,
             image_bytes,
-            index_offset: 1 << 29,
-            index_pages: 8,
-            linear: false,
-            thin: false,
-            saves: false,
-            overlays: false,
-            copies: false,
-            keeps_past: false,
             goes_back: false,
-            has_snapshots: false,
-            has_branches: false,
-            snapshots_max: 256,
-            has_locks: false,
-            objects: false,
-            has_groups: false,
-            has_volumes: false,
+            ..Shape::guessed(4096, 1 << 20)
         };
         let mut state = State::empty(&shape);
         (0..rows).for_each(|number| state.put(number, row(u64::MAX)));

@@ -5,14 +5,16 @@
 
 use zerocopy::IntoBytes;
 
+use super::apart::{self, APART};
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::INHERITED;
 use crate::format::superblock::{
-    COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG,
+    Area, COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG,
     FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES,
-    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN, SUPERBLOCK_BYTES,
-    Superblock, VERSION, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN, VOLUME_VOLATILE_LOG,
+    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_LOG, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN,
+    SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_BASE_MIXED, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN,
+    VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -36,8 +38,6 @@ const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
 /// Named moments that the metadata has room for, where nothing is said of them; and at most.
 const SNAPSHOTS_MIN: u32 = 256;
 const SNAPSHOTS_MAX: u32 = 16_384;
-/// Why the volume is not looked at.
-const APART: &str = "its volume lies on a device of its own";
 const OBJECTS_APART: &str = "its linear objects lie on a device of their own";
 /// The alignment of the parts of a log pool.
 const LOG_ALIGNMENT: u64 = 64 * KIB;
@@ -58,7 +58,12 @@ pub(super) struct Shape {
     pub block_bytes: u32,
     pub region_bytes: u32,
     pub segment_blocks: u32,
+    /// In all.
     pub segments: u32,
+    /// Of the pool's own device; those of the volume's, if it has one with segments, follow.
+    pub own_segments: u32,
+    /// Where the area on the volume's own device begins.
+    pub home_offset: u64,
     pub data_offset: u64,
     pub roots_offset: u64,
     pub metadata_offset: u64,
@@ -93,6 +98,10 @@ pub(super) struct Shape {
     pub has_groups: bool,
     /// Snapshots have linear objects.
     pub objects: bool,
+    /// First byte of the base, where there is one.
+    pub base_offset: u64,
+    /// Of a base apart: whether it says that it is no one image.
+    pub says_mixed: Option<bool>,
 }
 
 impl Shape {
@@ -107,6 +116,8 @@ impl Shape {
             region_bytes: block_bytes,
             segment_blocks: 0,
             segments: 0,
+            own_segments: 0,
+            home_offset: 0,
             data_offset: HEAD_BYTES,
             roots_offset: 0,
             metadata_offset: 0,
@@ -127,7 +138,19 @@ impl Shape {
             objects: false,
             has_groups: false,
             has_volumes: true,
+            base_offset: 0,
+            says_mixed: None,
         }
+    }
+
+    /// Whether there is a base beside the log.
+    pub fn has_base(&self) -> bool {
+        self.saves || self.overlays
+    }
+
+    /// The device address of a block of the base.
+    pub fn in_base(&self, lba: u64) -> u64 {
+        self.base_offset + lba * u64::from(self.block_bytes)
     }
 
     /// Where roots and metadata end.
@@ -138,7 +161,17 @@ impl Shape {
 
     /// The data area.
     pub fn data(&self) -> std::ops::Range<u64> {
-        self.data_offset..self.address(self.segments, 0)
+        self.data_offset..self.data_offset + u64::from(self.own_segments) * self.segment_bytes()
+    }
+
+    /// Whether the log may lie in a segment.
+    pub fn is_for_log(&self, physical: u32) -> bool {
+        physical < self.own_segments
+    }
+
+    /// Whether an extent of the linear volume may.
+    pub fn is_for_home(&self, physical: u32) -> bool {
+        self.own_segments == self.segments || !self.is_for_log(physical)
     }
 
     /// Whether a row's number is that of an extent of the linear volume.
@@ -192,9 +225,11 @@ impl Shape {
 
     /// The device address of a block of a segment.
     pub fn address(&self, physical: u32, block: u32) -> u64 {
-        self.data_offset
-            + u64::from(physical) * self.segment_bytes()
-            + u64::from(block) * u64::from(self.block_bytes)
+        let (start, at) = match physical.checked_sub(self.own_segments) {
+            Some(at) if self.own_segments < self.segments => (self.home_offset, at),
+            _ => (self.data_offset, physical),
+        };
+        start + u64::from(at) * self.segment_bytes() + u64::from(block) * u64::from(self.block_bytes)
     }
 
     /// Where root `place` lies.
@@ -226,47 +261,74 @@ enum Copy {
     Whole(Box<Superblock>),
 }
 
-/// Checks both copies. `None` where none can be believed.
+/// What the copies on a device are worth.
+pub(super) enum Copies {
+    /// The newer one that is whole.
+    Whole(Box<Superblock>),
+    /// None is; that has been told.
+    Damaged,
+}
+
+/// Checks both copies on each device. `None` where they cannot be believed.
 pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
     let device = checker.device;
-    let refuse = |reason| Err(Error::new("check", reason).on(device.name()));
-    let copies = [read_copy(checker, 0).await?, read_copy(checker, 1).await?];
-    let record = match &copies {
+    let Copies::Whole(record) = copies(checker, "check", 0).await? else { return Ok(None) };
+    if record.has_objects_device() {
+        return Err(Error::new("check", Reason::NotChecked { why: OBJECTS_APART }).on(device.name()));
+    }
+    if let Some(reason) = not_judged(&record) {
+        return Err(Error::new("check", reason).on(device.name()));
+    }
+    let home = match apart::find(checker, "check", &record).await? {
+        Some(Copies::Damaged) => return Ok(None),
+        Some(Copies::Whole(home)) => Some(home),
+        None => None,
+    };
+    let found_bytes = device.geometry().size_bytes;
+    let mut sound = is_sound(checker, &record, found_bytes);
+    if let Some((home, device)) = home.as_deref().zip(checker.volume) {
+        sound &= apart::is_sound(checker, &record, home, device.geometry().size_bytes);
+    }
+    Ok(sound.then(|| Found { log: has_log(&record).then(|| shape(&record, home.as_deref())) }))
+}
+
+/// Checks both copies on a device, whose first byte has this address, and which is no volume's where there is none.
+pub(super) async fn copies(checker: &mut Checker<'_>, action: &'static str, from: u64) -> Result<Copies> {
+    let (device, _) = checker.device_at(from);
+    let refuse = |reason| Err(Error::new(action, reason).on(device.name()));
+    let copies = [read_copy(checker, from, 0).await?, read_copy(checker, from, 1).await?];
+    Ok(match copies {
         [Copy::Whole(first), Copy::Whole(second)] => {
-            compare(checker, first, second);
-            if first.generation >= second.generation { first } else { second }
+            compare(checker, from, &first, &second);
+            Copies::Whole(if first.generation >= second.generation { first } else { second })
         }
-        [Copy::Whole(whole), other] | [other, Copy::Whole(whole)] => {
-            let place = Place::at(COPY_OFFSETS[usize::from(matches!(&copies[0], Copy::Whole(_)))]);
-            if let Copy::Newer(version) = other {
-                let text = format!("this copy has version {version}, the other one {VERSION}");
-                checker.found(Code::Superblock, place, text);
-            } else {
-                checker.found(Code::SuperblockCopy, place, "this copy is not whole; the other one is");
-            }
-            whole
+        [Copy::Whole(whole), other] => {
+            tell_other(checker, from + COPY_OFFSETS[1], &other);
+            Copies::Whole(whole)
+        }
+        [other, Copy::Whole(whole)] => {
+            tell_other(checker, from + COPY_OFFSETS[0], &other);
+            Copies::Whole(whole)
         }
         [Copy::Newer(found), _] | [_, Copy::Newer(found)] => {
-            return refuse(Reason::UnknownVersion { found: *found, known: VERSION });
+            return refuse(Reason::UnknownVersion { found, known: VERSION });
         }
         [Copy::Absent, Copy::Absent] => return refuse(Reason::NoSuperblock),
         _ => {
-            checker.found(Code::Superblock, Place::at(COPY_OFFSETS[0]), "no copy is whole");
-            return Ok(None);
+            checker.found(Code::Superblock, Place::at(from + COPY_OFFSETS[0]), "no copy is whole");
+            Copies::Damaged
         }
-    };
-    if record.has_volume_device() {
-        return refuse(Reason::NotChecked { why: APART });
+    })
+}
+
+/// One copy is whole, and this is the other.
+fn tell_other(checker: &mut Checker<'_>, address: u64, other: &Copy) {
+    if let Copy::Newer(version) = other {
+        let text = format!("this copy has version {version}, the other one {VERSION}");
+        checker.found(Code::Superblock, Place::at(address), text);
+    } else {
+        checker.found(Code::SuperblockCopy, Place::at(address), "this copy is not whole; the other one is");
     }
-    if record.has_objects_device() {
-        return refuse(Reason::NotChecked { why: OBJECTS_APART });
-    }
-    if let Some(reason) = not_judged(record) {
-        return refuse(reason);
-    }
-    let found_bytes = device.geometry().size_bytes;
-    let sound = is_sound(checker, record, found_bytes);
-    Ok(sound.then(|| Found { log: has_log(record).then(|| shape(record)) }))
 }
 
 /// Why this build cannot judge what a whole copy says.
@@ -303,7 +365,7 @@ pub(super) async fn readable(checker: &mut Checker<'_>) -> Result<Readable> {
     let refuse = |checker: &Checker<'_>, reason| Err(Error::new("salvage", reason).on(checker.device.name()));
     let mut whole = Vec::new();
     for (copy, offset) in COPY_OFFSETS.into_iter().enumerate() {
-        match read_copy(checker, copy).await? {
+        match read_copy(checker, 0, copy).await? {
             Copy::Whole(record) => whole.push(record),
             Copy::Newer(found) => return refuse(checker, Reason::UnknownVersion { found, known: VERSION }),
             Copy::Absent | Copy::Broken => {
@@ -313,21 +375,27 @@ pub(super) async fn readable(checker: &mut Checker<'_>) -> Result<Readable> {
     }
     whole.sort_by_key(|record| std::cmp::Reverse(record.generation.get()));
     for record in whole {
-        if record.has_volume_device() {
-            return refuse(checker, Reason::NotSalvaged { why: APART });
-        }
-        if has_base(&record) {
-            let why = "it is a cow or overlay volume";
-            return refuse(checker, Reason::NotSalvaged { why });
+        if record.has_objects_device() {
+            return refuse(checker, Reason::NotSalvaged { why: OBJECTS_APART });
         }
         if let Some(reason) = not_judged(&record) {
             return refuse(checker, reason);
         }
-        if !is_sound(checker, &record, u64::MAX) {
+        let home = match apart::find(checker, "salvage", &record).await? {
+            Some(Copies::Damaged) => {
+                let why =
+                    "the superblock of the volume's own device, which says where its blocks lie, is lost";
+                return refuse(checker, Reason::NotSalvaged { why });
+            }
+            Some(Copies::Whole(home)) => Some(home),
+            None => None,
+        };
+        let sound = home.as_deref().is_none_or(|home| apart::is_sound(checker, &record, home, u64::MAX));
+        if !is_sound(checker, &record, u64::MAX) || !sound {
             continue;
         }
         return Ok(match has_log(&record) {
-            true => Readable::Log(Box::new(shape(&record)), record.created_unix_s.get()),
+            true => Readable::Log(Box::new(shape(&record, home.as_deref())), record.created_unix_s.get()),
             false => Readable::Direct {
                 offset: record.data.offset.get(),
                 bytes: record.volume_bytes.get(),
@@ -342,8 +410,17 @@ fn has_log(record: &Superblock) -> bool {
     has_base(record) || matches!(record.backend.get(), BACKEND_LOG | BACKEND_LINEAR)
 }
 
-fn has_base(record: &Superblock) -> bool {
+pub(super) fn has_base(record: &Superblock) -> bool {
     matches!(record.backend.get(), BACKEND_COW | BACKEND_OVERLAY | BACKEND_LOGGED_COW)
+}
+
+pub(super) fn has_state(record: &Superblock) -> bool {
+    matches!(record.state.get(), STATE_OPEN | STATE_CLOSED)
+}
+
+/// Bytes of segments on the volume's own device.
+fn home_bytes(record: &Superblock) -> u64 {
+    if record.has_volume_device() { record.home_bytes.get() } else { 0 }
 }
 
 fn breaks_snapshots(record: &Superblock) -> bool {
@@ -354,19 +431,19 @@ fn is_thin(record: &Superblock) -> bool {
     record.volume_flags.get() == VOLUME_THIN
 }
 
-async fn read_copy(checker: &mut Checker<'_>, copy: usize) -> Result<Copy> {
-    let offset = COPY_OFFSETS[copy];
-    if offset + SUPERBLOCK_BYTES as u64 > checker.device.geometry().size_bytes {
+async fn read_copy(checker: &mut Checker<'_>, from: u64, copy: usize) -> Result<Copy> {
+    let (offset, at) = (COPY_OFFSETS[copy], from + COPY_OFFSETS[copy]);
+    if offset + SUPERBLOCK_BYTES as u64 > checker.device_at(from).0.geometry().size_bytes {
         return Ok(Copy::Absent);
     }
-    let Some(buf) = checker.read(offset, SUPERBLOCK_BYTES as u64).await? else { return Ok(Copy::Broken) };
+    let Some(buf) = checker.read(at, SUPERBLOCK_BYTES as u64).await? else { return Ok(Copy::Broken) };
     let Some(bytes) = buf.first_chunk::<SUPERBLOCK_BYTES>() else { unreachable!("the buffer has that size") };
     let record: Superblock = zerocopy::transmute!(*bytes);
     if !is_sealed(bytes) {
         return Ok(if record.magic == MAGIC { Copy::Broken } else { Copy::Absent });
     }
     if record.magic != MAGIC || record.address.get() != offset {
-        checker.found(Code::Superblock, Place::at(offset), "it is sealed, and does not belong here");
+        checker.found(Code::Superblock, Place::at(at), "it is sealed, and does not belong here");
         return Ok(Copy::Broken);
     }
     if record.version.get() != VERSION {
@@ -376,7 +453,7 @@ async fn read_copy(checker: &mut Checker<'_>, copy: usize) -> Result<Copy> {
 }
 
 /// Features that a pool begins to use after it was made: they are noted before.
-const NOTED_FIRST: u64 = FEATURE_ROLLBACK
+pub(super) const NOTED_FIRST: u64 = FEATURE_ROLLBACK
     | FEATURE_SNAPSHOTS
     | FEATURE_BRANCHES
     | FEATURE_LOCKS
@@ -384,7 +461,9 @@ const NOTED_FIRST: u64 = FEATURE_ROLLBACK
     | FEATURE_VOLUMES;
 
 /// Two whole copies are the same; after a power cut between the two writes, one is a rewrite ahead.
-fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
+fn compare(checker: &mut Checker<'_>, from: u64, first: &Superblock, second: &Superblock) {
+    let has_grown = first.device_bytes != second.device_bytes
+        && (first.device_bytes > second.device_bytes) == (first.generation > second.generation);
     let plain = |record: &Superblock, with_state: bool| {
         let mut plain = *record;
         plain.address = 0.into();
@@ -395,6 +474,12 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
             plain.generation_tail = 0.into();
             // What is used for the first time is noted before it is used.
             plain.features_incompatible &= !NOTED_FIRST;
+            plain.volume_flags &= !VOLUME_BASE_MIXED;
+            if has_grown {
+                (plain.device_bytes, plain.roots, plain.metadata) =
+                    (0.into(), Area::default(), Area::default());
+                plain.data.bytes = 0.into();
+            }
         }
         plain
     };
@@ -408,12 +493,12 @@ fn compare(checker: &mut Checker<'_>, first: &Superblock, second: &Superblock) {
     }
     let differs = first.as_bytes().iter().zip(second.as_bytes()).position(|(one, other)| one != other);
     if [first_tail, second_tail].contains(&false) {
-        checker.found(Code::Superblock, Place::at(0), "the two generations of a copy differ");
+        checker.found(Code::Superblock, Place::at(from), "the two generations of a copy differ");
     } else if apart > 1 {
-        checker.found(Code::Superblock, Place::at(0), format!("its copies are {apart} rewrites apart"));
+        checker.found(Code::Superblock, Place::at(from), format!("its copies are {apart} rewrites apart"));
     } else if let Some(at) = differs {
         let text = format!("its copies differ at byte {at}");
-        checker.found(Code::Superblock, Place::at(at as u64), text);
+        checker.found(Code::Superblock, Place::at(from + at as u64), text);
     }
 }
 
@@ -429,16 +514,19 @@ fn grow(older: &mut Superblock, newer: &Superblock) {
 fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let (block_bytes, region_bytes) = (record.block_bytes.get(), record.region_bytes.get());
     let volume_bytes = record.volume_bytes.get();
-    let reserved = [record.home_bytes.as_bytes(), &record.reserved_0, &record.reserved_1, &record.reserved_2];
+    let reserved: [&[u8]; 3] = [&record.reserved_0, &record.reserved_1, &record.reserved_2];
     let role = |at: usize| record.roles[at].role.get();
-    let is_own = |at: usize| role(at) == ROLE_VOLUME && record.roles[at].device_id == record.device_id;
-    let volumes = (0..record.roles.len()).filter(|at| role(*at) == ROLE_VOLUME).count();
+    let count = |wanted| (0..record.roles.len()).filter(|at| role(*at) == wanted).count();
+    let is_apart = record.has_volume_device();
+    let own_role = if is_apart { ROLE_LOG } else { ROLE_VOLUME };
+    let is_other = record.device_of(ROLE_VOLUME) != record.device_of(ROLE_LOG);
     let is_clean = |at: usize| {
         let entry = &record.roles[at];
         entry.flags.get() == 0
             && is_zero(&entry.reserved)
-            && (role(at) == ROLE_VOLUME || is_zero(entry.as_bytes()))
+            && (matches!(role(at), ROLE_VOLUME | ROLE_LOG) || is_zero(entry.as_bytes()))
     };
+    let has_home = is_apart && !has_base(record);
     let is_log = has_log(record);
     let log_fields =
         record.checkpoint_bytes.get() | record.retention_bytes.get() | record.retention_age_s.get();
@@ -450,7 +538,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let rules = [
         (record.generation == record.generation_tail, "its two generations differ"),
         (record.generation.get() >= 1, "its generation is 0"),
-        (matches!(record.state.get(), STATE_OPEN | STATE_CLOSED), "its state is neither open nor closed"),
+        (has_state(record), "its state is neither open nor closed"),
         (
             block_bytes.is_power_of_two()
                 && BLOCK_BYTES.contains(&block_bytes)
@@ -468,10 +556,26 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (record.epoch.get() >= 1, "its epoch is 0"),
         (reserved.iter().all(|bytes| is_zero(bytes)), "bytes that no field names are not zero"),
         (
-            volumes == 1 && (0..record.roles.len()).any(is_own),
-            "its role table does not name this device as the volume's",
+            count(ROLE_VOLUME) == 1 && count(ROLE_LOG) == usize::from(is_apart) && is_other,
+            "its role table does not name the devices that it has",
         ),
+        (apart::own_role(record) == own_role, "its role table does not name this device as what it is"),
         ((0..record.roles.len()).all(is_clean), "its role table has an entry that is none"),
+        (
+            match has_home {
+                true => {
+                    record.backend.get() == BACKEND_LINEAR
+                        && record.home_bytes.get() > 0
+                        && record
+                            .home_bytes
+                            .get()
+                            .is_multiple_of(u64::from(record.segment_bytes.get().max(1)))
+                        && record.home_bytes.get() < 1 << 62
+                }
+                false => record.home_bytes.get() == 0,
+            },
+            "the room on the volume's own device is none",
+        ),
         (
             (record.features_incompatible.get() & FEATURE_LOG != 0) == is_log,
             "its features and its backend contradict each other",
@@ -533,12 +637,13 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
     let alignment = if is_log { LOG_ALIGNMENT } else { MIB };
     let (roots, base) = (record.roots, record.base);
     let has_base = has_base(record);
-    let data_offset = match has_base {
+    let base_here = has_base && !record.has_volume_device();
+    let data_offset = match base_here {
         true => base.end().checked_next_multiple_of(LOG_ALIGNMENT),
         false => Some(checksums.end()),
     };
     // Behind the metadata as they were made; growing puts them elsewhere.
-    let base_follows = !has_base || Some(base.offset.get()) == metadata.end().checked_next_multiple_of(MIB);
+    let base_follows = !base_here || Some(base.offset.get()) == metadata.end().checked_next_multiple_of(MIB);
     // As it was made; or roots and metadata behind the data, where growing puts them.
     let at_front = roots.offset.get() == ROOTS_OFFSET
         && metadata.offset.get() == HEAD_BYTES
@@ -556,9 +661,9 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
         && metadata.bytes.get() >= MIB
         && checksums.bytes.get().is_multiple_of(alignment)
         && Some(data.offset.get()) == data_offset
-        && base.bytes.get() == if has_base { volume_bytes } else { 0 }
+        && base.bytes.get() == if base_here { volume_bytes } else { 0 }
         && base.offset.get().is_multiple_of(MIB)
-        && (base.offset.get() == 0) != has_base;
+        && (base.offset.get() == 0) != base_here;
     let mut rules = vec![
         (in_order, "its areas do not follow each other".to_string()),
         (
@@ -574,12 +679,16 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
         let (block_bytes, segment_bytes) = (record.block_bytes.get(), record.segment_bytes.get());
         let blocks = segment_bytes.checked_div(block_bytes).unwrap_or(0);
         let is_segment = segment_bytes.is_power_of_two() && SEGMENT_BLOCKS.contains(&blocks);
-        let segments = data.bytes.get() / u64::from(segment_bytes.max(1));
+        let home_bytes = home_bytes(record);
+        let room_bytes = if home_bytes > 0 { home_bytes } else { data.bytes.get() };
+        let own_segments = data.bytes.get() / u64::from(segment_bytes.max(1));
+        let segments = own_segments.saturating_add(home_bytes / u64::from(segment_bytes.max(1)));
         rules.push((is_segment, "its segment size is none".to_string()));
         rules.push((
             data.bytes.get().is_multiple_of(u64::from(segment_bytes.max(1)))
-                && (1..1 << 32).contains(&segments)
-                && (volume_bytes <= data.bytes.get() || is_thin(record) || has_base)
+                && own_segments > 0
+                && segments < 1 << 32
+                && (volume_bytes <= room_bytes || is_thin(record) || has_base)
                 && volume_bytes.div_ceil(u64::from(segment_bytes.max(1))) < u64::from(HOME_FIRST)
                 && checksums.bytes.get() == 0,
             "its data area is no whole number of segments for the volume".to_string(),
@@ -623,11 +732,13 @@ fn metadata_bytes(record: &Superblock, segments: u64, segment_blocks: u64) -> Op
     images.checked_add(index)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
-/// Of a superblock that was found to be sound.
-fn shape(record: &Superblock) -> Shape {
+/// Of superblocks that were found to be sound: the pool's, and that of the volume's own device.
+fn shape(record: &Superblock, home: Option<&Superblock>) -> Shape {
     let (block_bytes, segment_bytes) = (record.block_bytes.get(), record.segment_bytes.get());
     let segment_blocks = segment_bytes / block_bytes;
-    let segments = record.data.bytes.get() / u64::from(segment_bytes);
+    let own_segments = record.data.bytes.get() / u64::from(segment_bytes);
+    let segments = own_segments + home_bytes(record) / u64::from(segment_bytes);
+    let home_offset = home.map_or(0, |home| APART + apart::area(home).offset.get());
     let Some(image_bytes) = image_bytes(record, segments, segment_blocks.into()) else {
         unreachable!("the metadata area has been found to hold six of them")
     };
@@ -641,6 +752,8 @@ fn shape(record: &Superblock) -> Shape {
         region_bytes: record.region_bytes.get(),
         segment_blocks,
         segments: segments as u32,
+        own_segments: own_segments as u32,
+        home_offset,
         data_offset: record.data.offset.get(),
         roots_offset: record.roots.offset.get(),
         metadata_offset: record.metadata.offset.get(),
@@ -661,5 +774,7 @@ fn shape(record: &Superblock) -> Shape {
         objects: record.features_incompatible.get() & FEATURE_OBJECTS != 0,
         has_groups: record.features_incompatible.get() & FEATURE_GROUPS != 0,
         has_volumes: record.features_incompatible.get() & FEATURE_VOLUMES != 0,
+        base_offset: home.map_or(record.base.offset.get(), |_| home_offset),
+        says_mixed: home.map(|home| home.volume_flags.get() & VOLUME_BASE_MIXED != 0),
     }
 }

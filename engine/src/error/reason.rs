@@ -619,8 +619,8 @@ impl Reason {
             | Reason::NoOverlays { .. }
             | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }
-            | Reason::NotChecked { .. }
             | Reason::ControlVersion { .. }
+            | Reason::NotChecked { .. }
             | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::HoldEnded { .. } | Reason::Cancelled => Kind::Retry,

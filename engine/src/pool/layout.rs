@@ -4,7 +4,7 @@ use super::journal::Places;
 use super::metadata::ROWS_PER_SEGMENT;
 use super::snapshots::SNAPSHOTS_MIN;
 use crate::error::{Error, Reason, Result};
-use crate::format::superblock::{Area, COPY_OFFSETS, SUPERBLOCK_BYTES, Superblock};
+use crate::format::superblock::{Area, COPY_OFFSETS, FEATURE_BASE, SUPERBLOCK_BYTES, Superblock};
 
 /// Everything below this belongs to superblocks and roots.
 pub const HEAD_BYTES: u64 = 1 << 20;
@@ -251,11 +251,11 @@ impl Layout {
             let data = Area::new(pool.data.offset.get(), segments * segment_bytes);
             let roots_offset = data.end().max(used_end).next_multiple_of(LOG_ALIGNMENT_BYTES);
             let roots = Area::new(roots_offset, ROOTS_BYTES);
-            let has_base = pool.base.bytes.get() > 0;
+            let has_base = pool.features_incompatible.get() & FEATURE_BASE != 0;
             let entries = if has_base { INDEX_ENTRIES_PER_SAVED_BLOCK } else { INDEX_ENTRIES_PER_BLOCK };
-            let image = image_bytes(segments, segment_blocks, snapshots_max(pool));
-            let metadata =
-                Area::new(roots.end(), log_metadata_bytes(segments, segment_blocks, entries, image));
+            let in_all = segments + pool.home_bytes.get() / segment_bytes;
+            let image = image_bytes(in_all, segment_blocks, snapshots_max(pool));
+            let metadata = Area::new(roots.end(), log_metadata_bytes(in_all, segment_blocks, entries, image));
             Self { roots, metadata, checksums: pool.checksums, data, base: pool.base }
         };
         let segments =

@@ -4,7 +4,8 @@
 //! the other. So growing that is cut short leaves the pool as it was, or grown; never a mixture.
 
 use super::open::{check, refuse_unknown_features};
-use super::{Volume, VolumeInfo};
+use super::roles::apart;
+use super::{Devices, Volume, VolumeInfo};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::FEATURE_LOG;
@@ -31,25 +32,35 @@ impl Volume {
     /// `CannotGrow` where there is no log, `CannotShrink` where the device has become smaller, `DeviceTooSmall` with
     /// the bytes that the next segment takes, what [`Volume::open`] refuses, and what the device says.
     pub async fn grow(device: &Device) -> Result<Grown> {
-        let grown = Self::grow_pool(device).await;
-        grown.map_err(|error| error.on(device.name()))
+        Self::grow_on(&Devices::from(device.clone())).await
     }
 
-    async fn grow_pool(device: &Device) -> Result<Grown> {
+    /// As [`Volume::grow`]; where the volume has a device of its own, that one stays as it is.
+    ///
+    /// # Errors
+    /// As [`Volume::grow`].
+    pub async fn grow_on(devices: &Devices) -> Result<Grown> {
+        let grown = Self::grow_pool(devices).await;
+        grown.map_err(|error| error.or_on(devices.pool.name()))
+    }
+
+    async fn grow_pool(devices: &Devices) -> Result<Grown> {
+        let device = &devices.pool;
         let (before, repair) = superblock::read(device).await?;
         check(&before, device)?;
         refuse_unknown_features(&before)?;
         let backend = Backend::from_number(before.backend.get())?;
         let why = match before.features_incompatible.get() {
             features if features & FEATURE_LOG == 0 => Some("only a pool with a log grows"),
-            _ if before.has_volume_device() || before.has_objects_device() => {
-                Some("it lies on two devices or more, which this build does not grow")
+            _ if before.has_objects_device() => {
+                Some("its linear objects lie on a device of their own, which this build does not grow")
             }
             _ => None,
         };
         if let Some(why) = why {
             return Err(Error::new("grow", Reason::CannotGrow { why }));
         }
+        apart(&before, devices, false, false).await?;
         let (was_bytes, found_bytes) = (before.device_bytes.get(), device.geometry().size_bytes);
         if found_bytes < was_bytes {
             return Err(Error::new("grow", Reason::CannotShrink { was_bytes, found_bytes }));

@@ -11,7 +11,8 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use icecore::check::{Report, check};
+use icecore::check::{Report, check_on};
+use icecore::device::simulated::SimulatedDisk;
 use icecore::error::{Error, Reason};
 use icecore::store::Backend;
 use targets::{Fields, Seal, Target, reseal};
@@ -52,8 +53,13 @@ struct Tried {
 /// What a check says; that it is no volume which this build can judge, only where its superblock was changed.
 fn checked(made: &Made, may_refuse: bool) -> Option<Report> {
     let context = made.runtime.context();
-    let device = made.disk.open(context).unwrap();
-    match made.runtime.block_on(async { check(&device, &mut |_| ()).await }) {
+    let open = |disk: &SimulatedDisk| disk.open(context).unwrap();
+    let own = open(&made.disk);
+    let (pool, volume) = match &made.pool {
+        Some(pool) => (open(pool), Some(own)),
+        None => (own, made.volume.as_ref().map(open)),
+    };
+    match made.runtime.block_on(async { check_on(&pool, volume.as_ref(), &mut |_| ()).await }) {
         Ok(report) => Some(report),
         Err(error) if may_refuse && is_refusal(&error) => None,
         Err(error) => panic!("{}: {error}", made.name),
@@ -67,7 +73,9 @@ fn is_refusal(error: &Error) -> bool {
             | Reason::UnknownVersion { .. }
             | Reason::UnknownFeatures { .. }
             | Reason::UnknownBackend { .. }
-            | Reason::NotChecked { .. }
+            | Reason::DeviceMissing { .. }
+            | Reason::WrongDevice { .. }
+            | Reason::InvalidSetting { name: "volume device", .. }
     )
 }
 
@@ -190,6 +198,16 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         mutate(&made, &targets::of_log(&made, &bytes), &mut tried);
         let record = format!("Superblock of {backend}, both copies alike");
         mutate(&made, &superblock_alike(&record), &mut tried);
+    }
+    for (backend, name) in [(Backend::Linear, "linear"), (Backend::Cow, "cow"), (Backend::Overlay, "overlay")]
+    {
+        for of_pool in [true, false] {
+            let made = volumes::apart(backend, of_pool);
+            mutate(&made, &targets::of_superblocks(), &mut tried);
+            let of = if of_pool { name } else { "the device of a volume" };
+            let record = format!("Superblock of {of}, both copies alike");
+            mutate(&made, &superblock_alike(&record), &mut tried);
+        }
     }
     println!("{} mutations of {} fields", tried.mutations, tried.fields.len());
     // What goes over the control socket lies on no device.

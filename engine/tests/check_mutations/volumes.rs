@@ -7,7 +7,9 @@ use icecore::runtime::{Context, Random, Runtime};
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
 use icecore::units::{ByteOffset, Seq};
-use icecore::volume::{ApplyOptions, CreateOptions, Durability, LockTime, OpenMode, OpenOptions, Volume};
+use icecore::volume::{
+    ApplyOptions, CreateOptions, Devices, Durability, LockTime, OpenMode, OpenOptions, Volume,
+};
 
 pub const BLOCK: u64 = 4096;
 
@@ -17,6 +19,10 @@ pub struct Made {
     pub runtime: Runtime,
     pub disk: SimulatedDisk,
     pub device_bytes: u64,
+    /// The pool's, where this one is that of its volume's own blocks.
+    pub pool: Option<SimulatedDisk>,
+    /// The other way round.
+    pub volume: Option<SimulatedDisk>,
 }
 
 /// Opens the disk once what an earlier opener left in flight has ended.
@@ -226,7 +232,7 @@ fn made(
         }
     });
     drop(runtime.block_on(open(&disk, &context)));
-    Made { name, runtime, disk, device_bytes }
+    Made { name, runtime, disk, device_bytes, pool: None, volume: None }
 }
 
 fn log() -> CreateOptions {
@@ -292,4 +298,41 @@ pub fn direct() -> Made {
         ..CreateOptions::new(Backend::Direct)
     };
     made("direct", 6 << 20, options, &[20], 2, false)
+}
+
+/// A pool whose volume, or base, lies on a device of its own: the disk of the pool, or the other one.
+pub fn apart(backend: Backend, of_pool: bool) -> Made {
+    let (runtime, calendar) = Runtime::simulated(7).unwrap();
+    let (pool_bytes, volume_bytes) = (6 << 20, 4 << 20);
+    let disk = |name, bytes| SimulatedDisk::new(&calendar, 7, name, bytes, 4096);
+    let (pool, volume) = (disk("pool", pool_bytes), disk("volume", volume_bytes));
+    let context = runtime.context().clone();
+    let options = CreateOptions {
+        size_bytes: Some(64 * BLOCK),
+        region_bytes: BLOCK as u32,
+        segment_bytes: Some(64 << 10),
+        checkpoint_bytes: Some(128 << 10),
+        ..CreateOptions::new(backend)
+    };
+    runtime.block_on(async {
+        let devices =
+            Devices { pool: open(&pool, &context).await, volume: Some(open(&volume, &context).await) };
+        Volume::create_on(&devices, options).await.unwrap();
+        let opened = Volume::open(devices, OpenMode::ReadWrite).await.unwrap();
+        let mut random = Random::from_seed(7);
+        work(&opened, &mut random, 60).await;
+        write(&opened, &mut random, 3, 1, Durability::Durable).await;
+        drop(opened);
+        pool.cut_power();
+        volume.cut_power();
+    });
+    let name = if of_pool { "pool of two" } else { "volume of two" };
+    match of_pool {
+        true => {
+            Made { name, runtime, disk: pool, device_bytes: pool_bytes, pool: None, volume: Some(volume) }
+        }
+        false => {
+            Made { name, runtime, disk: volume, device_bytes: volume_bytes, pool: Some(pool), volume: None }
+        }
+    }
 }

@@ -63,13 +63,21 @@ fn superblocks() {
             assert!(matches!(refused.reason(), Reason::InvalidSetting { .. }), "{refused}");
             continue;
         }
+        // It may have been an overlay, whose blocks are not all in the log.
         let report = made.salvage(&SalvageOptions::default());
+        assert_eq!(report.of(Status::Good) + report.of(Status::Zero), 0, "{}", made.name);
+        assert!(report.findings.iter().any(|finding| finding.text.contains("--no-base")), "{report:?}");
+        let no_base = SalvageOptions { no_base: true, ..SalvageOptions::default() };
+        let report = made.salvage(&no_base);
         assert_eq!(report.sequence, last_sequence(&made), "{}", made.name);
         assert!(report.findings.iter().any(|finding| finding.text.contains("how large")), "{report:?}");
         assert!(made.name != "kept" || report.is_whole(), "{report:?}");
         let size_bytes = Some(made.last().len() as u64 * BLOCK);
-        let report = made.salvage(&SalvageOptions { size_bytes, ..SalvageOptions::default() });
+        let report = made.salvage(&SalvageOptions { size_bytes, ..no_base.clone() });
         assert_eq!(Some(report.size_bytes), size_bytes);
+        made.put(&original);
+        let refused = made.try_salvage(&no_base).unwrap_err();
+        assert!(matches!(refused.reason(), Reason::InvalidSetting { name: "no-base", .. }), "{refused}");
     }
 }
 

@@ -1,12 +1,14 @@
 //! Pools on simulated disks, and what their images were after every write: a model that asks the engine nothing but
 //! the number of the last sequence.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use icecore::check::{Salvage, SalvageOptions, SalvageReport, Status, check};
+use icecore::check::{Moment, Salvage, SalvageOptions, SalvageReport, Status, check};
 use icecore::device::Device;
 use icecore::device::simulated::{Fault, SimulatedDisk};
 use icecore::error::Error;
+use icecore::object::ObjectKind;
 use icecore::runtime::sim::Calendar;
 use icecore::runtime::{Context, OperationKind, Random, Runtime};
 use icecore::store::Backend;
@@ -28,6 +30,15 @@ pub struct Made {
     /// The image after every sequence.
     pub pictures: BTreeMap<u64, Picture>,
     pub names: BTreeMap<&'static str, u64>,
+    /// By name: the image of a snapshot, and what a writable snapshot or a further volume is now.
+    pub named: BTreeMap<&'static str, Picture>,
+    /// The image after every write, and the sequence then: in a base, writes have none.
+    history: Vec<(u64, Picture)>,
+    /// The same of what has been cloned or made.
+    histories: BTreeMap<&'static str, Vec<(u64, Picture)>>,
+    pub backend: Backend,
+    /// What lay there before the damage.
+    pub whole: RefCell<Vec<u8>>,
     random: Random,
 }
 
@@ -69,6 +80,11 @@ impl Made {
             device_bytes,
             pictures: BTreeMap::new(),
             names: BTreeMap::new(),
+            named: BTreeMap::new(),
+            history: Vec::new(),
+            histories: BTreeMap::new(),
+            backend: options.backend,
+            whole: RefCell::default(),
             random: Random::from_seed(11),
         };
         made.create(options)
@@ -85,7 +101,9 @@ impl Made {
             .unwrap();
         let blocks = options.size_bytes.unwrap() / BLOCK;
         self.pictures = BTreeMap::from([(0, vec![0; blocks as usize])]);
+        self.history = vec![(0, self.pictures[&0].clone())];
         self.names.clear();
+        self.named.clear();
         self
     }
 
@@ -127,6 +145,7 @@ impl Made {
         } else {
             volume.info().sequence.0
         };
+        self.history.push((sequence, picture.clone()));
         self.pictures.insert(sequence, picture);
     }
 
@@ -152,6 +171,46 @@ impl Made {
     pub async fn snapshot(&mut self, volume: &Volume, name: &'static str) {
         volume.create_snapshot(name).await.unwrap();
         self.names.insert(name, volume.snapshot(name).unwrap().sequence.0);
+        self.named.insert(name, self.last().clone());
+    }
+
+    /// A snapshot of a writable one, or of a further volume.
+    pub async fn snapshot_of(&mut self, branch: &Volume, of: &str, name: &'static str) {
+        branch.create_snapshot(name).await.unwrap();
+        self.named.insert(name, self.named[of].clone());
+    }
+
+    pub async fn clone_of(&mut self, volume: &Volume, of: &str, name: &'static str) -> Volume {
+        volume.clone_snapshot(of, name).await.unwrap();
+        self.named.insert(name, self.named[of].clone());
+        self.histories.insert(name, vec![(0, self.named[of].clone())]);
+        volume.open_writable(name).await.unwrap()
+    }
+
+    pub async fn further(&mut self, volume: &Volume, name: &'static str, blocks: u64) -> Volume {
+        volume.create_volume(name, blocks * BLOCK).await.unwrap();
+        self.named.insert(name, vec![0; blocks as usize]);
+        self.histories.insert(name, vec![(0, self.named[name].clone())]);
+        volume.open_volume(name).await.unwrap()
+    }
+
+    /// Random writes and zeroes to a writable snapshot, or a further volume.
+    pub async fn work_in(&mut self, branch: &Volume, name: &'static str, rounds: u64) {
+        let blocks = branch.size_bytes() / BLOCK;
+        for round in 0..rounds {
+            let (first, number) = (self.random.below(blocks), self.random.next_u64() | 1);
+            let number = if round % 9 == 4 { 0 } else { number };
+            if number == 0 {
+                branch.write_zeroes(ByteOffset(first * BLOCK), BLOCK).await.unwrap();
+            } else {
+                let buf = branch.context().buffers().copy_of(&content(number)).unwrap();
+                branch.write(ByteOffset(first * BLOCK), buf, Durability::Durable).await.0.unwrap();
+            }
+            self.named.get_mut(name).unwrap()[first as usize] = number;
+            let then = (branch.info().sequence.0, self.named[name].clone());
+            self.histories.get_mut(name).unwrap().push(then);
+        }
+        branch.flush().await.unwrap();
     }
 
     /// Random writes and zeroes; the last one is durable.
@@ -230,10 +289,33 @@ impl Made {
         report
     }
 
+    /// What the image was, and what it was after each write that had no sequence of its own since then.
+    fn truth(&self, options: &SalvageOptions, at: u64) -> (&Picture, &[(u64, Picture)]) {
+        if let Moment::Snapshot(name) = &options.moment {
+            let history = self.histories.get(name.as_str());
+            let then = history.and_then(|history| history.iter().rfind(|(sequence, _)| *sequence <= at));
+            return (then.map_or(&self.named[name.as_str()], |(_, picture)| picture), &[]);
+        }
+        match self.backend {
+            Backend::Cow if options.moment == Moment::Newest => (self.last(), &[]),
+            Backend::Overlay if options.moment == Moment::Newest => {
+                let then = self.history.iter().rposition(|(sequence, _)| *sequence <= at).unwrap();
+                (&self.history[then].1, &self.history[then..])
+            }
+            _ => (self.pictures.range(..=at).next_back().unwrap().1, &[]),
+        }
+    }
+
+    /// Whether damage has put these bytes somewhere.
+    fn is_hurt(&self, bytes: &[u8]) -> bool {
+        let (now, whole) = (self.bytes(), self.whole.borrow());
+        now.chunks(4096).zip(whole.chunks(4096)).any(|(now, whole)| now == bytes && whole != bytes)
+    }
+
     #[track_caller]
     pub fn hold(&self, options: &SalvageOptions, report: &SalvageReport, image: &[u8]) {
         let at = if report.has_checksums { report.sequence } else { u64::MAX };
-        let (_, picture) = self.pictures.range(..=at).next_back().unwrap();
+        let (picture, later) = self.truth(options, at);
         let mut next = 0;
         for stretch in &report.stretches {
             assert_eq!(stretch.block, next, "{}: the list has no gap", self.name);
@@ -244,8 +326,14 @@ impl Made {
                 let text =
                     format!("{}: block {block} at {at}: {stretch:?}, {:?}", self.name, report.findings);
                 match stretch.status {
+                    // What is saved of a base may be zeroes.
                     Status::Good => {
-                        assert!(is_truth && (picture[block as usize] != 0 || !report.has_checksums), "{text}")
+                        let may_be_zero = self.backend.has_base() || !report.has_checksums;
+                        assert!(is_truth && (picture[block as usize] != 0 || may_be_zero), "{text}")
+                    }
+                    Status::Unverified => {
+                        let was = later.iter().any(|(_, one)| bytes == content(one[block as usize]));
+                        assert!(is_truth || was || self.is_hurt(bytes), "{text}");
                     }
                     Status::Zero => assert!(is_truth && picture[block as usize] == 0, "{text}"),
                     _ if !options.doubtful => assert!(bytes.iter().all(|byte| *byte == 0), "{text}"),
@@ -326,5 +414,147 @@ pub fn direct() -> Made {
     };
     let mut made = Made::new("direct", 6 << 20, options);
     made.session(true, async |made, volume| made.work(volume, 40).await);
+    made
+}
+
+/// A volume of 64 blocks with a base beside its log, which goes on for a while without a checkpoint.
+fn based(backend: Backend, objects: ObjectKind) -> CreateOptions {
+    CreateOptions { backend, objects, checkpoint_bytes: Some(512 << 10), ..log(64, 0) }
+}
+
+/// Snapshots of a volume and of a writable one, which goes on, as does the volume.
+async fn grown(made: &mut Made, volume: &Volume) {
+    made.snapshot(volume, "first").await;
+    made.work(volume, 30).await;
+    made.snapshot(volume, "second").await;
+    let branch = made.clone_of(volume, "second", "branch").await;
+    made.work_in(&branch, "branch", 25).await;
+    made.work(volume, 20).await;
+    made.snapshot_of(&branch, "branch", "of branch").await;
+    made.work_in(&branch, "branch", 15).await;
+    let twig = made.clone_of(volume, "of branch", "twig").await;
+    made.work_in(&twig, "twig", 10).await;
+    twig.close().await.unwrap();
+    branch.close().await.unwrap();
+}
+
+/// The log goes on behind its checkpoint.
+async fn goes_on(made: &mut Made, volume: &Volume) {
+    let branch = volume.open_writable("branch").await.unwrap();
+    made.work_in(&branch, "branch", 6).await;
+    // The same blocks before and behind a snapshot, which earlier ones see as they were.
+    let second = &made.named["second"];
+    let same = (0..).zip(second.iter().zip(made.last())).filter(|(_, (then, now))| then == now);
+    let blocks: Vec<u64> = same.map(|(block, _)| block).take(4).collect();
+    for block in &blocks {
+        made.write(volume, *block, 1, Durability::Durable).await;
+    }
+    made.snapshot(volume, "third").await;
+    for block in &blocks {
+        made.write(volume, *block, 1, Durability::Durable).await;
+    }
+    made.work_in(&branch, "branch", 6).await;
+    made.work(volume, 4).await;
+    // What is written in place is durable after a flush alone.
+    volume.flush().await.unwrap();
+    branch.close().await.unwrap();
+}
+
+/// Copies on write.
+pub fn cow(objects: ObjectKind) -> Made {
+    let mut made = Made::new("cow", 10 << 20, based(Backend::Cow, objects));
+    made.session(true, async |made, volume| {
+        made.work(volume, 40).await;
+        grown(made, volume).await;
+    });
+    made.session(false, goes_on);
+    made
+}
+
+/// What has been folded is overwritten in the base since, and what was in the log before may still lie there.
+pub fn overlay(objects: ObjectKind) -> Made {
+    let mut made = Made::new("overlay", 10 << 20, based(Backend::Overlay, objects));
+    made.session(true, async |made, volume| {
+        made.work(volume, 20).await;
+        made.snapshot(volume, "gone").await;
+        made.work(volume, 50).await;
+        volume.delete_snapshot("gone").await.unwrap();
+        made.named.remove("gone");
+        volume.fold(None).await.unwrap();
+        made.work(volume, 40).await;
+        grown(made, volume).await;
+    });
+    made.session(false, goes_on);
+    made
+}
+
+/// The last thing that its journal tells is a fold, and what has been folded is overwritten since.
+pub fn folded() -> Made {
+    let mut made = Made::new("folded", 10 << 20, based(Backend::Overlay, ObjectKind::Mapped));
+    made.session(false, async |made, volume| {
+        made.work(volume, 20).await;
+        made.snapshot(volume, "gone").await;
+        made.work(volume, 30).await;
+        volume.delete_snapshot("gone").await.unwrap();
+        volume.context().sleep(3_000_000_000).await;
+        volume.fold(None).await.unwrap();
+        made.work(volume, 30).await;
+        volume.flush().await.unwrap();
+    });
+    made
+}
+
+/// A return to the first snapshot has stood still at its first write.
+pub fn restoring() -> Made {
+    let mut made = Made::new("restoring", 10 << 20, based(Backend::Cow, ObjectKind::Mapped));
+    made.session(true, async |made, volume| {
+        made.work(volume, 40).await;
+        grown(made, volume).await;
+    });
+    made.session(false, async |made, volume| {
+        let bytes = made.bytes();
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let base = word(240)..word(240) + word(248);
+        let mut writes = 0;
+        made.disk.set_plan(Box::new(move |request, _| {
+            let is_write =
+                matches!(request.kind, OperationKind::Write { .. }) && base.contains(&request.offset);
+            writes += u64::from(is_write);
+            (is_write && writes > 6).then_some(Fault::Fail(libc::EIO))
+        }));
+        let failed = volume.rollback(Seq(made.names["first"])).await;
+        assert!(failed.is_err() && volume.snapshot("first").is_ok(), "{failed:?}");
+        made.disk.set_plan(Box::new(|_, _| None));
+        let picture = made.named["first"].clone();
+        made.note(volume, |now| *now = picture);
+    });
+    made
+}
+
+/// A log with writable snapshots and further volumes, of which some have been given up.
+pub fn several() -> Made {
+    let mut made = Made::new("several", 10 << 20, log(64, 24));
+    made.session(true, async |made, volume| {
+        made.work(volume, 40).await;
+        made.snapshot(volume, "zeroth").await;
+        let gone = made.clone_of(volume, "zeroth", "gone").await;
+        made.work_in(&gone, "gone", 20).await;
+        gone.close().await.unwrap();
+        drop(gone);
+        volume.delete_snapshot("gone").await.unwrap();
+        made.named.remove("gone");
+        volume.context().sleep(3_000_000_000).await;
+        // It has the number of the one that is gone.
+        let again = made.clone_of(volume, "zeroth", "again").await;
+        made.work_in(&again, "again", 10).await;
+        again.close().await.unwrap();
+        grown(made, volume).await;
+        let further = made.further(volume, "further", 24).await;
+        made.work_in(&further, "further", 40).await;
+        made.snapshot_of(&further, "further", "of further").await;
+        made.work_in(&further, "further", 20).await;
+        further.close().await.unwrap();
+    });
+    made.session(false, goes_on);
     made
 }

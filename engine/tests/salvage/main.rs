@@ -1,6 +1,7 @@
 //! What is salvaged from a damaged pool: everything that is said to be certain is what was written, and no more is
 //! lost than the damage has hit. Damage of every kind, on simulated disks, against a model of what was written.
 
+mod bases;
 mod damage;
 mod made;
 mod openings;

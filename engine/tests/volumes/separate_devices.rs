@@ -130,7 +130,7 @@ fn the_devices_are_told_by_the_identity_that_is_stored_on_them() {
         rig.volume.poke((512 << 10) + 100, &[0xEE; 8]);
         assert_eq!(current(&rig.open().await).await, "1bFyeGgh");
         let error = Volume::grow(&rig.device(&foreign_log)).await.unwrap_err();
-        assert!(error.to_string().contains("two devices"), "{error}");
+        assert!(matches!(error.reason(), Reason::DeviceMissing { role: "volume", .. }), "{error}");
     });
     // A volume that lies in its pool takes no second device, and nothing but a linear one is made on two.
     other.runtime.block_on(async {

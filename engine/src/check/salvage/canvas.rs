@@ -14,6 +14,8 @@ use std::ops::Range;
 pub(super) enum Place {
     /// It reads as zero.
     Zero,
+    /// In the base.
+    Base,
     /// At a byte of the device.
     At(u64),
     /// In a slot of a virtual segment.
@@ -24,8 +26,14 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     pub sequence: u64,
-    pub checksum: u32,
+    /// None where what lies there may be overwritten in its place.
+    pub checksum: Option<u32>,
     pub place: Place,
+}
+
+impl Version {
+    /// What the base has of a block that no version is known of.
+    pub const OF_BASE: Self = Self { sequence: 0, checksum: None, place: Place::Base };
 }
 
 /// What is known of a block.
@@ -35,13 +43,27 @@ pub(super) struct Held {
     /// Another place that is said to hold it.
     pub again: Option<Place>,
     pub older: Option<Version>,
+    /// What the base had before it was first overwritten, by the entry that says so.
+    pub saved: Option<Version>,
 }
 
 impl Held {
-    fn take(&mut self, version: Version) {
+    pub fn of(newest: Version) -> Self {
+        Self { newest, again: None, older: None, saved: None }
+    }
+
+    /// `to_base`: a version in the base may be one that was elsewhere before; else one that has been saved since.
+    fn take(&mut self, version: Version, to_base: bool) {
+        let is_in_base = version.place == Place::Base;
         if version.sequence > self.newest.sequence {
             self.older = Some(std::mem::replace(&mut self.newest, version));
             self.again = None;
+        } else if version.sequence == self.newest.sequence && is_in_base != (self.newest.place == Place::Base)
+        {
+            if is_in_base == to_base {
+                self.newest = version;
+                self.again = None;
+            }
         } else if version.sequence == self.newest.sequence {
             self.again = self.again.or((version.place != self.newest.place).then_some(version.place));
         } else if self.older.is_none_or(|older| older.sequence < version.sequence) {
@@ -60,18 +82,31 @@ pub(super) struct Canvas {
     /// So many ranges are left since they were last made few.
     settled: usize,
     limit: usize,
+    /// Of a version that has two places, the base has it last.
+    to_base: bool,
 }
 
 impl Canvas {
-    pub fn new(part: Range<u64>, limit: usize) -> Self {
-        Self { part, data: BTreeMap::new(), zeroes: Vec::new(), settled: 0, limit }
+    pub fn new(part: Range<u64>, limit: usize, to_base: bool) -> Self {
+        Self { part, data: BTreeMap::new(), zeroes: Vec::new(), settled: 0, limit, to_base }
     }
 
     /// A version of a block.
     pub fn put(&mut self, lba: u64, version: Version) {
         if self.part.contains(&lba) {
-            let new = Held { newest: version, again: None, older: None };
-            self.data.entry(lba).and_modify(|held| held.take(version)).or_insert(new);
+            let to_base = self.to_base;
+            let known = self.data.entry(lba);
+            known.and_modify(|held| held.take(version, to_base)).or_insert(Held::of(version));
+            self.bound();
+        }
+    }
+
+    /// What a block was before it was overwritten in the base; the one that was saved first counts.
+    pub fn put_saved(&mut self, lba: u64, version: Version) {
+        if self.part.contains(&lba) {
+            let held = self.data.entry(lba).or_insert(Held::of(Version::OF_BASE));
+            let is_first = held.saved.is_none_or(|saved| version.sequence < saved.sequence);
+            held.saved = if is_first { Some(version) } else { held.saved };
             self.bound();
         }
     }
@@ -169,7 +204,7 @@ mod tests {
             let is_zero = random.below(3) == 0;
             let end = if is_zero { (lba + 1 + random.below(60)).min(BLOCKS) } else { lba + 1 };
             let place = if is_zero { Place::Zero } else { Place::At(sequence * 4096 + lba) };
-            all.push((lba..end, Version { sequence, checksum: 0, place }));
+            all.push((lba..end, Version { sequence, checksum: Some(0), place }));
         }
         all
     }
@@ -180,7 +215,7 @@ mod tests {
             let all = versions(seed);
             let (mut next, mut parts) = (0, 0);
             while next < BLOCKS {
-                let mut canvas = Canvas::new(next..BLOCKS, limit);
+                let mut canvas = Canvas::new(next..BLOCKS, limit, false);
                 for (blocks, version) in &all {
                     match version.place {
                         Place::Zero => canvas.put_zeroes(blocks.clone(), version.sequence),

@@ -62,7 +62,7 @@ pub(super) async fn emit(
         Emitter { checker, plan, doubtful: options.doubtful, output, report, pending: Vec::new() };
     let mut next = 0;
     while next < plan.volume_blocks {
-        let mut canvas = Canvas::new(next..plan.volume_blocks, limit);
+        let mut canvas = Canvas::new(next..plan.volume_blocks, limit, plan.moves_to_base());
         plan.fill(emitter.checker, &mut canvas).await?;
         canvas.settle();
         emitter.part(&canvas).await?;
@@ -98,12 +98,13 @@ impl Emitter<'_, '_, '_> {
             let data = canvas.next_data(at).filter(|(lba, _)| *lba < end);
             let (zero, zero_end) = canvas.zero_at(at);
             let (hole, hole_end) = self.plan.hole(at);
-            let newest = data.filter(|(lba, _)| *lba == at).map(|(_, held)| held);
-            let newest =
-                newest.filter(|held| held.newest.sequence > zero && held.newest.place != Place::Zero);
+            let newest = data.filter(|(lba, _)| *lba == at).map(|(_, held)| *held);
+            let newest = newest.or(self.plan.is_over_base().then_some(Held::of(Version::OF_BASE)));
+            let is_later = |held: &Held| zero == 0 || held.newest.sequence > zero;
+            let newest = newest.filter(|held| is_later(held) && held.newest.place != Place::Zero);
             if let Some(held) = newest {
-                let is_certain = held.newest.sequence >= hole;
-                self.pending.push(Block { lba: at, held: *held, zero, is_certain });
+                let (held, is_certain) = self.plan.chosen(held, hole);
+                self.pending.push(Block { lba: at, held, zero, is_certain });
                 at += 1;
                 if self.pending.len() >= room {
                     self.read_pending().await?;
@@ -175,7 +176,9 @@ impl Emitter<'_, '_, '_> {
     /// Takes a block, which was read at the first of its places.
     async fn judge(&mut self, block: &Block, places: &[u64], read: Option<&[u8]>) -> Result<()> {
         let Block { lba, held, is_certain, .. } = *block;
-        let checksum = held.newest.checksum;
+        let Some(checksum) = held.newest.checksum else {
+            return self.take_unverified(block, places, read).await;
+        };
         let is_whole = |bytes: &[u8]| crc32c(&[bytes]) == checksum;
         let offset = lba * u64::from(self.report.block_bytes);
         let elsewhere;
@@ -217,6 +220,22 @@ impl Emitter<'_, '_, '_> {
         Ok(())
     }
 
+    /// Takes a block that has no checksum.
+    async fn take_unverified(&mut self, block: &Block, places: &[u64], read: Option<&[u8]>) -> Result<()> {
+        let (status, given) = match read {
+            Some(_) if block.is_certain => (Status::Unverified, Given::Whole),
+            Some(_) if self.doubtful => (Status::Uncertain, Given::Whole),
+            Some(_) => (Status::Uncertain, Given::Zeroes),
+            None if places.is_empty() => (Status::Unknown, Given::Zeroes),
+            None => (Status::Unreadable, Given::Zeroes),
+        };
+        if let Some(bytes) = read.filter(|_| given == Given::Whole) {
+            self.output.put(block.lba * u64::from(self.report.block_bytes), bytes).await?;
+        }
+        self.report.add(block.lba, 1, status, false, given);
+        Ok(())
+    }
+
     /// The block with this checksum at one of these places, and whether all of them could be read.
     async fn find(
         &mut self,
@@ -240,6 +259,9 @@ impl Emitter<'_, '_, '_> {
     async fn older(&mut self, block: &Block) -> Result<(bool, Option<Vec<u8>>)> {
         let Some(Version { sequence, checksum, place }) = block.held.older else {
             return Ok((block.zero > 0, None));
+        };
+        let Some(checksum) = checksum.or((place == Place::Zero).then_some(0)) else {
+            return Ok((false, None));
         };
         if block.zero > sequence || place == Place::Zero {
             return Ok((true, None));

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::journal::{self, AtRoot, HEADER_BYTES, Judged, UNIT};
-use super::super::state::{RowState, RunState, State, count};
+use super::super::names::Names;
+use super::super::objects::Objects;
+use super::super::rows::{RowState, count};
+use super::super::state::{RunState, State};
 use super::super::superblock::Shape;
 use super::super::{Checker, bit, index, is_sealed};
 use crate::error::Result;
@@ -19,6 +22,8 @@ use crate::format::journal::{Change, Opening, Rollback, Row};
 pub(super) struct Known {
     /// Nothing is missing.
     pub is_complete: bool,
+    /// Nor does anything look as if a later record had been there.
+    pub is_sure: bool,
     /// Everything up to this sequence is in the index.
     pub base: u64,
     /// Everything up to here was durable.
@@ -32,7 +37,8 @@ pub(super) struct Known {
     /// As they follow each other.
     pub openings: Vec<Opening>,
     pub rollbacks: Vec<Rollback>,
-    pub names: BTreeMap<Vec<u8>, u64>,
+    pub names: Names,
+    pub objects: Objects,
     /// Where the log lies behind its checkpoint, in bytes of the device.
     pub tail: Vec<Range<u64>>,
     /// The window that the records behind the damage tell of.
@@ -45,7 +51,8 @@ impl Known {
             return Ok(Self::default());
         }
         if let Some(state) = journal::load(checker, shape).await? {
-            return Ok(Self { is_complete: true, ..Self::of(shape, state) });
+            let is_sure = !state.may_go_on;
+            return Ok(Self { is_complete: true, is_sure, ..Self::of(shape, state) });
         }
         let mut roots = Vec::new();
         for place in 0..2 {
@@ -102,14 +109,16 @@ impl Known {
         }
         Self {
             is_complete: false,
+            is_sure: false,
             base: state.checkpoint.sequence.get(),
             watermark: state.watermark,
             window: state.window,
-            names: state.names.of_volume().map(|(name, sequence)| (name.to_vec(), sequence)).collect(),
             rows: state.rows.into_iter().map(|(number, row)| (number, vec![row])).collect(),
             runs: state.runs.into_iter().map(|run| (run, state.window)).collect(),
             openings: state.openings,
             rollbacks: state.rollbacks,
+            names: state.names,
+            objects: state.objects,
             tail,
             told_window: state.window,
         }
@@ -140,22 +149,33 @@ impl Known {
                     self.rollbacks.push(rollback);
                 }
             }
-            Change::Snapshot(snapshot, name, _)
-                if snapshot.branch == 0 && self.names.len() < shape.snapshots_max as usize =>
-            {
-                match snapshot.removed.get() {
-                    0 => drop(self.names.insert(name, snapshot.sequence.get())),
-                    _ => drop(self.names.remove(&name)),
-                }
+            // What does not fit is of no use, and has changed nothing.
+            Change::Snapshot(snapshot, name, group) => {
+                drop(self.names.snapshot(shape, &snapshot, &name, group));
             }
+            Change::SnapshotRemoved(number) => drop(self.names.forget_snapshot(number)),
+            Change::Branch(branch, name) => drop(self.names.branch(shape, &branch, &name, false)),
+            Change::Volume(volume, name) => drop(self.names.volume(shape, &volume, &name, false)),
+            Change::BranchRemoved(number) => drop(self.names.forget_branch(number)),
             _ => {}
         }
+    }
+
+    /// Where the log may go on behind its last batch, which ends here.
+    pub fn tail_ends(&self, end: Option<u64>) -> impl Iterator<Item = u64> {
+        let end = end.or(self.tail.first().map(|range| range.start)).unwrap_or(0);
+        let at = self.tail.iter().position(|range| (range.start..=range.end).contains(&end));
+        let next = at.and_then(|at| self.tail.get(at + 1)).map(|range| range.start);
+        [end].into_iter().chain(next)
     }
 
     /// The blocks of the data area where a slot may lie: segment and block, the likeliest first.
     pub fn places(&self, shape: &Shape, number: u32, slot: u32) -> impl Iterator<Item = (u32, u32)> {
         let rows = self.rows.get(&number).map_or(&[][..], Vec::as_slice);
-        rows.iter().rev().filter_map(move |row| {
+        // What lies in a linear object may not have a row yet.
+        let in_object = self.objects.segment(number).filter(|_| shape.is_object(number));
+        let of_object = in_object.map(|physical| (physical, slot));
+        let of_rows = rows.iter().rev().filter_map(move |row| {
             let block = match &row.present {
                 None => slot,
                 Some(present) if bit(present, slot) => {
@@ -168,7 +188,8 @@ impl Known {
             };
             let (physical, block) = row.place(block, shape.segment_blocks);
             (block < shape.segment_blocks).then_some((physical, block))
-        })
+        });
+        of_object.into_iter().chain(of_rows)
     }
 }
 
@@ -182,7 +203,9 @@ fn helps(change: &Change) -> bool {
             | Change::Window(_)
             | Change::Rollback(_)
             | Change::Snapshot(..)
+            | Change::SnapshotRemoved(_)
             | Change::Branch(..)
+            | Change::Volume(..)
             | Change::BranchRemoved(_)
     )
 }

@@ -3,7 +3,12 @@
 //! It reads by the checker's own reading of `docs/FORMATS.md`: the index as far as its pages are whole, and batches
 //! of the log by their headers. A block's newest version is *certain* where every later change up to the moment is
 //! accounted for: told by a whole page of the index, by the header of its batch, or discarded. Without being told to
-//! take doubtful bytes it hands out certain blocks alone, each with its checksum; all else is zero, and listed.
+//! take doubtful bytes it hands out certain blocks alone; all else is zero, and listed.
+//!
+//! Blocks in the *base* of a copy-on-write or overlay volume have no checksums, and are overwritten in place: one is
+//! taken where the metadata is whole and no version is known that lies elsewhere, and is *unverified*. What the log
+//! said below its checkpoint counts there only as far as the index has it. The same holds for branches, whose numbers
+//! are given anew.
 //!
 //! Order: superblocks, metadata, index ([`plan`]), then part after part of the volume ([`emit`]).
 //!
@@ -13,15 +18,15 @@
 
 mod canvas;
 mod emit;
+mod image;
 mod known;
 mod output;
 mod plan;
 mod scan;
 mod sequences;
 
-use super::reading::Unreadable;
 use super::superblock::{self, Readable};
-use super::{Checker, Finding, Progress, Report};
+use super::{Checker, Finding, Progress};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use output::Output;
@@ -40,7 +45,7 @@ pub enum Moment {
     Newest,
     /// As it was after this sequence of its log.
     Sequence(u64),
-    /// The named snapshot.
+    /// The named snapshot, or what the writable snapshot or further volume of this name is now.
     Snapshot(String),
 }
 
@@ -55,6 +60,8 @@ pub struct SalvageOptions {
     pub doubtful: bool,
     /// The volume's size, where no superblock is left that says it.
     pub size_bytes: Option<u64>,
+    /// The volume had no base beside its log, where no superblock is left that says so.
+    pub no_base: bool,
     /// Where the blocks of a volume without a log begin, where no superblock is left that says it.
     pub direct_offset_bytes: Option<u64>,
     /// Versions in memory at a time; [`VERSIONS_MAX`] unless said otherwise.
@@ -64,8 +71,11 @@ pub struct SalvageOptions {
 /// What a range of blocks is. The names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// It is there, with its checksum if the volume keeps any.
+    /// It is there, with its checksum if the volume keeps any at all.
     Good,
+    /// It lies where it is known to lie, in a base or a linear object, where there are no checksums: what is read there
+    /// may be anything.
+    Unverified,
     /// Never written, or zero since.
     Zero,
     /// A version is whole, and a newer one may have been lost.
@@ -80,13 +90,21 @@ pub enum Status {
 
 impl Status {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Good, Self::Zero, Self::Uncertain, Self::Unreadable, Self::Wrong, Self::Unknown];
+    pub const ALL: [Self; 7] = [
+        Self::Good,
+        Self::Unverified,
+        Self::Zero,
+        Self::Uncertain,
+        Self::Unreadable,
+        Self::Wrong,
+        Self::Unknown,
+    ];
 
     /// The name that programs match.
     pub fn name(self) -> &'static str {
         match self {
             Self::Good => "good",
+            Self::Unverified => "unverified",
             Self::Zero => "zero",
             Self::Uncertain => "uncertain",
             Self::Unreadable => "unreadable",
@@ -95,9 +113,9 @@ impl Status {
         }
     }
 
-    /// Whether the block is what it was at the moment.
+    /// Whether nothing is missing that could say that the block was something else at the moment.
     pub fn is_certain(self) -> bool {
-        matches!(self, Self::Good | Self::Zero)
+        matches!(self, Self::Good | Self::Unverified | Self::Zero)
     }
 }
 
@@ -106,7 +124,7 @@ impl Status {
 pub enum Given {
     /// Zeroes.
     Zeroes,
-    /// The version's bytes, with its checksum if the volume keeps any.
+    /// The version's bytes, with its checksum if it has one.
     Whole,
     /// Bytes that have not their checksum.
     AsFound,
@@ -148,7 +166,7 @@ pub struct SalvageReport {
     pub size_bytes: u64,
     /// Unit of I/O and checksum.
     pub block_bytes: u32,
-    /// The volume keeps a checksum of each block.
+    /// The volume keeps a checksum of each block, but of those in a base.
     pub has_checksums: bool,
     /// The moment; 0 where the volume keeps no order.
     pub sequence: u64,
@@ -159,7 +177,7 @@ pub struct SalvageReport {
     /// The index was not enough: batches were looked for in the whole data area.
     pub scanned: bool,
     /// Blocks by what they are, in the order of [`Status::ALL`].
-    pub blocks: [u64; 6],
+    pub blocks: [u64; 7],
     /// The list, in the order of the volume: at most [`RANGES_MAX`] ranges of lost blocks and as many others.
     pub stretches: Vec<Stretch>,
     /// Ranges that are not in the list.
@@ -177,8 +195,8 @@ impl SalvageReport {
 
     /// Whether all of the image was there, and nothing behind it is missing.
     pub fn is_whole(&self) -> bool {
-        let certain = self.of(Status::Good) + self.of(Status::Zero);
-        certain == self.blocks.iter().sum::<u64>() && self.lost_sequences == 0
+        let missing = Status::ALL.iter().filter(|status| !status.is_certain());
+        missing.map(|status| self.of(*status)).sum::<u64>() == 0 && self.lost_sequences == 0
     }
 
     fn add(&mut self, block: u64, blocks: u64, status: Status, older: bool, given: Given) {
@@ -220,19 +238,34 @@ impl<'a> Salvage<'a> {
     ///
     /// # Errors
     /// `NotSalvaged` where nothing says what it was; `UnknownVersion`, `UnknownFeatures`, `UnknownBackend` where it is
-    /// for another build; `UnknownMoment`, `Expired`, `NoSnapshot`; what the device says, unless it is only places
+    /// for another build; `UnknownMoment`, `Expired`, `NoSnapshot`, `SnapshotBroken`; what the device says, unless it is only places
     /// that it cannot read.
     pub async fn prepare(
         device: &'a Device,
         options: SalvageOptions,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let mut checker =
-            Checker { device, report: Report::default(), unreadable: Unreadable::default(), progress };
+        Self::prepare_on(device, None, options, progress).await
+    }
+
+    /// As [`Salvage::prepare`]; the volume's own blocks, those of a linear volume or of a base, may lie on a device of
+    /// their own.
+    ///
+    /// # Errors
+    /// As [`Salvage::prepare`]; `DeviceMissing`, `WrongDevice` or `InvalidSetting` where the devices are not those of the
+    /// pool.
+    pub async fn prepare_on(
+        device: &'a Device,
+        volume: Option<&'a Device>,
+        options: SalvageOptions,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let mut checker = Checker::new(device, volume, progress);
         let readable = superblock::readable(&mut checker).await?;
         let is_told = options.size_bytes.is_some() || options.direct_offset_bytes.is_some();
-        if is_told && !matches!(readable, Readable::Gone) {
-            let (name, rule) = ("size", "a superblock is left, and says it");
+        if (is_told || options.no_base) && !matches!(readable, Readable::Gone) {
+            let name = if is_told { "size" } else { "no-base" };
+            let rule = "a superblock is left, and says it";
             let value = options.size_bytes.or(options.direct_offset_bytes).unwrap_or(0).to_string();
             return Err(refusal(device, Reason::InvalidSetting { name, value, rule }));
         }

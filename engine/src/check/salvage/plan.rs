@@ -7,17 +7,21 @@ use super::super::index;
 use super::super::log::payload_blocks;
 use super::super::returns::Returns;
 use super::super::superblock::Shape;
-use super::canvas::{Canvas, Place, Version};
+use super::canvas::{Canvas, Held, Place, Version};
+use super::image::{Image, Wanted};
 use super::known::Known;
 use super::scan::{self, Area, Openings};
 use super::sequences::Sequences;
-use super::{Moment, SalvageOptions, refusal};
+use super::{SalvageOptions, refusal};
 use crate::check::{Checker, Code};
 use crate::error::{Reason, Result};
-use crate::format::batch::{KIND_DATA, KIND_DISCARD, KIND_ROLLBACK, KIND_ZERO};
-use crate::format::index_page::ZERO;
+use crate::format::batch::{
+    Batch, BatchEntry, KIND_DATA, KIND_DISCARD, KIND_PLACED, KIND_ROLLBACK, KIND_SAVED, KIND_SAVED_IN_PLACE,
+    KIND_ZERO,
+};
+use crate::format::index_page::{BASE, ZERO};
 use crate::format::journal::Rollback;
-use crate::units::branch_of;
+use crate::units::{address_of, branch_of, lba_of};
 
 /// Everything below belongs to superblocks and roots.
 const HEAD_BYTES: u64 = 1 << 20;
@@ -43,6 +47,13 @@ pub(super) struct Plan {
     /// Durable sequences behind the moment of which nothing tells, unless the moment was asked for.
     pub lost: u64,
     pub is_scanned: bool,
+    image: Image,
+    /// Behind the checkpoint, nothing is missing up to this sequence.
+    reached: u64,
+    /// Where no version of a block is known, what the base has of it is known to be what the image shows.
+    is_base_certain: bool,
+    /// Blocks, by their numbers in the index, of which a run may have entries that cannot be had: apart, in order.
+    not_indexed: Vec<Range<u64>>,
     /// The highest sequence up to the moment of which nothing tells.
     floor: u64,
     /// The same for blocks whose entries in the index are lost: ranges apart, in order.
@@ -77,15 +88,20 @@ impl Plan {
         created_unix_s: u64,
     ) -> Result<Self> {
         let mut known = Known::load(checker, &shape).await?;
-        if options.scan {
-            let Known { watermark, openings, rollbacks, names, .. } = known;
-            known = Known { watermark, openings, rollbacks, names, ..Known::default() };
+        let wanted = Wanted::find(options, &known, &shape);
+        let wanted = wanted.map_err(|reason| refusal(checker.device, reason))?;
+        let by_log = wanted != Wanted::Base;
+        if !by_log {
+            known.runs.clear();
+        } else if options.scan {
+            let Known { watermark, openings, rollbacks, names, objects, .. } = known;
+            known = Known { watermark, openings, rollbacks, names, objects, ..Known::default() };
         }
         let mut lost = Vec::new();
         for at in 0..known.runs.len() {
             lost.push(lost_blocks(checker, &shape, &known, at).await?);
         }
-        let is_scanned = !known.is_complete || lost.iter().any(|lost| !lost.is_empty());
+        let is_scanned = by_log && (!known.is_complete || lost.iter().any(|lost| !lost.is_empty()));
         let mut ranges = if is_scanned { vec![shape.data()] } else { known.tail.clone() };
         let device_bytes = checker.device.geometry().size_bytes;
         let block_bytes = u64::from(shape.block_bytes);
@@ -95,7 +111,7 @@ impl Plan {
         ranges.retain(|range| range.start < range.end);
         let area = Area { shape, is_guessed: false, ranges };
         let created_unix_ns = created_unix_s.saturating_mul(1_000_000_000);
-        Self::finish(checker, options, area, known, lost, is_scanned, created_unix_ns).await
+        Self::finish(checker, wanted, area, known, lost, is_scanned, created_unix_ns).await
     }
 
     /// Of a log of which no superblock is left: its batches say where they lie.
@@ -115,8 +131,15 @@ impl Plan {
         let Some(block_bytes) = found else { return Err(refusal(device, Reason::NotSalvaged { why })) };
         let blocks = size_bytes.map_or(BLOCKS_MAX, |bytes| bytes / u64::from(block_bytes));
         let shape = Shape::guessed(block_bytes, blocks.min(BLOCKS_MAX));
+        let known = Known::default();
+        let wanted = Wanted::find(options, &known, &shape).map_err(|reason| refusal(device, reason))?;
         let area = Area { shape, is_guessed: true, ranges: vec![range] };
-        let mut plan = Self::finish(checker, options, area, Known::default(), Vec::new(), true, 0).await?;
+        let mut plan = Self::finish(checker, wanted, area, known, Vec::new(), true, 0).await?;
+        if !options.no_base {
+            plan.floor = u64::MAX;
+            let text = "nothing says that the volume had no base, so that nothing of it is certain; --no-base says so";
+            checker.found(Code::Superblock, crate::check::Place::default(), text);
+        }
         if size_bytes.is_some() {
             plan.volume_blocks = blocks.min(BLOCKS_MAX);
         } else {
@@ -128,7 +151,7 @@ impl Plan {
 
     async fn finish(
         checker: &mut Checker<'_>,
-        options: &SalvageOptions,
+        wanted: Wanted,
         area: Area,
         known: Known,
         lost: Vec<Vec<Range<u64>>>,
@@ -147,14 +170,15 @@ impl Plan {
         };
         let of_runs = (0..known.runs.len()).map(|at| covers(at).1).max().unwrap_or(0);
         let promised = told.promised.max(known.base).max(known.watermark).max(of_runs);
-        // With a base, what leads from there without a gap is one image; without, the newest of all is taken.
-        let has_base = known.base > 0 || known.is_complete && !options.scan;
+        // With a checkpoint, what leads from there without a gap is one image; without, the newest of all is taken.
+        let has_checkpoint = known.base > 0 || known.is_complete;
         let mut usable: Vec<usize> = (0..known.runs.len()).collect();
+        let is_named = wanted.is_named(&known);
         let (moment, lost_sequences, newest) = loop {
             let mut all = told.batches.clone();
             all.insert(1, known.base);
             usable.iter().map(|at| covers(*at)).for_each(|(first, last)| all.insert(first, last));
-            let mut end = match has_base {
+            let mut end = match has_checkpoint {
                 true => all.last_from(known.base + 1).unwrap_or(known.base).min(promised),
                 false => all.highest_to(promised),
             };
@@ -167,19 +191,13 @@ impl Plan {
                 }
             }
             let newest = promised.max(end);
-            let (moment, lost) = match &options.moment {
-                Moment::Newest => (end, all.missing(end + 1, newest)),
-                Moment::Sequence(sequence) => (*sequence, 0),
-                Moment::Snapshot(name) => match known.names.get(name.as_bytes()) {
-                    Some(sequence) => (*sequence, 0),
-                    None => {
-                        return Err(refusal(checker.device, Reason::NoSnapshot { name: name.clone() }));
-                    }
-                },
+            let (moment, lost) = match wanted {
+                Wanted::Now(_) => (end, all.missing(end + 1, newest)),
+                Wanted::Base => (end, 0),
+                Wanted::Then(moment) => (moment.sequence, 0),
             };
             // A later run need not have what only moments before its window saw.
             let before = usable.len();
-            let is_named = known.names.values().any(|named| *named == moment);
             usable.retain(|at| {
                 let window = known.runs[*at].1;
                 window <= moment || (window <= known.window && is_named)
@@ -188,16 +206,19 @@ impl Plan {
                 break (moment, lost, newest);
             }
         };
-        let is_named = known.names.values().any(|named| *named == moment);
         let (is_kept, earliest) = (moment >= known.window || is_named, known.window);
-        if !is_kept && options.moment != Moment::Newest {
+        if !is_kept && matches!(wanted, Wanted::Then(_)) {
             return Err(refusal(checker.device, Reason::Expired { moment, earliest }));
         }
         if moment > newest {
             return Err(refusal(checker.device, Reason::UnknownMoment { moment, last: newest }));
         }
+        let image = Image::new(wanted, &known, &area.shape, moment);
+        let image = image.map_err(|reason| refusal(checker.device, reason))?;
+        let (headers, tail_end) = (told.batches.highest_to(u64::MAX), told.tail_end);
         let mut reliable = told.batches;
-        returns.discarded_before(moment).for_each(|(first, last)| reliable.insert(first, last));
+        let of_volume = image.of_volume.unwrap_or(0);
+        returns.discarded_before(of_volume).for_each(|(first, last)| reliable.insert(first, last));
         let is_whole = |at: &&usize| lost[**at].is_empty();
         let whole = usable.iter().filter(is_whole).map(|at| covers(*at));
         whole.for_each(|(first, last)| reliable.insert(first, last));
@@ -206,19 +227,46 @@ impl Plan {
             all.insert(1, known.base);
         }
         usable.iter().map(|at| covers(*at)).for_each(|(first, last)| all.insert(first, last));
-        let floor = all.highest_missing(1, moment);
+        let mut behind = reliable.clone();
+        behind.insert(1, known.base);
+        let reached = behind.last_from(1).unwrap_or(0);
+        let floor = match image.needs_index {
+            false => all.highest_missing(1, moment),
+            true if known.is_complete && known.is_sure => behind.highest_missing(1, moment),
+            true => u64::MAX,
+        };
         let holes = lost.iter().enumerate().flat_map(|(at, ranges)| {
             let (first, last) = covers(at);
-            let hole = reliable.highest_missing(first, last.min(moment));
-            ranges.iter().map(move |range| (range.clone(), hole))
+            let hole = match image.needs_index {
+                true => known.base + 1,
+                false => reliable.highest_missing(first, last.min(moment)),
+            };
+            ranges.iter().flat_map(|range| image.blocks(range)).map(move |blocks| (blocks, hole))
         });
         let holes = apart(holes.filter(|(_, hole)| *hole > floor).collect());
+        let not_indexed = apart(lost.iter().flatten().map(|range| (range.clone(), 0)).collect());
+        let not_indexed = not_indexed.into_iter().map(|(range, _)| range).collect();
+        let is_base_certain = match wanted {
+            Wanted::Base => known.is_sure || !area.shape.goes_back,
+            // The next overwrite of a block may be among what is missing.
+            _ if area.shape.saves => {
+                let is_read = known.tail_ends(tail_end).all(|at| checker.unreadable.end_at(at).is_none());
+                is_read && headers.max(promised) <= reached
+            }
+            // What is written in place has no sequence: it is not known to be older than what is missing.
+            Wanted::Now(0) => lost_sequences == 0,
+            _ => true,
+        };
+        let floor = if wanted == Wanted::Base { 0 } else { floor };
         let says_all = |at: usize| {
             let (run, (first, last)) = (known.runs[at].0.run.run.get(), covers(at));
             SaysAll { run, first, last, lost: lost[at].clone() }
         };
         let says_all = usable.iter().map(|at| says_all(*at)).collect();
-        let volume_blocks = if area.is_guessed { told.end_block } else { area.shape.volume_blocks };
+        let volume_blocks = match area.is_guessed {
+            true => told.end_block,
+            false => known.names.blocks_of(&area.shape, wanted.branch()),
+        };
         Ok(Self {
             area,
             openings,
@@ -229,6 +277,10 @@ impl Plan {
             newest,
             lost: lost_sequences,
             is_scanned,
+            image,
+            reached,
+            is_base_certain,
+            not_indexed,
             floor,
             holes,
             says_all,
@@ -252,29 +304,34 @@ impl Plan {
         newer.any(|one| one.tells_of(lba, sequence))
     }
 
-    /// Every version that the moment sees.
+    /// Every version that the image sees.
     pub async fn fill(&self, checker: &mut Checker<'_>, canvas: &mut Canvas) -> Result<()> {
-        let is_seen = |sequence| self.returns.is_seen(sequence, self.moment);
+        if self.image.levels.is_empty() {
+            return Ok(());
+        }
+        let shape = &self.area.shape;
         for (run, _) in &self.known.runs {
-            index::visit(checker, &self.area.shape, run, &mut |_, entries| {
+            index::visit(checker, shape, run, &mut |_, entries| {
                 for entry in entries.into_iter().flatten() {
-                    let (sequence, checksum) = (entry.sequence.get(), entry.checksum.get());
-                    if branch_of(entry.lba.get()) != 0
-                        || !is_seen(sequence)
-                        || self.is_replaced(entry.lba.get(), sequence, Some(run.run.run.get()))
+                    let (address, sequence) = (entry.lba.get(), entry.sequence.get());
+                    if !self.image.sees(&self.returns, branch_of(address), sequence)
+                        || self.is_replaced(address, sequence, Some(run.run.run.get()))
                     {
                         continue;
                     }
                     let place = match entry.virtual_segment.get() {
                         ZERO => Place::Zero,
+                        BASE => Place::Base,
                         number => Place::Slot(number, entry.slot.get()),
                     };
-                    canvas.put(entry.lba.get(), Version { sequence, checksum, place });
+                    let may_be_overwritten = shape.overlays && shape.is_object(entry.virtual_segment.get());
+                    let has_checksum = place != Place::Base && !may_be_overwritten;
+                    let checksum = has_checksum.then_some(entry.checksum.get());
+                    canvas.put(lba_of(address), Version { sequence, checksum, place });
                 }
             })
             .await?;
         }
-        let block_bytes = u64::from(self.area.shape.block_bytes);
         self.area
             .visit(checker, &mut |batch, address| {
                 if !self.openings.counts(&batch.header) {
@@ -282,29 +339,111 @@ impl Plan {
                 }
                 let mut payload = 0;
                 for (sequence, entry) in (batch.header.first_sequence.get()..).zip(&batch.entries) {
-                    let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
                     let first = payload;
                     payload += payload_blocks(entry);
-                    match entry.kind.get() {
-                        _ if entry.branch != 0 || !is_seen(sequence) => {}
-                        KIND_ZERO | KIND_DISCARD => canvas.put_zeroes(lba..lba + blocks, sequence),
-                        KIND_DATA => {
-                            for (lba, at) in (lba..).zip(first..payload) {
-                                let address = address
-                                    + u64::from(batch.header.header_bytes.get())
-                                    + at as u64 * block_bytes;
-                                let place = Place::At(address);
-                                if self.is_replaced(lba, sequence, None) {
-                                    continue;
-                                }
-                                canvas.put(lba, Version { sequence, checksum: batch.checksums[at], place });
-                            }
-                        }
-                        _ => {}
-                    }
+                    self.put(canvas, batch, address, (sequence, entry, first));
                 }
             })
             .await
+    }
+
+    /// What an entry of a batch at an address says; its blocks begin with this one of the payload.
+    fn put(
+        &self,
+        canvas: &mut Canvas,
+        batch: &Batch,
+        address: u64,
+        (sequence, entry, payload): (u64, &BatchEntry, usize),
+    ) {
+        let (lba, blocks) = (entry.lba.get(), u64::from(entry.blocks.get()));
+        let block_bytes = u64::from(self.area.shape.block_bytes);
+        let of_payload = |at: usize| {
+            let from = address + u64::from(batch.header.header_bytes.get());
+            (Some(batch.checksums[at]), Place::At(from + at as u64 * block_bytes))
+        };
+        let in_place = |at: u64| {
+            let place = entry.place(self.area.shape.segment_blocks);
+            place.map(|(number, slot)| Place::Slot(number, slot + at as u32))
+        };
+        let is_seen = self.image.sees(&self.returns, entry.branch.get(), sequence);
+        let is_saved = entry.branch == 0 && self.image.of_volume.is_some_and(|moment| sequence > moment);
+        let ranges = self.not_told_by_index(entry.address(), blocks, sequence);
+        match entry.kind.get() {
+            KIND_ZERO | KIND_DISCARD if is_seen => {
+                ranges.for_each(|blocks| canvas.put_zeroes(blocks, sequence));
+            }
+            KIND_DATA if is_seen => {
+                for lba_at in ranges.flatten() {
+                    let (checksum, place) = of_payload(payload + (lba_at - lba) as usize);
+                    let number = address_of(entry.branch.get(), lba_at);
+                    if !self.is_replaced(number, sequence, None) {
+                        canvas.put(lba_at, Version { sequence, checksum, place });
+                    }
+                }
+            }
+            KIND_PLACED if is_seen => {
+                for lba_at in ranges.flatten() {
+                    if let Some(place) = in_place(lba_at - lba) {
+                        canvas.put(lba_at, Version { sequence, checksum: None, place });
+                    }
+                }
+            }
+            KIND_SAVED if is_saved => {
+                for lba_at in ranges.flatten() {
+                    let (checksum, place) = of_payload(payload + (lba_at - lba) as usize);
+                    canvas.put_saved(lba_at, Version { sequence, checksum, place });
+                }
+            }
+            KIND_SAVED_IN_PLACE if is_saved => {
+                for lba_at in ranges.flatten() {
+                    if let Some(place) = in_place(0) {
+                        let checksum = Some(entry.checksum_in_place());
+                        canvas.put_saved(lba_at, Version { sequence, checksum, place });
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The blocks of a range, given by its number in the index, of which a batch has anything to say: what the index
+    /// covers and a batch alone would know is out of date where blocks are overwritten in their places.
+    fn not_told_by_index(
+        &self,
+        address: u64,
+        blocks: u64,
+        sequence: u64,
+    ) -> impl Iterator<Item = Range<u64>> {
+        let is_told = self.image.needs_index && self.known.is_complete && sequence <= self.known.base;
+        let all = (!is_told).then_some(address..address + blocks);
+        let first = self.not_indexed.partition_point(|range| range.end <= address);
+        let lost = self.not_indexed[first..].iter().filter(move |_| is_told);
+        let lost = lost.take_while(move |range| range.start < address + blocks);
+        let lost = lost.map(move |range| range.start.max(address)..range.end.min(address + blocks));
+        all.into_iter().chain(lost).map(|range| {
+            let first = lba_of(range.start);
+            first..first + (range.end - range.start)
+        })
+    }
+
+    /// What is taken of what is known of a block, and whether that is certain. `hole`: as [`Plan::hole`] says.
+    pub fn chosen(&self, held: Held, hole: u64) -> (Held, bool) {
+        let is_newest = held.newest.sequence >= hole;
+        match held.saved.filter(|_| held.newest.place == Place::Base) {
+            Some(saved) => (Held::of(saved), is_newest && saved.sequence <= self.reached),
+            None if held.newest.place == Place::Base => (held, is_newest && self.is_base_certain),
+            None => (held, is_newest),
+        }
+    }
+
+    /// Whether the base has what no version is known of.
+    pub fn is_over_base(&self) -> bool {
+        self.image.over_base
+    }
+
+    /// Whether what a version was before it came to the base lies elsewhere too.
+    pub fn moves_to_base(&self) -> bool {
+        self.area.shape.overlays
     }
 
     /// Where on the device a version of a block may lie.
@@ -317,6 +456,7 @@ impl Plan {
         };
         match place {
             Place::Zero => return,
+            Place::Base => return add(shape.in_base(lba)),
             Place::At(address) => add(address),
             Place::Slot(number, slot) => {
                 self.known
@@ -413,6 +553,8 @@ struct Told {
     rollbacks: BTreeMap<u64, Rollback>,
     /// Behind the last block that was ever changed.
     end_block: u64,
+    /// Where the batch with the highest sequences ends, if there is one.
+    tail_end: Option<u64>,
 }
 
 impl Told {
@@ -423,6 +565,7 @@ impl Told {
             beyond: BTreeMap::new(),
             rollbacks: BTreeMap::new(),
             end_block: 0,
+            tail_end: None,
         };
         area.visit(checker, &mut |batch, address| {
             if openings.counts(&batch.header) {
@@ -433,9 +576,12 @@ impl Told {
         Ok(told)
     }
 
-    fn take(&mut self, batch: &crate::format::batch::Batch, address: u64) {
+    fn take(&mut self, batch: &Batch, address: u64) {
         let first = batch.header.first_sequence.get();
         let last = first + batch.entries.len() as u64 - 1;
+        if self.batches.highest_to(u64::MAX) <= last {
+            self.tail_end = Some(address + batch.header.total_bytes());
+        }
         self.batches.insert(first, last);
         self.promised = self.promised.max(batch.header.durable_through.get());
         if last > self.promised {

@@ -3,12 +3,16 @@
 //! The segments stay where they are and get more behind them; metadata with room for all of these is written to
 //! places where the pool as it is has nothing. Until a superblock names them, nothing has happened.
 //!
+//! The segments of a volume's own device are numbered behind those of the pool, so that their numbers go up by as many as
+//! the pool gets; nothing else knows them, and that device is not written.
+//!
 //! Invariants: nothing that the present superblock names is written to; damage is refused, not copied.
 
-use super::open::empty_state;
+use super::open::{empty_state, geometry};
 use crate::device::{Cause, Device, Io};
 use crate::error::{Error, Reason, Result};
 use crate::format::index_page::{self, PAGE_BYTES};
+use crate::format::journal::Change;
 use crate::format::superblock::{Area, Superblock};
 use crate::pool::journal::Journal;
 use crate::pool::layout::{self, Layout};
@@ -34,7 +38,12 @@ pub async fn grow(device: &Device, pool: &Superblock) -> Result<Superblock> {
     let (from, to) = (layout::metadata_places(pool), layout::metadata_places(&grown));
     let failed = FailureFlag::default();
     let journal = Journal::load(device, pool.pool_id, from.journal, empty_state(pool), failed).await?;
-    let state = empty_state(&grown).with_changes(&journal.state().changes());
+    let mut changes = journal.state().changes();
+    if pool.home_bytes.get() > 0 {
+        let segments = |of: &Superblock| geometry(of).segments;
+        renumber(&mut changes, segments(pool), segments(&grown) - segments(pool));
+    }
+    let state = empty_state(&grown).with_changes(&changes);
     let Some(state) = state else {
         return Err(Error::new("grow", Reason::MetadataDamaged).on(device.name()));
     };
@@ -44,6 +53,17 @@ pub async fn grow(device: &Device, pool: &Superblock) -> Result<Superblock> {
     // Flushes the pages before the root that names them, and then the root.
     Journal::format(device, pool.pool_id, to.journal, state).await?;
     Ok(grown)
+}
+
+/// Segments from `first` on have higher numbers from now on.
+fn renumber(changes: &mut [Change], first: u32, more: u32) {
+    for change in changes {
+        if let Change::Row(row, ..) = change
+            && row.physical >= first
+        {
+            row.physical += more;
+        }
+    }
 }
 
 /// Copies the pages of a run to the same places of another area.

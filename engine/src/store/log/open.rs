@@ -124,7 +124,7 @@ pub(super) fn empty_state(superblock: &Superblock) -> Metadata {
         .with_room_for(layout::snapshots_max(superblock))
 }
 
-fn geometry(superblock: &Superblock) -> Geometry {
+pub(super) fn geometry(superblock: &Superblock) -> Geometry {
     let block_bytes = superblock.block_bytes.get();
     let segment_bytes = superblock.segment_bytes.get().max(block_bytes);
     Geometry {
