@@ -315,8 +315,11 @@ pub fn apart(backend: Backend, of_pool: bool) -> Made {
         ..CreateOptions::new(backend)
     };
     runtime.block_on(async {
-        let devices =
-            Devices { pool: open(&pool, &context).await, volume: Some(open(&volume, &context).await) };
+        let devices = Devices {
+            pool: open(&pool, &context).await,
+            volume: Some(open(&volume, &context).await),
+            objects: None,
+        };
         Volume::create_on(&devices, options).await.unwrap();
         let opened = Volume::open(devices, OpenMode::ReadWrite).await.unwrap();
         let mut random = Random::from_seed(7);
