@@ -21,6 +21,7 @@ fn all() -> Vec<Made> {
         made::cow(linear),
         made::overlay(mapped),
         made::overlay(linear),
+        made::logged_cow(),
         made::restoring(),
         made::several(),
     ]
@@ -65,7 +66,7 @@ fn every_image_of_a_whole_pool_is_copied() {
                 Backend::Cow if is_now && made.name == "cow" => {
                     assert_eq!(report.of(Status::Unverified), 64, "{report:?}");
                 }
-                Backend::Cow | Backend::Overlay => {
+                Backend::Cow | Backend::Overlay | Backend::LoggedCow => {
                     assert!(report.of(Status::Unverified) > 0, "{options:?}: {report:?}");
                 }
                 _ => assert_eq!(report.of(Status::Unverified), 0, "{report:?}"),

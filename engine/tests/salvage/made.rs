@@ -488,6 +488,19 @@ pub fn overlay(objects: ObjectKind) -> Made {
     made
 }
 
+/// What the log held has been brought to the base, twice, and what snapshots saw there was copied before.
+pub fn logged_cow() -> Made {
+    let mut made = Made::new("logged-cow", 10 << 20, based(Backend::LoggedCow, ObjectKind::Mapped));
+    made.session(true, async |made, volume| {
+        made.work(volume, 40).await;
+        volume.apply(None).await.unwrap();
+        grown(made, volume).await;
+        volume.apply(None).await.unwrap();
+    });
+    made.session(false, goes_on);
+    made
+}
+
 /// The last thing that its journal tells is a fold, and what has been folded is overwritten since.
 pub fn folded() -> Made {
     let mut made = Made::new("folded", 10 << 20, based(Backend::Overlay, ObjectKind::Mapped));
