@@ -190,7 +190,7 @@ fn linear_objects_on_a_device_of_their_own() {
         icecore(&["inspect", &objects.path]).refused(64, "it is the objects device");
         icecore(&["check", &log.path]).refused(4, "does not cover");
         icecore(&["check", &objects.path]).refused(4, "does not cover");
-        icecore(&["grow", &log.path]).refused(64, "two devices or more");
+        icecore(&["grow", &log.path]).refused(64, "lie on a device of their own");
         icecore(&["salvage", &log.path, "--out", "/nowhere"]).refused(4, "cannot be salvaged");
 
         // Lost: what lies there is refused, and nothing else is shown in its place.
