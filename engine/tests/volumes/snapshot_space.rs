@@ -213,7 +213,7 @@ async fn fill(volume: &Volume, expected: &mut [u8], rounds: u64) -> Option<Reaso
 
 #[test]
 fn a_full_pool_loses_nothing_and_works_again_when_snapshots_are_deleted_or_broken() {
-    for backend in [Backend::Log, Backend::Cow, Backend::Overlay] {
+    for backend in [Backend::Log, Backend::Cow, Backend::Overlay, Backend::LoggedCow] {
         for when_full in [WhenFull::Refuse, WhenFull::BreakSnapshots] {
             let size_bytes = Some(128 * BLOCK);
             let rig = Rig::new(5, 8 * MIB, CreateOptions { size_bytes, when_full, ..small(backend) });

@@ -47,6 +47,8 @@ pub(super) struct Bringing {
     failed: RefCell<Option<Error>>,
     /// Rounds that have ended.
     changed: Signal,
+    /// Copies are being written, and may wait for room in the log.
+    is_copying: Cell<bool>,
     /// No round begins any more.
     is_closed: Cell<bool>,
     /// Bytes of the log when the last round began.
@@ -61,6 +63,7 @@ impl Bringing {
             wanted: Cell::new(0),
             failed: RefCell::default(),
             changed: Signal::new(context),
+            is_copying: Cell::new(false),
             is_closed: Cell::new(false),
             log_bytes: Cell::new(0),
         }
@@ -145,11 +148,14 @@ impl Core {
         self.bringing().is_some_and(|bringing| bringing.is_closed.get())
     }
 
-    /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay.
+    /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay. It does not while these
+    /// wait for room themselves.
     pub(super) fn has_to_bring(&self) -> bool {
         self.bringing().is_some_and(|bringing| {
             let is_behind = bringing.applied.get() < self.sequence();
-            bringing.options.automatic && bringing.failed.borrow().is_none() && is_behind
+            let is_stuck =
+                bringing.failed.borrow().is_some() || (bringing.is_copying.get() && self.is_short());
+            bringing.options.automatic && is_behind && !is_stuck
         })
     }
 
@@ -264,7 +270,11 @@ impl Core {
             }
             is_news |= !seen.is_empty();
             let copying: Vec<_> = seen.iter().map(|blocks| self.copy(blocks)).collect();
-            for (copied, blocks) in join_all(copying).await.into_iter().zip(seen) {
+            let is_copying = |is| moving.bringing.iter().for_each(|bringing| bringing.is_copying.set(is));
+            is_copying(true);
+            let copied = join_all(copying).await;
+            is_copying(false);
+            for (copied, blocks) in copied.into_iter().zip(seen) {
                 let missed: Vec<_> =
                     blocks.into_iter().filter(|(lba, _)| !self.contents.take_copied(*lba)).collect();
                 match copied {
