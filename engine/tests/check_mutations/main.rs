@@ -70,6 +70,7 @@ fn is_refusal(error: &Error) -> bool {
     matches!(
         error.reason(),
         Reason::NoSuperblock
+            | Reason::NotChecked { .. }
             | Reason::UnknownVersion { .. }
             | Reason::UnknownFeatures { .. }
             | Reason::UnknownBackend { .. }
@@ -190,6 +191,7 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         (volumes::linear(), "linear"),
         (volumes::with_base(Backend::Cow), "cow"),
         (volumes::with_base(Backend::Overlay), "overlay"),
+        (volumes::with_base(Backend::LoggedCow), "logged-cow"),
         (volumes::with_objects(Backend::Cow), "cow"),
         (volumes::with_objects(Backend::Overlay), "overlay"),
     ];

@@ -58,7 +58,7 @@ async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
         let (first, count) = (random.below(blocks - 2), 1 + random.below(2));
         let durability = if round % 8 == 0 { Durability::Durable } else { Durability::OnFlush };
         write(volume, random, first, count, durability).await;
-        if volume.info().backend == Backend::Linear && round % 50 == 49 {
+        if matches!(volume.info().backend, Backend::Linear | Backend::LoggedCow) && round % 50 == 49 {
             volume.apply(None).await.unwrap();
         }
         if volume.info().backend.has_base() && round.is_multiple_of(20) {
