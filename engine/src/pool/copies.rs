@@ -19,16 +19,11 @@ use crate::format::index_page::{IndexDeath, IndexEntry};
 struct Copy {
     /// When it died; where it lies is not known yet.
     death: IndexDeath,
-    checked: Checked,
+    /// The newest version of the block, and what the index had counted, when it was looked at.
+    now: Version,
+    changes: u64,
     /// The versions of the block since, oldest first.
     later: Vec<IndexEntry>,
-}
-
-/// What must not have changed since it was looked at.
-#[derive(Debug, PartialEq, Eq)]
-struct Checked {
-    now: Option<Version>,
-    changes: u64,
 }
 
 /// What is being copied, by block.
@@ -63,8 +58,7 @@ impl Contents {
         if !self.is_pinned_until(&death) {
             return Ok(false);
         }
-        let copy = Copy { death, checked: Checked { now: Some(now), changes }, later };
-        self.copies.borrow_mut().expected.insert(lba, copy);
+        self.copies.borrow_mut().expected.insert(lba, Copy { death, now, changes, later });
         Ok(true)
     }
 
@@ -78,8 +72,10 @@ impl Contents {
     /// A copy has been written. One that nobody expects is of before a crash, and its slot is free.
     pub(super) fn take_in_copy(&self, lba: u64, place: (u32, u32), checksum: u32) {
         let expected = self.copies.borrow_mut().expected.remove(&lba);
-        let checked = || Checked { now: self.index().current_now(lba), changes: self.index().changes() };
-        let Some(copy) = expected.filter(|copy| copy.checked == checked()) else {
+        let index = self.index();
+        let is_as_it_was =
+            |copy: &Copy| index.changes() == copy.changes && index.current_now(lba) == Some(copy.now);
+        let Some(copy) = expected.filter(is_as_it_was) else {
             self.kill(place);
             return;
         };
@@ -93,7 +89,7 @@ impl Contents {
         }
         self.touch(place.0);
         let (birth, (virtual_segment, slot)) = (copy.death.birth.get(), place);
-        self.index().note_copied(lba, Version { birth, virtual_segment, slot, checksum }, &copy.later);
-        self.index().note_death(IndexDeath::new(0, birth, copy.death.death.get(), place));
+        index.note_copied(lba, Version { birth, virtual_segment, slot, checksum }, &copy.later);
+        index.note_death(IndexDeath::new(0, birth, copy.death.death.get(), place));
     }
 }

@@ -23,7 +23,13 @@ pub(crate) struct LoggedCow {
 
 impl LoggedCow {
     pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let (more, reserved) = match self.log.room_for(offset, buf.len() as u64).await {
+        if !self.log.has_limit() {
+            let blocks = buf.len() as u64 / self.log.block_bytes();
+            let done = self.log.write(offset, buf, io).await;
+            self.log.slow_down(blocks).await;
+            return done;
+        }
+        let (more, reserved) = match Box::pin(self.log.room_for(offset, buf.len() as u64)).await {
             Ok((pieces, reserved)) => (pieces.iter().map(|piece| piece.more_blocks).sum(), reserved),
             Err(error) => return (Err(error), buf),
         };

@@ -370,10 +370,8 @@ fn shape(
             {
                 return too_small(device, area, volume_bytes, segment);
             }
-            if options.objects == ObjectKind::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
-                return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
-            }
-            if options.backend == Backend::Linear && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
+            let has_extents = options.backend == Backend::Linear || options.objects == ObjectKind::Linear;
+            if has_extents && volume_bytes.div_ceil(segment) > EXTENTS_MAX {
                 return wrong("size", volume_bytes, "at most 2147483647 segments are possible");
             }
             (layout, volume_bytes, segment_bytes)
@@ -408,16 +406,8 @@ fn plan(
     let device_bytes = device.geometry().size_bytes;
     let logical = devices.all().map(|device| device.geometry().logical_block_bytes).max().unwrap_or(0);
     let apart = (devices.volume.as_ref(), devices.objects.as_ref());
-    let Shape {
-        layout,
-        volume_bytes,
-        block_bytes,
-        segment_bytes,
-        checkpoint_bytes,
-        snapshots_max,
-        home,
-        objects,
-    } = shape(device_bytes, logical, apart, options)?;
+    let shape = shape(device_bytes, logical, apart, options)?;
+    let (home, objects) = (shape.home, shape.objects);
     let device_id = random_id(device);
     let mut record = Superblock::empty();
     record.generation = 1.into();
@@ -426,7 +416,7 @@ fn plan(
     record.backend = options.backend.number().into();
     record.state = STATE_CLOSED.into();
     record.device_bytes = device_bytes.into();
-    record.volume_bytes = volume_bytes.into();
+    record.volume_bytes = shape.volume_bytes.into();
     let flag = |flag, is_set| if is_set { flag } else { 0 };
     let breaks = flag(VOLUME_BREAKS_SNAPSHOTS, options.when_full == WhenFull::BreakSnapshots);
     record.volume_flags =
@@ -436,24 +426,24 @@ fn plan(
         let base = if options.backend.has_base() { FEATURE_BASE } else { 0 };
         let objects = if options.objects == ObjectKind::Linear { FEATURE_OBJECTS } else { 0 };
         record.features_incompatible = (FEATURE_LOG | base | objects).into();
-        if snapshots_max > SNAPSHOTS_MIN {
+        if shape.snapshots_max > SNAPSHOTS_MIN {
             record.features_incompatible |= FEATURE_MANY_SNAPSHOTS;
-            record.snapshots_max = snapshots_max.into();
+            record.snapshots_max = shape.snapshots_max.into();
         }
-        record.segment_bytes = segment_bytes.into();
-        record.checkpoint_bytes = checkpoint_bytes.into();
+        record.segment_bytes = shape.segment_bytes.into();
+        record.checkpoint_bytes = shape.checkpoint_bytes.into();
         record.retention_bytes = options.retention_bytes.into();
         record.retention_age_s = options.retention_age_s.into();
     }
-    record.block_bytes = block_bytes.into();
+    record.block_bytes = shape.block_bytes.into();
     record.region_bytes = options.region_bytes.into();
     record.epoch = 1.into();
     record.created_unix_s = options.created_unix_s.into();
-    record.roots = layout.roots;
-    record.metadata = layout.metadata;
-    record.checksums = layout.checksums;
-    record.data = layout.data;
-    record.base = layout.base;
+    record.roots = shape.layout.roots;
+    record.metadata = shape.layout.metadata;
+    record.checksums = shape.layout.checksums;
+    record.data = shape.layout.data;
+    record.base = shape.layout.base;
     let plays =
         |role: u32, device_id| RoleEntry { role: role.into(), flags: 0.into(), device_id, reserved: [0; 8] };
     record.device_id = device_id;
@@ -473,7 +463,7 @@ fn plan(
     record.roles[..parts.len()].copy_from_slice(&parts);
     let nothing = Area::default();
     let (data, base) = match (home, options.backend.has_base()) {
-        (Some(area), true) => (nothing, Area::new(area.offset.get(), volume_bytes)),
+        (Some(area), true) => (nothing, Area::new(area.offset.get(), shape.volume_bytes)),
         (Some(area), false) => (area, nothing),
         (None, _) => (nothing, nothing),
     };

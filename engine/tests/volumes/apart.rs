@@ -12,7 +12,10 @@ use icecore::runtime::{OperationKind, Runtime};
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Devices, OpenMode, OpenOptions, Volume, format_id};
 
-use crate::vlog::{BLOCK, MIB, WRITES, cut_at_each_request, letters, run_until, small, write};
+use crate::vlog::{
+    BLOCK, MIB, PREFIXES, WRITES, current, cut_at_each_request, letters, run_until, shown, small, write,
+    write_base,
+};
 
 /// A volume of 2 MiB.
 pub fn options(backend: Backend) -> CreateOptions {
@@ -160,6 +163,32 @@ impl Rig {
     pub async fn run_until<T>(&self, requests: u64, work: impl Future<Output = T>) -> bool {
         run_until(self.runtime.context(), || self.requests(), requests, work).await
     }
+}
+
+/// The base, T0, W1 to W3, T1, W4 to W6.
+pub async fn v_3a(rig: &Rig) -> Volume {
+    let volume = rig.open().await;
+    write_base(&volume).await;
+    volume.create_snapshot("T0").await.unwrap();
+    write_some(&volume, 1..=3).await;
+    volume.create_snapshot("T1").await.unwrap();
+    write_some(&volume, 4..=6).await;
+    volume
+}
+
+/// What that shows, and shows again when the power of all devices has been cut.
+pub async fn v_3a_is_shown(rig: &Rig, mut volume: Volume) -> Volume {
+    for cut in [false, true] {
+        if cut {
+            drop(volume);
+            rig.cut_power();
+            volume = rig.open().await;
+        }
+        assert_eq!(current(&volume).await, PREFIXES[6]);
+        assert_eq!(shown(&volume, "T0").await.unwrap(), PREFIXES[0]);
+        assert_eq!(shown(&volume, "T1").await.unwrap(), PREFIXES[3]);
+    }
+    volume
 }
 
 /// Some of W1 to W6.

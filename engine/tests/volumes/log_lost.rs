@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use crate::apart::{Rig, options, write_some};
+use crate::apart::{Rig, options, v_3a};
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::{Error, Kind, Reason};
 use icecore::format::superblock::{
@@ -16,24 +16,13 @@ use icecore::store::log::ImageOptions;
 use icecore::units::Seq;
 use icecore::volume::{BaseImage, CreateOptions, Initialise, OpenMode, Volume};
 
-use crate::vlog::{MIB, PREFIXES, current, cut_at_each_request, shown, write, write_base};
+use crate::vlog::{MIB, PREFIXES, current, cut_at_each_request, shown, write};
 
 const T0: &str = PREFIXES[0];
 const T1: &str = PREFIXES[3];
 const T2: &str = PREFIXES[6];
 const NOW: BaseImage = BaseImage::Current(OpenMode::ReadOnly);
 const GIVING_UP: BaseImage = BaseImage::Current(OpenMode::ReadWriteAcceptingLoss);
-
-/// The base, T0, W1 to W3, T1, W4 to W6.
-async fn v_3a(rig: &Rig) -> Volume {
-    let volume = rig.open().await;
-    write_base(&volume).await;
-    volume.create_snapshot("T0").await.unwrap();
-    write_some(&volume, 1..=3).await;
-    volume.create_snapshot("T1").await.unwrap();
-    write_some(&volume, 4..=6).await;
-    volume
-}
 
 async fn alone(rig: &Rig, image: BaseImage) -> Result<Volume, Error> {
     Volume::open_base(&rig.device(&rig.volume), image).await

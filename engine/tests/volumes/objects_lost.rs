@@ -7,7 +7,7 @@ use icecore::store::Backend;
 use icecore::units::ByteOffset;
 use icecore::volume::{BaseImage, Devices, OpenMode, OpenOptions, Volume};
 
-use crate::apart::{Rig, id_of, write_some};
+use crate::apart::{Rig, id_of, v_3a, write_some};
 use crate::vlog::{BLOCK, MIB, PREFIXES, current, shown, write, write_base};
 
 const T0: &str = PREFIXES[0];
@@ -18,14 +18,9 @@ fn without_objects() -> OpenOptions {
     OpenOptions { without_objects: true, ..OpenOptions::default() }
 }
 
-/// The base, T0, W1 to W3, T1, W4 to W6; then the power goes. The identity of the objects' device.
-async fn v_3a(rig: &Rig) -> String {
-    let volume = rig.open().await;
-    write_base(&volume).await;
-    volume.create_snapshot("T0").await.unwrap();
-    write_some(&volume, 1..=3).await;
-    volume.create_snapshot("T1").await.unwrap();
-    write_some(&volume, 4..=6).await;
+/// V-3A; then the power goes. The identity of the objects' device.
+async fn v_3a_and_cut(rig: &Rig) -> String {
+    let volume = v_3a(rig).await;
     let id = id_of(&volume, "objects");
     drop(volume);
     rig.cut_power();
@@ -85,7 +80,7 @@ fn what_overlays_hold_is_refused_and_everything_else_is_right() {
     for base_in_pool in [false, true] {
         let rig = Rig::with_objects(1, Backend::Overlay, base_in_pool);
         rig.runtime.block_on(async {
-            let id = v_3a(&rig).await;
+            let id = v_3a_and_cut(&rig).await;
             let hashes = || rig.disks().map(|disk| disk.hash()).collect::<Vec<_>>();
             let before = hashes();
             assert_eq!(seen(&rig, &id).await, ["XbXXeXgh", T0, "XbcXefgh"]);
@@ -130,7 +125,7 @@ fn what_overlays_hold_is_refused_and_everything_else_is_right() {
 fn what_was_folded_before_is_not_lost() {
     let rig = Rig::with_objects(2, Backend::Overlay, false);
     rig.runtime.block_on(async {
-        let id = v_3a(&rig).await;
+        let id = v_3a_and_cut(&rig).await;
         let volume = rig.open().await;
         volume.delete_snapshot("T0").await.unwrap();
         volume.fold(Some("T1")).await.unwrap();
@@ -177,7 +172,7 @@ fn each_write_of_v_2_takes_its_region_with_it() {
 fn what_the_log_holds_is_read() {
     let rig = Rig::with_objects(4, Backend::Overlay, false);
     rig.runtime.block_on(async {
-        let id = v_3a(&rig).await;
+        let id = v_3a_and_cut(&rig).await;
         let volume = rig.open().await;
         volume.clone_snapshot("T1", "W").await.unwrap();
         let branch = volume.open_writable("W").await.unwrap();
@@ -204,7 +199,7 @@ fn nothing_that_is_shown_without_the_device_is_anything_else_than_with_it() {
     for cut_at in 0.. {
         let rig = Rig::with_objects(5, Backend::Overlay, false);
         let ended = rig.runtime.block_on(async {
-            let id = v_3a(&rig).await;
+            let id = v_3a_and_cut(&rig).await;
             let volume = rig.open().await;
             let work = async {
                 volume.delete_snapshot("T0").await.unwrap();
@@ -255,7 +250,7 @@ fn a_build_that_falls_back_to_the_base_is_told() {
     use icecore::mutation::{Mutation, switch};
     let rig = Rig::with_objects(1, Backend::Overlay, false);
     rig.runtime.block_on(async {
-        let id = v_3a(&rig).await;
+        let id = v_3a_and_cut(&rig).await;
         switch(Some(Mutation::LostShownAsBase));
         let found = seen(&rig, &id).await;
         switch(None);
@@ -269,7 +264,7 @@ fn copy_on_write_is_current_without_its_objects_and_its_snapshots_are_broken() {
     for base_in_pool in [false, true] {
         let rig = Rig::with_objects(6, Backend::Cow, base_in_pool);
         rig.runtime.block_on(async {
-            let id = v_3a(&rig).await;
+            let id = v_3a_and_cut(&rig).await;
             let hashes = || rig.disks().map(|disk| disk.hash()).collect::<Vec<_>>();
             let before = hashes();
             {
@@ -313,7 +308,7 @@ fn copy_on_write_that_was_going_back_shows_what_is_left_of_the_snapshot() {
     for cut_at in 0.. {
         let rig = Rig::with_objects(7, Backend::Cow, false);
         let ended = rig.runtime.block_on(async {
-            let id = v_3a(&rig).await;
+            let id = v_3a_and_cut(&rig).await;
             let volume = rig.open().await;
             let to = volume.snapshot("T1").unwrap().sequence;
             let work = async {
@@ -363,7 +358,7 @@ fn a_base_is_opened_alone_where_log_and_objects_are_lost() {
     {
         let rig = Rig::with_objects(9, backend, false);
         rig.runtime.block_on(async {
-            v_3a(&rig).await;
+            v_3a_and_cut(&rig).await;
             let volume = Volume::open_base(&rig.device(&rig.volume), image).await.unwrap();
             assert_eq!(current(&volume).await, expected, "{backend:?}");
             drop(volume);

@@ -8,8 +8,8 @@ use icecore::store::Backend;
 use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenOptions, Volume, WhenFull};
 
 use crate::vlog::{
-    self, BLOCK, MIB, PREFIXES, Rig, current, cut_at_each_request, is_sound, small, write, write_at,
-    write_base,
+    self, BLOCK, MIB, PREFIXES, Rig, current, cut_at_each_request, is_sound, live_blocks, small, write,
+    write_at, write_base,
 };
 
 const T0: &str = PREFIXES[0];
@@ -28,14 +28,6 @@ async fn open(rig: &Rig) -> Volume {
 /// The image of the snapshot, or why there is none.
 async fn shown(volume: &Volume, name: &str) -> Result<String, Reason> {
     vlog::shown(volume, name).await.map_err(|error| error.reason().clone())
-}
-
-/// Blocks that live in the log when it holds nothing that has its place in the base.
-async fn live_blocks(volume: &Volume) -> u64 {
-    if volume.info().backend == Backend::LoggedCow {
-        volume.apply(None).await.unwrap();
-    }
-    volume.status().log.unwrap().live_blocks
 }
 
 /// The base, T0, W1 to W5.

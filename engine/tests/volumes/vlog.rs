@@ -198,6 +198,14 @@ pub fn letters(disk: &SimulatedDisk, at: u64) -> String {
     (0..8).map(|region| char::from(disk.peek(at + region * BLOCK, 1)[0])).collect()
 }
 
+/// Blocks that live in the log; behind a log in front, once all of it is in the base.
+pub async fn live_blocks(volume: &Volume) -> u64 {
+    if volume.info().backend == Backend::LoggedCow {
+        volume.apply(None).await.unwrap();
+    }
+    volume.status().log.unwrap().live_blocks
+}
+
 /// The disk as it is has no damage, and no block that nothing names. A cut may take one copy of the superblock.
 pub async fn is_sound(rig: &Rig) {
     // What was in flight has ended then, and the disk is free.

@@ -144,10 +144,6 @@ impl Core {
         }
     }
 
-    fn is_resting(&self) -> bool {
-        self.bringing().is_some_and(|bringing| bringing.is_closed.get())
-    }
-
     /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay. It does not while these
     /// wait for room themselves.
     pub(super) fn has_to_bring(&self) -> bool {
@@ -168,7 +164,7 @@ impl Core {
                 continue;
             }
             bringing.log_bytes.set(log.figures().bytes);
-            match self.bring_round(moving, bringing.applied.get(), target).await {
+            match self.bring_round(moving, bringing, target).await {
                 Ok(failed) => {
                     if failed.is_none() && !bringing.is_closed.get() {
                         bringing.applied.set(target);
@@ -207,18 +203,20 @@ impl Core {
         automatic.max(bringing.wanted.get()).min(log.sequence())
     }
 
-    /// Brings to the base what was born after `since` and up to `target`. Why some blocks had to stay, if they had.
-    async fn bring_round(&self, moving: &Moving, since: u64, target: u64) -> Result<Option<Error>> {
+    /// Brings to the base what has come since the last round, up to `target`. Why some blocks had to stay, if they had.
+    async fn bring_round(&self, moving: &Moving, bringing: &Bringing, target: u64) -> Result<Option<Error>> {
+        let since = bringing.applied.get();
         // All of it is in runs, and durable.
         if self.contents.journal().state().checkpoint.sequence.get() < target {
             self.checkpoint().await?;
         }
-        let runs = self.contents.index().runs();
-        let mut readers = Readers::open(runs.iter().filter(|run| run.last_sequence() > since)).await?;
-        drop(runs);
+        let mut readers = {
+            let runs = self.contents.index().runs();
+            Readers::open(runs.iter().filter(|run| run.last_sequence() > since)).await?
+        };
         let most = BATCH_BYTES / self.geometry.block_bytes as usize;
         let (mut failed, mut moved, mut is_end) = (None, 0, false);
-        while !is_end && !self.is_resting() {
+        while !is_end && !bringing.is_closed.get() {
             let mut blocks: Vec<u64> = Vec::new();
             while blocks.len() < most {
                 // Branches come behind the volume.
@@ -246,6 +244,7 @@ impl Core {
     pub(super) async fn copy_seen(
         &self,
         moving: &Moving,
+        bringing: &Bringing,
         batch: &mut Batch,
         pieces: &mut Vec<Vec<Moved>>,
     ) -> Result<()> {
@@ -270,10 +269,9 @@ impl Core {
             }
             is_news |= !seen.is_empty();
             let copying: Vec<_> = seen.iter().map(|blocks| self.copy(blocks)).collect();
-            let is_copying = |is| moving.bringing.iter().for_each(|bringing| bringing.is_copying.set(is));
-            is_copying(true);
+            bringing.is_copying.set(true);
             let copied = join_all(copying).await;
-            is_copying(false);
+            bringing.is_copying.set(false);
             for (copied, blocks) in copied.into_iter().zip(seen) {
                 let missed: Vec<_> =
                     blocks.into_iter().filter(|(lba, _)| !self.contents.take_copied(*lba)).collect();

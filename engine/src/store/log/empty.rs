@@ -228,7 +228,7 @@ impl Core {
     /// Whether free segments run short.
     pub(super) fn is_scarce(&self) -> bool {
         let enough = RESERVED_SEGMENTS as usize + self.leases_wanted().div_ceil(FREE_ENOUGH_OF_LEASES);
-        self.free_count_for_log(&self.contents.journal().state()) as usize <= enough
+        self.free_for_log_up_to(&self.contents.journal().state(), enough + 1) <= enough
     }
 
     /// What to do for free segments, if they run short and it wins any.
@@ -237,7 +237,6 @@ impl Core {
             return None;
         }
         let state = self.contents.journal().state();
-        let free = self.free_count_for_log(&state);
         // Looking costs as much as there are rows; little can have died since nothing was found to be won.
         let (now, is_short) = (self.sequence(), self.is_short());
         if now < self.look_again.get() && !is_short {
@@ -247,7 +246,7 @@ impl Core {
         self.look_again.set(now + u64::from(blocks));
         let mut targets = self.targets.borrow_mut();
         targets.keep_held(&state);
-        let targets_max = free.min(RESERVED_SEGMENTS as u32);
+        let targets_max = self.free_for_log_up_to(&state, RESERVED_SEGMENTS as usize) as u32;
         let cold_after = cold_after(&state, now);
         // What is old and almost full can take all targets before anything is won; then the emptiest go first.
         let choose = |targets: &Targets| {

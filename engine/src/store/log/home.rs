@@ -94,11 +94,11 @@ impl Core {
         free
     }
 
-    /// How many that are, if the log may take any.
-    pub(super) fn free_count_for_log(&self, state: &Metadata) -> u32 {
+    /// How many free segments the log may take, counted no further than to this number.
+    pub(super) fn free_for_log_up_to(&self, state: &Metadata, most: usize) -> usize {
         match self.home {
-            None => state.free_segments(),
-            Some(_) => state.free_after(0).filter(|physical| self.is_for_log(*physical)).count() as u32,
+            None => most.min(state.free_segments() as usize),
+            Some(_) => state.free_after(0).filter(|at| self.is_for_log(*at)).take(most).count(),
         }
     }
 

@@ -298,7 +298,8 @@ impl Image {
             let doubt = match result {
                 // It may have been given another name meanwhile, or have come home.
                 Err(error) if matches!(error.reason(), Reason::BlockDamaged { .. }) => error,
-                Ok(()) if self.core.may_have_moved(&versions, changes) => {
+                // Or have been copied, and then overwritten in the base.
+                Ok(()) if self.core.may_have_moved(&versions, changes) || self.may_be_copied(&versions) => {
                     changes = self.core.placing.changes();
                     looked_up = self.versions(first, blocks).await;
                     if looked_up.as_ref().is_ok_and(|now| *now == versions) {
@@ -306,14 +307,7 @@ impl Image {
                     }
                     continue;
                 }
-                // It may have been copied, and then overwritten, while it was read.
-                Ok(()) if self.core.bringing().is_some() && versions.iter().any(Version::is_in_base) => {
-                    looked_up = self.versions(first, blocks).await;
-                    if looked_up.as_ref().is_ok_and(|now| *now == versions) {
-                        return (Ok(()), buf);
-                    }
-                    continue;
-                }
+                // It may have been saved, and then overwritten, while it was read.
                 Ok(()) if self.core.backend == Backend::Cow => {
                     match self.is_as_read(first, &versions, of_index).await {
                         Ok(true) => return (Ok(()), buf),
@@ -330,6 +324,11 @@ impl Image {
                 return (Err(doubt), buf);
             }
         }
+    }
+
+    /// Whether what was read in the base may be overwritten by what comes out of the log.
+    fn may_be_copied(&self, versions: &[Version]) -> bool {
+        self.core.bringing().is_some() && versions.iter().any(Version::is_in_base)
     }
 
     /// Whether what was read in the base is still there, or nobody writes. `changes`: of the index, before it was looked up.

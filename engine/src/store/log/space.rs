@@ -108,6 +108,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl LogStore {
+    /// Whether what snapshots take has a limit of its own.
+    pub(in crate::store) fn has_limit(&self) -> bool {
+        self.core.space.limit_blocks.is_some()
+    }
+
     /// Room for so many more blocks. `None` where it had to be waited for: what they are for may be gone by now.
     pub(in crate::store) async fn reserve(&self, blocks: u64) -> Result<Option<Reserved<'_>>> {
         let core = &*self.core;
