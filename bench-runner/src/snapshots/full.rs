@@ -2,15 +2,19 @@
 //! lost (every block is read back, before and after the volume has been opened again), and when it takes writes again
 //! once a snapshot is deleted.
 
+use icecore::error::{Error, Kind};
+
+use super::load::Load;
 use super::stage::{Stage, figure};
 use super::subject::Keeper;
-use crate::arms::target::Target;
 use crate::failure::Failure;
 
-/// How often a write is tried again after a deletion.
+/// How often it is looked whether writes have ended.
 const TRY_NS: u64 = 5_000_000;
 /// A deletion that has not made room after this long makes none.
 const ROOM_NS: u64 = 10_000_000_000;
+/// Of the blocks, one of so many shows whether there is room.
+const PROBE_EVERY: usize = 64;
 /// More snapshots than this do not fit on any device that the suite takes.
 const SNAPSHOTS_MAX: u32 = 200;
 
@@ -45,16 +49,7 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
         kept.push(load.completed());
         load.once(stage.blocks());
         load.resume()?;
-        let ended = stage.patiently("writing", async {
-            while !load.has_ended() && !crate::interrupt::requested() {
-                stage.bench.runtime().context().sleep(TRY_NS).await;
-            }
-            Ok::<_, Failure>(load.stop().await)
-        })?;
-        if crate::interrupt::requested() {
-            return Err(Failure::interrupted());
-        }
-        if let Err(error) = ended {
+        if let Err(error) = to_its_end(stage, &mut load)? {
             break error;
         }
     };
@@ -62,7 +57,7 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
     let reason = format!("{:?}", refusal.reason());
     let reason = reason.split(|character: char| !character.is_alphanumeric()).next().unwrap_or_default();
     stage.happened("refused", &format!("{reason}: {refusal}"));
-    if refusal.kind() != icecore::error::Kind::NoSpace {
+    if refusal.kind() != Kind::NoSpace {
         return Err(refusal.into());
     }
     let acknowledged = figure("acknowledged_bytes", "total", "bytes", Some((seen.writes() * 4096) as f64));
@@ -84,24 +79,32 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
     // The oldest one goes, and the next, until there is room.
     let since = stage.mark();
     let begun_ns = stage.now_ns();
-    let mut deleted = 0;
-    while !takes_writes(stage, &keeper, deleted)? {
-        if deleted == kept.len() {
-            return Err(Failure::environment("it takes no writes although every snapshot was deleted"));
+    let (mut deleted, mut until_ns) = (0, 0);
+    loop {
+        load.once_to((0..stage.blocks() as u32).step_by(PROBE_EVERY).collect());
+        load.start()?;
+        match to_its_end(stage, &mut load)? {
+            Ok(()) => break,
+            Err(error) if error.kind() != Kind::NoSpace => return Err(error.into()),
+            Err(_) if stage.now_ns() < until_ns => {}
+            Err(_) if deleted == kept.len() => {
+                return Err(Failure::environment("it takes no writes although every snapshot was deleted"));
+            }
+            Err(_) => {
+                stage.patiently("deleting", keeper.delete(&format!("s{}", deleted + 1)))?;
+                deleted += 1;
+                until_ns = stage.now_ns() + stage.at_most(ROOM_NS);
+                stage.happened("snapshot_deleted", &format!("s{deleted}"));
+            }
         }
-        stage.patiently("deleting", keeper.delete(&format!("s{}", deleted + 1)))?;
-        deleted += 1;
-        stage.happened("snapshot_deleted", &format!("s{deleted}"));
     }
+    let again = load.look();
     let works = stage.now_ns() - begun_ns;
     stage.happened("takes_writes", &format!("after {deleted} deletions"));
     let figures = vec![
         figure("works_again", "mean", "ns", Some(works as f64)),
         figure("deleted_snapshots", "mean", "1", Some(deleted as f64)),
     ];
-    // Where blocks are overwritten in place, some need no room: those that were asked now need none any more.
-    load.once_to(probes(stage));
-    let again = stage.to_its_end(&mut load)?;
     stage.settle(&keeper.subject())?;
     stage.part("again", None, &since, again, figures);
     let now = load.completed();
@@ -114,34 +117,13 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
     stage.patiently("closing", keeper.0.close())
 }
 
-/// Blocks of the whole span, one of so many.
-const PROBE_EVERY: usize = 64;
-
-fn probes(stage: &Stage) -> Vec<u32> {
-    (0..stage.blocks() as u32).step_by(PROBE_EVERY).collect()
-}
-
-/// Writes blocks back as they are: right away, or until a deletion has had its time.
-fn takes_writes(stage: &Stage, keeper: &Keeper, deleted: usize) -> Result<bool, Failure> {
-    let subject = keeper.subject();
-    let until_ns = stage.now_ns() + if deleted == 0 { 0 } else { stage.at_most(ROOM_NS) };
-    stage.patiently("a write", async {
-        let mut buf = stage.bench.runtime().context().buffers().get(4096)?;
-        for block in probes(stage) {
-            loop {
-                let offset_bytes = u64::from(block) * 4096;
-                let (read, back) = subject.read(offset_bytes, buf).await;
-                read?;
-                let (written, back) = subject.write(offset_bytes, back, true).await;
-                buf = back;
-                match written {
-                    Ok(()) => break,
-                    Err(error) if error.kind() != icecore::error::Kind::NoSpace => return Err(error.into()),
-                    Err(_) if stage.now_ns() >= until_ns => return Ok(false),
-                    Err(_) => stage.bench.runtime().context().sleep(TRY_NS).await,
-                }
-            }
+/// Waits until every write of the load has ended, or one has been refused.
+fn to_its_end(stage: &Stage, load: &mut Load) -> Result<Result<(), Error>, Failure> {
+    let ended = stage.patiently("writing", async {
+        while !load.has_ended() && !crate::interrupt::requested() {
+            stage.bench.runtime().context().sleep(TRY_NS).await;
         }
-        Ok::<_, Failure>(true)
-    })
+        Ok::<_, Failure>(load.stop().await)
+    })?;
+    if crate::interrupt::requested() { Err(Failure::interrupted()) } else { Ok(ended) }
 }

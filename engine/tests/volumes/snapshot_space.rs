@@ -4,6 +4,7 @@
 use std::task::Poll;
 
 use icecore::error::{Kind, Reason};
+use icecore::runtime::join_all;
 use icecore::store::Backend;
 use icecore::volume::{ApplyOptions, CreateOptions, Durability, OpenOptions, Volume, WhenFull};
 
@@ -242,6 +243,34 @@ fn a_full_pool_loses_nothing_and_works_again_when_snapshots_are_deleted_or_broke
                 volume.close().await.unwrap();
                 drop(volume);
                 is_sound(&rig).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_full_pool_refuses_nothing_any_more_once_a_deletion_has_made_room_for_it() {
+    for backend in [Backend::Log, Backend::Cow, Backend::LoggedCow] {
+        for seed in 0..10 {
+            let rig =
+                Rig::new(seed, 8 * MIB, CreateOptions { size_bytes: Some(128 * BLOCK), ..small(backend) });
+            rig.runtime.block_on(async {
+                let volume = open(&rig).await;
+                let mut expected = vec![b'z'; 128];
+                join_all((0..128).map(|block| write(&volume, block, b'z'))).await;
+                let refused = fill(&volume, &mut expected, 24).await;
+                assert!(matches!(refused, Some(Reason::LogFull { .. })), "{backend:?}: {refused:?}");
+                // The oldest snapshot alone keeps a block for each of the volume's.
+                volume.delete_snapshot("0000").await.unwrap();
+                while write(&volume, 0, b'a').await.is_err() {
+                    volume.context().sleep(1_000_000).await;
+                }
+                expected[0] = b'a';
+                let writes = (0..128).step_by(2).map(|block| write(&volume, block, b'b'));
+                let refused = join_all(writes).await.into_iter().filter(Result::is_err).count();
+                assert_eq!(refused, 0, "{backend:?}, seed {seed}");
+                expected.iter_mut().step_by(2).for_each(|letter| *letter = b'b');
+                assert_holds(&volume, &expected).await;
             });
         }
     }

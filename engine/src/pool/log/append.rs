@@ -308,7 +308,10 @@ impl Log {
     }
 
     fn queue(&self, entry: Entry) -> std::result::Result<u32, (Error, Option<Buf>)> {
-        let refused = self.failed.is_raised().then(|| self.poisoned()).or_else(|| self.full_error());
+        let refused = match self.failed.is_raised() {
+            true => Some(self.poisoned()),
+            false => self.full.get().map(|why| self.refusal(why)),
+        };
         if let Some(refused) = refused {
             return Err((refused, entry.payload));
         }
@@ -427,7 +430,7 @@ impl Log {
                 None => {
                     // Whoever failed has given the signal; nobody else is going to answer these.
                     if self.failed.is_raised() {
-                        self.fail_queued();
+                        self.fail_queued(|| self.poisoned(), |_| true);
                     }
                     self.work.wait().await;
                 }
@@ -630,7 +633,7 @@ impl Log {
             self.state.borrow_mut().spare.push(flight);
         }
         if self.failed.is_raised() {
-            self.fail_queued();
+            self.fail_queued(|| self.poisoned(), |_| true);
         }
         self.work.give();
         self.progress.give();
@@ -664,24 +667,34 @@ impl Log {
         }
     }
 
-    fn fail_queued(&self) {
-        loop {
-            let Some(queued) = self.state.borrow_mut().queue.pop_front() else { break };
-            self.answer(queued, Err(self.full_error().unwrap_or_else(|| self.poisoned())));
+    /// Answers what is queued, of the kinds that are meant, with an error.
+    fn fail_queued(&self, error: impl Fn() -> Error, is_meant: impl Fn(u32) -> bool) {
+        let queue = std::mem::take(&mut self.state.borrow_mut().queue);
+        let (failed, kept): (VecDeque<_>, _) =
+            queue.into_iter().partition(|queued: &Queued| is_meant(queued.entry.kind));
+        {
+            let state = &mut *self.state.borrow_mut();
+            state.queue = kept;
+            state.queued_durable -= failed.iter().filter(|queued| queued.entry.durable).count();
         }
-        self.state.borrow_mut().queued_durable = 0;
+        failed.into_iter().for_each(|queued| self.answer(queued, Err(error())));
     }
 
-    fn full_error(&self) -> Option<Error> {
-        self.full.get().map(|why| Error::new("write", Reason::LogFull { why }).on(self.device.name()))
+    fn refusal(&self, why: &'static str) -> Error {
+        Error::new("write", Reason::LogFull { why }).on(self.device.name())
     }
 
     /// Refuses what is queued and what comes, until there is room again; `None`: there may be.
     pub fn set_full(&self, why: Option<&'static str>) {
         self.full.set(why);
-        if why.is_some() {
-            self.fail_queued();
+        if let Some(why) = why {
+            self.refuse(why, |_| true);
         }
+    }
+
+    /// Refuses what is queued, of some kinds: there is no room for it.
+    pub fn refuse(&self, why: &'static str, is_meant: impl Fn(u32) -> bool) {
+        self.fail_queued(|| self.refusal(why), is_meant);
     }
 
     fn answer(&self, queued: Queued, result: Result<u64>) {

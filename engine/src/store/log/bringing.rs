@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::apply::{ApplyOptions, ApplyStatus, STALL_NS};
+use super::maintain::FULL;
 use super::moving::{Batch, Moved, Moving, split_at};
 use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
@@ -47,8 +48,8 @@ pub(super) struct Bringing {
     failed: RefCell<Option<Error>>,
     /// Rounds that have ended.
     changed: Signal,
-    /// Copies are being written, and may wait for room in the log.
-    is_copying: Cell<bool>,
+    /// A round has failed without moving anything since there was room in the log.
+    is_stuck: Cell<bool>,
     /// No round begins any more.
     is_closed: Cell<bool>,
     /// Bytes of the log when the last round began.
@@ -63,7 +64,7 @@ impl Bringing {
             wanted: Cell::new(0),
             failed: RefCell::default(),
             changed: Signal::new(context),
-            is_copying: Cell::new(false),
+            is_stuck: Cell::new(false),
             is_closed: Cell::new(false),
             log_bytes: Cell::new(0),
         }
@@ -144,15 +145,23 @@ impl Core {
         }
     }
 
-    /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay. It does not while these
-    /// wait for room themselves.
+    /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay.
     pub(super) fn has_to_bring(&self) -> bool {
         self.bringing().is_some_and(|bringing| {
             let is_behind = bringing.applied.get() < self.sequence();
-            let is_stuck =
-                bringing.failed.borrow().is_some() || (bringing.is_copying.get() && self.is_short());
-            bringing.options.automatic && is_behind && !is_stuck
+            bringing.options.automatic && is_behind && !bringing.is_stuck.get()
         })
+    }
+
+    /// Whether the log has no room, and nothing else makes any. Copies do not wait then for what only they could make: the
+    /// round goes on with those that have found some.
+    pub(super) fn tell_bringing(&self, log: &Log, is_short: bool) {
+        let Some(bringing) = self.bringing() else { return };
+        if is_short {
+            log.refuse(FULL, |kind| kind == KIND_COPIED);
+        } else {
+            bringing.is_stuck.set(false);
+        }
     }
 
     pub(super) async fn keep_bringing(&self, moving: &Moving, bringing: &Bringing) {
@@ -236,6 +245,7 @@ impl Core {
         if moved > 0 {
             self.checkpoint().await?;
         }
+        bringing.is_stuck.set(failed.is_some() && moved == 0);
         Ok(failed)
     }
 
@@ -244,7 +254,6 @@ impl Core {
     pub(super) async fn copy_seen(
         &self,
         moving: &Moving,
-        bringing: &Bringing,
         batch: &mut Batch,
         pieces: &mut Vec<Vec<Moved>>,
     ) -> Result<()> {
@@ -269,10 +278,7 @@ impl Core {
             }
             is_news |= !seen.is_empty();
             let copying: Vec<_> = seen.iter().map(|blocks| self.copy(blocks)).collect();
-            bringing.is_copying.set(true);
-            let copied = join_all(copying).await;
-            bringing.is_copying.set(false);
-            for (copied, blocks) in copied.into_iter().zip(seen) {
+            for (copied, blocks) in join_all(copying).await.into_iter().zip(seen) {
                 let missed: Vec<_> =
                     blocks.into_iter().filter(|(lba, _)| !self.contents.take_copied(*lba)).collect();
                 match copied {

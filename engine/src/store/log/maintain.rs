@@ -31,6 +31,10 @@ use crate::runtime::Task;
 /// How often the idle mark looks whether anything has happened.
 const IDLE_NS: u64 = 1_000_000_000;
 
+/// Why there is no room in the log.
+pub(super) const FULL: &str =
+    "snapshots, open images and the volume itself fill it; delete snapshots or close images";
+
 /// The changes that put a merged run in the place of those that it was made of.
 fn replacement(runs: &[Rc<Run>], merged: Option<&Rc<Run>>) -> impl Iterator<Item = Change> {
     let gone = runs.iter().map(|run| Change::RunRemoved(run.info().run.run.get()));
@@ -308,9 +312,11 @@ impl Core {
             } else if let Some(snapshot) = self.to_break(self.why_full(log).is_some()) {
                 self.step(self.break_snapshot(snapshot)).await
             } else {
+                let is_short = self.is_short();
+                self.tell_bringing(log, is_short);
                 log.set_full(self.why_full(log).filter(|_| self.refuse_when_full));
                 // Whoever gives up a moment, or stops reading a free segment, tells nobody.
-                if self.is_short() {
+                if is_short {
                     self.device.context().sleep(STALL_NS).await;
                 } else {
                     if log.leases_ahead() == 0 {
@@ -388,6 +394,13 @@ impl Core {
         self.log.as_ref().is_some_and(|log| log.leases_ahead() == 0) && !self.has_segments()
     }
 
+    /// Something has been given up: writes are not refused before the room that this makes has been looked for.
+    pub(super) fn look_for_room(&self, log: &Log) {
+        log.set_full(None);
+        self.tell_bringing(log, false);
+        log.progress.give();
+    }
+
     /// Whether a checkpoint would say anything new.
     fn has_news(&self, log: &Log) -> bool {
         let state = self.contents.journal().state();
@@ -416,9 +429,7 @@ impl Core {
         match &self.linear {
             Some(linear) => self.why_not_applied(linear, log),
             None if self.has_to_bring() => None,
-            None => {
-                Some("snapshots, open images and the volume itself fill it; delete snapshots or close images")
-            }
+            None => Some(FULL),
         }
     }
 

@@ -269,8 +269,8 @@ impl Core {
             log.flush().await?;
         }
         self.before_base_changes().await?;
-        if let Some(bringing) = &moving.bringing {
-            self.copy_seen(moving, bringing, &mut batch, &mut pieces).await?;
+        if moving.bringing.is_some() {
+            self.copy_seen(moving, &mut batch, &mut pieces).await?;
         }
         let mut pieces = self.read_pieces(&mut batch, pieces).await;
         #[cfg(feature = "mutations")]

@@ -266,7 +266,7 @@ impl LogStore {
             })
             .await?;
         removed?.into_iter().for_each(|moment| core.contents.unpin(moment));
-        core.log()?.progress.give();
+        core.look_for_room(core.log()?);
         Ok(())
     }
 }
