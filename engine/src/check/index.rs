@@ -2,8 +2,8 @@
 
 use zerocopy::FromBytes;
 
+use super::shape::Shape;
 use super::state::{RunState, State};
-use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 use crate::format::index_page::{

@@ -7,8 +7,8 @@
 use zerocopy::FromBytes;
 
 use super::reading::PIECE_BYTES;
+use super::shape::Shape;
 use super::state::State;
-use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 use crate::format::crc32c;

@@ -5,8 +5,8 @@
 //! already, its block is whole there all the same, and the slot at home lives before any run names it.
 
 use super::log::{self, Batch, Before, End, Window};
+use super::shape::Shape;
 use super::state::{ALL_ACCEPTED, State};
-use super::superblock::Shape;
 use super::{Checker, Code, Place};
 use crate::error::Result;
 use crate::format::batch::header_bytes;

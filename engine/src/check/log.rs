@@ -10,8 +10,8 @@ use zerocopy::FromBytes;
 
 use super::reading::Piece;
 use super::returns::Returns;
+use super::shape::Shape;
 use super::state::{NUMBER_MAX, State};
-use super::superblock::Shape;
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::Result;
 pub(super) use crate::format::batch::Batch;

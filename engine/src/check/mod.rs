@@ -21,6 +21,7 @@ mod reading;
 mod returns;
 mod rows;
 mod salvage;
+mod shape;
 mod state;
 mod superblock;
 
@@ -31,6 +32,7 @@ use reading::Unreadable;
 pub use salvage::{
     Given, Moment, RANGES_MAX, Salvage, SalvageOptions, SalvageReport, Status, Stretch, VERSIONS_MAX,
 };
+use shape::Shape;
 use state::State;
 
 /// Findings that are kept; further ones are counted.
@@ -246,7 +248,7 @@ pub async fn check_on(
     Ok(checker.report)
 }
 
-async fn check_log(checker: &mut Checker<'_>, shape: &superblock::Shape) -> Result<()> {
+async fn check_log(checker: &mut Checker<'_>, shape: &Shape) -> Result<()> {
     let Some(state) = journal::load(checker, shape).await? else { return Ok(()) };
     if !rows::check(checker, shape, &state) {
         return Ok(());
@@ -271,7 +273,7 @@ async fn check_log(checker: &mut Checker<'_>, shape: &superblock::Shape) -> Resu
 }
 
 /// Watermark, window and the orderly close, against where the log ends.
-fn check_marks(checker: &mut Checker<'_>, shape: &superblock::Shape, state: &State, tail: &log::Tail) {
+fn check_marks(checker: &mut Checker<'_>, shape: &Shape, state: &State, tail: &log::Tail) {
     let (end, place) = (tail.end.sequence, Place::at(tail.end.address).sequence(tail.end.sequence));
     if state.watermark > end {
         let text = format!("the log ends here, and everything up to {} was durable", state.watermark);

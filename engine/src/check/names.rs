@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::shape::Shape;
 use super::state::{Judged, NUMBER_MAX, require};
-use super::superblock::Shape;
 use crate::format::journal::{Branch, Change, Snapshot, SnapshotGroup, SnapshotLock, Volume};
 use crate::units::Moment;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::rows::RowState;
+use super::shape::{HOME_FIRST, Shape};
 use super::state::{Judged, NUMBER_MAX, State, require};
-use super::superblock::{HOME_FIRST, Shape};
 use crate::format::index_page::INHERITED;
 use crate::format::journal::{Change, Object, Snapshot};
 

@@ -7,8 +7,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
+use super::shape::Shape;
 use super::state::{Judged, State, require};
-use super::superblock::Shape;
 use super::{Checker, Code, Place};
 use crate::format::journal::Row;
 

@@ -11,7 +11,7 @@ use super::names::{self, Names};
 use super::objects::{self, Objects};
 use super::returns::Returns;
 use super::rows::RowState;
-use super::superblock::Shape;
+use super::shape::Shape;
 use crate::format::journal::{Applied, Change, Checkpoint, Lease, Opening, Rollback, Run};
 
 /// Runs of a pool at most: merging keeps a handful of each size.

@@ -6,9 +6,9 @@
 use zerocopy::IntoBytes;
 
 use super::apart::{self, APART};
+use super::shape::{HEAD_BYTES, HOME_FIRST, ROOTS_BYTES, SNAPSHOTS_MIN, Shape};
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
-use crate::format::index_page::INHERITED;
 use crate::format::superblock::{
     Area, COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG,
     FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES,
@@ -19,24 +19,17 @@ use crate::format::superblock::{
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// Everything below belongs to superblocks and roots.
-const HEAD_BYTES: u64 = MIB;
 const ROOTS_OFFSET: u64 = 64 * KIB;
-const ROOTS_BYTES: u64 = 128 * KIB;
 const BACKEND_DIRECT: u32 = 1;
 const BACKEND_LOG: u32 = 2;
 const BACKEND_LINEAR: u32 = 3;
 const BACKEND_COW: u32 = 4;
 const BACKEND_OVERLAY: u32 = 5;
 const BACKEND_LOGGED_COW: u32 = 6;
-/// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
-const GATHERED_FIRST: u32 = 1 << 30;
-pub(super) const HOME_FIRST: u32 = 1 << 31;
 pub(super) const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
 const REGION_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
-/// Named moments that the metadata has room for, where nothing is said of them; and at most.
-const SNAPSHOTS_MIN: u32 = 256;
+/// Named moments that the metadata has room for, at most.
 const SNAPSHOTS_MAX: u32 = 16_384;
 const OBJECTS_APART: &str = "its linear objects lie on a device of their own";
 /// The alignment of the parts of a log pool.
@@ -46,210 +39,6 @@ const LOG_ALIGNMENT: u64 = 64 * KIB;
 pub(super) struct Found {
     /// Where things lie, if there is a log.
     pub log: Option<Shape>,
-}
-
-/// Where the parts of a log pool lie, and its units.
-#[derive(Clone, Debug)]
-pub(super) struct Shape {
-    pub pool_id: [u8; 16],
-    pub epoch: u64,
-    pub closed: bool,
-    pub volume_blocks: u64,
-    pub block_bytes: u32,
-    pub region_bytes: u32,
-    pub segment_blocks: u32,
-    /// In all.
-    pub segments: u32,
-    /// Of the pool's own device; those of the volume's, if it has one with segments, follow.
-    pub own_segments: u32,
-    /// Where the area on the volume's own device begins.
-    pub home_offset: u64,
-    pub data_offset: u64,
-    pub roots_offset: u64,
-    pub metadata_offset: u64,
-    pub image_bytes: u64,
-    pub index_offset: u64,
-    pub index_pages: u32,
-    /// There is a linear volume behind the log.
-    pub linear: bool,
-    /// It takes space when a block is first applied.
-    pub thin: bool,
-    /// What is overwritten in its base is saved in the log, which holds nothing else.
-    pub saves: bool,
-    /// What is written over its base lies in the log, until it is brought there.
-    pub overlays: bool,
-    /// What the log brings to the base overwrites nothing that has not been copied.
-    pub copies: bool,
-    /// Superseded blocks are kept.
-    pub keeps_past: bool,
-    /// It has gone back to an earlier moment, or was about to.
-    pub goes_back: bool,
-    /// Moments have names, or one was about to.
-    pub has_snapshots: bool,
-    /// Moments can be written, or one was about to.
-    pub has_branches: bool,
-    /// Names that there is room for.
-    pub snapshots_max: u32,
-    /// There are further volumes, or there was about to be one.
-    pub has_volumes: bool,
-    /// Snapshots have been locked, or one was about to.
-    pub has_locks: bool,
-    /// Snapshots have been taken in groups, or were about to.
-    pub has_groups: bool,
-    /// Snapshots have linear objects.
-    pub objects: bool,
-    /// First byte of the base, where there is one.
-    pub base_offset: u64,
-    /// Of a base apart: whether it says that it is no one image.
-    pub says_mixed: Option<bool>,
-}
-
-impl Shape {
-    /// Of a log of which no superblock is left: what its batches are held against.
-    pub fn guessed(block_bytes: u32, volume_blocks: u64) -> Self {
-        Self {
-            pool_id: [0; 16],
-            epoch: 0,
-            closed: false,
-            volume_blocks,
-            block_bytes,
-            region_bytes: block_bytes,
-            segment_blocks: 0,
-            segments: 0,
-            own_segments: 0,
-            home_offset: 0,
-            data_offset: HEAD_BYTES,
-            roots_offset: 0,
-            metadata_offset: 0,
-            image_bytes: 0,
-            index_offset: 0,
-            index_pages: 0,
-            saves: false,
-            overlays: false,
-            copies: false,
-            linear: false,
-            thin: false,
-            keeps_past: false,
-            goes_back: true,
-            has_snapshots: false,
-            has_branches: true,
-            snapshots_max: SNAPSHOTS_MIN,
-            has_locks: false,
-            objects: false,
-            has_groups: false,
-            has_volumes: true,
-            base_offset: 0,
-            says_mixed: None,
-        }
-    }
-
-    /// Whether there is a base beside the log.
-    pub fn has_base(&self) -> bool {
-        self.saves || self.overlays
-    }
-
-    /// The device address of a block of the base.
-    pub fn in_base(&self, lba: u64) -> u64 {
-        self.base_offset + lba * u64::from(self.block_bytes)
-    }
-
-    /// Where roots and metadata end.
-    pub fn metadata_end(&self) -> u64 {
-        let index_end = self.index_offset + u64::from(self.index_pages) * 4096;
-        index_end.max(self.roots_offset + ROOTS_BYTES)
-    }
-
-    /// The data area.
-    pub fn data(&self) -> std::ops::Range<u64> {
-        self.data_offset..self.data_offset + u64::from(self.own_segments) * self.segment_bytes()
-    }
-
-    /// Whether the log may lie in a segment.
-    pub fn is_for_log(&self, physical: u32) -> bool {
-        physical < self.own_segments
-    }
-
-    /// Whether an extent of the linear volume may.
-    pub fn is_for_home(&self, physical: u32) -> bool {
-        self.own_segments == self.segments || !self.is_for_log(physical)
-    }
-
-    /// Whether a row's number is that of an extent of the linear volume.
-    pub fn is_extent(&self, number: u32) -> bool {
-        let extents = self.volume_blocks.div_ceil(self.segment_blocks.into());
-        self.linear && number >= HOME_FIRST && u64::from(number - HOME_FIRST) < extents
-    }
-
-    /// Whether a row's number is that of one that others were gathered in.
-    pub fn is_gathered(&self, number: u32) -> bool {
-        !self.linear && (GATHERED_FIRST..HOME_FIRST).contains(&number)
-    }
-
-    /// Whether a row may have this number as a segment of the log.
-    pub fn is_of_log(&self, number: u32) -> bool {
-        number < GATHERED_FIRST
-    }
-
-    /// Whether a number is that of an extent of a linear object, whichever that is.
-    pub fn is_object(&self, number: u32) -> bool {
-        self.objects && (HOME_FIRST..INHERITED).contains(&number)
-    }
-
-    /// Extents of a linear object, as many as the volume has segments.
-    pub fn object_extents(&self) -> u64 {
-        self.volume_blocks.div_ceil(u64::from(self.segment_blocks.max(1)))
-    }
-
-    /// Whether a place in a linear object is that of a block.
-    pub fn is_place_of(&self, number: u32, slot: u32, lba: u64) -> bool {
-        let blocks = u64::from(self.segment_blocks.max(1));
-        self.is_object(number)
-            && u64::from(number - HOME_FIRST) % self.object_extents().max(1) == lba / blocks
-            && u64::from(slot) == lba % blocks
-    }
-
-    /// The extent of a block and its slot there.
-    pub fn home(&self, lba: u64) -> (u32, u32) {
-        let blocks = u64::from(self.segment_blocks);
-        (HOME_FIRST + (lba / blocks) as u32, (lba % blocks) as u32)
-    }
-
-    /// The block that a slot of an extent is.
-    pub fn block_at_home(&self, number: u32, slot: u32) -> u64 {
-        u64::from(number - HOME_FIRST) * u64::from(self.segment_blocks) + u64::from(slot)
-    }
-
-    pub fn segment_bytes(&self) -> u64 {
-        u64::from(self.segment_blocks) * u64::from(self.block_bytes)
-    }
-
-    /// The device address of a block of a segment.
-    pub fn address(&self, physical: u32, block: u32) -> u64 {
-        let (start, at) = match physical.checked_sub(self.own_segments) {
-            Some(at) if self.own_segments < self.segments => (self.home_offset, at),
-            _ => (self.data_offset, physical),
-        };
-        start + u64::from(at) * self.segment_bytes() + u64::from(block) * u64::from(self.block_bytes)
-    }
-
-    /// Where root `place` lies.
-    pub fn root(&self, place: usize) -> u64 {
-        self.roots_offset + place as u64 * ROOTS_BYTES / 2
-    }
-
-    /// First byte of the image of a generation.
-    pub fn image(&self, generation: u64) -> u64 {
-        self.metadata_offset + generation % 2 * self.image_bytes
-    }
-
-    /// First byte of the journal of a generation; it has room for twice an image.
-    pub fn journal(&self, generation: u64) -> u64 {
-        self.metadata_offset + 2 * self.image_bytes + generation % 2 * self.journal_bytes()
-    }
-
-    pub fn journal_bytes(&self) -> u64 {
-        2 * self.image_bytes
-    }
 }
 
 enum Copy {

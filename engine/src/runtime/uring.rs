@@ -27,8 +27,11 @@ use crate::error::{Error, Reason, Result};
 /// Entries of the submission queue.
 const SUBMISSIONS: u32 = 256;
 /// Entries that are handed over without waiting for the turn's end, so that the device begins with the first
-/// ones while the rest is still being prepared.
-const SUBMISSION_BATCH: usize = 8;
+/// ones while the rest is still being prepared; as many as are worth a call where calls are dear.
+const SUBMISSION_BATCH: usize = 32;
+/// Rounds of tasks that the kernel is put off for: what completes together is gone on with in several rounds, and what
+/// these begin goes to the kernel together too.
+const PASSES_MAX: u32 = 2;
 /// Files that can be registered at a time, two for a device; further ones are used unregistered.
 const REGISTERED_FILES: u32 = 128;
 /// A runtime of an ordinary user registers at most this part of what the user may lock.
@@ -49,6 +52,8 @@ pub(super) struct UringDriver {
     ear_armed: bool,
     /// Completions that needed no kernel: operations on the null target.
     ended: Vec<Completion>,
+    /// Rounds of tasks since the kernel was called.
+    passes: u32,
 }
 
 impl UringDriver {
@@ -93,6 +98,7 @@ impl UringDriver {
             registered_files,
             ear_armed: false,
             ended: Vec::new(),
+            passes: 0,
         })
     }
 
@@ -123,6 +129,7 @@ impl UringDriver {
 
     /// Hands the queue over; waits for one completion if told how long.
     fn enter(&mut self, wait: Wait) {
+        self.passes = 0;
         let submitter = self.ring.submitter();
         let entered = match wait {
             Wait::No => submitter.submit(),
@@ -251,7 +258,9 @@ impl Driver for UringDriver {
             }
             self.enter(Wait::No);
         } else if wait == Wait::No {
-            if self.needs_the_kernel() {
+            // What is ready may have more for the same call.
+            self.passes += 1;
+            if self.passes > PASSES_MAX && self.needs_the_kernel() {
                 self.enter(wait);
             }
         } else {

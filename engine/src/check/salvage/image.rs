@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::super::names::{Level, Named};
 use super::super::returns::Returns;
-use super::super::superblock::Shape;
+use super::super::shape::Shape;
 use super::known::Known;
 use super::{Moment as Asked, SalvageOptions};
 use crate::error::Reason;

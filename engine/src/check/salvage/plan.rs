@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::index;
 use super::super::log::payload_blocks;
 use super::super::returns::Returns;
-use super::super::superblock::Shape;
+use super::super::shape::Shape;
 use super::canvas::{Canvas, Held, Place, Version};
 use super::image::{Image, Wanted};
 use super::known::Known;

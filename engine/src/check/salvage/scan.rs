@@ -16,7 +16,7 @@ use zerocopy::FromBytes;
 
 use super::super::log::{BATCH_BYTES_MAX, contradiction};
 use super::super::reading::Piece;
-use super::super::superblock::Shape;
+use super::super::shape::Shape;
 use super::super::{Checker, Code, Place};
 use crate::error::Result;
 use crate::format::batch::{Batch, BatchHeader, Decoded, MAGIC, decode};
