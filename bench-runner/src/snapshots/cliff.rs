@@ -1,7 +1,7 @@
 //! `cliff`: what taking a snapshot does to steady random writes. Before it; while it is taken; then every write goes to a
 //! block that has not been written since, until the span has been or time is over; then to those blocks again.
 
-use super::stage::{Stage, figure};
+use super::stage::{PATIENCE_NS, Stage, figure};
 use crate::failure::Failure;
 
 /// First touches may take this many times the time of the other parts.
@@ -34,6 +34,11 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
     }
     load.once(stage.blocks());
     stage.let_go_on(&load, TOUCH_TIMES * stage.plan.measure_ns, || false)?;
+    // A device may take next to nothing for so long; what it has taken is written again.
+    stage.let_go_on(&load, PATIENCE_NS, || load.has_touched_enough())?;
+    if !load.has_touched_enough() {
+        return Err(Failure::environment("the device takes too few writes; give it more --seconds"));
+    }
     stage.stop(&mut load)?;
     let (seen, touched) = (load.look(), load.touched());
     stage.settle(&subject)?;

@@ -159,6 +159,11 @@ impl Load {
         shared.places = Places::Once(blocks, Vec::new());
     }
 
+    /// Whether it has reached enough of them for [`Load::among`].
+    pub fn has_touched_enough(&self) -> bool {
+        matches!(&self.shared.borrow().places, Places::Once(_, touched) if touched.len() > self.depth as usize)
+    }
+
     /// From now on writes go to any of these, of which there must be more than writes in flight.
     pub fn among(&self, blocks: Vec<u32>) {
         self.shared.borrow_mut().places = Places::Among(blocks);

@@ -28,7 +28,7 @@ use crate::{content, interrupt};
 /// How often something that is waited for is looked at.
 const LOOK_NS: u64 = 2_000_000;
 /// What takes longer than this has stood still.
-const PATIENCE_NS: u64 = 120_000_000_000;
+pub(super) const PATIENCE_NS: u64 = 120_000_000_000;
 /// What need not come is waited for no longer than so many measurements take.
 const MEASURES_MAX: u64 = 20;
 
