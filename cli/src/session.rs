@@ -181,12 +181,12 @@ impl VolumeDevice {
         self.with(pool, |path| io.look_at(runtime, path))
     }
 
-    /// The device of the volume alone, where nobody may have it open, and nothing is written to it.
+    /// All devices, where nobody may have the others open, and nothing is written to them.
     ///
     /// # Errors
     /// As [`IoOptions::take_to_read`].
-    pub fn take_to_read(&self, io: IoOptions, runtime: &Runtime) -> Outcome<Option<Device>> {
-        self.volume_device.as_deref().map(|path| io.take_to_read(runtime, path)).transpose()
+    pub fn take_to_read(&self, io: IoOptions, runtime: &Runtime, pool: Device) -> Outcome<Devices> {
+        self.with(pool, |path| io.take_to_read(runtime, path))
     }
 
     /// All devices, where the others are opened for writing.

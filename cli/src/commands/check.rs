@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use icecore::check::{Finding, Progress, Report, check_on};
+use icecore::check::{Beside, Finding, Progress, Report, check_on};
 use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
@@ -37,8 +37,9 @@ impl Check {
         let runtime = io.runtime()?;
         let path = &self.volume.path;
         let device = io.take_to_read(&runtime, path)?;
-        let apart = self.volume_device.take_to_read(io, &runtime)?;
         let paths = IoPaths::of(&device);
+        let devices = self.volume_device.take_to_read(io, &runtime, device)?;
+        let beside = Beside { volume: devices.volume.as_ref(), objects: devices.objects.as_ref() };
         let shown = std::io::stderr().is_terminal();
         let mut last = Instant::now();
         let mut progress = |progress: Progress| {
@@ -47,7 +48,7 @@ impl Check {
                 eprint!("\r{} of {} blocks ", progress.done, progress.total);
             }
         };
-        let report = runtime.block_on(check_on(&device, apart.as_ref(), &mut progress))?;
+        let report = runtime.block_on(check_on(&devices.pool, beside, &mut progress))?;
         if shown {
             eprint!("\r");
         }
@@ -76,6 +77,7 @@ pub(super) fn describe(finding: &Finding) -> Value {
         "severity": finding.code.severity().name(),
         "address": finding.place.address,
         "on_volume_device": finding.place.on_volume_device,
+        "on_objects_device": finding.place.on_objects_device,
         "sequence": finding.place.sequence,
         "block": finding.place.block,
         "text": finding.text,

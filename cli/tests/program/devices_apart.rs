@@ -188,10 +188,23 @@ fn linear_objects_on_a_device_of_their_own() {
         let exchanged = ["--volume-device", &objects.path, "--objects-device", &base.path];
         icecore(&[&read[..], &exchanged].concat()).refused(64, "it is not the volume device of this pool");
         icecore(&["inspect", &objects.path]).refused(64, "it is the objects device");
-        icecore(&["check", &log.path]).refused(4, "does not cover");
-        icecore(&["check", &objects.path]).refused(4, "does not cover");
-        icecore(&["grow", &log.path]).refused(64, "lie on a device of their own");
-        icecore(&["salvage", &log.path, "--out", "/nowhere"]).refused(4, "cannot be salvaged");
+        icecore(&["check", &objects.path]).refused(64, "it is the objects device");
+        icecore(&[&["check", &log.path][..], &exchanged].concat()).refused(64, "it is not the volume device");
+        for command in ["check", "grow"] {
+            icecore(&[&[command, &log.path][..], &apart].concat()).refused(4, "its objects device");
+        }
+        let checked = on(&["check", &log.path, "--json"], b"").ok().json();
+        assert_eq!(
+            (&checked["clean"], &checked["blocks"]),
+            (&true.into(), &u8::from(backend == "cow").into()),
+            "{checked}"
+        );
+        let out = format!("{}.salvaged", log.path);
+        let salvage = ["salvage", &log.path, "--out", &out, "--at", "T0", "--doubtful"];
+        icecore(&[&salvage[..], &apart].concat()).refused(4, "its objects device");
+        let _whole_or_not = on(&salvage, b"");
+        assert_eq!(&std::fs::read(&out).unwrap()[4096..4102], b"before", "{backend}");
+        std::fs::remove_file(&out).unwrap();
 
         // Lost: what lies there is refused, and nothing else is shown in its place.
         let lost = [&apart[..], &["--without-objects"]].concat();

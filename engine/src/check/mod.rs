@@ -148,6 +148,8 @@ pub struct Place {
     pub address: Option<u64>,
     /// Which is the volume's own, and not that of its pool.
     pub on_volume_device: bool,
+    /// Which is that of linear objects.
+    pub on_objects_device: bool,
     /// Sequence of the log.
     pub sequence: Option<u64>,
     /// Block of the volume.
@@ -183,7 +185,11 @@ pub struct Finding {
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.code.severity().name(), self.code.name())?;
-        let byte = if self.place.on_volume_device { "byte of the volume's device" } else { "byte" };
+        let byte = match (self.place.on_volume_device, self.place.on_objects_device) {
+            (true, _) => "byte of the volume's device",
+            (_, true) => "byte of the objects' device",
+            _ => "byte",
+        };
         for (name, value) in
             [(byte, self.place.address), ("sequence", self.place.sequence), ("block", self.place.block)]
         {
@@ -227,19 +233,28 @@ pub struct Progress {
 /// `NoSuperblock`, `UnknownVersion`, `UnknownFeatures`, `UnknownBackend` where it is not a volume that this build
 /// can judge; what the device says, unless it is only one place that it cannot read.
 pub async fn check(device: &Device, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
-    check_on(device, None, progress).await
+    check_on(device, Beside::default(), progress).await
 }
 
-/// As [`check()`]; the volume's own blocks, those of a linear volume or of a base, may lie on a device of their own.
+/// The devices beside the pool's, where what lies there does not lie in the pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// Of the volume's own blocks: those of a linear volume, or of a base.
+    pub volume: Option<&'a Device>,
+    /// Of linear objects.
+    pub objects: Option<&'a Device>,
+}
+
+/// As [`check()`], for a pool on several devices.
 ///
 /// # Errors
 /// As [`check()`]; `DeviceMissing`, `WrongDevice` or `InvalidSetting` where the devices are not those of the pool.
 pub async fn check_on(
     device: &Device,
-    volume: Option<&Device>,
+    beside: Beside<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report> {
-    let mut checker = Checker::new(device, volume, progress);
+    let mut checker = Checker::new(device, beside, progress);
     if let Some(shape) = superblock::check(&mut checker).await?
         && let Some(shape) = shape.log
     {
@@ -259,7 +274,7 @@ async fn check_log(checker: &mut Checker<'_>, shape: &Shape) -> Result<()> {
     check_marks(checker, shape, &state, &tail);
     if shape.says_mixed == Some(false) && state.names.restoring().is_some() {
         let text = "the volume goes back to a snapshot, and its base says that it is one image";
-        checker.found(Code::State, Place::at(apart::APART), text);
+        checker.found(Code::State, Place::at(apart::VOLUME.from), text);
     }
     if shape.linear {
         linear::check_pin(checker, &state, &tail.end);
@@ -296,20 +311,22 @@ fn check_marks(checker: &mut Checker<'_>, shape: &Shape, state: &State, tail: &l
 /// The devices, and what has been found on them.
 struct Checker<'a> {
     device: &'a Device,
-    /// Of the volume's own blocks, where these lie apart.
-    volume: Option<&'a Device>,
+    beside: Beside<'a>,
     report: Report,
     unreadable: Unreadable,
     progress: &'a mut dyn FnMut(Progress),
 }
 
 impl<'a> Checker<'a> {
-    fn new(device: &'a Device, volume: Option<&'a Device>, progress: &'a mut dyn FnMut(Progress)) -> Self {
-        Self { device, volume, report: Report::default(), unreadable: Unreadable::default(), progress }
+    fn new(device: &'a Device, beside: Beside<'a>, progress: &'a mut dyn FnMut(Progress)) -> Self {
+        Self { device, beside, report: Report::default(), unreadable: Unreadable::default(), progress }
     }
 
     fn found(&mut self, code: Code, mut place: Place, text: impl Into<String>) {
-        if let Some(address) = place.address.and_then(|address| address.checked_sub(apart::APART)) {
+        let on = |part: apart::Part| place.address.and_then(|address| address.checked_sub(part.from));
+        if let Some(address) = on(apart::OBJECTS) {
+            (place.address, place.on_objects_device) = (Some(address), true);
+        } else if let Some(address) = on(apart::VOLUME) {
             (place.address, place.on_volume_device) = (Some(address), true);
         }
         match code.severity() {

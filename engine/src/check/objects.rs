@@ -89,6 +89,8 @@ impl Objects {
             *count > 0 && u64::from(*first) + u64::from(*count) <= u64::from(shape.segments)
         };
         require(runs.iter().all(inside), "a linear object has segments that are none")?;
+        let is_there = runs.iter().all(|(first, _)| shape.is_for_home(*first));
+        require(is_there, "a linear object lies on the other device")?;
         let segments: u64 = runs.iter().map(|(_, count)| u64::from(*count)).sum();
         require(segments == shape.object_extents(), "a linear object has not a segment for each extent")?;
         require(self.by_first.len() < OBJECTS_MAX, "there are more linear objects than there may be")?;

@@ -119,7 +119,7 @@ impl State {
             "a row is of a linear object, or not, and its number is not",
         )?;
         let is_of_log = !is_extent && !is_object;
-        let may_lie_there = |physical| match is_extent {
+        let may_lie_there = |physical| match is_extent || is_object {
             true => self.shape.is_for_home(physical),
             false => self.shape.is_for_log(physical),
         };

@@ -25,9 +25,9 @@ pub(super) struct Shape {
     pub segment_blocks: u32,
     /// In all.
     pub segments: u32,
-    /// Of the pool's own device; those of the volume's, if it has one with segments, follow.
+    /// Of the pool's own device; those of the device beside it that has segments, if there is one, follow.
     pub own_segments: u32,
-    /// Where the area on the volume's own device begins.
+    /// Where the segments on that device begin.
     pub home_offset: u64,
     pub data_offset: u64,
     pub roots_offset: u64,
@@ -134,7 +134,7 @@ impl Shape {
         physical < self.own_segments
     }
 
-    /// Whether an extent of the linear volume may.
+    /// Whether an extent of the linear volume may, or one of a linear object.
     pub fn is_for_home(&self, physical: u32) -> bool {
         self.own_segments == self.segments || !self.is_for_log(physical)
     }

@@ -5,16 +5,16 @@
 
 use zerocopy::IntoBytes;
 
-use super::apart::{self, APART};
+use super::apart::{self, Homes, OBJECTS, VOLUME};
 use super::shape::{HEAD_BYTES, HOME_FIRST, ROOTS_BYTES, SNAPSHOTS_MIN, Shape};
 use super::{Checker, Code, Place, is_sealed, is_zero};
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
     Area, COPY_OFFSETS, FEATURE_BASE, FEATURE_BRANCHES, FEATURE_GROUPS, FEATURE_LOCKS, FEATURE_LOG,
     FEATURE_MANY_SNAPSHOTS, FEATURE_OBJECTS, FEATURE_ROLLBACK, FEATURE_SNAPSHOTS, FEATURE_VOLUMES,
-    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_LOG, ROLE_VOLUME, STATE_CLOSED, STATE_OPEN,
-    SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_BASE_MIXED, VOLUME_BREAKS_SNAPSHOTS, VOLUME_THIN,
-    VOLUME_VOLATILE_LOG,
+    KNOWN_INCOMPATIBLE, KNOWN_READ_ONLY, MAGIC, ROLE_LOG, ROLE_OBJECTS, ROLE_VOLUME, STATE_CLOSED,
+    STATE_OPEN, SUPERBLOCK_BYTES, Superblock, VERSION, VOLUME_BASE_MIXED, VOLUME_BREAKS_SNAPSHOTS,
+    VOLUME_THIN, VOLUME_VOLATILE_LOG,
 };
 
 const KIB: u64 = 1 << 10;
@@ -31,7 +31,6 @@ const REGION_BYTES_MAX: u32 = 1 << 30;
 const SEGMENT_BLOCKS: std::ops::RangeInclusive<u32> = 8..=1 << 16;
 /// Named moments that the metadata has room for, at most.
 const SNAPSHOTS_MAX: u32 = 16_384;
-const OBJECTS_APART: &str = "its linear objects lie on a device of their own";
 /// The alignment of the parts of a log pool.
 const LOG_ALIGNMENT: u64 = 64 * KIB;
 
@@ -62,23 +61,14 @@ pub(super) enum Copies {
 pub(super) async fn check(checker: &mut Checker<'_>) -> Result<Option<Found>> {
     let device = checker.device;
     let Copies::Whole(record) = copies(checker, "check", 0).await? else { return Ok(None) };
-    if record.has_objects_device() {
-        return Err(Error::new("check", Reason::NotChecked { why: OBJECTS_APART }).on(device.name()));
-    }
     if let Some(reason) = not_judged(&record) {
         return Err(Error::new("check", reason).on(device.name()));
     }
-    let home = match apart::find(checker, "check", &record).await? {
-        Some(Copies::Damaged) => return Ok(None),
-        Some(Copies::Whole(home)) => Some(home),
-        None => None,
-    };
+    let Some(homes) = apart::find(checker, "check", &record).await? else { return Ok(None) };
     let found_bytes = device.geometry().size_bytes;
     let mut sound = is_sound(checker, &record, found_bytes);
-    if let Some((home, device)) = home.as_deref().zip(checker.volume) {
-        sound &= apart::is_sound(checker, &record, home, device.geometry().size_bytes);
-    }
-    Ok(sound.then(|| Found { log: has_log(&record).then(|| shape(&record, home.as_deref())) }))
+    sound &= apart::are_sound(checker, &record, &homes, |device| device.geometry().size_bytes);
+    Ok(sound.then(|| Found { log: has_log(&record).then(|| shape(&record, &homes)) }))
 }
 
 /// Checks both copies on a device, whose first byte has this address, and which is no volume's where there is none.
@@ -164,27 +154,19 @@ pub(super) async fn readable(checker: &mut Checker<'_>) -> Result<Readable> {
     }
     whole.sort_by_key(|record| std::cmp::Reverse(record.generation.get()));
     for record in whole {
-        if record.has_objects_device() {
-            return refuse(checker, Reason::NotSalvaged { why: OBJECTS_APART });
-        }
         if let Some(reason) = not_judged(&record) {
             return refuse(checker, reason);
         }
-        let home = match apart::find(checker, "salvage", &record).await? {
-            Some(Copies::Damaged) => {
-                let why =
-                    "the superblock of the volume's own device, which says where its blocks lie, is lost";
-                return refuse(checker, Reason::NotSalvaged { why });
-            }
-            Some(Copies::Whole(home)) => Some(home),
-            None => None,
+        let Some(homes) = apart::find(checker, "salvage", &record).await? else {
+            let why = "the superblock of one of its devices, which says where blocks lie, is lost";
+            return refuse(checker, Reason::NotSalvaged { why });
         };
-        let sound = home.as_deref().is_none_or(|home| apart::is_sound(checker, &record, home, u64::MAX));
+        let sound = apart::are_sound(checker, &record, &homes, |_| u64::MAX);
         if !is_sound(checker, &record, u64::MAX) || !sound {
             continue;
         }
         return Ok(match has_log(&record) {
-            true => Readable::Log(Box::new(shape(&record, home.as_deref())), record.created_unix_s.get()),
+            true => Readable::Log(Box::new(shape(&record, &homes)), record.created_unix_s.get()),
             false => Readable::Direct {
                 offset: record.data.offset.get(),
                 bytes: record.volume_bytes.get(),
@@ -207,9 +189,9 @@ pub(super) fn has_state(record: &Superblock) -> bool {
     matches!(record.state.get(), STATE_OPEN | STATE_CLOSED)
 }
 
-/// Bytes of segments on the volume's own device.
+/// Bytes of segments on a device beside the pool's.
 fn home_bytes(record: &Superblock) -> u64 {
-    if record.has_volume_device() { record.home_bytes.get() } else { 0 }
+    if record.has_volume_device() || record.has_objects_device() { record.home_bytes.get() } else { 0 }
 }
 
 fn breaks_snapshots(record: &Superblock) -> bool {
@@ -307,15 +289,17 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
     let role = |at: usize| record.roles[at].role.get();
     let count = |wanted| (0..record.roles.len()).filter(|at| role(*at) == wanted).count();
     let is_apart = record.has_volume_device();
-    let own_role = if is_apart { ROLE_LOG } else { ROLE_VOLUME };
-    let is_other = record.device_of(ROLE_VOLUME) != record.device_of(ROLE_LOG);
+    let objects_apart = record.has_objects_device();
+    let ids = [ROLE_VOLUME, ROLE_LOG, ROLE_OBJECTS].map(|role| record.device_of(role));
+    let is_other = |one: usize, other: usize| ids[one].is_none() || ids[one] != ids[other];
+    let are_others = is_other(0, 1) && is_other(1, 2) && is_other(2, 0);
     let is_clean = |at: usize| {
         let entry = &record.roles[at];
         entry.flags.get() == 0
             && is_zero(&entry.reserved)
-            && (matches!(role(at), ROLE_VOLUME | ROLE_LOG) || is_zero(entry.as_bytes()))
+            && (matches!(role(at), ROLE_VOLUME | ROLE_LOG | ROLE_OBJECTS) || is_zero(entry.as_bytes()))
     };
-    let has_home = is_apart && !has_base(record);
+    let has_home = objects_apart || is_apart && !has_base(record);
     let is_log = has_log(record);
     let log_fields =
         record.checkpoint_bytes.get() | record.retention_bytes.get() | record.retention_age_s.get();
@@ -345,15 +329,21 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         (record.epoch.get() >= 1, "its epoch is 0"),
         (reserved.iter().all(|bytes| is_zero(bytes)), "bytes that no field names are not zero"),
         (
-            count(ROLE_VOLUME) == 1 && count(ROLE_LOG) == usize::from(is_apart) && is_other,
+            count(ROLE_VOLUME) == 1
+                && count(ROLE_LOG) == usize::from(is_apart)
+                && count(ROLE_OBJECTS) == usize::from(objects_apart)
+                && are_others,
             "its role table does not name the devices that it has",
         ),
-        (apart::own_role(record) == own_role, "its role table does not name this device as what it is"),
+        (
+            apart::own_role(record) == apart::role_of_pool(record),
+            "its role table does not name this device as what it is",
+        ),
         ((0..record.roles.len()).all(is_clean), "its role table has an entry that is none"),
         (
             match has_home {
                 true => {
-                    record.backend.get() == BACKEND_LINEAR
+                    (record.backend.get() == BACKEND_LINEAR || objects_apart)
                         && record.home_bytes.get() > 0
                         && record
                             .home_bytes
@@ -363,7 +353,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
                 }
                 false => record.home_bytes.get() == 0,
             },
-            "the room on the volume's own device is none",
+            "the room on a device beside the pool's is none",
         ),
         (
             (record.features_incompatible.get() & FEATURE_LOG != 0) == is_log,
@@ -397,7 +387,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
                         && record.snapshot_bytes.get() == 0
                         && !breaks_snapshots(record)
                 }
-                false => true,
+                false => !objects_apart,
             },
             "its snapshots have linear objects, which do not fit its other settings",
         ),
@@ -526,13 +516,14 @@ fn metadata_bytes(record: &Superblock, segments: u64, segment_blocks: u64) -> Op
     images.checked_add(index)?.checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
-/// Of superblocks that were found to be sound: the pool's, and that of the volume's own device.
-fn shape(record: &Superblock, home: Option<&Superblock>) -> Shape {
+/// Of superblocks that were found to be sound: the pool's, and those of the devices beside it.
+fn shape(record: &Superblock, homes: &Homes) -> Shape {
     let (block_bytes, segment_bytes) = (record.block_bytes.get(), record.segment_bytes.get());
     let segment_blocks = segment_bytes / block_bytes;
     let own_segments = record.data.bytes.get() / u64::from(segment_bytes);
     let segments = own_segments + home_bytes(record) / u64::from(segment_bytes);
-    let home_offset = home.map_or(0, |home| APART + apart::area(home).offset.get());
+    let volume_offset = homes.volume.as_deref().map(|home| VOLUME.from + apart::area(home).offset.get());
+    let objects_offset = homes.objects.as_deref().map(|home| OBJECTS.from + apart::area(home).offset.get());
     let Some(image_bytes) = image_bytes(record, segments, segment_blocks.into()) else {
         unreachable!("the metadata area has been found to hold six of them")
     };
@@ -547,7 +538,7 @@ fn shape(record: &Superblock, home: Option<&Superblock>) -> Shape {
         segment_blocks,
         segments: segments as u32,
         own_segments: own_segments as u32,
-        home_offset,
+        home_offset: objects_offset.or(volume_offset).unwrap_or(0),
         data_offset: record.data.offset.get(),
         roots_offset: record.roots.offset.get(),
         metadata_offset: record.metadata.offset.get(),
@@ -568,7 +559,7 @@ fn shape(record: &Superblock, home: Option<&Superblock>) -> Shape {
         objects: record.features_incompatible.get() & FEATURE_OBJECTS != 0,
         has_groups: record.features_incompatible.get() & FEATURE_GROUPS != 0,
         has_volumes: record.features_incompatible.get() & FEATURE_VOLUMES != 0,
-        base_offset: home.map_or(record.base.offset.get(), |_| home_offset),
-        says_mixed: home.map(|home| home.volume_flags.get() & VOLUME_BASE_MIXED != 0),
+        base_offset: volume_offset.unwrap_or(record.base.offset.get()),
+        says_mixed: homes.volume.as_deref().map(|home| home.volume_flags.get() & VOLUME_BASE_MIXED != 0),
     }
 }

@@ -451,12 +451,6 @@ pub enum Reason {
         /// Its name.
         backend: &'static str,
     },
-    /// The offline check does not know pools like this one.
-    #[error("the offline check does not cover it yet: {why}; reading it checks every block")]
-    NotChecked {
-        /// What it is.
-        why: &'static str,
-    },
     /// Nothing can be salvaged from it.
     #[error("it cannot be salvaged: {why}")]
     NotSalvaged {
@@ -620,7 +614,6 @@ impl Reason {
             | Reason::NotOfSnapshots
             | Reason::CannotGrow { .. }
             | Reason::ControlVersion { .. }
-            | Reason::NotChecked { .. }
             | Reason::NotSalvaged { .. }
             | Reason::NoDirectIo { .. } => Kind::Unsupported,
             Reason::OutOfBuffers { .. } | Reason::HoldEnded { .. } | Reason::Cancelled => Kind::Retry,

@@ -35,7 +35,7 @@ impl Volume {
         Self::grow_on(&Devices::from(device.clone())).await
     }
 
-    /// As [`Volume::grow`]; where the volume has a device of its own, that one stays as it is.
+    /// As [`Volume::grow`]; devices beside the pool's stay as they are.
     ///
     /// # Errors
     /// As [`Volume::grow`].
@@ -50,15 +50,8 @@ impl Volume {
         check(&before, device)?;
         refuse_unknown_features(&before)?;
         let backend = Backend::from_number(before.backend.get())?;
-        let why = match before.features_incompatible.get() {
-            features if features & FEATURE_LOG == 0 => Some("only a pool with a log grows"),
-            _ if before.has_objects_device() => {
-                Some("its linear objects lie on a device of their own, which this build does not grow")
-            }
-            _ => None,
-        };
-        if let Some(why) = why {
-            return Err(Error::new("grow", Reason::CannotGrow { why }));
+        if before.features_incompatible.get() & FEATURE_LOG == 0 {
+            return Err(Error::new("grow", Reason::CannotGrow { why: "only a pool with a log grows" }));
         }
         apart(&before, devices, false, false).await?;
         let (was_bytes, found_bytes) = (before.device_bytes.get(), device.geometry().size_bytes);

@@ -11,12 +11,12 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use icecore::check::{Report, check_on};
+use icecore::check::{Beside, Report, check_on};
 use icecore::device::simulated::SimulatedDisk;
 use icecore::error::{Error, Reason};
 use icecore::store::Backend;
 use targets::{Fields, Seal, Target, reseal};
-use volumes::Made;
+use volumes::{Made, Of};
 
 /// Other values for a field.
 fn values(old: &[u8]) -> Vec<Vec<u8>> {
@@ -54,12 +54,10 @@ struct Tried {
 fn checked(made: &Made, may_refuse: bool) -> Option<Report> {
     let context = made.runtime.context();
     let open = |disk: &SimulatedDisk| disk.open(context).unwrap();
-    let own = open(&made.disk);
-    let (pool, volume) = match &made.pool {
-        Some(pool) => (open(pool), Some(own)),
-        None => (own, made.volume.as_ref().map(open)),
-    };
-    match made.runtime.block_on(async { check_on(&pool, volume.as_ref(), &mut |_| ()).await }) {
+    let pool = open(made.pool.as_ref().unwrap_or(&made.disk));
+    let (volume, objects) = (made.volume.as_ref().map(open), made.objects.as_ref().map(open));
+    let beside = Beside { volume: volume.as_ref(), objects: objects.as_ref() };
+    match made.runtime.block_on(async { check_on(&pool, beside, &mut |_| ()).await }) {
         Ok(report) => Some(report),
         Err(error) if may_refuse && is_refusal(&error) => None,
         Err(error) => panic!("{}: {error}", made.name),
@@ -70,13 +68,12 @@ fn is_refusal(error: &Error) -> bool {
     matches!(
         error.reason(),
         Reason::NoSuperblock
-            | Reason::NotChecked { .. }
             | Reason::UnknownVersion { .. }
             | Reason::UnknownFeatures { .. }
             | Reason::UnknownBackend { .. }
             | Reason::DeviceMissing { .. }
             | Reason::WrongDevice { .. }
-            | Reason::InvalidSetting { name: "volume device", .. }
+            | Reason::InvalidSetting { name: "volume device" | "objects device", .. }
     )
 }
 
@@ -203,10 +200,23 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
     }
     for (backend, name) in [(Backend::Linear, "linear"), (Backend::Cow, "cow"), (Backend::Overlay, "overlay")]
     {
-        for of_pool in [true, false] {
-            let made = volumes::apart(backend, of_pool);
+        for (has_objects, of) in [
+            (false, Of::Pool),
+            (false, Of::Volume),
+            (true, Of::Pool),
+            (true, Of::Volume),
+            (true, Of::Objects),
+        ] {
+            if has_objects && backend == Backend::Linear {
+                continue;
+            }
+            let made = volumes::apart(backend, has_objects, of);
             mutate(&made, &targets::of_superblocks(), &mut tried);
-            let of = if of_pool { name } else { "the device of a volume" };
+            let of = match of {
+                Of::Pool => name,
+                Of::Volume => "the device of a volume",
+                Of::Objects => "the device of objects",
+            };
             let record = format!("Superblock of {of}, both copies alike");
             mutate(&made, &superblock_alike(&record), &mut tried);
         }

@@ -19,10 +19,10 @@ pub struct Made {
     pub runtime: Runtime,
     pub disk: SimulatedDisk,
     pub device_bytes: u64,
-    /// The pool's, where this one is that of its volume's own blocks.
+    /// All disks of a pool that has several, this one too.
     pub pool: Option<SimulatedDisk>,
-    /// The other way round.
     pub volume: Option<SimulatedDisk>,
+    pub objects: Option<SimulatedDisk>,
 }
 
 /// Opens the disk once what an earlier opener left in flight has ended.
@@ -232,7 +232,7 @@ fn made(
         }
     });
     drop(runtime.block_on(open(&disk, &context)));
-    Made { name, runtime, disk, device_bytes, pool: None, volume: None }
+    Made { name, runtime, disk, device_bytes, pool: None, volume: None, objects: None }
 }
 
 fn log() -> CreateOptions {
@@ -300,42 +300,59 @@ pub fn direct() -> Made {
     made("direct", 6 << 20, options, &[20], 2, false)
 }
 
-/// A pool whose volume, or base, lies on a device of its own: the disk of the pool, or the other one.
-pub fn apart(backend: Backend, of_pool: bool) -> Made {
+/// Which of the disks of a pool.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    Pool,
+    Volume,
+    Objects,
+}
+
+/// A pool whose volume, or base, lies on a device of its own, and perhaps its linear objects; one of its disks.
+pub fn apart(backend: Backend, has_objects: bool, of: Of) -> Made {
     let (runtime, calendar) = Runtime::simulated(7).unwrap();
     let (pool_bytes, volume_bytes) = (6 << 20, 4 << 20);
     let disk = |name, bytes| SimulatedDisk::new(&calendar, 7, name, bytes, 4096);
     let (pool, volume) = (disk("pool", pool_bytes), disk("volume", volume_bytes));
+    let objects = has_objects.then(|| disk("objects", volume_bytes));
     let context = runtime.context().clone();
     let options = CreateOptions {
         size_bytes: Some(64 * BLOCK),
         region_bytes: BLOCK as u32,
         segment_bytes: Some(64 << 10),
         checkpoint_bytes: Some(128 << 10),
+        objects: if has_objects { ObjectKind::Linear } else { ObjectKind::Mapped },
         ..CreateOptions::new(backend)
     };
     runtime.block_on(async {
+        let on_objects = match &objects {
+            Some(objects) => Some(open(objects, &context).await),
+            None => None,
+        };
         let devices = Devices {
             pool: open(&pool, &context).await,
             volume: Some(open(&volume, &context).await),
-            objects: None,
+            objects: on_objects,
         };
         Volume::create_on(&devices, options).await.unwrap();
         let opened = Volume::open(devices, OpenMode::ReadWrite).await.unwrap();
         let mut random = Random::from_seed(7);
         work(&opened, &mut random, 60).await;
+        if has_objects {
+            opened.create_snapshot("one").await.unwrap();
+            work(&opened, &mut random, 60).await;
+        }
         write(&opened, &mut random, 3, 1, Durability::Durable).await;
         drop(opened);
-        pool.cut_power();
-        volume.cut_power();
+        [Some(&pool), Some(&volume), objects.as_ref()]
+            .into_iter()
+            .flatten()
+            .for_each(SimulatedDisk::cut_power);
     });
-    let name = if of_pool { "pool of two" } else { "volume of two" };
-    match of_pool {
-        true => {
-            Made { name, runtime, disk: pool, device_bytes: pool_bytes, pool: None, volume: Some(volume) }
-        }
-        false => {
-            Made { name, runtime, disk: volume, device_bytes: volume_bytes, pool: Some(pool), volume: None }
-        }
-    }
+    let (name, disk, device_bytes) = match of {
+        Of::Pool => ("pool of several", pool.clone(), pool_bytes),
+        Of::Volume => ("volume of several", volume.clone(), volume_bytes),
+        Of::Objects => ("objects of several", objects.clone().expect("it has some"), volume_bytes),
+    };
+    Made { name, runtime, disk, device_bytes, pool: Some(pool), volume: Some(volume), objects }
 }

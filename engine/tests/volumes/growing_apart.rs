@@ -1,6 +1,5 @@
 //! Growing a pool whose volume, or base, lies on a device of its own: the pool's device grows, and the other one stays.
 
-use icecore::check::check_on;
 use icecore::error::{Error, Reason};
 use icecore::store::Backend;
 use icecore::units::Seq;
@@ -9,7 +8,14 @@ use icecore::volume::{Grown, Volume};
 use crate::apart::{Rig, arrived, write_some};
 use crate::vlog::{MANUAL, MIB, WRITES, current, shown, write, write_base};
 
-const BACKENDS: [Backend; 3] = [Backend::Linear, Backend::Cow, Backend::Overlay];
+/// With linear objects on a third device, or without.
+const CASES: [(Backend, bool); 5] = [
+    (Backend::Linear, false),
+    (Backend::Cow, false),
+    (Backend::Overlay, false),
+    (Backend::Cow, true),
+    (Backend::Overlay, true),
+];
 /// What is read before and after; the first snapshot of a volume with a base is of the base alone.
 const NOW: &str = "1bFyeGgh";
 const THEN: &str = "abcdefgh";
@@ -23,8 +29,11 @@ fn segments(volume: &Volume) -> u32 {
 }
 
 /// A volume with entries at home and in the log, or a snapshot, on a pool whose device has become larger.
-fn made(seed: u64, backend: Backend) -> (Rig, u32) {
-    let mut rig = Rig::new(seed, backend);
+fn made(seed: u64, backend: Backend, has_objects: bool) -> (Rig, u32) {
+    let mut rig = match has_objects {
+        true => Rig::with_objects(seed, backend, false),
+        false => Rig::new(seed, backend),
+    };
     rig.opening.apply = MANUAL;
     let segments = rig.runtime.block_on(async {
         let volume = rig.open().await;
@@ -53,20 +62,21 @@ async fn is_as_it_was(volume: &Volume, backend: Backend, place: &str) {
 }
 
 fn checked(rig: &Rig, place: &str) {
-    let devices = rig.devices();
-    let report = rig.runtime.block_on(check_on(&devices.pool, devices.volume.as_ref(), &mut |_| ())).unwrap();
+    let report = rig.checked().unwrap();
     assert_eq!(report.damage, 0, "{place}: {report:?}");
 }
 
 #[test]
 fn the_pool_grows_and_the_other_device_is_not_written() {
-    for backend in BACKENDS {
-        let (rig, before) = made(1, backend);
-        let place = format!("{backend:?}");
+    for (backend, has_objects) in CASES {
+        let (rig, before) = made(1, backend, has_objects);
+        let place = format!("{backend:?}, objects apart: {has_objects}");
         rig.record();
         let grown = rig.runtime.block_on(grow(&rig)).unwrap();
         assert!(grown.after_bytes > grown.before_bytes + 2 * MIB, "{grown:?}");
-        assert_eq!(arrived(&rig.volume, |kind| kind != icecore::runtime::OperationKind::Read), [], "{place}");
+        for other in rig.disks().skip(1) {
+            assert_eq!(arrived(other, |kind| kind != icecore::runtime::OperationKind::Read), [], "{place}");
+        }
         checked(&rig, &place);
         rig.runtime.block_on(async {
             let volume = rig.open().await;
@@ -100,10 +110,10 @@ fn the_pool_grows_and_the_other_device_is_not_written() {
 #[test]
 fn a_cut_at_any_request_leaves_the_old_pool_or_the_new_one() {
     let (mut as_before, mut grown) = (0, 0);
-    for backend in BACKENDS {
+    for (backend, has_objects) in CASES {
         for cut_at in 1.. {
-            let (rig, before) = made(cut_at, backend);
-            let place = format!("{backend:?}, cut at request {cut_at}");
+            let (rig, before) = made(20 * cut_at, backend, has_objects);
+            let place = format!("{backend:?}, objects apart: {has_objects}, cut at request {cut_at}");
             let ended = rig.runtime.block_on(async {
                 let ended = rig.run_until(cut_at, async { drop(grow(&rig).await.unwrap()) }).await;
                 rig.cut_power();
@@ -143,7 +153,7 @@ fn a_cut_at_any_request_leaves_the_old_pool_or_the_new_one() {
 
 #[test]
 fn devices_that_are_not_its_own_are_refused() {
-    let (rig, _) = made(2, Backend::Linear);
+    let (rig, _) = made(2, Backend::Linear, false);
     rig.runtime.block_on(async {
         let (foreign_log, _foreign) = rig.strangers(Backend::Linear).await;
         let hashes = || (rig.log.hash(), rig.volume.hash());

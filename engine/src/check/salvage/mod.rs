@@ -26,7 +26,7 @@ mod scan;
 mod sequences;
 
 use super::superblock::{self, Readable};
-use super::{Checker, Finding, Progress};
+use super::{Beside, Checker, Finding, Progress};
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use output::Output;
@@ -245,22 +245,21 @@ impl<'a> Salvage<'a> {
         options: SalvageOptions,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        Self::prepare_on(device, None, options, progress).await
+        Self::prepare_on(device, Beside::default(), options, progress).await
     }
 
-    /// As [`Salvage::prepare`]; the volume's own blocks, those of a linear volume or of a base, may lie on a device of
-    /// their own.
+    /// As [`Salvage::prepare`], for a pool on several devices.
     ///
     /// # Errors
     /// As [`Salvage::prepare`]; `DeviceMissing`, `WrongDevice` or `InvalidSetting` where the devices are not those of the
     /// pool.
     pub async fn prepare_on(
         device: &'a Device,
-        volume: Option<&'a Device>,
+        beside: Beside<'a>,
         options: SalvageOptions,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let mut checker = Checker::new(device, volume, progress);
+        let mut checker = Checker::new(device, beside, progress);
         let readable = superblock::readable(&mut checker).await?;
         let is_told = options.size_bytes.is_some() || options.direct_offset_bytes.is_some();
         if (is_told || options.no_base) && !matches!(readable, Readable::Gone) {

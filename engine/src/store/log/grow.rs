@@ -57,11 +57,12 @@ pub async fn grow(device: &Device, pool: &Superblock) -> Result<Superblock> {
 
 /// Segments from `first` on have higher numbers from now on.
 fn renumber(changes: &mut [Change], first: u32, more: u32) {
+    let renumber = |at: u32| if at >= first { at + more } else { at };
     for change in changes {
-        if let Change::Row(row, ..) = change
-            && row.physical >= first
-        {
-            row.physical += more;
+        match change {
+            Change::Row(row, ..) => row.physical = renumber(row.physical.get()).into(),
+            Change::Object(_, runs) => runs.iter_mut().for_each(|(at, _)| *at = renumber(*at)),
+            _ => {}
         }
     }
 }
