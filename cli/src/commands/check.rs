@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use icecore::check::{Beside, Finding, Progress, Report, check_on};
+use icecore::check::{Finding, Progress, Report, check_on};
 use serde_json::{Value, json};
 
 use super::inspect::IoPaths;
@@ -39,7 +39,6 @@ impl Check {
         let device = io.take_to_read(&runtime, path)?;
         let paths = IoPaths::of(&device);
         let devices = self.volume_device.take_to_read(io, &runtime, device)?;
-        let beside = Beside { volume: devices.volume.as_ref(), objects: devices.objects.as_ref() };
         let shown = std::io::stderr().is_terminal();
         let mut last = Instant::now();
         let mut progress = |progress: Progress| {
@@ -48,7 +47,7 @@ impl Check {
                 eprint!("\r{} of {} blocks ", progress.done, progress.total);
             }
         };
-        let report = runtime.block_on(check_on(&devices.pool, beside, &mut progress))?;
+        let report = runtime.block_on(check_on(&devices.pool, devices.beside(), &mut progress))?;
         if shown {
             eprint!("\r");
         }

@@ -8,9 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use icecore::check::{
-    Beside, Moment, Progress, Salvage as Engine, SalvageOptions, SalvageReport, Status, Stretch,
-};
+use icecore::check::{Moment, Progress, Salvage as Engine, SalvageOptions, SalvageReport, Status, Stretch};
 use icecore::device::{Device, Identity, create_file};
 use icecore::error::Error;
 use serde_json::{Map, Value, json};
@@ -70,11 +68,10 @@ impl Salvage {
         let device = io.take_to_read(&runtime, path)?;
         let paths = IoPaths::of(&device);
         let devices = self.volume_device.take_to_read(io, &runtime, device)?;
-        let beside = Beside { volume: devices.volume.as_ref(), objects: devices.objects.as_ref() };
         let mut progress = |_: Progress| ();
         let options = self.options();
         let report = runtime.block_on(async {
-            let salvage = Engine::prepare_on(&devices.pool, beside, options, &mut progress).await?;
+            let salvage = Engine::prepare_on(&devices.pool, devices.beside(), options, &mut progress).await?;
             let (new_file, destroy) = self.make_file(salvage.size_bytes())?;
             let out = Device::claim(runtime.context(), &self.out, destroy.as_deref(), io.caching())?;
             let report = salvage.write(&out, new_file.is_some()).await?;

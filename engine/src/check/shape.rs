@@ -9,6 +9,7 @@ pub(super) const HEAD_BYTES: u64 = 1 << 20;
 pub(super) const ROOTS_BYTES: u64 = 128 << 10;
 /// Named moments that the metadata has room for, where nothing is said of them.
 pub(super) const SNAPSHOTS_MIN: u32 = 256;
+/// The first number of a row that others were gathered in.
 const GATHERED_FIRST: u32 = 1 << 30;
 /// The first number of a row that is an extent of a linear volume. The highest number of all is no row's.
 pub(super) const HOME_FIRST: u32 = 1 << 31;

@@ -6,6 +6,7 @@
 //! they are.
 
 use super::format_id;
+use crate::check::Beside;
 use crate::device::Device;
 use crate::error::{Error, Reason, Result};
 use crate::format::superblock::{
@@ -31,6 +32,11 @@ impl Devices {
     /// All there are, the pool's first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Device> {
         [&self.pool].into_iter().chain(&self.volume).chain(&self.objects)
+    }
+
+    /// Those beside the pool's, for the offline check and salvage.
+    pub fn beside(&self) -> Beside<'_> {
+        Beside { volume: self.volume.as_ref(), objects: self.objects.as_ref() }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Included beside `vlog` by the tests of such volumes.
 
-use icecore::check::{Beside, Report, check_on};
+use icecore::check::{Report, check_on};
 use icecore::device::Device;
 use icecore::device::simulated::{Event, Recorded, SimulatedDisk};
 use icecore::error::{Error, Reason};
@@ -154,8 +154,7 @@ impl Rig {
     /// The offline check of all of them.
     pub fn checked(&self) -> Result<Report, Error> {
         let devices = self.devices();
-        let beside = Beside { volume: devices.volume.as_ref(), objects: devices.objects.as_ref() };
-        self.runtime.block_on(check_on(&devices.pool, beside, &mut |_| ()))
+        self.runtime.block_on(check_on(&devices.pool, devices.beside(), &mut |_| ()))
     }
 
     /// What the volume's disk holds at the first regions, behind its superblocks.

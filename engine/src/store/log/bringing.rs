@@ -15,7 +15,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use super::apply::{ApplyOptions, ApplyStatus, STALL_NS};
-use super::maintain::FULL;
 use super::moving::{Batch, Moved, Moving, split_at};
 use super::{Core, LogStore};
 use crate::error::{Error, Reason, Result};
@@ -153,13 +152,9 @@ impl Core {
         })
     }
 
-    /// Whether the log has no room, and nothing else makes any. Copies do not wait then for what only they could make: the
-    /// round goes on with those that have found some.
-    pub(super) fn tell_bringing(&self, log: &Log, is_short: bool) {
-        let Some(bringing) = self.bringing() else { return };
-        if is_short {
-            log.refuse(FULL, |kind| kind == KIND_COPIED);
-        } else {
+    /// There is room in the log, or may be.
+    pub(super) fn bring_again(&self) {
+        if let Some(bringing) = self.bringing() {
             bringing.is_stuck.set(false);
         }
     }

@@ -15,6 +15,7 @@ use super::Core;
 use super::apply::{Linear, STALL_NS};
 use super::empty::{Emptying, tied_rows};
 use crate::error::{Error, Reason, Result};
+use crate::format::batch::KIND_COPIED;
 #[cfg(feature = "mutations")]
 use crate::format::journal::Checkpoint;
 use crate::format::journal::{Change, Lease};
@@ -32,8 +33,7 @@ use crate::runtime::Task;
 const IDLE_NS: u64 = 1_000_000_000;
 
 /// Why there is no room in the log.
-pub(super) const FULL: &str =
-    "snapshots, open images and the volume itself fill it; delete snapshots or close images";
+const FULL: &str = "snapshots, open images and the volume itself fill it; delete snapshots or close images";
 
 /// The changes that put a merged run in the place of those that it was made of.
 fn replacement(runs: &[Rc<Run>], merged: Option<&Rc<Run>>) -> impl Iterator<Item = Change> {
@@ -313,7 +313,11 @@ impl Core {
                 self.step(self.break_snapshot(snapshot)).await
             } else {
                 let is_short = self.is_short();
-                self.tell_bringing(log, is_short);
+                match is_short {
+                    // Copies do not wait for what only they could make: the round goes on with those that have found room.
+                    true => log.refuse(FULL, |kind| kind == KIND_COPIED),
+                    false => self.bring_again(),
+                }
                 log.set_full(self.why_full(log).filter(|_| self.refuse_when_full));
                 // Whoever gives up a moment, or stops reading a free segment, tells nobody.
                 if is_short {
@@ -397,7 +401,7 @@ impl Core {
     /// Something has been given up: writes are not refused before the room that this makes has been looked for.
     pub(super) fn look_for_room(&self, log: &Log) {
         log.set_full(None);
-        self.tell_bringing(log, false);
+        self.bring_again();
         log.progress.give();
     }
 
