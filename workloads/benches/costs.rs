@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use icecore_workloads::{InFlight, Stamper, Stream, Workload};
 
 fn costs(criterion: &mut Criterion) {
-    for name in ["randread-4k", "seqread-1m", "mixed-4k"] {
+    for name in ["randread-4k", "seqread-1m", "mixed-4k", "ycsb-a", "jesd219"] {
         let workload = Workload::from_name(name).expect("a known name");
         let mut stream = Stream::new(&workload, 1 << 30, 42).expect("long enough");
         criterion
@@ -19,14 +19,14 @@ fn costs(criterion: &mut Criterion) {
     for slots in [1_usize, 32] {
         let workload = Workload::from_name("randwrite-4k").expect("a known name");
         let mut stream = Stream::new(&workload, 1 << 30, 42).expect("long enough");
-        let mut in_flight = InFlight::new(slots);
+        let mut in_flight = InFlight::new(slots, 4096);
         let mut slot = 0;
         criterion.bench_function(&format!("stream-and-claim/depth-{slots}"), |bencher| {
             bencher.iter(|| {
                 in_flight.release(slot);
                 let operation = loop {
                     let operation = stream.next_operation();
-                    if in_flight.claim(slot, operation.offset_bytes / 4096) {
+                    if in_flight.claim(slot, operation.offset_bytes, operation.len_bytes) {
                         break operation;
                     }
                 };

@@ -13,8 +13,9 @@
 //! that was damaged. A sector is the unit a device writes whole; an older and a newer half within one sector
 //! would differ in the stamp alone, and that difference is found only if it reaches the stamp.
 //!
-//! A buffer is prepared once; each write rewrites 24 bytes a sector. The filler therefore repeats every 4 KiB:
-//! a device that deduplicates or compresses sees more redundancy than most data has.
+//! A buffer is prepared once; each write rewrites 24 bytes a sector. The filler therefore repeats every 4 KiB (every sector,
+//! where requests are no multiples of 4 KiB, so that a prepared buffer fits any place): a device that deduplicates sees
+//! more redundancy than most data has. How much of each such unit is zeros, for a device that compresses, is chosen.
 
 use std::fmt;
 
@@ -24,13 +25,11 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 /// Bytes of a sector, the unit that carries a stamp.
 pub const SECTOR_BYTES: usize = 512;
 
-/// Offsets and lengths of stamped buffers are multiples of this.
+/// Offsets and lengths of stamped buffers are multiples of this, or of a sector if so chosen.
 pub const STAMP_BLOCK_BYTES: usize = 4096;
 
 /// Bytes of a stamp at the start of each sector.
 pub const STAMP_BYTES: usize = 24;
-
-const SECTORS_A_BLOCK: usize = STAMP_BLOCK_BYTES / SECTOR_BYTES;
 
 /// What a stamp says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +78,7 @@ impl Stamp {
 #[derive(Clone)]
 pub struct Stamper {
     tag: u64,
+    unit_bytes: usize,
     /// The filler of one block; the bytes where stamps go are unused.
     template: Box<[u8; STAMP_BLOCK_BYTES]>,
 }
@@ -92,10 +92,30 @@ impl fmt::Debug for Stamper {
 impl Stamper {
     /// The content of the run with this tag. Two runs whose remains must be told apart need different tags.
     pub fn new(tag: u64) -> Self {
+        Self::with(tag, STAMP_BLOCK_BYTES as u32, 0)
+    }
+
+    /// The same for requests that are multiples of `unit_bytes` (512 or 4096); `compressible_percent` of each unit, at its
+    /// end, are zeros.
+    ///
+    /// # Panics
+    /// When the unit is another one, or the percentage is above 100.
+    pub fn with(tag: u64, unit_bytes: u32, compressible_percent: u8) -> Self {
+        let unit_bytes = unit_bytes as usize;
+        assert!(
+            unit_bytes == SECTOR_BYTES || unit_bytes == STAMP_BLOCK_BYTES,
+            "a unit of {unit_bytes} bytes"
+        );
+        assert!(compressible_percent <= 100, "{compressible_percent} percent");
         let mut random = Xoshiro256PlusPlus::seed_from_u64(tag);
         let mut template = Box::new([0; STAMP_BLOCK_BYTES]);
-        random.fill_bytes(&mut template[..]);
-        Self { tag, template }
+        let filled_bytes = unit_bytes - unit_bytes * usize::from(compressible_percent) / 100;
+        random.fill_bytes(&mut template[..unit_bytes]);
+        template[filled_bytes..unit_bytes].fill(0);
+        for start in (unit_bytes..STAMP_BLOCK_BYTES).step_by(unit_bytes) {
+            template.copy_within(..unit_bytes, start);
+        }
+        Self { tag, unit_bytes, template }
     }
 
     /// The tag it was made with.
@@ -106,28 +126,32 @@ impl Stamper {
     /// Fills a buffer with the filler, once; [`Stamper::stamp`] then makes it the content of any place.
     ///
     /// # Panics
-    /// When the length is no multiple of 4 KiB.
+    /// When the length is no multiple of the unit.
     pub fn prepare(&self, buffer: &mut [u8]) {
-        let (blocks, rest) = buffer.as_chunks_mut::<STAMP_BLOCK_BYTES>();
-        assert!(rest.is_empty(), "stamped buffers are whole blocks of {STAMP_BLOCK_BYTES} bytes");
-        blocks.fill(*self.template);
+        self.check_unit(0, buffer.len());
+        for block in buffer.chunks_mut(STAMP_BLOCK_BYTES) {
+            block.copy_from_slice(&self.template[..block.len()]);
+        }
+    }
+
+    #[inline]
+    fn check_unit(&self, offset_bytes: u64, length: usize) {
+        let whole = (offset_bytes | length as u64).is_multiple_of(self.unit_bytes as u64);
+        assert!(whole, "stamped offsets and lengths are whole units of {} bytes", self.unit_bytes);
     }
 
     /// Makes a prepared buffer the content of `offset_bytes` (in the data span) at `generation`.
     ///
     /// # Panics
-    /// When offset or length is no multiple of 4 KiB.
+    /// When offset or length is no multiple of the unit.
     #[inline]
     pub fn stamp(&self, buffer: &mut [u8], offset_bytes: u64, generation: u32) {
-        let mut stamp = Stamp { tag: self.tag, sector: first_sector(offset_bytes), generation };
-        let (blocks, rest) = buffer.as_chunks_mut::<STAMP_BLOCK_BYTES>();
-        assert!(rest.is_empty(), "stamped buffers are whole blocks of {STAMP_BLOCK_BYTES} bytes");
-        for block in blocks {
-            for sector in 0..SECTORS_A_BLOCK {
-                let start = sector * SECTOR_BYTES;
-                block[start..start + STAMP_BYTES].copy_from_slice(&stamp.to_bytes());
-                stamp.sector += 1;
-            }
+        self.check_unit(offset_bytes, buffer.len());
+        let mut stamp = Stamp { tag: self.tag, sector: offset_bytes / SECTOR_BYTES as u64, generation };
+        let (sectors, _) = buffer.as_chunks_mut::<SECTOR_BYTES>();
+        for sector in sectors {
+            sector[..STAMP_BYTES].copy_from_slice(&stamp.to_bytes());
+            stamp.sector += 1;
         }
     }
 
@@ -135,10 +159,10 @@ impl Stamper {
     /// describes the first sector that differs. Where blocks have different generations, verify each of them.
     ///
     /// # Panics
-    /// When offset or length is no multiple of 4 KiB.
+    /// When offset or length is no multiple of the unit.
     pub fn verify(&self, buffer: &[u8], offset_bytes: u64, generation: u32) -> Result<(), Mismatch> {
-        let mut expected = Stamp { tag: self.tag, sector: first_sector(offset_bytes), generation };
-        assert_eq!(buffer.len() % STAMP_BLOCK_BYTES, 0, "stamped buffers are whole blocks");
+        self.check_unit(offset_bytes, buffer.len());
+        let mut expected = Stamp { tag: self.tag, sector: offset_bytes / SECTOR_BYTES as u64, generation };
         let (sectors, _) = buffer.as_chunks::<SECTOR_BYTES>();
         let (fillers, _) = self.template.as_chunks::<SECTOR_BYTES>();
         for (sector, filler) in sectors.iter().zip(fillers.iter().cycle()) {
@@ -150,12 +174,6 @@ impl Stamper {
         }
         Ok(())
     }
-}
-
-#[inline]
-fn first_sector(offset_bytes: u64) -> u64 {
-    assert!(offset_bytes.is_multiple_of(STAMP_BLOCK_BYTES as u64), "stamped offsets are whole blocks");
-    offset_bytes / SECTOR_BYTES as u64
 }
 
 /// A sector that does not hold what it should.
@@ -355,6 +373,40 @@ mod tests {
         // Even a run whose tag is 0.
         let zero = Stamper::new(0);
         assert_eq!(zero.verify(&[0; STAMP_BLOCK_BYTES], 0, 0).expect_err("zeros").found, Found::Zeros);
+    }
+
+    #[test]
+    fn sectors_by_themselves_make_up_the_same_content() {
+        let stamper = Stamper::with(3, 512, 0);
+        let mut block = vec![0; 4096];
+        stamper.prepare(&mut block);
+        stamper.stamp(&mut block, 4096, 1);
+        // Three sectors written from another buffer, in the middle of the block.
+        let mut piece = vec![0; 1536];
+        stamper.prepare(&mut piece);
+        stamper.stamp(&mut piece, 4096 + 1024, 1);
+        assert_eq!(block[1024..2560], piece);
+        for (index, sector) in block.chunks(512).enumerate() {
+            assert_eq!(stamper.verify(sector, 4096 + 512 * index as u64, 1), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_zeros_that_were_asked_for_are_there() {
+        for (unit, percent) in [(4096, 0_u8), (4096, 50), (4096, 100), (512, 25)] {
+            let stamper = Stamper::with(3, unit, percent);
+            let buffer = {
+                let mut buffer = vec![1; 8192];
+                stamper.prepare(&mut buffer);
+                stamper.stamp(&mut buffer, 0, 1);
+                buffer
+            };
+            assert_eq!(stamper.verify(&buffer, 0, 1), Ok(()));
+            let zeros = buffer.iter().filter(|byte| **byte == 0).count() as f64;
+            // Stamps stand over zeros, random bytes are zero once in 256, and most of a stamp's bytes are zero.
+            let wanted = f64::from(percent) / 100.0;
+            assert!((zeros / 8192.0 - wanted).abs() < 0.06, "{percent}: {zeros}");
+        }
     }
 
     /// Readers of stored images rely on the layout.
