@@ -34,6 +34,12 @@ pub enum Command {
         /// The run folder.
         folder: PathBuf,
     },
+    /// List the workloads: what each asks, and the digest of its first operations.
+    Workloads {
+        /// Print one JSON object on stdout.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at this machine: io_uring, direct I/O, flush cost, and what the runner itself costs.
     Doctor(DoctorOptions),
 }
@@ -47,6 +53,7 @@ impl Command {
             Command::Doctor(options) => options.json,
             Command::Recovery(options) => options.json,
             Command::Snapshots(options) => options.json,
+            Command::Workloads { json } => *json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
@@ -84,13 +91,19 @@ pub struct RunOptions {
     /// Arms: ring, fio, or a backend by its name; raw always runs beside them.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub backend: Vec<String>,
-    /// randread-4k, randwrite-4k, seqread-1m, seqwrite-1m, mixed-4k, durable-4k, durable-4k-dsync.
+    /// Workloads by name (`bench-runner workloads` lists them), or paths of TOML files.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "randread-4k,randwrite-4k")]
     pub workload: Vec<String>,
-    /// Requests in flight; for durable workloads, independent writers.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,32",
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Requests in flight (for durable workloads, independent writers; under an open load at most so many); what the workload
+    /// says, or 1,32, if not given.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub queue_depth: Vec<u32>,
+    /// Open loads, in percent of what each arm does under the closed one, which runs before them.
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', value_parser = percent)]
+    pub load: Vec<f64>,
+    /// Open loads, in operations a second, instead of the closed one.
+    #[arg(long, value_name = "PER-SECOND", value_delimiter = ',', value_parser = per_second)]
+    pub offered: Vec<f64>,
     /// Measured seconds of each arm.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
@@ -194,6 +207,20 @@ fn volume_size(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(bytes @ 1_048_576..) if u64::is_multiple_of(bytes, 1_048_576) => Ok(bytes),
         _ => Err("multiples of 1048576 are possible".to_owned()),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (1.0..=1_000.0).contains(&percent) => Ok(percent),
+        _ => Err("from 1 to 1000 percent are possible".to_owned()),
+    }
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (1.0..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("from 1 to 10000000 operations a second are possible".to_owned()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
-use crate::{doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary};
+use crate::{doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, workloads};
 
 /// Runs the program on its arguments; gives its exit code.
 pub fn main() -> i32 {
@@ -61,6 +61,10 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
         }
         Command::Run(options) => Ok(tell(&run(&options)?, options.json)),
         Command::Plan(options) => plan::tell(&options),
+        Command::Workloads { json } => {
+            workloads::list(json);
+            Ok(EXIT_OK)
+        }
         Command::Recovery(options) => {
             let out = out_folder(options.out.clone())?;
             let program = recovery::this_program()?;

@@ -1,7 +1,8 @@
 //! The content of the data span: how it is prepared before an arm and compared after it.
 //!
 //! Before each arm the device is formatted and the span filled with generation 0 of the block's stamped content.
-//! After it every 4 KiB block must hold the generation that the arm says it wrote last.
+//! After it every block of 4 KiB, or sector where the workload has requests of sectors, must hold the generation that the arm
+//! says it wrote last.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -13,7 +14,7 @@ use icecore::object::ObjectKind;
 use icecore::runtime::Runtime;
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Initialise, OpenMode, Volume};
-use icecore_workloads::{Mismatch, STAMP_BLOCK_BYTES, Stamper};
+use icecore_workloads::{Generations, Mismatch, STAMP_BLOCK_BYTES, Stamper};
 
 use crate::arms::Arm;
 use crate::arms::target::{Bare, Target};
@@ -56,10 +57,10 @@ pub fn prime(bench: &Bench, arm: Arm, task: &ArmTask) -> Result<(), Failure> {
     let runtime = bench.runtime();
     if let Arm::Engine(_) = arm {
         let volume = runtime.block_on(Volume::open(bench.device().clone(), OpenMode::ReadWrite))?;
-        fill(runtime, &volume, task.span_bytes, task.seed)?;
+        fill(runtime, &volume, task.span_bytes, task.stamper())?;
         Ok(runtime.block_on(volume.close())?)
     } else {
-        fill(runtime, &Bare::new(bench.device(), task.span_offset_bytes), task.span_bytes, task.seed)
+        fill(runtime, &Bare::new(bench.device(), task.span_offset_bytes), task.span_bytes, task.stamper())
     }
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn format_as(bench: &Bench, options: CreateOptions) -> Result<(), Fai
     Ok(())
 }
 
-/// Compares every block of the task's span with its generation (`generations` empty: all at 0), through the arm's
+/// Compares every block of the task's span with its generation (where none are counted: all at 0), through the arm's
 /// own way to the data. Gives the number of blocks compared.
 ///
 /// # Errors
@@ -103,28 +104,29 @@ pub fn verify(
     bench: &Bench,
     arm: Arm,
     task: &ArmTask,
-    generations: &[u32],
+    generations: &Generations,
 ) -> Result<Result<u64, WrongBlock>, Failure> {
     let runtime = bench.runtime();
+    let counts = generations.counts();
     if let Arm::Engine(_) = arm {
         let volume = runtime.block_on(Volume::open(bench.device().clone(), OpenMode::ReadOnly))?;
-        let compared = compare(runtime, &volume, task.span_bytes, task.seed, generations)?;
+        let compared = compare(runtime, &volume, task.span_bytes, task.stamper(), counts)?;
         runtime.block_on(volume.close())?;
         Ok(compared)
     } else {
         let bare = Bare::new(bench.device(), task.span_offset_bytes);
-        compare(runtime, &bare, task.span_bytes, task.seed, generations)
+        compare(runtime, &bare, task.span_bytes, task.stamper(), counts)
     }
 }
 
-/// Writes generation 0 of the content with this tag to the whole span and makes it durable.
+/// Writes generation 0 of this content to the whole span and makes it durable.
 pub(crate) fn fill<T: Target>(
     runtime: &Runtime,
     target: &T,
     span_bytes: u64,
-    tag: u64,
+    stamper: Stamper,
 ) -> Result<(), Failure> {
-    let stamper = Rc::new(Stamper::new(tag));
+    let stamper = Rc::new(stamper);
     walk(runtime, span_bytes, |walker| {
         let (target, stamper) = (target.clone(), Rc::clone(&stamper));
         async move {
@@ -148,10 +150,10 @@ pub(crate) fn compare<T: Target>(
     runtime: &Runtime,
     target: &T,
     span_bytes: u64,
-    tag: u64,
+    stamper: Stamper,
     generations: &[u32],
 ) -> Result<Result<u64, WrongBlock>, Failure> {
-    compare_between(runtime, target, span_bytes, tag, (generations, generations))
+    compare_between(runtime, target, span_bytes, stamper, (generations, generations))
 }
 
 /// Compares the whole span where nobody knows which of a block's writes under way came first: each block must be
@@ -160,10 +162,11 @@ pub(crate) fn compare_between<T: Target>(
     runtime: &Runtime,
     target: &T,
     span_bytes: u64,
-    tag: u64,
+    stamper: Stamper,
     (oldest, newest): (&[u32], &[u32]),
 ) -> Result<Result<u64, WrongBlock>, Failure> {
-    let stamper = Rc::new(Stamper::new(tag));
+    let unit_bytes = u64::from(stamper.unit_bytes());
+    let stamper = Rc::new(stamper);
     let (oldest, newest): (Rc<[u32]>, Rc<[u32]>) = (oldest.into(), newest.into());
     let compared = Rc::new(Cell::new(0));
     let wrong: Rc<RefCell<Option<WrongBlock>>> = Rc::default();
@@ -178,15 +181,15 @@ pub(crate) fn compare_between<T: Target>(
                 let (result, back) = target.read(offset_bytes, buf).await;
                 result?;
                 buf = back;
-                let first_block = offset_bytes / STAMP_BLOCK_BYTES as u64;
-                for (block, bytes) in (first_block..).zip(buf.chunks_exact(STAMP_BLOCK_BYTES)) {
-                    let of = |generations: &[u32]| generations.get(block as usize).copied().unwrap_or(0);
-                    let at = block * STAMP_BLOCK_BYTES as u64;
+                let first_unit = offset_bytes / unit_bytes;
+                for (unit, bytes) in (first_unit..).zip(buf.chunks_exact(unit_bytes as usize)) {
+                    let of = |generations: &[u32]| generations.get(unit as usize).copied().unwrap_or(0);
+                    let at = unit * unit_bytes;
                     if let Err(mismatch) = stamper.verify(bytes, at, of(&oldest)) {
                         let later = of(&oldest) + 1..=of(&newest);
                         if !later.into_iter().any(|generation| stamper.verify(bytes, at, generation).is_ok())
                         {
-                            note(&wrong, WrongBlock { block, mismatch });
+                            note(&wrong, WrongBlock { block: at / STAMP_BLOCK_BYTES as u64, mismatch });
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use icecore::device::Identity;
 use icecore::runtime::Runtime;
-use icecore_workloads::Workload;
+use icecore_workloads::{Stamper, Workload};
 use serde_json::{Map, Value, json};
 
 use crate::arms::engine::{self, Content};
@@ -115,7 +115,7 @@ fn facts(
 fn scratch(folder: &Path, findings: &mut Map<String, Value>) -> Result<(), Failure> {
     let scratch = Scratch::create(folder, SCRATCH_BYTES)?;
     let bench = Bench::claim_own(scratch.path(), 1)?;
-    content::fill(bench.runtime(), &Bare::new(bench.device(), 0), SCRATCH_BYTES, 1)?;
+    content::fill(bench.runtime(), &Bare::new(bench.device(), 0), SCRATCH_BYTES, Stamper::new(1))?;
     facts(scratch.path(), bench.identity(), bench.device(), findings);
     flush_cost(&bench, findings)
 }
@@ -130,6 +130,7 @@ fn flush_cost(bench: &Bench, findings: &mut Map<String, Value>) -> Result<(), Fa
         warmup_ns: 0,
         measure_ns: FLUSHING_NS,
         seed: 1,
+        offered_per_second: None,
     };
     let outcome = engine::run(bench.runtime(), Bare::new(bench.device(), 0), &task, Content::Stamped)?;
     let p50 = |figures: &crate::measure::OperationFigures| figures.latency_ns.value_at_quantile(0.5);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use icecore::error::{Error, Kind, Reason};
-use icecore_workloads::UnknownWorkload;
+use icecore_workloads::WorkloadError;
 
 use crate::arms::fio::FioError;
 use crate::arms::ring::RingError;
@@ -97,8 +97,8 @@ impl From<FioError> for Failure {
     }
 }
 
-impl From<UnknownWorkload> for Failure {
-    fn from(error: UnknownWorkload) -> Self {
+impl From<WorkloadError> for Failure {
+    fn from(error: WorkloadError) -> Self {
         Self::usage(error.to_string())
     }
 }

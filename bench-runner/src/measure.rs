@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use hdrhistogram::Histogram;
-use icecore_workloads::Workload;
+use icecore_workloads::{Generations, Stamper, Workload};
 
 /// One measurement of one arm: a workload at a queue depth over a span of a device.
 #[derive(Clone, Debug)]
@@ -27,6 +27,68 @@ pub struct ArmTask {
     pub measure_ns: u64,
     /// Seed of the address stream and of the content; the same for every arm of a block.
     pub seed: u64,
+    /// Operations a second that are to begin, however long those before them take; `None` for a closed load, where an
+    /// operation begins when one has completed.
+    pub offered_per_second: Option<f64>,
+}
+
+impl ArmTask {
+    /// The content that its writes have.
+    pub fn stamper(&self) -> Stamper {
+        Stamper::with(self.seed, self.workload.unit_bytes(), self.workload.compressible_percent())
+    }
+
+    /// Of writes that have not been counted yet; empty where it writes nothing.
+    pub fn generations(&self) -> Generations {
+        let span_bytes = if self.workload.writes() { self.span_bytes } else { 0 };
+        Generations::new(span_bytes, self.workload.unit_bytes())
+    }
+}
+
+/// What only an open load shows.
+#[derive(Clone, Debug)]
+pub struct OpenFigures {
+    /// Operations a second that were to begin.
+    pub offered_per_second: f64,
+    /// Latency of reads from when they were to begin, in nanoseconds.
+    pub read_ns: Histogram<u64>,
+    /// The same of writes.
+    pub write_ns: Histogram<u64>,
+    /// How much later than it could have an operation was begun: what the runner itself adds, in nanoseconds.
+    pub lateness_ns: Histogram<u64>,
+    /// Most operations that were due and not begun.
+    pub backlog_max: u64,
+    /// Operations that were given up because as many as [`BACKLOG_MAX`] were due before them.
+    pub overflow: u64,
+}
+
+/// Operations that an open load keeps waiting. With more of them the target is beyond what it can do, and waiting longer
+/// shows nothing new.
+pub const BACKLOG_MAX: u64 = 100_000;
+
+/// Share of the offered operations that must be completed for a load not to count as saturated.
+pub const ACHIEVED_MIN: f64 = 0.99;
+
+/// An open load does not count where one operation in a hundred was begun later than this, or than a tenth of the median
+/// latency if that is more: the runner would be part of what it measures.
+const LATENESS_NS_MAX: u64 = 20_000;
+
+impl OpenFigures {
+    /// Why the load does not count, if the runner was too late; `service_p50_ns`: the median latency from the beginning of an
+    /// operation.
+    pub fn refusal(&self, service_p50_ns: u64) -> Option<String> {
+        let bound_ns = LATENESS_NS_MAX.max(service_p50_ns / 10);
+        let late_ns = self.lateness_ns.value_at_quantile(0.99);
+        (late_ns > bound_ns).then(|| {
+            format!("the runner began operations late: p99 {late_ns} ns, above {bound_ns} ns; leave the processor to it")
+        })
+    }
+
+    /// Whether the target could not do what was asked of it.
+    pub fn is_saturated(&self, operations: u64, elapsed_ns: u64) -> bool {
+        let achieved = operations as f64 * 1e9 / elapsed_ns.max(1) as f64;
+        self.overflow > 0 || achieved < ACHIEVED_MIN * self.offered_per_second
+    }
 }
 
 /// Latencies and counts of one kind of operation.
@@ -80,9 +142,10 @@ pub struct ArmOutcome {
     pub log: Option<LogBatches>,
     /// What the bare device does in the log's place, measured right after it.
     pub bare: Vec<BareRate>,
-    /// The last generation written to each 4 KiB block of the span, where this arm wrote stamped content
-    /// (index = block in the span; 0 = as prefilled). Empty for arms that write none.
-    pub generations: Vec<u32>,
+    /// The last generation written to each block of the span, where this arm wrote stamped content.
+    pub generations: Generations,
+    /// Of an open load, what it alone shows.
+    pub open: Option<OpenFigures>,
 }
 
 /// Bytes written from the beginning of the load, warm-up included, until nothing was left to be written for it.

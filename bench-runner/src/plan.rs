@@ -13,12 +13,14 @@ use crate::arms::Arm;
 use crate::bench::{self, DataSpan, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
-use crate::suite::{SuitePlan, time_text};
+use crate::suite::{Cell, Load, SuitePlan, time_text};
 
 /// The span if none is given. Every arm fills and compares all of it, so that a larger one costs more time than
 /// the measurement; a smaller one fits into the caches of many devices.
 const SPAN_BYTES_DEFAULT: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
+/// Depths of a workload that says none, if none are asked for.
+const QUEUE_DEPTHS_DEFAULT: [u32; 2] = [1, 32];
 /// Bytes a second at which a plan assumes that a span is filled and compared, for the duration it tells.
 const ASSUMED_BYTES_PER_SECOND: u64 = 500_000_000;
 
@@ -42,12 +44,26 @@ impl Request {
                 arms.push(arm);
             }
         }
-        let mut cells: Vec<(Workload, u32)> = Vec::new();
+        let mut cells: Vec<Cell> = Vec::new();
         for name in &options.workload {
-            let workload = Workload::from_name(name)?;
-            for depth in &options.queue_depth {
-                if !cells.contains(&(workload, *depth)) {
-                    cells.push((workload, *depth));
+            for workload in Workload::named(name)? {
+                let depths = match &options.queue_depth {
+                    asked if !asked.is_empty() => &asked[..],
+                    _ if !workload.queue_depths().is_empty() => workload.queue_depths(),
+                    _ => &QUEUE_DEPTHS_DEFAULT,
+                };
+                for queue_depth in depths {
+                    // A share of the closed load needs it before.
+                    let closed =
+                        (options.offered.is_empty() || !options.load.is_empty()).then_some(Load::Closed);
+                    let offered = options.offered.iter().copied().map(Load::PerSecond);
+                    let shares = options.load.iter().copied().map(Load::PercentOfClosed);
+                    for load in closed.into_iter().chain(shares).chain(offered) {
+                        let cell = Cell { workload: workload.clone(), queue_depth: *queue_depth, load };
+                        if !cells.contains(&cell) {
+                            cells.push(cell);
+                        }
+                    }
                 }
             }
         }
@@ -166,8 +182,7 @@ fn describe(options: &RunOptions) -> Result<Value, Failure> {
         (Err(error), _) => return Err(error.into()),
     };
     let plan = request.on(path, size_bytes)?;
-    let cells: Vec<String> =
-        plan.cells.iter().map(|(workload, depth)| format!("{} depth {depth}", workload.name())).collect();
+    let cells: Vec<String> = plan.cells.iter().map(Cell::name).collect();
     let extra = json!({
         "device": path.display().to_string(),
         "size_bytes": size_bytes,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use icecore::device::sys;
 use icecore::store::Backend;
-use icecore_workloads::Workload;
+use icecore_workloads::{Stamper, Workload};
 
 use crate::arms::Arm;
 use crate::arms::target::{Bare, Target};
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::results::Dropped;
 use crate::scratch::Scratch;
 use crate::session::{self, Session};
-use crate::suite::{SuitePlan, time_text};
+use crate::suite::{Cell, SuitePlan, time_text};
 use crate::{content, plan};
 
 const MIB: u64 = 1 << 20;
@@ -83,8 +83,11 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
     for dropped in &fitted.dropped {
         eprintln!("left out: {}: {}", dropped.what, dropped.why);
     }
-    let cells: Result<Vec<_>, Failure> =
-        fitted.cells.iter().map(|(name, depth)| Ok((Workload::from_name(name)?, *depth))).collect();
+    let cells: Result<Vec<_>, Failure> = fitted
+        .cells
+        .iter()
+        .map(|(name, depth)| Ok(Cell::closed(Workload::from_name(name)?, *depth)))
+        .collect();
     let plan = SuitePlan {
         arms: arms(),
         cells: cells?,
@@ -142,10 +145,11 @@ struct Speed {
 fn calibrate(bench: &Bench, seed: u64) -> Result<Speed, Failure> {
     let bare = Bare::new(bench.device(), 0);
     let begun = Instant::now();
-    content::fill(bench.runtime(), &bare, SCRATCH_BYTES, seed)?;
+    content::fill(bench.runtime(), &bare, SCRATCH_BYTES, Stamper::new(seed))?;
     let writing = begun.elapsed();
     let begun = Instant::now();
-    if let Err(wrong) = content::compare(bench.runtime(), &bare, CALIBRATION_BYTES, seed, &[])? {
+    if let Err(wrong) = content::compare(bench.runtime(), &bare, CALIBRATION_BYTES, Stamper::new(seed), &[])?
+    {
         let path = bench.path().display();
         return Err(Failure::environment(format!("{path} does not hold what was written: {wrong}")));
     }

@@ -12,8 +12,9 @@ use std::mem::MaybeUninit;
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
+use icecore_workloads::Generations;
 
-use crate::measure::{ArmOutcome, OperationFigures, Second};
+use crate::measure::{ArmOutcome, OpenFigures, OperationFigures, Second};
 use crate::{allocations, interrupt};
 
 /// Longest latency a histogram holds; a longer one is counted as this. Well above the 30 s after which the
@@ -120,6 +121,7 @@ pub struct Recorder {
     phase: Phase,
     begin: Option<Usage>,
     end: Option<Usage>,
+    open: Option<OpenFigures>,
 }
 
 /// What the thread had used at a moment.
@@ -144,6 +146,37 @@ impl Recorder {
             phase: Phase::WarmUp,
             begin: None,
             end: None,
+            open: None,
+        }
+    }
+
+    /// The same for an open load of that rate.
+    pub fn open(self, offered_per_second: f64) -> Self {
+        let [read_ns, write_ns, lateness_ns] = [(); 3].map(|()| latency_histogram());
+        let open =
+            OpenFigures { offered_per_second, read_ns, write_ns, lateness_ns, backlog_max: 0, overflow: 0 };
+        Self { open: Some(open), ..self }
+    }
+
+    /// Counts how long after it was to begin an operation of an open load completed, if that was inside the window.
+    #[inline]
+    pub fn record_intended(&mut self, kind: RecordKind, due_ns: u64, completed_ns: u64) {
+        let is_inside = completed_ns.wrapping_sub(self.begin_ns) < self.measure_ns;
+        if let (Some(open), true) = (&mut self.open, is_inside) {
+            let histogram = if kind == RecordKind::Read { &mut open.read_ns } else { &mut open.write_ns };
+            histogram.saturating_record(completed_ns.saturating_sub(due_ns));
+        }
+    }
+
+    /// Counts how late an operation of an open load was begun, and how many were due behind it, if that was inside the
+    /// window.
+    #[inline]
+    pub fn record_begun(&mut self, now_ns: u64, lateness_ns: u64, backlog: u64, overflow: u64) {
+        let is_inside = now_ns.wrapping_sub(self.begin_ns) < self.measure_ns;
+        if let (Some(open), true) = (&mut self.open, is_inside) {
+            open.lateness_ns.saturating_record(lateness_ns);
+            open.backlog_max = open.backlog_max.max(backlog);
+            open.overflow += overflow;
         }
     }
 
@@ -212,6 +245,7 @@ impl Recorder {
             cpu_system_ns: cpu.map(|times| times.system_ns),
             allocations,
             seconds: self.seconds,
+            open: self.open,
         }
     }
 
@@ -254,11 +288,13 @@ pub struct Recorded {
     pub allocations: Option<u64>,
     /// One entry a second.
     pub seconds: Vec<Second>,
+    /// Of an open load.
+    pub open: Option<OpenFigures>,
 }
 
 impl Recorded {
     /// Completes it with what only the arm knows.
-    pub fn into_outcome(self, io_path: String, generations: Vec<u32>) -> ArmOutcome {
+    pub fn into_outcome(self, io_path: String, generations: Generations) -> ArmOutcome {
         ArmOutcome {
             read: self.read,
             write: self.write,
@@ -273,6 +309,7 @@ impl Recorded {
             log: None,
             bare: Vec::new(),
             generations,
+            open: self.open,
         }
     }
 }

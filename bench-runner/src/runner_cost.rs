@@ -99,6 +99,7 @@ pub fn on_null(
         warmup_ns: WARMUP_NS,
         measure_ns,
         seed,
+        offered_per_second: None,
     };
     engine::run(&runtime, Bare::new(&device, 0), &task, content)
 }

@@ -7,7 +7,7 @@ use crate::content::PRECONDITIONING;
 use crate::environment;
 use crate::failure::{EXIT_INVALID_RUN, EXIT_OK, Failure};
 use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder};
-use crate::suite::{self, AfterArm, SuitePlan};
+use crate::suite::{self, AfterArm, Cell, SuitePlan};
 use crate::{interrupt, report, runner_cost};
 
 /// Depths at which the runner's own cost is always measured, beside those of the plan.
@@ -50,8 +50,9 @@ pub fn run(
     after_arm: AfterArm,
 ) -> Result<Session, Failure> {
     plan.check()?;
+    let dropped = dropped.into_iter().chain(plan.left_out()).collect();
     let mut folder = RunFolder::create(out, manifest(bench, plan, dropped))?;
-    let mut depths: Vec<u32> = plan.cells.iter().map(|(_, depth)| *depth).chain(COST_DEPTHS).collect();
+    let mut depths: Vec<u32> = plan.cells.iter().map(|cell| cell.queue_depth).chain(COST_DEPTHS).collect();
     depths.sort_unstable();
     depths.dedup();
     for cost in runner_cost::measure(&depths, plan.seed)? {
@@ -77,7 +78,7 @@ pub fn run(
 fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest {
     let mut workloads: Vec<String> = Vec::new();
     let mut queue_depths: Vec<u32> = Vec::new();
-    for (workload, depth) in &plan.cells {
+    for Cell { workload, queue_depth: depth, .. } in &plan.cells {
         if !workloads.iter().any(|name| name == workload.name()) {
             workloads.push(workload.name().to_owned());
         }

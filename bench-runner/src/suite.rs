@@ -12,20 +12,79 @@ use icecore_workloads::Workload;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-use crate::arms::{Arm, reference};
+use crate::arms::{Arm, fio, reference};
 use crate::bench::Bench;
 use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
-use crate::results::{ArmRun, RunFolder};
+use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder};
+
+/// How operations are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Load {
+    /// One begins when one has completed.
+    #[default]
+    Closed,
+    /// So many a second, whatever becomes of them.
+    PerSecond(f64),
+    /// So many percent of what the arm did under the closed load of the same block.
+    PercentOfClosed(f64),
+}
+
+impl Load {
+    /// The phase of its rows.
+    pub fn phase(self) -> String {
+        match self {
+            Load::Closed => MEASURE.to_owned(),
+            Load::PerSecond(per_second) => format!("open-{per_second}-per-s"),
+            Load::PercentOfClosed(percent) => format!("open-{percent}%"),
+        }
+    }
+}
+
+/// One thing that every arm is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// The workload.
+    pub workload: Workload,
+    /// Requests in flight, at most where the load is open.
+    pub queue_depth: u32,
+    /// How they are asked for.
+    pub load: Load,
+}
+
+impl Cell {
+    /// A closed load.
+    pub fn closed(workload: Workload, queue_depth: u32) -> Self {
+        Self { workload, queue_depth, load: Load::Closed }
+    }
+
+    /// In words.
+    pub fn name(&self) -> String {
+        let name = format!("{} depth {}", self.workload.name(), self.queue_depth);
+        if self.load == Load::Closed { name } else { format!("{name} {}", self.load.phase()) }
+    }
+
+    /// Why an arm cannot be asked for it; `None` if it can.
+    pub fn refusal(&self, arm: Arm) -> Option<String> {
+        let known = self.workload.only_part().is_some_and(|(part, _)| fio::can_be_asked(part));
+        match arm {
+            Arm::Ring | Arm::Fio if self.load != Load::Closed => Some("it has closed loads alone".to_owned()),
+            Arm::Fio if !known => {
+                Some("fio is asked for requests of one length, uniform or sequential, alone".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
 
 /// What is to be measured, and for how long.
 #[derive(Clone, Debug)]
 pub struct SuitePlan {
     /// The arms of each block.
     pub arms: Vec<Arm>,
-    /// Workloads with their depths.
-    pub cells: Vec<(Workload, u32)>,
+    /// Workloads with their depths and loads. Of one workload and depth the closed load comes first, if a share of it is asked for.
+    pub cells: Vec<Cell>,
     /// Blocks of each.
     pub repeats: u32,
     /// Warm-up of an arm, in nanoseconds.
@@ -45,19 +104,21 @@ pub struct SuitePlan {
 impl SuitePlan {
     /// Arms that will run, over all blocks.
     pub fn runs(&self) -> usize {
-        self.arms.len() * self.cells.len() * self.repeats as usize
+        let of = |cell: &Cell| self.arms.iter().filter(|arm| cell.refusal(**arm).is_none()).count();
+        self.cells.iter().map(of).sum::<usize>() * self.repeats as usize
     }
 
     /// Measurements of the bare device in a log's place, over all blocks.
     pub fn reference_runs(&self) -> usize {
         let logs = self.arms.iter().filter(|arm| **arm == Arm::Engine(Backend::Log)).count();
-        let kinds = self.cells.iter().map(|(workload, _)| reference::kinds(workload).len()).sum::<usize>();
+        let closed = self.cells.iter().filter(|cell| cell.load == Load::Closed);
+        let kinds = closed.map(|cell| reference::kinds(&cell.workload).len()).sum::<usize>();
         if self.references { logs * kinds * self.repeats as usize } else { 0 }
     }
 
     /// The deepest queue.
     pub fn queue_depth_max(&self) -> u32 {
-        self.cells.iter().map(|(_, depth)| *depth).max().unwrap_or(1)
+        self.cells.iter().map(|cell| cell.queue_depth).max().unwrap_or(1)
     }
 
     /// Refuses what no arm could run.
@@ -65,9 +126,9 @@ impl SuitePlan {
     /// # Errors
     /// A usage failure that names the workload and the span it needs.
     pub fn check(&self) -> Result<(), Failure> {
-        for (workload, depth) in &self.cells {
+        for Cell { workload, queue_depth: depth, .. } in &self.cells {
             // Two writes of one place are never in flight together, so that there must be places to choose from.
-            let needed_bytes = u64::from(workload.operation_bytes) * u64::from(2 * *depth).max(1);
+            let needed_bytes = u64::from(workload.operation_bytes_max()) * u64::from(2 * *depth).max(1);
             if self.span_bytes < needed_bytes {
                 return Err(Failure::usage(format!(
                     "{} at depth {depth} needs a span of {needed_bytes} bytes and has {}: use a larger device, a larger \
@@ -80,16 +141,27 @@ impl SuitePlan {
         Ok(())
     }
 
-    fn task(&self, bench: &Bench, workload: Workload, queue_depth: u32, seed: u64) -> ArmTask {
+    /// What is left out of it: pairs of a cell and an arm that cannot be asked for it.
+    pub fn left_out(&self) -> Vec<Dropped> {
+        let pairs = self.cells.iter().flat_map(|cell| self.arms.iter().map(move |arm| (cell, *arm)));
+        let refused = |(cell, arm): (&Cell, Arm)| {
+            let why = cell.refusal(arm)?;
+            Some(Dropped { what: format!("{} on {}", cell.name(), arm.name()), why })
+        };
+        pairs.filter_map(refused).collect()
+    }
+
+    fn task(&self, bench: &Bench, cell: &Cell, seed: u64) -> ArmTask {
         ArmTask {
             path: bench.path().to_owned(),
             span_offset_bytes: self.span_offset_bytes,
             span_bytes: self.span_bytes,
-            workload,
-            queue_depth,
+            workload: cell.workload.clone(),
+            queue_depth: cell.queue_depth,
             warmup_ns: self.warmup_ns,
             measure_ns: self.measure_ns,
             seed,
+            offered_per_second: None,
         }
     }
 }
@@ -129,11 +201,25 @@ pub fn run(
     let mut end = SuiteEnd::default();
     let mut progress = Progress { started: Instant::now(), done: 0, runs: plan.runs() };
     for block in 1..=plan.repeats {
-        for (workload, queue_depth) in &plan.cells {
-            let task = plan.task(bench, *workload, *queue_depth, random.next_u64());
-            let mut arms = plan.arms.clone();
+        // By arm, operations a second of the closed load.
+        let mut closed: Vec<(Arm, f64)> = Vec::new();
+        for cell in &plan.cells {
+            let task = plan.task(bench, cell, random.next_u64());
+            let mut arms: Vec<Arm> =
+                plan.arms.iter().copied().filter(|arm| cell.refusal(*arm).is_none()).collect();
             shuffle(&mut arms, &mut random);
+            if cell.load == Load::Closed {
+                closed.clear();
+            }
             for (arm, place) in arms.into_iter().zip(1..) {
+                let own = closed.iter().find(|(other, _)| *other == arm).map(|(_, per_second)| *per_second);
+                let offered_per_second = match cell.load {
+                    Load::Closed => None,
+                    Load::PerSecond(per_second) => Some(per_second),
+                    // Of an arm that did nothing nothing is asked.
+                    Load::PercentOfClosed(percent) => Some((own.unwrap_or(1.0) * percent / 100.0).max(1.0)),
+                };
+                let task = ArmTask { offered_per_second, ..task.clone() };
                 let measured = one_arm(bench, arm, &task, plan.references, folder, after_arm);
                 let run = match &measured {
                     Err(failure) if failure.exit_code == EXIT_INTERRUPTED => {
@@ -149,6 +235,7 @@ pub fn run(
                         outcome: None,
                         verified_blocks: None,
                         invalid_reason: Some(failure.message.clone()),
+                        load: cell.load,
                         part: None,
                     },
                     Ok(measured) => ArmRun {
@@ -160,12 +247,18 @@ pub fn run(
                         outcome: Some(&measured.outcome),
                         verified_blocks: measured.verified_blocks,
                         invalid_reason: measured.wrong.clone(),
+                        load: cell.load,
                         part: None,
                     },
                 };
                 folder.append_arm(&run)?;
                 progress.tell(&run);
                 end.invalid.extend(run.invalid_reason);
+                if let (Load::Closed, Ok(measured)) = (cell.load, &measured) {
+                    let outcome = &measured.outcome;
+                    let operations = outcome.read.operations + outcome.write.operations;
+                    closed.push((arm, operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64));
+                }
                 if let Err(failure) = measured {
                     folder.append_event("failed", &failure.message)?;
                     end.stopped = Some(failure);
@@ -199,11 +292,15 @@ fn one_arm(
     if task.workload.writes() && !arm.writes_stamped_content() {
         return Ok(Measured { started_ns, outcome, verified_blocks: None, wrong: None });
     }
-    let (verified_blocks, wrong) = match content::verify(bench, arm, task, &outcome.generations)? {
+    let (verified_blocks, mut wrong) = match content::verify(bench, arm, task, &outcome.generations)? {
         Ok(blocks) => (Some(blocks), None),
         Err(wrong) => (None, Some(wrong.to_string())),
     };
-    if let Some(log) = outcome.log.filter(|_| references) {
+    if let Some(open) = &outcome.open {
+        let service = results::merged([&outcome.read.latency_ns, &outcome.write.latency_ns]);
+        wrong = wrong.or(service.and_then(|service| open.refusal(service.value_at_quantile(0.5))));
+    }
+    if let Some(log) = outcome.log.filter(|_| references && task.offered_per_second.is_none()) {
         outcome.bare = reference::measure(bench, task, &log)?;
     }
     Ok(Measured { started_ns, outcome, verified_blocks, wrong })
@@ -234,13 +331,17 @@ impl Progress {
             let per_second = operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
             format!(" {per_second:.0} operations/s,")
         });
+        let load = match run.load {
+            Load::Closed => String::new(),
+            load => format!(" {}", load.phase()),
+        };
         let state = match (&run.invalid_reason, run.verified_blocks) {
             (Some(reason), _) => format!("DOES NOT COUNT: {reason}"),
             (None, Some(blocks)) => format!("{blocks} blocks verified"),
             (None, None) => "content not verified".to_owned(),
         };
         eprintln!(
-            "[{}/{}] block {} {} depth {} {}:{figures} {state}; {} left",
+            "[{}/{}] block {} {} depth {}{load} {}:{figures} {state}; {} left",
             self.done,
             self.runs,
             run.block,
@@ -279,7 +380,7 @@ mod tests {
     fn a_span_that_is_too_short_is_a_usage_error() {
         let plan = SuitePlan {
             arms: vec![Arm::Raw],
-            cells: vec![(Workload::from_name("seqwrite-1m").unwrap(), 32)],
+            cells: vec![Cell::closed(Workload::from_name("seqwrite-1m").unwrap(), 32)],
             repeats: 1,
             warmup_ns: 0,
             measure_ns: 1,

@@ -21,11 +21,6 @@ impl Generations {
         Self { unit_bytes, counts: vec![0; (span_bytes / u64::from(unit_bytes)) as usize] }
     }
 
-    /// Of counts that somebody else has kept, one for each 4 KiB.
-    pub fn of_blocks(counts: Vec<u32>) -> Self {
-        Self { unit_bytes: 4096, counts }
-    }
-
     /// Makes a prepared buffer the next content of its place.
     ///
     /// # Panics
@@ -40,11 +35,6 @@ impl Generations {
             *count += 1;
             stamper.stamp(bytes, offset_bytes + index * u64::from(self.unit_bytes), *count);
         }
-    }
-
-    /// The unit.
-    pub fn unit_bytes(&self) -> u32 {
-        self.unit_bytes
     }
 
     /// One count for each unit of the span; empty where nothing is known of it, and everything is as prefilled.

@@ -118,6 +118,11 @@ impl Stamper {
         Self { tag, unit_bytes, template }
     }
 
+    /// What offsets and lengths of its content are multiples of.
+    pub const fn unit_bytes(&self) -> u32 {
+        self.unit_bytes as u32
+    }
+
     /// The tag it was made with.
     pub const fn tag(&self) -> u64 {
         self.tag

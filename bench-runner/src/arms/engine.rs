@@ -1,8 +1,9 @@
-//! The arms that go through the engine: a closed loop of tasks on its runtime, over a device or a volume.
+//! The arms that go through the engine: tasks on its runtime, over a device or a volume.
 //!
 //! There are `queue_depth` tasks. Each takes the next operation of the shared stream, stamps its content, awaits
 //! the operation and records it; all are on the engine's own thread, so that nothing is locked and nothing is
-//! allocated once they run.
+//! allocated once they run. Of a closed load a task begins its next operation when its last one has completed; of an open
+//! load ([`pace`](super::pace)) not before the schedule says so.
 //!
 //! **Latency**, as in [`ring`](super::ring), by the readings of `turns`; an operation's is taken after
 //! its content was stamped.
@@ -19,8 +20,9 @@ use std::rc::Rc;
 use icecore::buf::Buf;
 use icecore::error::Error;
 use icecore::runtime::{Context, Runtime};
-use icecore_workloads::{Durability, InFlight, Operation, OperationKind, STAMP_BLOCK_BYTES, Stamper, Stream};
+use icecore_workloads::{Durability, Generations, InFlight, Operation, OperationKind, Stamper, Stream};
 
+use super::pace::{Due, Pace};
 use super::target::Target;
 use super::turns::TurnClock;
 use crate::failure::Failure;
@@ -48,11 +50,16 @@ pub(crate) fn run<T: Target>(
 ) -> Result<ArmOutcome, Failure> {
     let context = runtime.context();
     let shared = Rc::new(RefCell::new(Shared::new(context, task, content)?));
+    let pace = task.offered_per_second.map(|per_second| Rc::new(Pace::new(context, task, per_second)));
     let mut workers = Vec::with_capacity(task.queue_depth as usize);
     for slot in 0..task.queue_depth as usize {
-        workers.push(Worker::new(slot, &shared, target.clone(), task, content)?);
+        workers.push(Worker::new(slot, &shared, pace.clone(), target.clone(), task, content)?);
     }
-    shared.borrow_mut().clock = TurnClock::start(context);
+    let clock = TurnClock::start(context);
+    if let Some(pace) = &pace {
+        pace.start(clock.clock());
+    }
+    shared.borrow_mut().clock = clock;
     let tasks: Vec<_> = workers.into_iter().map(|worker| context.spawn(worker.work())).collect();
     runtime.block_on(async {
         for task in tasks {
@@ -80,7 +87,7 @@ struct Shared {
     in_flight: InFlight,
     stamper: Stamper,
     content: Content,
-    generations: Vec<u32>,
+    generations: Generations,
     recorder: Recorder,
     done: bool,
     failed: Option<Error>,
@@ -90,16 +97,19 @@ impl Shared {
     fn new(context: &Context, task: &ArmTask, content: Content) -> Result<Self, Failure> {
         let stream = Stream::new(&task.workload, task.span_bytes, task.seed)
             .map_err(|error| Failure::usage(error.to_string()))?;
-        let blocks = (task.span_bytes / STAMP_BLOCK_BYTES as u64) as usize;
+        let recorder = Recorder::new(task.warmup_ns, task.measure_ns);
         Ok(Self {
             context: context.clone(),
             clock: TurnClock::start(context),
             stream,
-            in_flight: InFlight::new(task.queue_depth as usize),
-            stamper: Stamper::new(task.seed),
+            in_flight: InFlight::new(task.queue_depth as usize, task.workload.operation_bytes_max()),
+            stamper: task.stamper(),
             content,
-            generations: if task.workload.writes() { vec![0; blocks] } else { Vec::new() },
-            recorder: Recorder::new(task.warmup_ns, task.measure_ns),
+            generations: task.generations(),
+            recorder: match task.offered_per_second {
+                Some(per_second) => recorder.open(per_second),
+                None => recorder,
+            },
             done: false,
             failed: None,
         })
@@ -113,28 +123,21 @@ impl Shared {
         }
         let operation = loop {
             let operation = self.stream.next_operation();
-            if operation.kind == OperationKind::Read || self.in_flight.claim(slot, operation.offset_bytes) {
+            if operation.kind == OperationKind::Read
+                || self.in_flight.claim(slot, operation.offset_bytes, operation.len_bytes)
+            {
                 break operation;
             }
         };
         if operation.kind == OperationKind::Write
-            && self.content == Content::Stamped
             && let Some(buf) = write_buf
         {
-            self.stamp(&operation, buf);
+            buf.set_len(operation.len_bytes as usize);
+            if self.content == Content::Stamped {
+                self.generations.stamp_next(&self.stamper, buf, operation.offset_bytes);
+            }
         }
         Some((operation, self.issue_time_ns()))
-    }
-
-    #[inline]
-    fn stamp(&mut self, operation: &Operation, buf: &mut [u8]) {
-        let first_block = (operation.offset_bytes / STAMP_BLOCK_BYTES as u64) as usize;
-        let blocks = operation.len_bytes as usize / STAMP_BLOCK_BYTES;
-        let written = &mut self.generations[first_block..first_block + blocks];
-        // Operations are aligned to their length, so that the blocks of one are always written together.
-        let generation = written[0] + 1;
-        written.fill(generation);
-        self.stamper.stamp(buf, operation.offset_bytes, generation);
     }
 
     /// The time before an operation that is about to be begun.
@@ -154,20 +157,36 @@ impl Shared {
 
     /// Counts an operation that completed in this turn.
     #[inline]
-    fn complete(&mut self, slot: usize, operation: &Operation, issued_ns: u64) {
+    fn complete(&mut self, slot: usize, operation: &Operation, issued_ns: u64, due: Option<Due>) {
         self.see_turn();
         let kind = match operation.kind {
             OperationKind::Read => RecordKind::Read,
             OperationKind::Write => RecordKind::Write,
         };
-        self.recorder.record(kind, issued_ns, self.clock.turn_ns(), u64::from(operation.len_bytes));
+        let now_ns = self.clock.turn_ns();
+        self.recorder.record(kind, issued_ns, now_ns, u64::from(operation.len_bytes));
+        if let Some(due) = due {
+            self.recorder.record_intended(kind, due.due_ns, now_ns);
+        }
         self.in_flight.release(slot);
+    }
+
+    /// Of an open load: the operation is begun now.
+    fn begin(&mut self, due: Due, issued_ns: u64) {
+        let lateness_ns = issued_ns.saturating_sub(due.ready_ns);
+        self.recorder.record_begun(issued_ns, lateness_ns, due.backlog, due.overflow);
     }
 
     #[inline]
     fn complete_flush(&mut self, issued_ns: u64) {
         self.see_turn();
         self.recorder.record(RecordKind::Flush, issued_ns, self.clock.turn_ns(), 0);
+    }
+
+    /// Whether the load is over; of an open one, where nobody may be about to complete anything.
+    fn is_done(&mut self) -> bool {
+        self.see_turn();
+        self.done
     }
 
     #[cold]
@@ -181,6 +200,7 @@ impl Shared {
 struct Worker<T> {
     slot: usize,
     shared: Rc<RefCell<Shared>>,
+    pace: Option<Rc<Pace>>,
     target: T,
     /// A read overwrites its buffer, a write needs the filler in it: a mixed workload has both.
     read_buf: Option<Buf>,
@@ -193,6 +213,7 @@ impl<T: Target> Worker<T> {
     fn new(
         slot: usize,
         shared: &Rc<RefCell<Shared>>,
+        pace: Option<Rc<Pace>>,
         target: T,
         task: &ArmTask,
         content: Content,
@@ -200,7 +221,7 @@ impl<T: Target> Worker<T> {
         let state = shared.borrow();
         let get = |wanted: bool| {
             let buffers = state.context.buffers();
-            wanted.then(|| buffers.get(task.workload.operation_bytes as usize)).transpose()
+            wanted.then(|| buffers.get(task.workload.operation_bytes_max() as usize)).transpose()
         };
         let read_buf = get(task.workload.reads())?;
         let mut write_buf = get(task.workload.writes())?;
@@ -209,27 +230,37 @@ impl<T: Target> Worker<T> {
         {
             state.stamper.prepare(buf);
         }
-        let flushes_apart = T::FLUSHES_APART && task.workload.durability == Durability::WriteThenFlush;
-        Ok(Self { slot, shared: Rc::clone(shared), target, read_buf, write_buf, flushes_apart })
+        let flushes_apart = T::FLUSHES_APART && task.workload.durability() == Durability::WriteThenFlush;
+        Ok(Self { slot, shared: Rc::clone(shared), pace, target, read_buf, write_buf, flushes_apart })
     }
 
     async fn work(mut self) {
         loop {
+            let due = match &self.pace {
+                Some(pace) => Some(pace.wait(self.slot, || self.shared.borrow_mut().is_done()).await),
+                None => None,
+            };
             let next = self.shared.borrow_mut().next(self.slot, self.write_buf.as_mut());
             let Some((operation, issued_ns)) = next else { return };
+            if let Some(due) = due {
+                self.shared.borrow_mut().begin(due, issued_ns);
+            }
             let result = match operation.kind {
                 OperationKind::Read => self.read(&operation).await,
                 OperationKind::Write => self.write(&operation).await,
             };
             match result {
-                Ok(()) => self.shared.borrow_mut().complete(self.slot, &operation, issued_ns),
+                Ok(()) => self.shared.borrow_mut().complete(self.slot, &operation, issued_ns, due),
                 Err(error) => return self.shared.borrow_mut().fail(error),
             }
         }
     }
 
     async fn read(&mut self, operation: &Operation) -> Result<(), Error> {
-        let Some(buf) = self.read_buf.take() else { unreachable!("a workload that reads has a read buffer") };
+        let Some(mut buf) = self.read_buf.take() else {
+            unreachable!("a workload that reads has a read buffer")
+        };
+        buf.set_len(operation.len_bytes as usize);
         let (result, buf) = self.target.read(operation.offset_bytes, buf).await;
         self.read_buf = Some(buf);
         result

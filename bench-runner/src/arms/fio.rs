@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hdrhistogram::Histogram;
-use icecore_workloads::{Access, Durability, Workload};
+use icecore_workloads::{Access, Durability, Generations, Part, Workload};
 use serde_json::Value;
 
 use crate::child;
@@ -57,6 +57,8 @@ pub enum FioError {
         /// What fio wrote to stderr.
         message: String,
     },
+    /// The workload is not one that this arm puts into fio's words.
+    Unsupported,
     /// Its report is not what fio 3 writes.
     Report {
         /// What is missing or wrong in it.
@@ -67,6 +69,9 @@ pub enum FioError {
 impl fmt::Display for FioError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unsupported => {
+                write!(formatter, "fio is asked for closed loads of one size, uniform or sequential, alone")
+            }
             Self::Missing => write!(formatter, "fio is not installed: apt-get install fio"),
             Self::Io { path, source } => write!(formatter, "{}: {source}", path.display()),
             Self::Span { path, device_bytes } => {
@@ -95,7 +100,7 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, FioError> {
 fn run_program(program: &Path, task: &ArmTask) -> Result<ArmOutcome, FioError> {
     check_span(task)?;
     let mut command = Command::new(program);
-    command.args(arguments(task));
+    command.args(arguments(task, expressible(task).ok_or(FioError::Unsupported)?));
     // fio measures its own time, so that waiting for it adds to no figure.
     let output = child::output(command, None).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => FioError::Missing,
@@ -109,6 +114,16 @@ fn run_program(program: &Path, task: &ArmTask) -> Result<ArmOutcome, FioError> {
     outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)
 }
 
+/// The part that is all of the task, if fio can be asked for it.
+fn expressible(task: &ArmTask) -> Option<(&Part, u32)> {
+    task.workload.only_part().filter(|(part, _)| can_be_asked(part) && task.offered_per_second.is_none())
+}
+
+/// Whether places are chosen in a way that fio has under the same meaning.
+pub(crate) fn can_be_asked(part: &Part) -> bool {
+    matches!(part.access, Access::UniformRandom | Access::Sequential)
+}
+
 fn check_span(task: &ArmTask) -> Result<(), FioError> {
     let failed = |source| FioError::Io { path: task.path.clone(), source };
     let mut file = File::open(&task.path).map_err(failed)?;
@@ -120,17 +135,18 @@ fn check_span(task: &ArmTask) -> Result<(), FioError> {
 }
 
 /// The command line. Every option that defines the load is given, so that no default of another version counts.
-fn arguments(task: &ArmTask) -> Vec<String> {
+fn arguments(task: &ArmTask, (part, operation_bytes): (&Part, u32)) -> Vec<String> {
     let workload = &task.workload;
-    let pattern = match (workload.access, workload.reads(), workload.writes()) {
-        (Access::UniformRandom, true, true) => "randrw",
-        (Access::UniformRandom, true, false) => "randread",
-        (Access::UniformRandom, false, _) => "randwrite",
-        (Access::Sequential, true, true) => "rw",
-        (Access::Sequential, true, false) => "read",
-        (Access::Sequential, false, _) => "write",
+    let random = part.access != Access::Sequential;
+    let pattern = match (random, workload.reads(), workload.writes()) {
+        (true, true, true) => "randrw",
+        (true, true, false) => "randread",
+        (true, false, _) => "randwrite",
+        (false, true, true) => "rw",
+        (false, true, false) => "read",
+        (false, false, _) => "write",
     };
-    let each_flushes = workload.durability == Durability::WriteThenFlush;
+    let each_flushes = workload.durability() == Durability::WriteThenFlush;
     let (jobs, depth) = if each_flushes { (task.queue_depth, 1) } else { (1, task.queue_depth) };
     let mut arguments: Vec<String> = [
         "--name=icecore",
@@ -161,7 +177,7 @@ fn arguments(task: &ArmTask) -> Vec<String> {
         format!("--offset={}", task.span_offset_bytes),
         format!("--size={}", task.span_bytes),
         format!("--rw={pattern}"),
-        format!("--bs={}", workload.operation_bytes),
+        format!("--bs={operation_bytes}"),
         format!("--numjobs={jobs}"),
         format!("--iodepth={depth}"),
         format!("--iodepth_batch_submit={depth}"),
@@ -172,10 +188,10 @@ fn arguments(task: &ArmTask) -> Vec<String> {
         format!("--runtime={}us", task.measure_ns / 1_000),
     ]);
     if workload.reads() && workload.writes() {
-        arguments.push(format!("--rwmixread={}", workload.read_percent));
+        arguments.push(format!("--rwmixread={}", part.read_percent));
     }
     // fio keeps the flush's latency only together with the completion latency.
-    let durability: &[&str] = match workload.durability {
+    let durability: &[&str] = match workload.durability() {
         Durability::None => &["--disable_slat=1", "--disable_clat=1"],
         Durability::DurableWrite => &["--disable_slat=1", "--disable_clat=1", "--sync=dsync"],
         Durability::WriteThenFlush => &["--fdatasync=1"],
@@ -214,7 +230,7 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
         return Err(report_error(format!("error {error} ({})", io::Error::from_raw_os_error(error as i32))));
     }
     let read = figures(job, "read", true)?;
-    let write = figures(job, "write", workload.durability != Durability::WriteThenFlush)?;
+    let write = figures(job, "write", workload.durability() != Durability::WriteThenFlush)?;
     let flush_latency_ns = histogram(job, "/sync/lat_ns")?;
     let flush =
         OperationFigures { operations: flush_latency_ns.len(), bytes: 0, latency_ns: flush_latency_ns };
@@ -223,8 +239,11 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
     let job_runtime_ns = number(job, "/job_runtime")? * 1e6;
     let cpu_ns = |percent: f64| Some((percent / 100.0 * job_runtime_ns) as u64);
     let version = report.pointer("/fio version").and_then(Value::as_str).unwrap_or("fio");
-    let seen =
-        if workload.durability == Durability::WriteThenFlush { "one thread a writer" } else { "one thread" };
+    let seen = if workload.durability() == Durability::WriteThenFlush {
+        "one thread a writer"
+    } else {
+        "one thread"
+    };
     Ok(ArmOutcome {
         read,
         write,
@@ -238,7 +257,8 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
         written: None,
         log: None,
         bare: Vec::new(),
-        generations: Vec::new(),
+        generations: Generations::default(),
+        open: None,
     })
 }
 

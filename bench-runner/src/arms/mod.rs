@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod fio;
+mod pace;
 pub mod reference;
 pub mod ring;
 pub mod target;
@@ -18,7 +19,6 @@ use crate::failure::Failure;
 use crate::measure::{ArmOutcome, ArmTask, LogBatches, Written};
 use engine::Content;
 use icecore::device::{Cause, Device};
-use icecore_workloads::STAMP_BLOCK_BYTES;
 use target::Bare;
 
 /// One way of doing the I/O.
@@ -126,10 +126,10 @@ fn written_bytes(device: &Device) -> [u64; Cause::ALL.len()] {
 
 /// What was written for the load; `None` where it only read.
 fn written_since(device: &Device, before: &[u64], outcome: &ArmOutcome) -> Option<Written> {
-    let blocks: u64 = outcome.generations.iter().map(|generation| u64::from(*generation)).sum();
+    let application_bytes = outcome.generations.written_bytes();
     let by_cause = Cause::ALL.iter().zip(written_bytes(device)).zip(before);
-    (blocks > 0).then(|| Written {
-        application_bytes: blocks * STAMP_BLOCK_BYTES as u64,
+    (application_bytes > 0).then(|| Written {
+        application_bytes,
         by_cause: by_cause.map(|((cause, now), before)| (cause.name(), now - before)).collect(),
     })
 }

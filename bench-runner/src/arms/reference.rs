@@ -22,13 +22,14 @@ const SPAN_BYTES_MAX: u64 = 256 << 20;
 
 /// The references that a workload has; none where the log is not compared by its batches.
 pub fn kinds(workload: &Workload) -> &'static [BareKind] {
-    match (workload.access, workload.durability) {
+    let Some((part, _)) = workload.only_part() else { return &[] };
+    match (&part.access, workload.durability()) {
         _ if !workload.writes() || workload.reads() => &[],
         (_, Durability::WriteThenFlush | Durability::DurableWrite) => {
             &[BareKind::PersistFlush, BareKind::PersistDsync]
         }
         (Access::UniformRandom, Durability::None) => &[BareKind::Sequential],
-        (Access::Sequential, Durability::None) => &[],
+        (_, Durability::None) => &[],
     }
 }
 
@@ -48,18 +49,17 @@ pub(crate) fn measure(bench: &Bench, task: &ArmTask, log: &LogBatches) -> Result
         return Ok(Vec::new());
     }
     let bare = Bare::new(bench.device(), task.span_offset_bytes);
-    content::fill(bench.runtime(), &bare, span_bytes, task.seed)?;
+    content::fill(bench.runtime(), &bare, span_bytes, task.stamper())?;
     let mut rates = Vec::new();
     for kind in kinds {
-        let mut workload = task.workload;
-        workload.access = Access::Sequential;
-        workload.operation_bytes = batch_bytes as u32;
-        workload.durability = match kind {
+        let durability = match kind {
             BareKind::PersistFlush => Durability::WriteThenFlush,
             BareKind::PersistDsync => Durability::DurableWrite,
             BareKind::Sequential => Durability::None,
         };
-        let task = ArmTask { span_bytes, workload, queue_depth, ..task.clone() };
+        let workload =
+            Workload::simple(task.workload.name(), Access::Sequential, 0, batch_bytes as u32, durability);
+        let task = ArmTask { span_bytes, workload, queue_depth, offered_per_second: None, ..task.clone() };
         let outcome = engine::run(bench.runtime(), bare.clone(), &task, Content::AsItIs)?;
         if interrupt::requested() {
             return Err(Failure::interrupted());

@@ -25,13 +25,13 @@ mod setup;
 use std::io;
 use std::path::Path;
 
-use icecore_workloads::{Durability, InFlight, Operation, OperationKind, Stamper, Stream};
+use icecore_workloads::{Durability, Generations, InFlight, Operation, OperationKind, Stamper, Stream};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{CompletionQueue, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 
 use self::arena::Arena;
 pub use self::setup::RingError;
-use self::setup::{BLOCK_BYTES, Setup};
+use self::setup::Setup;
 use crate::measure::{ArmOutcome, ArmTask};
 use crate::recorder::{Clock, Phase, RecordKind, Recorder};
 
@@ -52,6 +52,9 @@ const DEVICE: Fixed = Fixed(0);
 /// the file system refuses O_DIRECT or the kernel io_uring; later with the first operation that fails or is
 /// cut short. Everything issued has completed when it returns.
 pub fn run(task: &ArmTask) -> Result<ArmOutcome, RingError> {
+    if task.offered_per_second.is_some() {
+        return Err(RingError::invalid(&task.path, "this arm has closed loads only".to_owned()));
+    }
     let mixed = task.workload.reads() && task.workload.writes();
     let slots = task.queue_depth as usize;
     // A read overwrites its buffer, a write needs the filler in it: a mixed workload has both kinds apart.
@@ -75,14 +78,10 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, RingError> {
         buffers_registered,
         read_buffers_from: if mixed { slots } else { 0 },
         stream,
-        in_flight: InFlight::new(slots),
-        stamper: Stamper::new(task.seed),
-        generations: if task.workload.writes() {
-            vec![0; (task.span_bytes / BLOCK_BYTES) as usize]
-        } else {
-            Vec::new()
-        },
-        durability: task.workload.durability,
+        in_flight: InFlight::new(slots, task.workload.operation_bytes_max()),
+        stamper: task.stamper(),
+        generations: task.generations(),
+        durability: task.workload.durability(),
         span_offset_bytes: task.span_offset_bytes,
         clock: Clock::start(),
         path: &task.path,
@@ -145,7 +144,7 @@ struct Driver<'a> {
     stream: Stream,
     in_flight: InFlight,
     stamper: Stamper,
-    generations: Vec<u32>,
+    generations: Generations,
     durability: Durability,
     span_offset_bytes: u64,
     clock: Clock,
@@ -283,8 +282,9 @@ impl Driver<'_> {
     fn issue_next(&mut self, index: usize) -> Result<(), RingError> {
         let operation = loop {
             let operation = self.stream.next_operation();
-            // All operations are of one length: equal offsets are the only overlap there is.
-            if operation.kind == OperationKind::Read || self.in_flight.claim(index, operation.offset_bytes) {
+            if operation.kind == OperationKind::Read
+                || self.in_flight.claim(index, operation.offset_bytes, operation.len_bytes)
+            {
                 break operation;
             }
         };
@@ -303,15 +303,10 @@ impl Driver<'_> {
     /// Gives the slot's write buffer the content of the next generation of its place.
     #[inline]
     fn stamp(&mut self, index: usize, operation: &Operation) {
-        let first_block = (operation.offset_bytes / BLOCK_BYTES) as usize;
-        let blocks = operation.len_bytes as usize / BLOCK_BYTES as usize;
-        let written = &mut self.generations[first_block..first_block + blocks];
-        // Operations are aligned to their length, so that the blocks of one are always written together.
-        let generation = written[0] + 1;
-        written.fill(generation);
         // SAFETY: the slot has no request in the kernel, and only this slot's requests use the buffer.
         let bytes = unsafe { self.arena.bytes_mut(index) };
-        self.stamper.stamp(bytes, operation.offset_bytes, generation);
+        let bytes = &mut bytes[..operation.len_bytes as usize];
+        self.generations.stamp_next(&self.stamper, bytes, operation.offset_bytes);
     }
 
     #[inline]

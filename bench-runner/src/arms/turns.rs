@@ -63,6 +63,11 @@ impl TurnClock {
         self.issue_ns
     }
 
+    /// The clock itself.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// The time now.
     pub fn now_ns(&self) -> u64 {
         self.clock.now_ns()

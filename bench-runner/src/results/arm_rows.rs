@@ -5,10 +5,10 @@
 
 use hdrhistogram::Histogram;
 
-use super::rows::MEASURE;
 use super::{MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
-use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OperationFigures, SuitePart};
+use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OpenFigures, OperationFigures, SuitePart};
 use crate::stats;
+use crate::suite::Load;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -17,6 +17,9 @@ pub(crate) const WRITE_AMPLIFICATION: &str = "write_amplification";
 
 /// The backend of other systems.
 pub(crate) const PEER: &str = "peer";
+
+/// Latencies of an open load, from when operations were to begin.
+pub(super) const LATENCY_INTENDED: &str = "latency_intended";
 
 /// The percentiles that every latency is given at, with their names in `stat`.
 pub(super) const PERCENTILES: [(&str, f64); 3] = [("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999)];
@@ -40,6 +43,8 @@ pub struct ArmRun<'a> {
     pub verified_blocks: Option<u64>,
     /// Why the run does not count; `None` for a valid one. A failed arm must have a reason.
     pub invalid_reason: Option<String>,
+    /// How the load was offered.
+    pub load: Load,
     /// The part of a suite of snapshots that it is; `None` for any other run.
     pub part: Option<SuitePart<'a>>,
 }
@@ -62,7 +67,7 @@ impl ArmRun<'_> {
     }
 
     fn phase(&self) -> String {
-        self.part.map_or(MEASURE, |part| part.phase).to_string()
+        self.part.map_or_else(|| self.load.phase(), |part| part.phase.to_string())
     }
 
     fn steady(&self) -> Option<bool> {
@@ -81,7 +86,7 @@ impl ArmRun<'_> {
             arm: self.arm.to_string(),
             backend: self.backend().to_string(),
             workload: self.task.workload.name().to_string(),
-            bs_bytes: u64::from(self.task.workload.operation_bytes),
+            bs_bytes: u64::from(self.task.workload.operation_bytes_max()),
             queue_depth: self.task.queue_depth,
             span_offset_bytes: self.task.span_offset_bytes,
             span_bytes: self.task.span_bytes,
@@ -108,10 +113,16 @@ impl ArmRun<'_> {
     pub(super) fn histograms(&self) -> RunHistograms {
         let some =
             |figures: &OperationFigures| (!figures.latency_ns.is_empty()).then(|| figures.latency_ns.clone());
+        let open = |outcome: &ArmOutcome, of: fn(&OpenFigures) -> &Histogram<u64>| {
+            outcome.open.as_ref().map(of).filter(|histogram| !histogram.is_empty()).cloned()
+        };
         self.outcome.map_or_else(RunHistograms::default, |outcome| RunHistograms {
             read: some(&outcome.read),
             write: some(&outcome.write),
             flush: some(&outcome.flush),
+            read_intended: open(outcome, |open| &open.read_ns),
+            write_intended: open(outcome, |open| &open.write_ns),
+            lateness: open(outcome, |open| &open.lateness_ns),
         })
     }
 
@@ -172,6 +183,7 @@ impl ArmRun<'_> {
                 self.add_operation(&mut rows, run, op, &totals);
             }
         }
+        self.add_open(&mut rows, run, outcome);
         self.add_writing(&mut rows, run, outcome);
         for figure in self.part.map_or(&[][..], |part| part.figures) {
             rows.push(MetricRow {
@@ -183,6 +195,36 @@ impl ArmRun<'_> {
             });
         }
         rows
+    }
+
+    /// What an open load shows beside a closed one.
+    fn add_open(&self, rows: &mut Vec<MetricRow>, run: u64, outcome: &ArmOutcome) {
+        let histograms = self.histograms();
+        let Some(open) = &outcome.open else { return };
+        let operations = outcome.read.operations + outcome.write.operations;
+        let mut add = |op: &str, metric: &str, stat: &str, unit: &str, value: Option<f64>| {
+            let row = self.metric_row(run, op, operations);
+            let (metric, stat, unit) = (metric.to_string(), stat.to_string(), unit.to_string());
+            rows.push(MetricRow { metric, stat, unit, value, ..row });
+        };
+        for op in ["all", "read", "write"] {
+            let Some(intended) = histograms.intended_of(op) else { continue };
+            for (stat, q) in PERCENTILES {
+                let value = stats::percentile(&intended, q).map(|value| value as f64);
+                add(op, LATENCY_INTENDED, stat, "ns", value);
+            }
+            add(op, LATENCY_INTENDED, "max", "ns", Some(intended.max() as f64));
+        }
+        for (stat, q) in PERCENTILES {
+            let value = stats::percentile(&open.lateness_ns, q).map(|value| value as f64);
+            add("all", "lateness", stat, "ns", value);
+        }
+        let achieved = operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
+        add("all", "achieved_of_offered", "mean", "1", Some(achieved / open.offered_per_second));
+        add("all", "backlog", "max", "1", Some(open.backlog_max as f64));
+        add("all", "overflow", "total", "1", Some(open.overflow as f64));
+        let saturated = open.is_saturated(operations, outcome.elapsed_ns);
+        add("all", "saturated", "mean", "1", Some(f64::from(u8::from(saturated))));
     }
 
     /// What the device wrote, how the log wrote, and both beside the bare device in its place.
@@ -236,8 +278,9 @@ impl ArmRun<'_> {
             backend: self.backend().to_string(),
             workload: self.task.workload.name().to_string(),
             op: op.to_string(),
-            bs_bytes: Some(u64::from(self.task.workload.operation_bytes)),
+            bs_bytes: Some(u64::from(self.task.workload.operation_bytes_max())),
             queue_depth: Some(self.task.queue_depth),
+            offered_iops: self.task.offered_per_second.map(|per_second| per_second.round() as u64),
             chain_depth: self.part.and_then(|part| part.snapshots),
             phase: self.phase(),
             n: operations,

@@ -1,6 +1,7 @@
 //! `hist/*.hlog`: the latency histograms of one run, as HdrHistogram interval logs.
 //!
-//! One line an operation kind, tagged `read`, `write` or `flush`, in the V2 compressed encoding that HdrHistogram's
+//! One line an operation kind, tagged `read`, `write` or `flush`, and for an open load `read-intended`, `write-intended` (from when
+//! operations were to begin) and `lateness`, in the V2 compressed encoding that HdrHistogram's
 //! own log tools of every language read. Values are nanoseconds. Kinds with no samples have no line.
 
 use std::fs;
@@ -24,6 +25,12 @@ pub struct RunHistograms {
     pub write: Option<Histogram<u64>>,
     /// Separate flushes.
     pub flush: Option<Histogram<u64>>,
+    /// Reads of an open load, from when they were to begin.
+    pub read_intended: Option<Histogram<u64>>,
+    /// Its writes, likewise.
+    pub write_intended: Option<Histogram<u64>>,
+    /// How late the runner was to begin them.
+    pub lateness: Option<Histogram<u64>>,
 }
 
 impl RunHistograms {
@@ -34,6 +41,16 @@ impl RunHistograms {
             "write" => self.write.clone(),
             "flush" => self.flush.clone(),
             "all" => merged(self.read.iter().chain(&self.write)),
+            _ => None,
+        }
+    }
+
+    /// The same from when operations were to begin.
+    pub fn intended_of(&self, op: &str) -> Option<Histogram<u64>> {
+        match op {
+            "read" => self.read_intended.clone(),
+            "write" => self.write_intended.clone(),
+            "all" => merged(self.read_intended.iter().chain(&self.write_intended)),
             _ => None,
         }
     }
@@ -75,7 +92,14 @@ fn encode(
         .with_base_time(started)
         .begin_log_with(bytes, &mut serializer)
         .map_err(|error| error.to_string())?;
-    let kinds = [("read", &histograms.read), ("write", &histograms.write), ("flush", &histograms.flush)];
+    let kinds = [
+        ("read", &histograms.read),
+        ("write", &histograms.write),
+        ("flush", &histograms.flush),
+        ("read-intended", &histograms.read_intended),
+        ("write-intended", &histograms.write_intended),
+        ("lateness", &histograms.lateness),
+    ];
     for (name, histogram) in kinds {
         if let Some(histogram) = histogram {
             log.write_histogram(histogram, Duration::ZERO, measured, Tag::new(name))
@@ -103,6 +127,9 @@ fn decode(bytes: &[u8]) -> Result<RunHistograms, String> {
             Some("read") => histograms.read = Some(histogram),
             Some("write") => histograms.write = Some(histogram),
             Some("flush") => histograms.flush = Some(histogram),
+            Some("read-intended") => histograms.read_intended = Some(histogram),
+            Some("write-intended") => histograms.write_intended = Some(histogram),
+            Some("lateness") => histograms.lateness = Some(histogram),
             tag => return Err(format!("unknown tag {tag:?}")),
         }
     }
@@ -159,7 +186,7 @@ mod tests {
         let mut flush = Histogram::new(3).unwrap();
         (1..5_000u64).for_each(|value| read.record(value * value).unwrap());
         flush.record_n(12_345, 678).unwrap();
-        let before = RunHistograms { read: Some(read), write: None, flush: Some(flush) };
+        let before = RunHistograms { read: Some(read), flush: Some(flush), ..RunHistograms::default() };
         let mut bytes = Vec::new();
         encode(&mut bytes, &before, SystemTime::UNIX_EPOCH, Duration::from_secs(10)).unwrap();
         let after = decode(&bytes).unwrap();
@@ -172,7 +199,13 @@ mod tests {
         one.record_n(1_000, 10).unwrap();
         let mut large = Histogram::new(3).unwrap();
         large.record_n(9_000_000_000, 5).unwrap();
-        let all = RunHistograms { read: Some(one.clone()), write: Some(large), flush: Some(one) }.of("all");
+        let all = RunHistograms {
+            read: Some(one.clone()),
+            write: Some(large),
+            flush: Some(one),
+            ..RunHistograms::default()
+        }
+        .of("all");
         assert_eq!(all.map(|all| all.len()), Some(15));
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hdrhistogram::Histogram;
 
-use super::arm_rows::{PEER, PERCENTILES};
+use super::arm_rows::{LATENCY_INTENDED, PEER, PERCENTILES};
 use super::{MetricRow, RunHistograms, RunRow};
 use crate::stats;
 
@@ -23,6 +23,9 @@ const RATIOS: [(&str, &[&str], &str); 4] = [
     ("latency_p99_ratio", &["latency"], "p99"),
     ("cpu_ratio", &["cpu_user", "cpu_system"], "mean"),
 ];
+
+/// Metrics that are read from merged histograms, never averaged.
+const MERGED: [&str; 2] = ["latency", LATENCY_INTENDED];
 
 /// The pooled rows of a run: `block` empty, interval filled (from two blocks on). `metrics` are the rows of the
 /// blocks, `seed` that of the bootstrap.
@@ -129,7 +132,7 @@ impl Cell<'_> {
         for op in ops {
             let mut done: Vec<(&str, &str)> = Vec::new();
             let of_op = || own.iter().filter(|row| row.op == op);
-            for row in of_op().filter(|row| row.metric != "latency") {
+            for row in of_op().filter(|row| !MERGED.contains(&row.metric.as_str())) {
                 if done.contains(&(&row.metric, &row.stat)) {
                     continue;
                 }
@@ -150,20 +153,32 @@ impl Cell<'_> {
             }
             let blocks: Vec<Histogram<u64>> =
                 valid.iter().filter_map(|run| histograms.get(run)?.of(op)).collect();
-            self.pool_latency(op, &blocks, seed, rows);
+            self.pool_latency(op, "latency", &blocks, seed, rows);
+            let blocks: Vec<Histogram<u64>> =
+                valid.iter().filter_map(|run| histograms.get(run)?.intended_of(op)).collect();
+            if !blocks.is_empty() {
+                self.pool_latency(op, LATENCY_INTENDED, &blocks, seed, rows);
+            }
         }
     }
 
-    fn pool_latency(&self, op: &str, blocks: &[Histogram<u64>], seed: u64, rows: &mut Vec<MetricRow>) {
+    fn pool_latency(
+        &self,
+        op: &str,
+        metric: &str,
+        blocks: &[Histogram<u64>],
+        seed: u64,
+        rows: &mut Vec<MetricRow>,
+    ) {
         let blocks: Vec<&Histogram<u64>> = blocks.iter().collect();
         for (stat, q) in PERCENTILES {
-            let mut pooled = self.row(op, "latency", stat, "ns", seed);
+            let mut pooled = self.row(op, metric, stat, "ns", seed);
             pooled.n = blocks.len() as u64;
             fill(&mut pooled, stats::pooled_percentile(&blocks, q, seed));
             rows.push(pooled);
         }
         // Blocks drawn again never hold a longer latency than the longest: a bootstrap says nothing about it.
-        let mut longest = self.row(op, "latency", "max", "ns", seed);
+        let mut longest = self.row(op, metric, "max", "ns", seed);
         longest.n = blocks.len() as u64;
         longest.value = blocks.iter().map(|block| block.max()).max().map(|max| max as f64);
         rows.push(longest);

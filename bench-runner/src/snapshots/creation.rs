@@ -13,6 +13,7 @@ use icecore::pool::snapshots::SNAPSHOTS_MAX;
 use icecore::pool::{layout, superblock};
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Volume};
+use icecore_workloads::Stamper;
 
 use super::stage::{Part, Stage, figure};
 use super::subject::{Kept, Who};
@@ -90,7 +91,7 @@ fn measure(stage: &Stage, kept: &Kept, size_bytes: u64) -> Result<(), Failure> {
         made => made?,
     };
     let subject = keeper.subject().scattered(size_bytes, stage.plan.span_bytes);
-    content::fill(stage.bench.runtime(), &subject, stage.plan.span_bytes, stage.seed)?;
+    content::fill(stage.bench.runtime(), &subject, stage.plan.span_bytes, Stamper::new(stage.seed))?;
     stage.settle(&subject)?;
     let most = if kept.objects == ObjectKind::Linear { OBJECTS_MAX as u32 } else { SNAPSHOTS_MAX };
     let mut ends: Vec<u32> = stage.plan.snapshots.iter().map(|end| (*end).min(most)).collect();
@@ -157,7 +158,7 @@ fn empty(stage: &Stage, options: CreateOptions) -> Result<(), Failure> {
     for journal in layout::metadata_places(&record).journal.journals {
         let records_bytes = records_bytes.min(journal.bytes.get());
         let room = Bare::new(device, journal.offset.get());
-        content::fill(stage.bench.runtime(), &room, records_bytes, stage.seed)?;
+        content::fill(stage.bench.runtime(), &room, records_bytes, Stamper::new(stage.seed))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use icecore::error::Error;
 use icecore::runtime::{Context, Runtime, Signal, Task};
-use icecore_workloads::{InFlight, STAMP_BLOCK_BYTES, Stamper};
+use icecore_workloads::{Generations, InFlight, STAMP_BLOCK_BYTES, Stamper};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -109,7 +109,7 @@ impl Load {
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             blocks,
             places: Places::Span,
-            in_flight: InFlight::new(shape.0 as usize),
+            in_flight: InFlight::new(shape.0 as usize, 4096),
             stamper: Stamper::new(seed),
             begun: vec![0; blocks as usize],
             completed: vec![0; blocks as usize],
@@ -256,6 +256,7 @@ impl Load {
         }
         let used = |of: fn(CpuTimes) -> u64| Some(of(shared.record.cpu?).saturating_sub(of(cpu?)));
         let recorded = Recorded {
+            open: None,
             read: empty_figures(),
             write,
             flush: empty_figures(),
@@ -266,7 +267,7 @@ impl Load {
             seconds: Vec::new(),
         };
         let io_path = format!("{}, O_DIRECT", self.context.io_path());
-        Seen { outcome: recorded.into_outcome(io_path, Vec::new()), windows }
+        Seen { outcome: recorded.into_outcome(io_path, Generations::default()), windows }
     }
 
     /// The generation of each block whose write has completed last.
@@ -300,7 +301,11 @@ impl Shared {
                 Places::Among(blocks) => blocks[below(blocks.len() as u64) as usize],
                 Places::Once(left, _) => left.pop()?,
             };
-            if self.in_flight.claim(slot, u64::from(block)) {
+            if self.in_flight.claim(
+                slot,
+                u64::from(block) * STAMP_BLOCK_BYTES as u64,
+                STAMP_BLOCK_BYTES as u32,
+            ) {
                 break block;
             }
         };

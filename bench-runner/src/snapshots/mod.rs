@@ -26,11 +26,12 @@ use std::path::Path;
 use std::rc::Rc;
 
 use icecore::store::Backend;
+use icecore_workloads::Stamper;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use self::peer::Peer;
-use self::stage::{Part, Stage};
+use self::stage::{Part, Stage, random_4k};
 use self::subject::{Abilities, Kept, Who};
 use crate::arms::Arm;
 use crate::arms::target::Bare;
@@ -41,7 +42,7 @@ use crate::measure::SuitePart;
 use crate::recorder::Clock;
 use crate::results::{ArmRun, Dropped, Ending, Manifest, Plan, RunData, RunFolder};
 use crate::session::Session;
-use crate::suite::{AfterArm, shuffle};
+use crate::suite::{AfterArm, Load, shuffle};
 use crate::{content, environment, plan, report};
 
 const MIB: u64 = 1 << 20;
@@ -301,7 +302,7 @@ fn precondition(bench: &Bench, plan: &SnapshotPlan) -> Result<(), Failure> {
     } else {
         (plan.span_offset_bytes, plan.span_bytes)
     };
-    content::fill(bench.runtime(), &Bare::new(bench.device(), offset_bytes), bytes, plan.seed)
+    content::fill(bench.runtime(), &Bare::new(bench.device(), offset_bytes), bytes, Stamper::new(plan.seed))
 }
 
 /// A suite and the arms that run it.
@@ -433,9 +434,10 @@ fn append(
     for (arm, part, verified_blocks, invalid_reason) in own.chain(beside) {
         let mut task = task.clone();
         if part.outcome.read.operations > 0 {
-            task.workload.read_percent = 100;
+            task.workload = random_4k(task.workload.name(), 100);
         }
         folder.append_arm(&ArmRun {
+            load: Load::Closed,
             block,
             arm_order,
             arm,
@@ -455,6 +457,7 @@ fn append(
     }
     if parts.is_empty() {
         folder.append_arm(&ArmRun {
+            load: Load::Closed,
             block,
             arm_order,
             arm: stage.arm.name(),

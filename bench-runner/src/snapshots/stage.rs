@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use icecore::device::{Cause, Tally};
 use icecore::volume::CreateOptions;
-use icecore_workloads::{Access, Durability, Workload};
+use icecore_workloads::{Access, Durability, Generations, Stamper, Workload};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::Rng;
 
@@ -145,7 +145,7 @@ impl Stage<'_> {
             Who::Raw => (Subject::Bare(Bare::new(device, self.plan.span_offset_bytes)), None),
             Who::Peer(peer) => (peer.prepare(runtime.context(), self.plan.span_bytes)?, None),
         };
-        content::fill(runtime, &subject, self.plan.span_bytes, self.seed)?;
+        content::fill(runtime, &subject, self.plan.span_bytes, Stamper::new(self.seed))?;
         self.settle(&subject)?;
         Ok((subject, keeper))
     }
@@ -277,6 +277,7 @@ impl Stage<'_> {
     /// Adds a part that is no load: figures alone.
     pub fn part_of_figures(&self, phase: &str, snapshots: Option<u32>, since: &Mark, figures: Vec<Figure>) {
         let nothing = Recorded {
+            open: None,
             read: empty_figures(),
             write: empty_figures(),
             flush: empty_figures(),
@@ -286,7 +287,8 @@ impl Stage<'_> {
             allocations: None,
             seconds: Vec::new(),
         };
-        let outcome = nothing.into_outcome(self.bench.runtime().context().io_path().to_string(), Vec::new());
+        let outcome = nothing
+            .into_outcome(self.bench.runtime().context().io_path().to_string(), Generations::default());
         let (phase, started_ns) = (phase.to_string(), since.at_ns);
         let part = Part { phase, snapshots, started_ns, outcome, figures, windows: Vec::new() };
         self.parts.borrow_mut().push(part);
@@ -322,15 +324,15 @@ impl Stage<'_> {
 
     fn read_task(&self) -> ArmTask {
         let mut task = self.plan.task(self.bench, self.name, self.seed);
-        task.workload.read_percent = 100;
+        task.workload = random_4k(self.name, 100);
         task.measure_ns = self.plan.measure_ns;
         task
     }
 
     /// Compares what a subject shows with the generations that it must show, block by block.
     pub fn verify(&self, what: &str, subject: &Subject, between: (&[u32], &[u32])) -> Result<(), Failure> {
-        let runtime = self.bench.runtime();
-        match content::compare_between(runtime, subject, self.plan.span_bytes, self.seed, between)? {
+        let (runtime, stamper) = (self.bench.runtime(), Stamper::new(self.seed));
+        match content::compare_between(runtime, subject, self.plan.span_bytes, stamper, between)? {
             Ok(blocks) => *self.verified_blocks.borrow_mut() += blocks,
             Err(wrong) => {
                 self.wrong.borrow_mut().get_or_insert(format!("{what}: {wrong}"));
@@ -382,19 +384,19 @@ impl SnapshotPlan {
             path: bench.path().to_owned(),
             span_offset_bytes: self.span_offset_bytes,
             span_bytes: self.span_bytes,
-            workload: Workload {
-                name,
-                access: Access::UniformRandom,
-                read_percent: 0,
-                operation_bytes: 4096,
-                durability: Durability::None,
-            },
+            workload: random_4k(name, 0),
             queue_depth: self.queue_depth,
             warmup_ns: 0,
             measure_ns: 0,
             seed,
+            offered_per_second: None,
         }
     }
+}
+
+/// The suites' requests, as a workload of their name.
+pub(super) fn random_4k(name: &str, read_percent: u8) -> Workload {
+    Workload::simple(name, Access::UniformRandom, read_percent, 4096, Durability::None)
 }
 
 /// A figure that is one value.

@@ -9,7 +9,7 @@ use bench_runner::arms::engine::Content;
 use bench_runner::bench::Bench;
 use bench_runner::runner_cost;
 use bench_runner::session::{self, Session};
-use bench_runner::suite::SuitePlan;
+use bench_runner::suite::{Cell, SuitePlan};
 use icecore_workloads::Workload;
 
 use crate::support;
@@ -22,7 +22,7 @@ fn measure(folder: &Path, name: &str, damage: bool) -> Session {
     let span = bench.data_span(&arms).unwrap();
     let plan = SuitePlan {
         arms,
-        cells: vec![(Workload::from_name(name).unwrap(), 4)],
+        cells: vec![Cell::closed(Workload::from_name(name).unwrap(), 4)],
         repeats: 1,
         warmup_ns: 0,
         measure_ns: 200_000_000,

@@ -13,8 +13,9 @@ use bench_runner::results::{
     ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
     ResultsError, RunData, RunFolder, WindowRow,
 };
+use bench_runner::suite::Load;
 use hdrhistogram::Histogram;
-use icecore_workloads::Workload;
+use icecore_workloads::{Generations, Workload};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -66,8 +67,8 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
         })
         .collect();
     let operations: u64 = seconds.iter().map(|second| second.operations).sum();
-    let reads = operations * u64::from(task.workload.read_percent) / 100;
-    let bytes = u64::from(task.workload.operation_bytes);
+    let reads = operations * u64::from(task.workload.parts()[0].read_percent) / 100;
+    let bytes = u64::from(task.workload.operation_bytes_max());
     let flushes = if task.workload.name() == "durable-4k" && arm == "raw" { operations } else { 0 };
     ArmOutcome {
         read: figures(random, reads, median_ns, bytes),
@@ -103,7 +104,8 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
         } else {
             Vec::new()
         },
-        generations: Vec::new(),
+        generations: Generations::default(),
+        open: None,
     }
 }
 
@@ -170,6 +172,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                 let speed = if workload != "durable-4k" && arm == "log" { 0.8 } else { speed };
                 let speed = speed * drift * (0.006 * normal(&mut random)).exp();
                 let task = ArmTask {
+                    offered_per_second: None,
                     path: PathBuf::from("/dev/synthetic"),
                     span_offset_bytes: 1 << 20,
                     span_bytes: 8 << 30,
@@ -182,6 +185,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                 let outcome = outcome(&mut random, &task, arm, speed);
                 let broken = arm == "log" && block == 3 && depth == 32;
                 let run = ArmRun {
+                    load: Load::Closed,
                     block,
                     arm_order: place as u32 + 1,
                     arm,
@@ -304,6 +308,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
     let path = folder.path().join("run");
     let mut run_folder = RunFolder::create(&path, manifest(&["raw"], &["seqread-1m"])).unwrap();
     let task = ArmTask {
+        offered_per_second: None,
         path: PathBuf::from("/dev/synthetic"),
         span_offset_bytes: 0,
         span_bytes: 1 << 30,
@@ -315,6 +320,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
     };
     let outcome = outcome(&mut Xoshiro256PlusPlus::seed_from_u64(1), &task, "raw", 0.1);
     let run = ArmRun {
+        load: Load::Closed,
         block: 1,
         arm_order: 1,
         arm: "raw",

@@ -14,12 +14,17 @@ fn task(name: &str, queue_depth: u32) -> ArmTask {
         warmup_ns: 1_500_000_000,
         measure_ns: 250_000_000,
         seed: 9,
+        offered_per_second: None,
     }
+}
+
+fn line_of(task: &ArmTask) -> Vec<String> {
+    arguments(task, expressible(task).expect("what fio can be asked"))
 }
 
 #[test]
 fn the_command_line_says_all_that_defines_the_load() {
-    let line = arguments(&task("mixed-4k", 32)).join(" ");
+    let line = line_of(&task("mixed-4k", 32)).join(" ");
     for option in [
         "--filename=/dev/a\\:b",
         "--offset=1048576",
@@ -43,10 +48,10 @@ fn the_command_line_says_all_that_defines_the_load() {
 
 #[test]
 fn durable_writers_are_jobs_and_patterns_follow_the_workload() {
-    let line = arguments(&task("durable-4k", 16)).join(" ");
+    let line = line_of(&task("durable-4k", 16)).join(" ");
     assert!(line.contains("--numjobs=16") && line.contains("--iodepth=1 ") && line.contains("--fdatasync=1"));
     assert!(!line.contains("--disable_clat"));
-    let line = arguments(&task("durable-4k-dsync", 16)).join(" ");
+    let line = line_of(&task("durable-4k-dsync", 16)).join(" ");
     assert!(line.contains("--numjobs=1 ") && line.contains("--iodepth=16 ") && line.contains("--sync=dsync"));
     for (name, pattern) in [
         ("randread-4k", "--rw=randread "),
@@ -54,7 +59,7 @@ fn durable_writers_are_jobs_and_patterns_follow_the_workload() {
         ("seqread-1m", "--rw=read "),
         ("seqwrite-1m", "--rw=write "),
     ] {
-        assert!(arguments(&task(name, 1)).join(" ").contains(pattern), "{name}");
+        assert!(line_of(&task(name, 1)).join(" ").contains(pattern), "{name}");
     }
 }
 
@@ -83,7 +88,7 @@ fn a_report_is_read() {
     assert_eq!(outcome.elapsed_ns, 2_001_000_000);
     assert_eq!((outcome.cpu_user_ns, outcome.cpu_system_ns), (Some(60_000_000), Some(800_000_000)));
     assert!(outcome.io_path.starts_with("fio-3.33"));
-    assert!(outcome.generations.is_empty());
+    assert!(outcome.generations.counts().is_empty());
 }
 
 #[test]
@@ -131,8 +136,8 @@ fn a_real_fio_is_understood() {
         return;
     }
     let file = scratch_file();
-    for workload in Workload::ALL {
-        let mut task = task(workload.name, 2);
+    for workload in &Workload::all()[..7] {
+        let mut task = task(workload.name(), 2);
         task.path = file.path().to_owned();
         task.warmup_ns = 0;
         let outcome = match run(&task) {
@@ -145,7 +150,7 @@ fn a_real_fio_is_understood() {
         };
         assert_eq!(outcome.read.operations > 0, workload.reads(), "{workload}");
         assert_eq!(outcome.write.operations > 0, workload.writes(), "{workload}");
-        let separate_flush = workload.durability == Durability::WriteThenFlush;
+        let separate_flush = workload.durability() == Durability::WriteThenFlush;
         assert_eq!(outcome.flush.operations > 0, separate_flush, "{workload}");
         assert_eq!(outcome.write.latency_ns.is_empty(), separate_flush || !workload.writes(), "{workload}");
         // In its own unit; how late a busy machine ends is not what is tested.

@@ -82,7 +82,7 @@ impl Setup {
         ring.submitter()
             .register_files(&[file.as_raw_fd()])
             .map_err(|source| RingError::new(path, "registering the file with io_uring", source))?;
-        let arena = Arena::new(buffers, task.workload.operation_bytes as usize)
+        let arena = Arena::new(buffers, task.workload.operation_bytes_max() as usize)
             .map_err(|source| RingError::new(path, "allocating buffers", source))?;
         let registered = register_buffers(&ring, &arena);
         let buffers_registered = registered.is_ok();
@@ -106,11 +106,13 @@ fn check(task: &ArmTask) -> Result<(), RingError> {
     }
     // No two writes of one place may be in flight together: with fewer free places than this the arm would
     // mostly search for one, and with none it would search for ever.
-    let places = task.span_bytes / u64::from(task.workload.operation_bytes);
+    let places = task.span_bytes / u64::from(task.workload.operation_bytes_max());
     if task.workload.writes() && places < 2 * u64::from(task.queue_depth) {
         return invalid(format!(
             "a span of {} bytes is too short for {} writes of {} bytes in flight; it must hold twice as many",
-            task.span_bytes, task.queue_depth, task.workload.operation_bytes
+            task.span_bytes,
+            task.queue_depth,
+            task.workload.operation_bytes_max()
         ));
     }
     Ok(())

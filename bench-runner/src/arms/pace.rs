@@ -1,0 +1,249 @@
+//! The pace of an open load: who begins the next operation, and when.
+//!
+//! Operations are due by a [`Schedule`], in order. One task at a time, the *next*, waits for the moment at which the operation
+//! that comes first is due, begins it and hands over to another idle one; a task whose operation has completed while others
+//! are due goes on at once. So an operation waits for its turn only while all of them are under way, which is the queue
+//! that an open load is there to show.
+//!
+//! Where it is still long until then the task sleeps; for the rest it gives way to others again and again, since no timer of the
+//! system is as exact as the schedule. That costs a processor: an open load keeps one busy.
+//!
+//! Invariants: operations are begun in the order in which they are due, and none before it is; at most [`BACKLOG_MAX`] are
+//! due and not begun, those before them are given up and counted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use icecore::runtime::{Context, Signal};
+use icecore_workloads::Schedule;
+
+use crate::measure::{ArmTask, BACKLOG_MAX};
+use crate::recorder::Clock;
+
+/// Time before a due operation from which on nobody sleeps: more than a timer of the system is late.
+const AWAKE_NS: u64 = 200_000;
+
+/// An operation that is due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    /// When it was to begin.
+    pub due_ns: u64,
+    /// When it could begin: then, or when there was a task for it.
+    pub ready_ns: u64,
+    /// Operations due and not begun, itself included.
+    pub backlog: u64,
+    /// Operations given up right before it.
+    pub overflow: u64,
+}
+
+/// The schedule of a load and the tasks that are idle.
+#[derive(Debug)]
+pub(super) struct Pace {
+    context: Context,
+    clock: Cell<Clock>,
+    begun: RefCell<Schedule>,
+    /// The same schedule, as far as time has come.
+    due: RefCell<Schedule>,
+    /// When the first operation behind those counted below is due.
+    next_due_ns: Cell<u64>,
+    due_count: Cell<u64>,
+    begun_count: Cell<u64>,
+    /// Somebody waits for the next operation.
+    is_awaited: Cell<bool>,
+    idle: RefCell<VecDeque<usize>>,
+    signals: Box<[Signal]>,
+}
+
+impl Pace {
+    pub fn new(context: &Context, task: &ArmTask, per_second: f64) -> Self {
+        let schedule = Schedule::new(task.workload.arrival(), per_second, task.seed);
+        let mut due = schedule.clone();
+        let next_due_ns = due.next_ns();
+        Self {
+            context: context.clone(),
+            clock: Cell::new(Clock::start()),
+            begun: RefCell::new(schedule),
+            due: RefCell::new(due),
+            next_due_ns: Cell::new(next_due_ns),
+            due_count: Cell::new(0),
+            begun_count: Cell::new(0),
+            is_awaited: Cell::new(false),
+            idle: RefCell::new(VecDeque::with_capacity(task.queue_depth as usize)),
+            signals: (0..task.queue_depth).map(|_| Signal::new(context)).collect(),
+        }
+    }
+
+    /// The schedule begins at 0 of this clock.
+    pub fn start(&self, clock: Clock) {
+        self.clock.set(clock);
+    }
+
+    /// Ends when the task of this slot is to begin an operation, or when the load is done.
+    pub async fn wait(&self, slot: usize, mut is_done: impl FnMut() -> bool) -> Due {
+        let came_ns = self.clock.get().now_ns();
+        while self.is_awaited.get() {
+            self.idle.borrow_mut().push_back(slot);
+            self.signals[slot].wait().await;
+        }
+        self.is_awaited.set(true);
+        let overflow = self.give_up(came_ns);
+        let due_ns = self.begun.borrow_mut().next_ns();
+        self.begun_count.set(self.begun_count.get() + 1);
+        let mut now_ns = self.clock.get().now_ns();
+        while now_ns < due_ns && !is_done() {
+            match due_ns - now_ns {
+                left_ns if left_ns > AWAKE_NS => self.context.sleep(left_ns - AWAKE_NS).await,
+                _ => self.context.yield_now().await,
+            }
+            now_ns = self.clock.get().now_ns();
+        }
+        self.is_awaited.set(false);
+        if let Some(next) = self.idle.borrow_mut().pop_front() {
+            self.signals[next].give();
+        }
+        self.count_due(now_ns);
+        let backlog = (self.due_count.get() + 1).saturating_sub(self.begun_count.get());
+        Due { due_ns, ready_ns: due_ns.max(came_ns), backlog, overflow }
+    }
+
+    /// Counts what is due by now.
+    fn count_due(&self, now_ns: u64) {
+        let mut due = self.due.borrow_mut();
+        while self.next_due_ns.get() <= now_ns {
+            self.due_count.set(self.due_count.get() + 1);
+            self.next_due_ns.set(due.next_ns());
+        }
+    }
+
+    /// Gives up the operations for which too many are due behind them.
+    fn give_up(&self, now_ns: u64) -> u64 {
+        self.count_due(now_ns);
+        let mut overflow = 0;
+        while self.due_count.get().saturating_sub(self.begun_count.get()) > BACKLOG_MAX {
+            self.begun.borrow_mut().next_ns();
+            self.begun_count.set(self.begun_count.get() + 1);
+            overflow += 1;
+        }
+        overflow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use icecore::buf::Buf;
+    use icecore::error::Result;
+    use icecore::runtime::{IoMode, Runtime, RuntimeOptions};
+    use icecore_workloads::Workload;
+
+    use super::*;
+    use crate::arms::engine::{self, Content};
+    use crate::arms::target::Target;
+    use crate::measure::ArmOutcome;
+
+    const SERVICE_NS: u64 = 2_000_000;
+    const DEPTH: u32 = 4;
+    const MS: u64 = 1_000_000;
+
+    /// Serves an operation in a known time, and all of them not at all for a while.
+    #[derive(Clone)]
+    struct Served {
+        context: Context,
+        begun: Clock,
+        stall_ns: Option<(u64, u64)>,
+    }
+
+    impl Target for Served {
+        const FLUSHES_APART: bool = false;
+
+        async fn read(&self, _offset_bytes: u64, buf: Buf) -> (Result<()>, Buf) {
+            self.context.sleep(SERVICE_NS).await;
+            if let Some((from_ns, to_ns)) = self.stall_ns
+                && (from_ns..to_ns).contains(&self.begun.now_ns())
+            {
+                self.context.sleep(to_ns - self.begun.now_ns()).await;
+            }
+            (Ok(()), buf)
+        }
+
+        async fn write(&self, offset_bytes: u64, buf: Buf, _durable: bool) -> (Result<()>, Buf) {
+            self.read(offset_bytes, buf).await
+        }
+
+        async fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn run(offered_per_second: Option<f64>, measure_ns: u64, stall_ns: Option<(u64, u64)>) -> ArmOutcome {
+        let blocking = RuntimeOptions { io_mode: IoMode::Blocking, ..RuntimeOptions::default() };
+        let runtime =
+            Runtime::new(RuntimeOptions::default()).or_else(|_| Runtime::new(blocking)).expect("a runtime");
+        let task = ArmTask {
+            path: "served".into(),
+            span_offset_bytes: 0,
+            span_bytes: 1 << 24,
+            workload: Workload::from_name("mixed-4k").expect("a known name"),
+            queue_depth: DEPTH,
+            warmup_ns: 100 * MS,
+            measure_ns,
+            seed: 3,
+            offered_per_second,
+        };
+        let target = Served { context: runtime.context().clone(), begun: Clock::start(), stall_ns };
+        engine::run(&runtime, target, &task, Content::AsItIs).expect("a measurement")
+    }
+
+    fn operations(outcome: &ArmOutcome) -> u64 {
+        outcome.read.operations + outcome.write.operations
+    }
+
+    /// Beyond capacity the queue grows for as long as the load lasts: in what was intended, not in the service.
+    #[test]
+    fn a_queue_shows_in_what_was_intended_alone() {
+        let closed = run(None, 500 * MS, None);
+        assert!(closed.open.is_none());
+        let capacity = operations(&closed) as f64 / 0.5;
+        let over = run(Some(1.5 * capacity), 1_000 * MS, None);
+        let open = over.open.as_ref().expect("an open load");
+        // A third of all that is offered in a second and a tenth is left waiting, the last of it 300 ms.
+        let intended_ns = open.read_ns.value_at_quantile(0.9);
+        assert!(intended_ns > 150 * MS, "{intended_ns}");
+        let service_ns = over.read.latency_ns.value_at_quantile(0.5);
+        assert!(service_ns < 50 * MS, "{service_ns}");
+        assert!(open.backlog_max > operations(&over) / 8, "{} of {}", open.backlog_max, operations(&over));
+        assert!(open.is_saturated(operations(&over), over.elapsed_ns));
+
+        let under = run(Some(0.3 * capacity), 1_000 * MS, None);
+        let open = under.open.as_ref().expect("an open load");
+        let (intended_ns, service_ns) =
+            (open.read_ns.value_at_quantile(0.5), under.read.latency_ns.value_at_quantile(0.5));
+        assert!(intended_ns < service_ns + 50 * MS, "{intended_ns} {service_ns}");
+        // The schedule's own count, within five standard deviations of a Poisson count.
+        let wanted = 0.3 * capacity;
+        let counted = operations(&under) as f64;
+        assert!(
+            (counted - wanted).abs() < 5.0 * wanted.sqrt() + 2.0 * f64::from(DEPTH),
+            "{counted} {wanted}"
+        );
+        assert_eq!(open.lateness_ns.len() > 0, open.read_ns.len() > 0);
+        assert_eq!(open.overflow, 0);
+    }
+
+    /// What was to begin during a stall has waited for it; a closed load would have seen as many operations as it has in flight.
+    #[test]
+    fn a_stall_is_seen_by_all_that_were_to_begin_meanwhile() {
+        // A second and 100 ms after the beginning: the second second of the window.
+        let stalled = run(Some(500.0), 3_000 * MS, Some((1_200 * MS, 1_700 * MS)));
+        let open = stalled.open.as_ref().expect("an open load");
+        let longer = |histogram: &hdrhistogram::Histogram<u64>| {
+            histogram.count_between(100 * MS, crate::recorder::LATENCY_NS_MAX)
+        };
+        // 500 ms at 500 a second, of which the last fifth has waited less than 100 ms.
+        let waited = longer(&open.read_ns) + longer(&open.write_ns);
+        assert!(waited > 100, "{waited}");
+        let served = longer(&stalled.read.latency_ns) + longer(&stalled.write.latency_ns);
+        assert!(served <= 4 * u64::from(DEPTH), "{served}");
+        let worst = stalled.seconds.iter().max_by_key(|second| second.latency_ns_max).expect("seconds");
+        assert_eq!(worst.second, 1, "{:?}", stalled.seconds);
+    }
+}
