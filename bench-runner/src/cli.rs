@@ -104,6 +104,9 @@ pub struct RunOptions {
     /// Open loads, in operations a second, instead of the closed one.
     #[arg(long, value_name = "PER-SECOND", value_delimiter = ',', value_parser = per_second)]
     pub offered: Vec<f64>,
+    /// Say up to which open load the p99, from when operations were to begin, stays within so many microseconds.
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
+    pub slo_us: Option<u64>,
     /// Measured seconds of each arm.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,

@@ -17,6 +17,7 @@ pub mod environment;
 pub mod failure;
 pub mod interrupt;
 pub mod measure;
+pub(crate) mod open_loads;
 pub mod plan;
 pub mod quick;
 pub mod recorder;

@@ -80,6 +80,7 @@ impl Request {
             span_offset_bytes: 0,
             span_bytes: 0,
             references: true,
+            slo_ns: options.slo_us.map(|slo_us| slo_us * 1_000),
         };
         Ok(Self { plan, span_bytes: options.span })
     }

@@ -98,6 +98,7 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
         span_offset_bytes: span.offset_bytes,
         span_bytes: fitted.span_bytes,
         references: false,
+        slo_ns: None,
     };
     eprintln!(
         "{} workloads and depths, {} blocks of {} arms, {} ms each on a span of {} MiB, seed {seed}; about {}",

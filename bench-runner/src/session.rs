@@ -102,6 +102,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
             span_offset_bytes: plan.span_offset_bytes,
             span_bytes: plan.span_bytes,
             preconditioning: PRECONDITIONING.to_owned(),
+            slo_ns: plan.slo_ns,
         },
         dropped,
         ..Manifest::default()

@@ -99,6 +99,8 @@ pub struct SuitePlan {
     pub span_bytes: u64,
     /// Whether the bare device is measured in a log's place, right after the log.
     pub references: bool,
+    /// Bound of the p99 of intended latency that loads are to meet, for the results.
+    pub slo_ns: Option<u64>,
 }
 
 impl SuitePlan {
@@ -388,6 +390,7 @@ mod tests {
             span_offset_bytes: 0,
             span_bytes: 63 << 20,
             references: true,
+            slo_ns: None,
         };
         assert!(plan.check().unwrap_err().message.contains("67108864"));
         assert!(SuitePlan { span_bytes: 64 << 20, ..plan }.check().is_ok());

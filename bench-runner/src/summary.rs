@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use crate::open_loads;
 use crate::report;
 use crate::results::{MEASURE, MetricRow, RunData};
 use crate::session::Session;
@@ -23,6 +24,7 @@ pub fn object(session: &Session) -> Value {
         "ratios": ratios(&session.data),
         "runner_cost": runner_cost(&session.data),
         "suites": suites(&session.data),
+        "open": open_loads::object(&session.data),
     });
     if let Some(failure) = &session.stopped {
         object["error"] = json!({ "exit_code": failure.exit_code, "message": failure.message });
@@ -129,6 +131,7 @@ pub fn table(data: &RunData) -> String {
         );
     }
     text.push_str("times in microseconds; - is not measured, or too few samples\n");
+    text.push_str(&open_loads::table(data));
     for row in data.metrics.iter().filter(|row| row.metric == "runner_cost") {
         let depth = row.queue_depth.unwrap_or_default();
         let _ = writeln!(
@@ -141,6 +144,6 @@ pub fn table(data: &RunData) -> String {
     text
 }
 
-fn microseconds(nanoseconds: Option<f64>) -> String {
+pub(crate) fn microseconds(nanoseconds: Option<f64>) -> String {
     nanoseconds.map_or("-".to_owned(), |nanoseconds| format!("{:.1}", nanoseconds / 1e3))
 }

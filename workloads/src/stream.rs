@@ -136,7 +136,7 @@ fn choose(random: &mut Xoshiro256PlusPlus, bounds: &[u64]) -> usize {
 
 #[inline]
 fn below(random: &mut Xoshiro256PlusPlus, count: u64) -> u64 {
-    (u128::from(random.next_u64()) * u128::from(count) >> 64) as u64
+    ((u128::from(random.next_u64()) * u128::from(count)) >> 64) as u64
 }
 
 impl Lane {

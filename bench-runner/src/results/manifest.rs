@@ -119,6 +119,9 @@ pub struct Plan {
     pub span_bytes: u64,
     /// How the span was brought into its state before each arm.
     pub preconditioning: String,
+    /// Bound of the p99 of intended latency that loads were to meet.
+    #[serde(default)]
+    pub slo_ns: Option<u64>,
 }
 
 /// One thing left out.

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// A run folder in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RunData {
     /// What was run, on what.
     pub manifest: Manifest,

@@ -487,6 +487,7 @@ fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manife
         device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
         environment: environment::environment_facts(),
         plan: Plan {
+            slo_ns: None,
             arms: [Arm::Raw.name()].into_iter().chain(backends).chain(peers).map(str::to_owned).collect(),
             workloads: plan.suites.iter().map(|suite| suite.name().to_owned()).collect(),
             queue_depths: vec![plan.queue_depth],

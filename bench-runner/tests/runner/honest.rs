@@ -30,6 +30,7 @@ fn measure(folder: &Path, name: &str, damage: bool) -> Session {
         span_offset_bytes: span.offset_bytes,
         span_bytes: span.bytes,
         references: true,
+        slo_ns: None,
     };
     let block = 77;
     let mut flip = |path: &Path, span_offset_bytes: u64| {

@@ -3,6 +3,7 @@
 //! One program of tests, so that it is linked once.
 
 mod honest;
+mod loads;
 mod recovery;
 mod report;
 mod run;

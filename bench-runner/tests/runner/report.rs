@@ -139,6 +139,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             ..EnvironmentFacts::default()
         },
         plan: Plan {
+            slo_ns: None,
             arms: arms.iter().map(|arm| arm.to_string()).collect(),
             workloads: workloads.iter().map(|workload| workload.to_string()).collect(),
             queue_depths: vec![1, 32],

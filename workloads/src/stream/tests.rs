@@ -218,7 +218,7 @@ fn what_is_modified_is_read_before() {
             plain += 1;
         }
     }
-    assert!(agrees(modified, (modified + plain) as usize, 0.5), "{modified} of {}", modified + plain);
+    assert!(agrees(modified, modified + plain, 0.5), "{modified} of {}", modified + plain);
 }
 
 #[test]
