@@ -11,12 +11,15 @@
 //!
 //! Another source of operations (a skewed generator, a trace reader) is a further module beside `stream` that
 //! yields the same [`Operation`]; `in_flight` and `stamp` know nothing of where operations come from.
+//!
+//! [`trace`] reads real block traces; it opens their files, and no device.
 #![forbid(unsafe_code)]
 
 mod in_flight;
 mod operation;
 mod stamp;
 mod stream;
+pub mod trace;
 mod workload;
 
 pub use in_flight::InFlight;
