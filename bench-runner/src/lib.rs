@@ -30,3 +30,4 @@ pub mod snapshots;
 pub mod stats;
 pub mod suite;
 pub mod summary;
+pub mod trace_info;
