@@ -219,7 +219,11 @@ fn addresses(out: &mut String, seen: &Seen) -> fmt::Result {
         .map(|(part, share)| format!("{} % of requests to {part} %", percent(share)))
         .collect();
     line(out, "hot spots", &shares.join(", "))?;
-    line(out, "", &format!("of the {}{} regions of 1 MiB touched", about(hot.exact), number(hot.regions)))
+    line(
+        out,
+        "",
+        &format!("of {}{} regions of 1 MiB that were touched", about(hot.exact), number(hot.regions)),
+    )
 }
 
 fn volumes(out: &mut String, seen: &Seen) -> fmt::Result {

@@ -8,3 +8,4 @@ mod report;
 mod run;
 mod snapshots;
 mod support;
+mod trace_info;

@@ -1,11 +1,13 @@
 //! Which blocks a trace touches, and how its accesses are spread over them, in bounded memory.
 //!
-//! Addresses are looked at in pieces of 128 MiB of a volume: a bitmap of 4 KiB blocks and a counter for each MiB, which
-//! is called a region. As long as a trace touches no more than [`PIECES_MAX`] pieces, everything is exact. From then on
-//! only half of the pieces are looked at, chosen by a hash of their address, then a quarter and so on, and the numbers
-//! are an estimate: those of the pieces looked at, times two, four and so on.
+//! Addresses are looked at in pieces of 128 MiB of a volume, each with the blocks of 4 KiB that were touched and the
+//! accesses of each MiB, which is called a region. Either is a short list as long as there are few, then a table. As long
+//! as all of that takes no more than [`BYTES_MAX`], everything is exact. From then on only half of the pieces are looked
+//! at, chosen by a hash of their address, then a quarter and so on, and the numbers are an estimate: those of the pieces
+//! looked at, times two, four and so on.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::record::{Record, RecordKind};
@@ -19,12 +21,109 @@ const PIECE_BYTES: u64 = 128 << 20;
 const PIECE_BLOCKS: u64 = PIECE_BYTES / BLOCK_BYTES;
 const WORDS: usize = (PIECE_BLOCKS / 64) as usize;
 const REGIONS: usize = (PIECE_BYTES / REGION_BYTES) as usize;
-/// Pieces kept: 512 GiB of touched addresses in 19 MiB.
-const PIECES_MAX: usize = 4096;
+/// What is kept may take so much: 550 GiB that are touched everywhere, or 120,000 pieces with one block each.
+const BYTES_MAX: usize = 20 << 20;
+/// Beside its lists or tables, what a piece takes in the table of pieces.
+const PIECE_OVERHEAD_BYTES: usize = 128;
+/// The longest list of blocks, an eighth of a table; and of regions, a quarter of one.
+const FEW_BLOCKS: usize = 256;
+const FEW_REGIONS: usize = 16;
+
+/// The blocks of a piece that were touched.
+enum Blocks {
+    /// In ascending order.
+    Few(Vec<u16>),
+    Many(Box<[u64; WORDS]>),
+}
+
+/// How many accesses began in each region of a piece.
+enum Accesses {
+    Few(Vec<(u8, u32)>),
+    Many(Box<[u32; REGIONS]>),
+}
 
 struct Piece {
-    blocks: [u64; WORDS],
-    accesses: [u32; REGIONS],
+    blocks: Blocks,
+    accesses: Accesses,
+}
+
+impl Piece {
+    fn new() -> Self {
+        Self { blocks: Blocks::Few(Vec::new()), accesses: Accesses::Few(Vec::new()) }
+    }
+
+    /// Marks the blocks from `from` to `to`, both included.
+    fn touch(&mut self, from: u16, to: u16) {
+        if let Blocks::Few(few) = &mut self.blocks {
+            let wanted = usize::from(to - from) + 1;
+            let begin = few.partition_point(|block| *block < from);
+            let end = begin + few[begin..].partition_point(|block| *block <= to);
+            if end - begin == wanted {
+                return;
+            }
+            if few.len() + wanted <= FEW_BLOCKS {
+                few.splice(begin..end, from..=to);
+                return;
+            }
+            let mut words = Box::new([0; WORDS]);
+            for block in few {
+                set(&mut words, usize::from(*block), usize::from(*block));
+            }
+            self.blocks = Blocks::Many(words);
+        }
+        if let Blocks::Many(words) = &mut self.blocks {
+            set(words, usize::from(from), usize::from(to));
+        }
+    }
+
+    fn access(&mut self, region: u8) {
+        if let Accesses::Few(few) = &mut self.accesses {
+            if let Some((_, accesses)) = few.iter_mut().find(|(at, _)| *at == region) {
+                *accesses = accesses.saturating_add(1);
+                return;
+            }
+            if few.len() < FEW_REGIONS {
+                few.push((region, 1));
+                return;
+            }
+            let mut table = Box::new([0; REGIONS]);
+            for (at, accesses) in few {
+                table[usize::from(*at)] = *accesses;
+            }
+            self.accesses = Accesses::Many(table);
+        }
+        if let Accesses::Many(table) = &mut self.accesses {
+            let accesses = &mut table[usize::from(region)];
+            *accesses = accesses.saturating_add(1);
+        }
+    }
+
+    fn blocks(&self) -> u64 {
+        match &self.blocks {
+            Blocks::Few(few) => few.len() as u64,
+            Blocks::Many(words) => words.iter().map(|word| u64::from(word.count_ones())).sum(),
+        }
+    }
+
+    /// The accesses of each region that had some.
+    fn accesses(&self, into: &mut Vec<u32>) {
+        match &self.accesses {
+            Accesses::Few(few) => into.extend(few.iter().map(|(_, accesses)| *accesses)),
+            Accesses::Many(table) => into.extend(table.iter().filter(|accesses| **accesses > 0)),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let blocks = match &self.blocks {
+            Blocks::Few(few) => few.capacity() * size_of::<u16>(),
+            Blocks::Many(_) => size_of::<[u64; WORDS]>(),
+        };
+        let accesses = match &self.accesses {
+            Accesses::Few(few) => few.capacity() * size_of::<(u8, u32)>(),
+            Accesses::Many(_) => size_of::<[u32; REGIONS]>(),
+        };
+        PIECE_OVERHEAD_BYTES + blocks + accesses
+    }
 }
 
 /// A volume's number and the piece's in it.
@@ -99,19 +198,21 @@ impl HotSpots {
 
 /// What is kept while a trace passes by.
 pub(super) struct FootprintBuilder {
-    pieces: HashMap<Key, Box<Piece>, BuildHasherDefault<Spread>>,
-    pieces_max: usize,
+    pieces: HashMap<Key, Piece, BuildHasherDefault<Spread>>,
+    /// What the pieces take.
+    bytes: usize,
+    bytes_max: usize,
     /// One piece in 2 to this power is looked at.
     halvings: u32,
 }
 
 impl FootprintBuilder {
     pub fn new() -> Self {
-        Self::with_pieces_max(PIECES_MAX)
+        Self::with_bytes_max(BYTES_MAX)
     }
 
-    fn with_pieces_max(pieces_max: usize) -> Self {
-        Self { pieces: HashMap::default(), pieces_max, halvings: 0 }
+    fn with_bytes_max(bytes_max: usize) -> Self {
+        Self { pieces: HashMap::default(), bytes: 0, bytes_max, halvings: 0 }
     }
 
     pub fn add(&mut self, record: &Record) {
@@ -129,20 +230,25 @@ impl FootprintBuilder {
             let base = number * PIECE_BLOCKS;
             let from = first.max(base) - base;
             let to = last.min(base + PIECE_BLOCKS - 1) - base;
-            let piece = self
-                .pieces
-                .entry(key)
-                .or_insert_with(|| Box::new(Piece { blocks: [0; WORDS], accesses: [0; REGIONS] }));
-            set(&mut piece.blocks, from as usize, to as usize);
+            let mut before = 0;
+            let piece = match self.pieces.entry(key) {
+                Entry::Occupied(entry) => {
+                    let piece = entry.into_mut();
+                    before = piece.bytes();
+                    piece
+                }
+                Entry::Vacant(entry) => entry.insert(Piece::new()),
+            };
+            piece.touch(from as u16, to as u16);
             if first >= base {
-                let region = (first - base) / (REGION_BYTES / BLOCK_BYTES);
-                let accesses = &mut piece.accesses[region as usize];
-                *accesses = accesses.saturating_add(1);
+                piece.access((from / (REGION_BYTES / BLOCK_BYTES)) as u8);
             }
-            while self.pieces.len() > self.pieces_max && self.halvings < 32 {
+            self.bytes = self.bytes + piece.bytes() - before;
+            while self.bytes > self.bytes_max && self.halvings < 32 {
                 self.halvings += 1;
                 let halvings = self.halvings;
                 self.pieces.retain(|key, _| looked_at(*key, halvings));
+                self.bytes = self.pieces.values().map(Piece::bytes).sum();
             }
         }
     }
@@ -152,18 +258,13 @@ impl FootprintBuilder {
     }
 
     pub fn footprint(&self) -> Footprint {
-        let found: u64 = self
-            .pieces
-            .values()
-            .flat_map(|piece| &piece.blocks)
-            .map(|word| u64::from(word.count_ones()))
-            .sum();
+        let found: u64 = self.pieces.values().map(Piece::blocks).sum();
         Footprint { blocks: found << self.halvings, exact: self.halvings == 0 }
     }
 
     pub fn hot_spots(&self) -> HotSpots {
-        let mut accesses: Vec<u32> =
-            self.pieces.values().flat_map(|piece| piece.accesses).filter(|accesses| *accesses > 0).collect();
+        let mut accesses = Vec::new();
+        self.pieces.values().for_each(|piece| piece.accesses(&mut accesses));
         accesses.sort_unstable_by(|a, b| b.cmp(a));
         let sum = |accesses: &[u32]| accesses.iter().map(|count| u64::from(*count)).sum::<u64>();
         let all = sum(&accesses).max(1);
@@ -235,12 +336,12 @@ mod tests {
         assert_eq!(builder.hot_spots().regions, 2);
     }
 
-    /// Beyond the bound the error is that of drawing some hundred pieces of many, each with about three blocks: of
-    /// 32,768 pieces 512 to 1,024 are kept, so that a deviation is 2 to 3 % and the bound is three to five of them.
+    /// Beyond the bound the error is that of drawing some thousand pieces of 32,768, each with about three blocks: a
+    /// deviation is 1 to 2 %, and the bound is five of them or more.
     #[test]
     fn beyond_the_bound_it_is_an_estimate_and_says_so() {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(5);
-        let mut builder = FootprintBuilder::with_pieces_max(1024);
+        let mut builder = FootprintBuilder::with_bytes_max(1 << 20);
         let mut blocks = BTreeSet::new();
         for _ in 0..100_000 {
             let offset = random.next_u64() % (1 << 42);
@@ -251,7 +352,7 @@ mod tests {
         assert!(!footprint.exact && !builder.hot_spots().exact);
         let ratio = footprint.blocks as f64 / blocks.len() as f64;
         assert!((0.9..1.1).contains(&ratio), "{ratio}");
-        assert!(builder.pieces.len() <= 1024);
+        assert!(builder.bytes <= 1 << 20 && builder.pieces.len() > 1000, "{}", builder.pieces.len());
     }
 
     /// 100 regions, the first accessed 901 times, the others once.
