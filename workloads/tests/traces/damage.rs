@@ -142,3 +142,19 @@ fn line_ends_of_other_systems_and_blank_lines_do_no_harm() {
         assert_eq!(rows(&records), rows(&expected), "{variant:?}");
     }
 }
+
+/// What can be unpacked is passed on, and then the error comes, with the byte behind the last whole chunk.
+#[test]
+fn a_packed_file_cut_short_far_behind_its_beginning_is_an_error() {
+    let text: String = (0..100_000).map(|number| format!("1,W,{},512,{number}\n", number * 512)).collect();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(text.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    let (records, _) = read_bytes(&packed, &TraceOptions::default()).unwrap();
+    assert_eq!(records.len(), 100_000);
+    for length in [packed.len() / 2, packed.len() - 9, packed.len() - 1] {
+        let error = refused(read_bytes(&packed[..length], &TraceOptions::default()));
+        assert_eq!((error.kind(), error.reason()), (TraceErrorKind::Damaged, "the packed file ends early"));
+        assert!(matches!(error.place(), Place::Byte(byte) if byte > 100_000), "{error}");
+    }
+}
