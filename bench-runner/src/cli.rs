@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures what each way of keeping a volume costs on your own disks.
 #[derive(Debug, Parser)]
@@ -42,6 +42,8 @@ pub enum Command {
     },
     /// Look at this machine: io_uring, direct I/O, flush cost, and what the runner itself costs.
     Doctor(DoctorOptions),
+    /// Say what a block trace is like: sizes, mix, footprint, arrivals, hot spots. Opens no device.
+    TraceInfo(TraceInfoOptions),
 }
 
 impl Command {
@@ -54,6 +56,7 @@ impl Command {
             Command::Recovery(options) => options.json,
             Command::Snapshots(options) => options.json,
             Command::Workloads { json } => *json,
+            Command::TraceInfo(options) => options.json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
@@ -309,4 +312,42 @@ pub struct VictimOptions {
     /// Bytes of log since the last checkpoint at which it asks to be killed.
     #[arg(long)]
     pub kill_bytes: u64,
+}
+
+/// Options of `trace-info`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceInfoOptions {
+    /// The trace; several files are merged by time. gzip and zstd are unpacked. For blktrace, its output name will do.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// The format, if its first lines or bytes do not tell; an unknown name is answered with all of them.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// Only these volumes.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub volume: Vec<u32>,
+    /// Only so many requests from the beginning.
+    #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// The event that stands for a request, for blktrace and blkparse.
+    #[arg(long, value_enum, default_value = "queued")]
+    pub event: TraceEvent,
+    /// Records that a record may have to be put in front of, in each file; one takes 48 bytes.
+    #[arg(long, value_name = "RECORDS", default_value_t = 65_536)]
+    pub sort_window: usize,
+    /// Bad records to leave out and count, in each file, before it is refused.
+    #[arg(long, value_name = "RECORDS", default_value_t = 0)]
+    pub bad_records: u64,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Events of a request in the block layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceEvent {
+    /// Q: what was asked of the block layer.
+    Queued,
+    /// D: what was handed to the driver.
+    Issued,
 }

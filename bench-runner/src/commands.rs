@@ -14,7 +14,9 @@ use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
-use crate::{doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, workloads};
+use crate::{
+    doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, trace_info, workloads,
+};
 
 /// Runs the program on its arguments; gives its exit code.
 pub fn main() -> i32 {
@@ -80,6 +82,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             Ok(EXIT_OK)
         }
         Command::Doctor(options) => doctor::tell(&options),
+        Command::TraceInfo(options) => trace_info::tell(&options),
     }
 }
 

@@ -31,4 +31,5 @@ pub mod snapshots;
 pub mod stats;
 pub mod suite;
 pub mod summary;
+pub mod trace_info;
 pub(crate) mod workloads;

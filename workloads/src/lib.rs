@@ -12,6 +12,8 @@
 //!
 //! Another source of operations (a trace reader) is a further module beside `stream` that
 //! yields the same [`Operation`]; `in_flight` and `stamp` know nothing of where operations come from.
+//!
+//! [`trace`] reads real block traces; it opens their files, and no device.
 #![forbid(unsafe_code)]
 
 mod arrival;
@@ -21,6 +23,7 @@ mod operation;
 mod spec;
 mod stamp;
 mod stream;
+pub mod trace;
 mod workload;
 mod zipf;
 

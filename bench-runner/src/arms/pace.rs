@@ -225,7 +225,7 @@ mod tests {
             (counted - wanted).abs() < 5.0 * wanted.sqrt() + 2.0 * f64::from(DEPTH),
             "{counted} {wanted}"
         );
-        assert_eq!(open.lateness_ns.len() > 0, open.read_ns.len() > 0);
+        assert!(!open.lateness_ns.is_empty() && !open.read_ns.is_empty());
         assert_eq!(open.overflow, 0);
     }
 

@@ -10,7 +10,7 @@ mod recovery;
 mod snapshot_plots;
 mod snapshots;
 mod svg;
-mod text;
+pub(crate) mod text;
 mod view;
 mod writing;
 

@@ -35,7 +35,7 @@ fn scaled(value: f64, steps: &[(f64, &str)]) -> String {
 
 /// `text` without the zeros that end its number's decimals: `5.00 ms` becomes `5 ms`. For labels of axes; in tables the
 /// zeros keep columns aligned.
-pub(super) fn short(text: String) -> String {
+pub(crate) fn short(text: String) -> String {
     let (number, unit) =
         text.split_once(' ').map_or((text.as_str(), None), |(number, unit)| (number, Some(unit)));
     let number =
@@ -44,12 +44,12 @@ pub(super) fn short(text: String) -> String {
 }
 
 /// A time: `12.3 µs`.
-pub(super) fn time(ns: f64) -> String {
+pub(crate) fn time(ns: f64) -> String {
     scaled(ns, &[(1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s")])
 }
 
 /// A count or rate: `412 k`.
-pub(super) fn count(value: f64) -> String {
+pub(crate) fn count(value: f64) -> String {
     scaled(value, &[(1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G")])
 }
 
@@ -59,14 +59,14 @@ pub(super) fn bandwidth(bytes_per_second: f64) -> String {
 }
 
 /// A size in binary units: `1 GiB`.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const KIB: f64 = 1024.0;
     let steps = [(1.0, "B"), (KIB, "KiB"), (KIB * KIB, "MiB"), (KIB.powi(3), "GiB"), (KIB.powi(4), "TiB")];
     short(scaled(bytes as f64, &steps))
 }
 
 /// A whole number with its thousands apart: `412,345`.
-pub(super) fn whole(value: f64) -> String {
+pub(crate) fn whole(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -79,7 +79,7 @@ pub(super) fn whole(value: f64) -> String {
 }
 
 /// A ratio as a share: `98.7`, without the sign.
-pub(super) fn percent(ratio: f64) -> String {
+pub(crate) fn percent(ratio: f64) -> String {
     format!("{:.1}", ratio * 100.0)
 }
 

@@ -9,3 +9,4 @@ mod report;
 mod run;
 mod snapshots;
 mod support;
+mod trace_info;
