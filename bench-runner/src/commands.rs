@@ -14,7 +14,7 @@ use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
-use crate::{doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary};
+use crate::{compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary};
 
 /// Runs the program on its arguments; gives its exit code.
 pub fn main() -> i32 {
@@ -71,6 +71,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
+        Command::Compare(options) => compare::tell(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());
             Ok(EXIT_OK)

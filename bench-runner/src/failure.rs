@@ -11,6 +11,8 @@ use crate::results::ResultsError;
 
 /// Everything went well.
 pub const EXIT_OK: i32 = 0;
+/// Something is worse than it was.
+pub const EXIT_REGRESSION: i32 = 1;
 /// A run that does not count: content was wrong.
 pub const EXIT_INVALID_RUN: i32 = 2;
 /// Refused to protect data.

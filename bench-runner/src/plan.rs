@@ -57,13 +57,14 @@ impl Request {
         let plan = SuitePlan {
             arms,
             cells,
-            repeats: options.repeats,
+            repeats: options.blocks(),
             warmup_ns: options.warmup * 1_000_000_000,
             measure_ns: options.seconds * 1_000_000_000,
             seed: options.seed.unwrap_or_else(random_seed),
             span_offset_bytes: 0,
             span_bytes: 0,
             references: true,
+            method: options.method(),
         };
         Ok(Self { plan, span_bytes: options.span })
     }

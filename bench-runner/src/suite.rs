@@ -17,6 +17,7 @@ use crate::bench::Bench;
 use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
+use crate::method::Method;
 use crate::results::{ArmRun, RunFolder};
 
 /// What is to be measured, and for how long.
@@ -40,12 +41,14 @@ pub struct SuitePlan {
     pub span_bytes: u64,
     /// Whether the bare device is measured in a log's place, right after the log.
     pub references: bool,
+    /// Whether arms are measured twice, and when there are blocks enough.
+    pub method: Method,
 }
 
 impl SuitePlan {
     /// Arms that will run, over all blocks.
     pub fn runs(&self) -> usize {
-        self.arms.len() * self.cells.len() * self.repeats as usize
+        self.method.arms(&self.arms).len() * self.cells.len() * self.repeats as usize
     }
 
     /// Measurements of the bare device in a log's place, over all blocks.
@@ -131,9 +134,9 @@ pub fn run(
     for block in 1..=plan.repeats {
         for (workload, queue_depth) in &plan.cells {
             let task = plan.task(bench, *workload, *queue_depth, random.next_u64());
-            let mut arms = plan.arms.clone();
+            let mut arms = plan.method.arms(&plan.arms);
             shuffle(&mut arms, &mut random);
-            for (arm, place) in arms.into_iter().zip(1..) {
+            for ((arm, name), place) in arms.into_iter().zip(1..) {
                 let measured = one_arm(bench, arm, &task, plan.references, folder, after_arm);
                 let run = match &measured {
                     Err(failure) if failure.exit_code == EXIT_INTERRUPTED => {
@@ -143,7 +146,7 @@ pub fn run(
                     Err(failure) => ArmRun {
                         block,
                         arm_order: place,
-                        arm: arm.name(),
+                        arm: &name,
                         task: &task,
                         started_ns: folder.since_start_ns(),
                         outcome: None,
@@ -154,7 +157,7 @@ pub fn run(
                     Ok(measured) => ArmRun {
                         block,
                         arm_order: place,
-                        arm: arm.name(),
+                        arm: &name,
                         task: &task,
                         started_ns: measured.started_ns,
                         outcome: Some(&measured.outcome),
@@ -172,6 +175,9 @@ pub fn run(
                     return Ok(end);
                 }
             }
+        }
+        if plan.method.is_settled(folder, block)? {
+            break;
         }
     }
     Ok(end)
@@ -287,6 +293,7 @@ mod tests {
             span_offset_bytes: 0,
             span_bytes: 63 << 20,
             references: true,
+            method: Method::default(),
         };
         assert!(plan.check().unwrap_err().message.contains("67108864"));
         assert!(SuitePlan { span_bytes: 64 << 20, ..plan }.check().is_ok());

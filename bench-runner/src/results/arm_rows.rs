@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 
 use super::rows::MEASURE;
 use super::{MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
+use crate::compare::noise::first_name;
 use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OperationFigures, SuitePart};
 use crate::stats;
 
@@ -58,7 +59,7 @@ impl ArmRun<'_> {
     }
 
     fn backend(&self) -> &str {
-        if self.part.is_some_and(|part| part.is_peer) { PEER } else { self.arm }
+        if self.part.is_some_and(|part| part.is_peer) { PEER } else { first_name(self.arm) }
     }
 
     fn phase(&self) -> String {

@@ -11,7 +11,7 @@ use bench_runner::measure::{
 use bench_runner::report;
 use bench_runner::results::{
     ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
-    ResultsError, RunData, RunFolder, WindowRow,
+    ResultsError, RunData, RunFolder, Stopping, WindowRow,
 };
 use hdrhistogram::Histogram;
 use icecore_workloads::Workload;
@@ -147,6 +147,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             span_bytes: 8 << 30,
             preconditioning: "span written once, then 2 s of the workload".into(),
         },
+        stopping: Some(Stopping::default()),
         dropped: vec![Dropped { what: "seqwrite-1m".into(), why: "does not fit the time asked for".into() }],
         ..Manifest::default()
     }

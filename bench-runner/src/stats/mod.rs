@@ -1,4 +1,5 @@
-//! Statistics of paired blocks: medians, ratios, bootstrap intervals, percentiles and steady state.
+//! Statistics of blocks: medians, ratios, bootstrap intervals, percentiles and steady state; rank tests in
+//! [`ranks`], what may be called a difference in [`verdict`].
 //!
 //! The unit of replication is a block (one run of every arm), never a single I/O: I/Os of one run share its device
 //! state, so counting them as independent would make every interval far too narrow.
@@ -10,6 +11,9 @@ use hdrhistogram::Histogram;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
+
+pub mod ranks;
+pub mod verdict;
 
 /// Resamples of a bootstrap. With 10,000 of them about 250 lie beyond each end of a 95 % interval, so that the
 /// ends move by less than the interval's own rounding from one seed to another.
@@ -75,14 +79,49 @@ pub fn median(values: &[f64]) -> Option<f64> {
 ///
 /// `None` where the lengths differ, there is no pair, or a value is not positive and finite.
 pub fn paired_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<Ratio> {
-    let usable = |value: &f64| value.is_finite() && *value > 0.0;
-    if a.len() != b.len() || !a.iter().chain(b).all(usable) {
+    if a.len() != b.len() || !have_logarithms(a) || !have_logarithms(b) {
         return None;
     }
     let logarithms: Vec<f64> = a.iter().zip(b).map(|(a, b)| (a / b).ln()).collect();
     let estimate = block_median(&logarithms, seed)?;
-    let (median, ci_low, ci_high) = (estimate.value.exp(), estimate.ci_low.exp(), estimate.ci_high.exp());
-    Some(Ratio { median, ci_low, ci_high, half_width: half_width(median, ci_low, ci_high), n: estimate.n })
+    Some(ratio_of(estimate.value, (estimate.ci_low, estimate.ci_high), estimate.n))
+}
+
+/// The ratio of the medians of blocks that do not belong together in pairs. The interval is the percentile bootstrap
+/// of two samples: the blocks of either are drawn by themselves (Efron and Tibshirani, chapter 8).
+///
+/// `None` where either has no block or a value is not positive and finite; `n` is the smaller number of blocks.
+pub fn unpaired_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<Ratio> {
+    if !have_logarithms(a) || !have_logarithms(b) {
+        return None;
+    }
+    let logarithms = |values: &[f64]| sorted(&values.iter().map(|value| value.ln()).collect::<Vec<_>>());
+    let (a, b) = (logarithms(a), logarithms(b));
+    let value = median(&a)? - median(&b)?;
+    let n = a.len().min(b.len());
+    if n < 2 {
+        return Some(ratio_of(value, (f64::NEG_INFINITY, f64::INFINITY), n));
+    }
+    let results = resampled(seed, |random, drawn: &mut Vec<usize>| {
+        let mut draw = |values: &[f64]| {
+            drawn.clear();
+            drawn.extend((0..values.len()).map(|_| index_below(random, values.len())));
+            drawn.sort_unstable();
+            median_of_sorted(drawn.len(), |index| values[drawn[index]])
+        };
+        draw(&a) - draw(&b)
+    });
+    Some(ratio_of(value, interval_of(&results), n))
+}
+
+fn have_logarithms(values: &[f64]) -> bool {
+    values.iter().all(|value| value.is_finite() && *value > 0.0)
+}
+
+/// From logarithms to a ratio.
+fn ratio_of(value: f64, (low, high): (f64, f64), n: usize) -> Ratio {
+    let (median, ci_low, ci_high) = (value.exp(), low.exp(), high.exp());
+    Ratio { median, ci_low, ci_high, half_width: half_width(median, ci_low, ci_high), n }
 }
 
 /// The median of blocks with its percentile bootstrap interval. `None` for no values.
@@ -156,7 +195,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 }
 
 /// The median of `count` (at least one) values which `value` gives in ascending order.
-fn median_of_sorted(count: usize, value: impl Fn(usize) -> f64) -> f64 {
+pub(crate) fn median_of_sorted(count: usize, value: impl Fn(usize) -> f64) -> f64 {
     let middle = count / 2;
     if count % 2 == 1 { value(middle) } else { f64::midpoint(value(middle - 1), value(middle)) }
 }
@@ -185,26 +224,42 @@ fn bootstrap(count: usize, seed: u64, statistic: impl Fn(&mut [usize]) -> f64 + 
     if count < 2 {
         return (f64::NEG_INFINITY, f64::INFINITY);
     }
+    let results = resampled(seed, |random, drawn: &mut Vec<usize>| {
+        drawn.resize(count, 0);
+        drawn.fill_with(|| index_below(random, count));
+        statistic(drawn)
+    });
+    interval_of(&results)
+}
+
+/// [`RESAMPLES`] values of a statistic of random draws, in ascending order. The generator decides nothing but what is
+/// drawn from it; `Scratch` is memory that draws share.
+pub(crate) fn resampled<Scratch: Default>(
+    seed: u64,
+    statistic: impl Fn(&mut Xoshiro256PlusPlus, &mut Scratch) -> f64 + Sync,
+) -> Vec<f64> {
     let mut results: Vec<f64> = (0..RESAMPLES / RESAMPLES_PER_TASK)
         .into_par_iter()
         .flat_map_iter(|task| {
             let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add(task as u64));
-            let mut drawn = vec![0; count];
+            let mut scratch = Scratch::default();
             let statistic = &statistic;
-            (0..RESAMPLES_PER_TASK).map(move |_| {
-                drawn.fill_with(|| index_below(&mut random, count));
-                statistic(&mut drawn)
-            })
+            (0..RESAMPLES_PER_TASK).map(move |_| statistic(&mut random, &mut scratch))
         })
         .collect();
     results.sort_unstable_by(f64::total_cmp);
+    results
+}
+
+/// The 2.5 % and 97.5 % points of [`resampled`] values.
+fn interval_of(results: &[f64]) -> (f64, f64) {
     let beyond = (TAIL * RESAMPLES as f64) as usize;
     (results[beyond], results[RESAMPLES - 1 - beyond])
 }
 
 /// A number below `count`, by multiplication (Lemire, *Fast Random Integer Generation in an Interval*). The bias is
 /// below `count / 2^64` and needs no second draw.
-fn index_below(random: &mut Xoshiro256PlusPlus, count: usize) -> usize {
+pub(crate) fn index_below(random: &mut Xoshiro256PlusPlus, count: usize) -> usize {
     ((u128::from(random.next_u64()) * count as u128) >> 64) as usize
 }
 
@@ -353,6 +408,35 @@ mod tests {
             })
             .count();
         assert!((265..=297).contains(&held), "{held} of {experiments}");
+    }
+
+    #[test]
+    fn unpaired_is_the_ratio_of_medians() {
+        let ratio = unpaired_ratio(&[30.0, 10.0, 20.0], &[5.0, 4.0, 6.0, 1.0, 100.0], 1).unwrap();
+        assert!((ratio.median - 4.0).abs() < 1e-12 && ratio.n == 3, "{ratio:?}");
+        assert_eq!(unpaired_ratio(&[1.0], &[], 1), None);
+        assert_eq!(unpaired_ratio(&[1.0], &[0.0], 1), None);
+        let alone = unpaired_ratio(&[2.0], &[1.0, 1.0], 1).unwrap();
+        assert_eq!((alone.median, alone.ci_low, alone.ci_high), (2.0, 0.0, f64::INFINITY));
+    }
+
+    /// As [`interval_covers_the_truth`], of two samples that have nothing in common but their spread.
+    #[test]
+    fn unpaired_interval_covers_the_truth() {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
+        let truth = 1.1f64;
+        let experiments = 300u64;
+        let mut sample = |scale: f64| -> Vec<f64> {
+            normals(&mut random, 15).iter().map(|z| scale * (0.05 * z).exp()).collect()
+        };
+        let held = (0..experiments)
+            .filter(|&seed| {
+                let (a, b) = (sample(truth), sample(1.0));
+                let ratio = unpaired_ratio(&a, &b, seed).unwrap();
+                ratio.ci_low <= truth && truth <= ratio.ci_high
+            })
+            .count();
+        assert!((265..=299).contains(&held), "{held} of {experiments}");
     }
 
     #[test]
