@@ -32,3 +32,4 @@ pub mod snapshots;
 pub mod stats;
 pub mod suite;
 pub mod summary;
+pub mod validity;

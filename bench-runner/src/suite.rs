@@ -19,6 +19,7 @@ use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
 use crate::method::Method;
 use crate::results::{ArmRun, RunFolder};
+use crate::validity::{self, ForeignWatch};
 
 /// What is to be measured, and for how long.
 #[derive(Clone, Debug)]
@@ -151,6 +152,7 @@ pub fn run(
                         started_ns: folder.since_start_ns(),
                         outcome: None,
                         verified_blocks: None,
+                        foreign_percent: None,
                         invalid_reason: Some(failure.message.clone()),
                         part: None,
                     },
@@ -162,6 +164,7 @@ pub fn run(
                         started_ns: measured.started_ns,
                         outcome: Some(&measured.outcome),
                         verified_blocks: measured.verified_blocks,
+                        foreign_percent: measured.foreign_percent,
                         invalid_reason: measured.wrong.clone(),
                         part: None,
                     },
@@ -187,6 +190,7 @@ struct Measured {
     started_ns: u64,
     outcome: ArmOutcome,
     verified_blocks: Option<u64>,
+    foreign_percent: Option<f64>,
     wrong: Option<String>,
 }
 
@@ -200,19 +204,22 @@ fn one_arm(
 ) -> Result<Measured, Failure> {
     content::prime(bench, arm, task)?;
     let started_ns = folder.since_start_ns();
+    let foreign = ForeignWatch::begin(bench);
     let mut outcome = arm.run(bench, task)?;
+    let foreign_percent = foreign.and_then(|foreign| foreign.percent());
     after_arm(bench.path(), task.span_offset_bytes);
     if task.workload.writes() && !arm.writes_stamped_content() {
-        return Ok(Measured { started_ns, outcome, verified_blocks: None, wrong: None });
+        let wrong = validity::foreign_reason(foreign_percent);
+        return Ok(Measured { started_ns, outcome, verified_blocks: None, foreign_percent, wrong });
     }
     let (verified_blocks, wrong) = match content::verify(bench, arm, task, &outcome.generations)? {
-        Ok(blocks) => (Some(blocks), None),
+        Ok(blocks) => (Some(blocks), validity::foreign_reason(foreign_percent)),
         Err(wrong) => (None, Some(wrong.to_string())),
     };
     if let Some(log) = outcome.log.filter(|_| references) {
         outcome.bare = reference::measure(bench, task, &log)?;
     }
-    Ok(Measured { started_ns, outcome, verified_blocks, wrong })
+    Ok(Measured { started_ns, outcome, verified_blocks, foreign_percent, wrong })
 }
 
 /// Fisher and Yates.

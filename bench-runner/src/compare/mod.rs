@@ -54,6 +54,11 @@ pub struct Line {
 }
 
 impl Line {
+    /// Whether it tells of the machine alone.
+    pub fn is_of_the_machine(&self) -> bool {
+        pairs::is_of_the_machine(&self.arms.0) && pairs::is_of_the_machine(&self.arms.1)
+    }
+
     /// The ratio that is judged.
     pub fn judged(&self) -> &Estimate {
         self.normalised.as_ref().map_or(&self.plain, |(estimate, _)| estimate)
@@ -89,12 +94,12 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// How many lines have the verdict.
+    /// How many lines have the verdict, without those of the machine.
     pub fn count(&self, verdict: Verdict) -> usize {
-        self.lines.iter().filter(|line| line.verdict == verdict).count()
+        self.lines.iter().filter(|line| line.verdict == verdict && !line.is_of_the_machine()).count()
     }
 
-    /// 1 where anything is worse, 2 where nothing could be compared.
+    /// 1 where anything but the machine is worse, 2 where nothing could be compared.
     pub fn exit_code(&self) -> i32 {
         if self.lines.is_empty() {
             EXIT_INVALID_RUN
@@ -225,6 +230,17 @@ pub fn compare(a: &Side, b: &Side, noise: Option<&Side>, choice: &Choice) -> Res
              same plan, or name arms with --arm X=Y",
             a.name, b.name
         )));
+    }
+    let is_other =
+        |line: &&Line| matches!(line.verdict, Verdict::Better | Verdict::Worse) && line.is_of_the_machine();
+    if let Some(line) = comparison.lines.iter().find(is_other) {
+        comparison.warnings.push(format!(
+            "the machine itself is another: {} is {} at {} ({}); that is in no count below",
+            line.arms.0,
+            line.verdict.name(),
+            tell::place(&line.cell),
+            line.quantity.name
+        ));
     }
     if !comparison.lines.is_empty() && comparison.lines.iter().all(|line| line.noise.is_none()) {
         comparison.warnings.push(

@@ -8,6 +8,11 @@ use crate::stats::{self, Ratio};
 /// Arms that do the I/O without the engine, the first choice first: what the machine itself does. The bare device goes
 /// through the engine's device, so that it is measured against these where they run beside it.
 const INDEPENDENT: [&str; 2] = ["ring", "fio"];
+/// Whether the arm's figures are of the machine alone, so that nothing of ours can make them worse.
+pub fn is_of_the_machine(arm: &str) -> bool {
+    INDEPENDENT.contains(&first_name(arm))
+}
+
 /// What every other arm is measured against.
 const BARE: &str = "raw";
 
@@ -51,7 +56,7 @@ impl Pairing {
 /// machine slows both.
 pub fn reference_of(side: &Side, arm: &str, cell: &Cell) -> Option<&'static str> {
     let arm = first_name(arm);
-    if INDEPENDENT.contains(&arm) {
+    if is_of_the_machine(arm) {
         return None;
     }
     if arm != BARE {

@@ -91,9 +91,10 @@ pub(super) fn text(comparison: &Comparison, a: &Side, b: &Side) -> String {
             (0, 0) => String::new(),
             (a, b) => format!("; not steady in {a} and {b} blocks"),
         };
+        let machine = if line.is_of_the_machine() { " (the machine)" } else { "" };
         let _ = writeln!(
             text,
-            "{place:<width$} {:<12} {:<22} {beside:<27} {blocks:<15} {:>6.3}  {}: {reason}{unsteady}",
+            "{place:<width$} {:<12} {:<22} {beside:<27} {blocks:<15} {:>6.3}  {}{machine}: {reason}{unsteady}",
             line.quantity.name,
             ratio_text(plain),
             line.p_holm,
@@ -177,6 +178,7 @@ fn line(line: &Line) -> Value {
         "noise_arm": line.noise.as_ref().map(|(_, arm)| arm),
         "unsteady_a": line.unsteady.0,
         "unsteady_b": line.unsteady.1,
+        "of_the_machine": line.is_of_the_machine(),
         "verdict": line.verdict.name(),
         "reason": line.reason,
     });

@@ -9,7 +9,7 @@ use super::rows::MEASURE;
 use super::{MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
 use crate::compare::noise::first_name;
 use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OperationFigures, SuitePart};
-use crate::stats;
+use crate::{stats, validity};
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -39,6 +39,8 @@ pub struct ArmRun<'a> {
     pub outcome: Option<&'a ArmOutcome>,
     /// Blocks read back and compared; `None` where that was not done.
     pub verified_blocks: Option<u64>,
+    /// Share of the device's bytes that others moved meanwhile, in percent; `None` where not known.
+    pub foreign_percent: Option<f64>,
     /// Why the run does not count; `None` for a valid one. A failed arm must have a reason.
     pub invalid_reason: Option<String>,
     /// The part of a suite of snapshots that it is; `None` for any other run.
@@ -75,7 +77,7 @@ impl ArmRun<'_> {
 
     pub(super) fn run_row(&self, run: u64, started_utc: String, hist_file: String) -> RunRow {
         let outcome = self.outcome;
-        RunRow {
+        let row = RunRow {
             run,
             block: self.block,
             arm_order: self.arm_order,
@@ -103,7 +105,10 @@ impl ArmRun<'_> {
             hist_file,
             phase: self.phase(),
             chain_depth: self.part.and_then(|part| part.snapshots),
-        }
+            busy_percent: None,
+            foreign_percent: self.foreign_percent,
+        };
+        RunRow { busy_percent: validity::busy_percent(&row), ..row }
     }
 
     pub(super) fn histograms(&self) -> RunHistograms {

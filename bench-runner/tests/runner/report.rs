@@ -190,6 +190,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                     started_ns,
                     outcome: Some(&outcome),
                     verified_blocks: Some(1_000),
+                    foreign_percent: None,
                     invalid_reason: broken.then(|| "foreign I/O <b>1.2 %</b> of the device's".to_string()),
                     part: None,
                 };
@@ -323,6 +324,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
         started_ns: 0,
         outcome: Some(&outcome),
         verified_blocks: None,
+        foreign_percent: None,
         invalid_reason: None,
         part: None,
     };
