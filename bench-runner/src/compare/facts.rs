@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::side::Side;
 use crate::results::Manifest;
+use crate::validity;
 
 /// A fact in which two runs differ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -94,6 +95,16 @@ pub fn of_one(letter: &str, side: &Side) -> Vec<String> {
             invalid.len(),
             side.runs.len(),
             first.invalid_reason
+        ));
+    }
+    let busy = side.runs.iter().filter(|run| validity::is_core_bound(run)).count();
+    if busy > 0 {
+        warnings.push(format!(
+            "{letter} ({}): in {busy} of {} runs the runner's core was busy more than {} % of the time: their figures are of the \
+             core rather than of the device",
+            side.name,
+            side.runs.len(),
+            validity::BUSY_PERCENT_MARKED
         ));
     }
     warnings

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use crate::cli::CompareOptions;
 use crate::failure::{EXIT_INVALID_RUN, EXIT_OK, EXIT_REGRESSION, Failure};
 use crate::stats::ranks;
-use crate::stats::verdict::{Measure, SIGNIFICANT, Verdict, judge};
+use crate::stats::verdict::{Measure, Verdict, judge};
 use noise::AGAIN;
 
 pub use facts::Difference;
@@ -43,6 +43,8 @@ pub struct Line {
     pub normalised: Option<(Estimate, &'static str)>,
     /// Probability under chance alone of the ratio that is judged, after Holm over the cell's quantities.
     pub p_holm: f64,
+    /// The test that it is of.
+    pub test: &'static str,
     /// The noise, with the arm that showed it.
     pub noise: Option<(f64, String)>,
     /// The verdict.
@@ -320,10 +322,12 @@ impl Context<'_> {
             .iter()
             .map(|(.., plain, normalised)| normalised.as_ref().map_or(*plain, |(estimate, _)| *estimate))
             .collect();
-        let adjusted = ranks::holm(&judged.iter().map(|estimate| estimate.chance.p).collect::<Vec<_>>());
         let together = found.len();
-        for (((quantity, pairing, seed, plain, normalised), estimate), p_holm) in
-            found.into_iter().zip(judged).zip(adjusted)
+        let (chances, tests): (Vec<f64>, Vec<&str>) =
+            judged.iter().zip(&found).map(|(estimate, found)| estimate.chance(together, found.1)).unzip();
+        let adjusted = ranks::holm(&chances);
+        for (((quantity, pairing, seed, plain, normalised), estimate), (p_holm, test)) in
+            found.into_iter().zip(judged).zip(adjusted.into_iter().zip(tests))
         {
             let noise = self
                 .noise_sides
@@ -338,8 +342,7 @@ impl Context<'_> {
                 more_is_better: quantity.more_is_better,
                 half_width: quantity.half_width(),
                 noise: noise.as_ref().map(|(noise, _)| *noise),
-                p_holm: Some(p_holm),
-                p_can_tell: estimate.chance.p_least * together as f64 <= SIGNIFICANT,
+                p_holm,
             };
             let (verdict, reason) = judge(&estimate.ratio, &measure);
             comparison.lines.push(Line {
@@ -350,6 +353,7 @@ impl Context<'_> {
                 plain,
                 normalised,
                 p_holm,
+                test,
                 noise,
                 verdict,
                 reason,

@@ -5,8 +5,6 @@
 //! cases when both sides are drawn from those blocks. Where several quantities are looked at together it is the effect
 //! that all of them stay below so often (Bonferroni).
 
-use std::collections::BTreeMap;
-
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::Rng;
 
@@ -99,14 +97,10 @@ pub fn of_arm<'a>(
     normalised: bool,
     noise: impl Fn(&Twice) -> f64,
 ) -> Option<(&'a str, f64)> {
-    let twice = side
-        .arms()
-        .into_iter()
-        .filter(|name| !name.ends_with(AGAIN))
-        .filter_map(|name| Some((name, noise(&Twice::of(side, name, cell, quantity, normalised)?))));
-    let all: BTreeMap<&str, f64> = twice.collect();
-    match all.get_key_value(first_name(arm)) {
-        Some((name, noise)) => Some((name, *noise)),
-        None => all.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)),
-    }
+    let of = |name: &'a str| Some((name, noise(&Twice::of(side, name, cell, quantity, normalised)?)));
+    let measured = || side.arms().into_iter().filter(|name| !name.ends_with(AGAIN));
+    measured()
+        .find(|name| *name == first_name(arm))
+        .and_then(of)
+        .or_else(|| measured().filter_map(of).max_by(|one, two| one.1.total_cmp(&two.1)))
 }

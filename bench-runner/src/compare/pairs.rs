@@ -3,7 +3,8 @@
 use super::noise::first_name;
 use super::side::{BlockValue, Cell, Series, Side};
 use crate::stats::ranks::{self, Chance};
-use crate::stats::{self, Ratio};
+use crate::stats::verdict::SIGNIFICANT;
+use crate::stats::{self, Ratio, student};
 
 /// Arms that do the I/O without the engine, the first choice first: what the machine itself does. The bare device goes
 /// through the engine's device, so that it is measured against these where they run beside it.
@@ -82,9 +83,25 @@ pub struct Estimate {
     /// B's values over A's.
     pub ratio: Ratio,
     /// The rank test that fits the pairing.
-    pub chance: Chance,
+    pub ranks: Chance,
+    /// Probability by Student's t, where so few blocks leave ranks nothing to say.
+    pub student_p: f64,
     /// Blocks of A and of B behind it.
     pub blocks: (usize, usize),
+}
+
+impl Estimate {
+    /// The probability under chance alone that counts among so many quantities, and the name of its test: that of ranks
+    /// wherever so many blocks could make it significant.
+    pub fn chance(&self, quantities: usize, pairing: Pairing) -> (f64, &'static str) {
+        if self.ranks.p_least * quantities as f64 > SIGNIFICANT {
+            (self.student_p, "t")
+        } else if pairing == Pairing::Unpaired {
+            (self.ranks.p, "rank sum")
+        } else {
+            (self.ranks.p, "signed rank")
+        }
+    }
 }
 
 /// How many times larger B's values are than A's; `None` where no blocks belong together or a value is not above 0.
@@ -103,13 +120,24 @@ pub fn estimate(pairing: Pairing, a: &Series, b: &Series, seed: u64) -> Option<E
 pub fn estimate_paired(a: &[f64], b: &[f64], seed: u64) -> Option<Estimate> {
     let ratio = stats::paired_ratio(b, a, seed)?;
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| (b / a).ln()).collect();
-    Some(Estimate { ratio, chance: ranks::signed_rank(&differences)?, blocks: (a.len(), b.len()) })
+    Some(Estimate {
+        ratio,
+        ranks: ranks::signed_rank(&differences)?,
+        student_p: student::paired(&differences).unwrap_or(1.0),
+        blocks: (a.len(), b.len()),
+    })
 }
 
 /// Of values that do not.
 pub fn estimate_unpaired(a: &[f64], b: &[f64], seed: u64) -> Option<Estimate> {
     let ratio = stats::unpaired_ratio(b, a, seed)?;
-    Some(Estimate { ratio, chance: ranks::rank_sum(b, a)?, blocks: (a.len(), b.len()) })
+    let logarithms = |values: &[f64]| values.iter().map(|value| value.ln()).collect::<Vec<_>>();
+    Some(Estimate {
+        ratio,
+        ranks: ranks::rank_sum(b, a)?,
+        student_p: student::unpaired(&logarithms(b), &logarithms(a)).unwrap_or(1.0),
+        blocks: (a.len(), b.len()),
+    })
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn of(row: &MetricRow) -> Self {
+    /// Of a row of a block, or of one that pools them.
+    pub fn of(row: &MetricRow) -> Self {
         Cell {
             workload: row.workload.clone(),
             queue_depth: row.queue_depth,

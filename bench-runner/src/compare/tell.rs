@@ -157,7 +157,7 @@ fn estimate(estimate: &Estimate) -> Value {
     let known = |value: f64| (ratio.ci_high.is_finite()).then_some(value);
     json!({
         "ratio": ratio.median, "ci_low": known(ratio.ci_low), "ci_high": known(ratio.ci_high),
-        "half_width": known(ratio.half_width), "p": estimate.chance.p,
+        "half_width": known(ratio.half_width), "p_ranks": estimate.ranks.p, "p_t": estimate.student_p,
     })
 }
 
@@ -174,6 +174,7 @@ fn line(line: &Line) -> Value {
         "reference": line.normalised.as_ref().map(|(_, name)| name),
         "judged_by": if line.normalised.is_some() { "normalised" } else { "plain" },
         "p_holm": line.p_holm,
+        "test": line.test,
         "noise": line.noise.as_ref().map(|(noise, _)| noise),
         "noise_arm": line.noise.as_ref().map(|(_, arm)| arm),
         "unsteady_a": line.unsteady.0,

@@ -1,5 +1,5 @@
-//! Statistics of blocks: medians, ratios, bootstrap intervals, percentiles and steady state; rank tests in
-//! [`ranks`], what may be called a difference in [`verdict`].
+//! Statistics of blocks: medians, ratios, bootstrap intervals, percentiles and steady state; tests in
+//! [`ranks`] and [`student`], what may be called a difference in [`verdict`].
 //!
 //! The unit of replication is a block (one run of every arm), never a single I/O: I/Os of one run share its device
 //! state, so counting them as independent would make every interval far too narrow.
@@ -13,6 +13,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 
 pub mod ranks;
+pub mod student;
 pub mod verdict;
 
 /// Resamples of a bootstrap. With 10,000 of them about 250 lie beyond each end of a 95 % interval, so that the
@@ -31,6 +32,9 @@ const TAIL: f64 = 0.025;
 /// Blocks below which the 95 % interval cannot be reached by any method that looks at order alone: the range of
 /// `n` blocks covers their true median with probability `1 − 2^(1−n)`, 87.5 % for four and 93.75 % for five.
 pub const BLOCKS_FOR_INTERVAL: usize = 5;
+
+/// The interval where nothing is known of the spread.
+const UNBOUNDED: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 /// Rounds of the steady-state window.
 const STEADY_ROUNDS: usize = 5;
@@ -100,16 +104,10 @@ pub fn unpaired_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<Ratio> {
     let value = median(&a)? - median(&b)?;
     let n = a.len().min(b.len());
     if n < 2 {
-        return Some(ratio_of(value, (f64::NEG_INFINITY, f64::INFINITY), n));
+        return Some(ratio_of(value, UNBOUNDED, n));
     }
-    let results = resampled(seed, |random, drawn: &mut Vec<usize>| {
-        let mut draw = |values: &[f64]| {
-            drawn.clear();
-            drawn.extend((0..values.len()).map(|_| index_below(random, values.len())));
-            drawn.sort_unstable();
-            median_of_sorted(drawn.len(), |index| values[drawn[index]])
-        };
-        draw(&a) - draw(&b)
+    let results = resampled(seed, |random, drawn| {
+        median_of_draw(&a, random, drawn) - median_of_draw(&b, random, drawn)
     });
     Some(ratio_of(value, interval_of(&results), n))
 }
@@ -128,11 +126,11 @@ fn ratio_of(value: f64, (low, high): (f64, f64), n: usize) -> Ratio {
 pub fn block_median(values: &[f64], seed: u64) -> Option<Estimate> {
     let sorted = sorted(values);
     let value = median(&sorted)?;
-    // The values being sorted, the median of a resample is found by sorting the drawn indices.
-    let interval = bootstrap(sorted.len(), seed, |drawn| {
-        drawn.sort_unstable();
-        median_of_sorted(drawn.len(), |index| sorted[drawn[index]])
-    });
+    let results = match sorted.len() {
+        0 | 1 => Vec::new(),
+        _ => resampled(seed, |random, drawn| median_of_draw(&sorted, random, drawn)),
+    };
+    let interval = if results.is_empty() { UNBOUNDED } else { interval_of(&results) };
     Some(estimate(value, interval, sorted.len()))
 }
 
@@ -195,7 +193,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 }
 
 /// The median of `count` (at least one) values which `value` gives in ascending order.
-pub(crate) fn median_of_sorted(count: usize, value: impl Fn(usize) -> f64) -> f64 {
+pub(crate) fn median_of_sorted(count: usize, mut value: impl FnMut(usize) -> f64) -> f64 {
     let middle = count / 2;
     if count % 2 == 1 { value(middle) } else { f64::midpoint(value(middle - 1), value(middle)) }
 }
@@ -222,7 +220,7 @@ fn rank(count: u64, q: f64) -> u64 {
 /// The statistic may reorder the indices it is given.
 fn bootstrap(count: usize, seed: u64, statistic: impl Fn(&mut [usize]) -> f64 + Sync) -> (f64, f64) {
     if count < 2 {
-        return (f64::NEG_INFINITY, f64::INFINITY);
+        return UNBOUNDED;
     }
     let results = resampled(seed, |random, drawn: &mut Vec<usize>| {
         drawn.resize(count, 0);
@@ -230,6 +228,27 @@ fn bootstrap(count: usize, seed: u64, statistic: impl Fn(&mut [usize]) -> f64 + 
         statistic(drawn)
     });
     interval_of(&results)
+}
+
+/// The median of as many draws from sorted values as there are. What is drawn is counted, which sorts it.
+fn median_of_draw(sorted: &[f64], random: &mut Xoshiro256PlusPlus, counts: &mut Vec<u32>) -> f64 {
+    let count = sorted.len();
+    counts.clear();
+    counts.resize(count, 0);
+    for _ in 0..count {
+        counts[index_below(random, count)] += 1;
+    }
+    let mut places = counts.iter().enumerate();
+    let mut passed = 0;
+    let mut at = 0;
+    // Ranks are asked for in ascending order.
+    median_of_sorted(count, |rank| {
+        while passed <= rank {
+            let Some((place, drawn)) = places.next() else { break };
+            (at, passed) = (place, passed + *drawn as usize);
+        }
+        sorted[at]
+    })
 }
 
 /// [`RESAMPLES`] values of a statistic of random draws, in ascending order. The generator decides nothing but what is

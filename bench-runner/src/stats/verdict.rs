@@ -1,8 +1,8 @@
 //! What may be called a difference between two sets of blocks.
 //!
 //! Different only where the 95 % interval of the ratio excludes 1, the effect is as large as [`SMALLEST_EFFECT`] and
-//! as what two measurements of the same thing show, and the rank test says so too, after Holm, wherever so many blocks could
-//! make it. No difference only where the interval is narrow enough to show one. Anything else is undecided.
+//! as what two measurements of the same thing show, and chance alone does so in fewer than 1 of 20 cases, after Holm.
+//! No difference only where interval and noise are narrow enough to show one. Anything else is undecided.
 
 use super::{BLOCKS_FOR_INTERVAL, Ratio};
 
@@ -46,10 +46,8 @@ pub struct Measure {
     pub half_width: f64,
     /// The effect that two measurements of the same thing show (0.03 is 3 %); `None` where that is not known.
     pub noise: Option<f64>,
-    /// Probability under chance alone, after Holm; `None` without a test.
-    pub p_holm: Option<f64>,
-    /// Whether so many blocks could have made it [`SIGNIFICANT`] among so many quantities.
-    pub p_can_tell: bool,
+    /// Probability under chance alone, after Holm.
+    pub p_holm: f64,
 }
 
 impl Measure {
@@ -68,15 +66,15 @@ pub fn judge(ratio: &Ratio, measure: &Measure) -> (Verdict, String) {
     let excludes_one = low > 1.0 || high < 1.0;
     // In logarithms, so that a half and a double are as far away.
     let is_large = ratio.median.ln().abs() >= measure.threshold().ln_1p();
-    let by_chance = measure.p_holm.filter(|p| measure.p_can_tell && *p > SIGNIFICANT);
     if excludes_one && is_large {
-        if let Some(p) = by_chance {
-            return (Verdict::Undecided, format!("the interval excludes 1, but p is {p:.3} after Holm"));
+        if measure.p_holm > SIGNIFICANT {
+            let reason =
+                format!("the interval excludes 1, but p is {:.3} after Holm: more blocks", measure.p_holm);
+            return (Verdict::Undecided, reason);
         }
         let verdict =
             if (ratio.median > 1.0) == measure.more_is_better { Verdict::Better } else { Verdict::Worse };
-        let weak = if measure.p_can_tell { "" } else { "; too few blocks for the rank test to speak" };
-        return (verdict, format!("{} and the interval excludes 1{weak}", change(ratio.median)));
+        return (verdict, format!("{} and the interval excludes 1", change(ratio.median)));
     }
     if ratio.half_width > measure.half_width {
         let reason = format!(
@@ -86,10 +84,16 @@ pub fn judge(ratio: &Ratio, measure: &Measure) -> (Verdict, String) {
         );
         return (Verdict::Undecided, reason);
     }
-    let reason = match (is_large, measure.noise) {
+    if let Some(noise) = measure.noise.filter(|noise| *noise > measure.half_width) {
+        let (noise, limit) = (percent(noise), percent(measure.half_width));
+        let reason = format!(
+            "A/A shows ±{noise} with so many blocks, more than ±{limit}: more blocks, or a quieter machine"
+        );
+        return (Verdict::Undecided, reason);
+    }
+    let reason = match (is_large, measure.threshold()) {
         (true, _) => "the interval holds 1".to_owned(),
-        (false, Some(noise)) if noise > SMALLEST_EFFECT => format!("within the noise of ±{}", percent(noise)),
-        (false, _) => format!("less than {}", percent(SMALLEST_EFFECT)),
+        (false, threshold) => format!("less than {}", percent(threshold)),
     };
     (Verdict::NoDifference, reason)
 }
@@ -108,8 +112,7 @@ fn percent(share: f64) -> String {
 mod tests {
     use super::*;
 
-    const RATE: Measure =
-        Measure { more_is_better: true, half_width: 0.02, noise: None, p_holm: Some(0.01), p_can_tell: true };
+    const RATE: Measure = Measure { more_is_better: true, half_width: 0.02, noise: None, p_holm: 0.01 };
 
     fn ratio(ci_low: f64, median: f64, ci_high: f64) -> Ratio {
         Ratio { median, ci_low, ci_high, half_width: (ci_high - ci_low) / 2.0 / median, n: 10 }
@@ -153,20 +156,19 @@ mod tests {
         let noisy = Measure { noise: Some(0.06), ..RATE };
         let seen = ratio(0.94, 0.95, 0.96);
         assert_eq!(verdict(seen, RATE), Verdict::Worse);
-        assert_eq!(verdict(seen, noisy), Verdict::NoDifference);
-        assert!(judge(&seen, &noisy).1.contains("noise of ±6.0 %"));
+        // Too much of it for any difference to be told from none.
+        assert_eq!(verdict(seen, noisy), Verdict::Undecided);
+        assert!(judge(&seen, &noisy).1.contains("A/A shows ±6.0 %"));
+        assert_eq!(verdict(seen, Measure { half_width: 0.07, ..noisy }), Verdict::NoDifference);
         // Less noise than 2 % does not lower it.
         let quiet = Measure { noise: Some(0.001), ..RATE };
         assert_eq!(verdict(ratio(0.989, 0.99, 0.991), quiet), Verdict::NoDifference);
     }
 
     #[test]
-    fn the_rank_test_speaks_where_it_can() {
-        let chance = Measure { p_holm: Some(0.08), ..RATE };
+    fn what_chance_does_is_no_difference() {
         let seen = ratio(0.94, 0.95, 0.96);
-        assert_eq!(verdict(seen, chance), Verdict::Undecided);
-        let few = Measure { p_can_tell: false, ..chance };
-        assert_eq!(verdict(seen, few), Verdict::Worse);
-        assert!(judge(&seen, &few).1.contains("too few blocks for the rank test"));
+        assert_eq!(verdict(seen, Measure { p_holm: 0.049, ..RATE }), Verdict::Worse);
+        assert_eq!(verdict(seen, Measure { p_holm: 0.051, ..RATE }), Verdict::Undecided);
     }
 }

@@ -244,7 +244,7 @@ fn noise_raises_what_counts() {
     Made { arms: &arms, ..Made::default() }.at(&noise);
     let noise = noise.display().to_string();
     let (object, lines) = verdicts(&compare(&[&two.a, &two.b, "--noise", &noise, "--json"]), 0);
-    assert_eq!(verdict(&lines, "direct", "iops"), "no difference");
+    assert_eq!(verdict(&lines, "direct", "iops"), "undecided");
     assert_eq!(lines.len(), 8, "the second run of an arm is no arm of its own");
     let line = &object["comparisons"][0];
     assert!(line["noise"].as_f64().unwrap() > 0.08 && line["noise_arm"] == "direct", "{line}");

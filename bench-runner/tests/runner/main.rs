@@ -6,6 +6,7 @@ mod compare;
 mod honest;
 mod recovery;
 mod report;
+mod resampled;
 mod run;
 mod snapshots;
 mod support;
