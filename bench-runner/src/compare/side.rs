@@ -57,6 +57,9 @@ pub struct BlockValue {
 /// Values by block.
 pub type Series = BTreeMap<u32, BlockValue>;
 
+/// Rows by metric and stat.
+type RowsOfMetric = BTreeMap<(String, String), Vec<MetricRow>>;
+
 /// A run folder or a table of metrics, arranged for comparing.
 #[derive(Debug)]
 pub struct Side {
@@ -69,7 +72,7 @@ pub struct Side {
     /// Its rows of `runs.csv`; none for a table alone.
     pub runs: Vec<RunRow>,
     /// Rows of valid blocks, by arm, cell, metric and stat.
-    values: BTreeMap<(String, Cell), BTreeMap<(String, String), Vec<MetricRow>>>,
+    values: BTreeMap<(String, Cell), RowsOfMetric>,
     /// Why blocks of an arm do not count.
     invalid: BTreeMap<(String, Cell), BTreeSet<String>>,
 }
