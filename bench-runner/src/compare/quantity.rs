@@ -52,12 +52,13 @@ pub const IOPS: Quantity = Quantity::rate("iops", &["iops"], "mean");
 /// The latency that 99 of 100 operations keep.
 pub const LATENCY_P99: Quantity = Quantity::cost("latency_p99", &["latency"], "p99");
 
-/// Everything that can be compared, the most telling first. What a load has four of by default is what the report sets
-/// beside each other; the rest is of suites of snapshots, or is another view of the same.
-pub const ALL: [Quantity; 23] = [
+/// Everything that can be compared, the most telling first. Of a closed load four are compared by default, those
+/// that the report sets beside each other; the rest is of open loads and of suites of snapshots, or is another view of the same.
+pub const ALL: [Quantity; 25] = [
     IOPS,
     Quantity::cost("latency_p50", &["latency"], "p50"),
     LATENCY_P99,
+    Quantity::cost("latency_intended_p99", &["latency_intended"], "p99"),
     Quantity::cost("cpu", &["cpu_user", "cpu_system"], "mean"),
     Quantity::cost("snapshot_creation", &["snapshot_creation"], "mean"),
     Quantity::cost("snapshot_creation_bytes", &["snapshot_creation_bytes"], "mean"),
@@ -73,6 +74,7 @@ pub const ALL: [Quantity; 23] = [
     Quantity::cost("write_amplification", &["write_amplification"], "total"),
     Quantity::rate("bandwidth", &["bandwidth"], "mean").on_request(),
     Quantity::cost("latency_p99.9", &["latency"], "p99.9").on_request(),
+    Quantity::cost("latency_intended_p99.9", &["latency_intended"], "p99.9").on_request(),
     Quantity::cost("latency_max", &["latency"], "max").on_request(),
     Quantity::cost("cpu_user", &["cpu_user"], "mean").on_request(),
     Quantity::cost("cpu_system", &["cpu_system"], "mean").on_request(),

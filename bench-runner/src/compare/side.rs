@@ -36,7 +36,8 @@ impl Cell {
         Cell {
             workload: row.workload.clone(),
             queue_depth: row.queue_depth,
-            offered_iops: row.offered_iops,
+            // A share of what each arm can do is another number in each block; the phase says which share.
+            offered_iops: row.offered_iops.filter(|_| !row.phase.ends_with('%')),
             chain_depth: row.chain_depth,
             phase: row.phase.clone(),
             bs_bytes: row.bs_bytes,
