@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::method::{BLOCKS_MAX, Method};
+
 /// Measures what each way of keeping a volume costs on your own disks.
 #[derive(Debug, Parser)]
 #[command(name = "bench-runner", version, arg_required_else_help = true)]
@@ -29,6 +31,8 @@ pub enum Command {
     /// The process that is killed.
     #[command(hide = true)]
     RecoveryVictim(VictimOptions),
+    /// Say what has changed from one run to another: 1 if anything is worse, 2 if nothing could be compared.
+    Compare(CompareOptions),
     /// Make the report of a run folder again.
     Report {
         /// The run folder.
@@ -57,6 +61,7 @@ impl Command {
             Command::Snapshots(options) => options.json,
             Command::Workloads { json } => *json,
             Command::TraceInfo(options) => options.json,
+            Command::Compare(options) => options.json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
@@ -119,6 +124,12 @@ pub struct RunOptions {
     /// Blocks: how often every arm is repeated.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub repeats: u32,
+    /// Add blocks until each arm's ratio to raw is known within 2 % for IOPS and 5 % for p99; 5 to 15 of them.
+    #[arg(long, conflicts_with = "repeats")]
+    pub until_settled: bool,
+    /// A/A: run each arm twice in each block, as X and X-again. What the two differ by is noise (`compare --noise`).
+    #[arg(long)]
+    pub a_a: bool,
     /// Seed of addresses, content and order; random, and printed, if not given.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -131,6 +142,18 @@ pub struct RunOptions {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+impl RunOptions {
+    /// How the run is repeated.
+    pub fn method(&self) -> Method {
+        Method { a_a: self.a_a, until_settled: self.until_settled }
+    }
+
+    /// Blocks at most.
+    pub fn blocks(&self) -> u32 {
+        if self.until_settled { BLOCKS_MAX } else { self.repeats }
+    }
 }
 
 /// Options of `snapshots`.
@@ -235,6 +258,27 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.05..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("from 0.05 to 86400 seconds are possible".to_owned()),
     }
+}
+
+/// Options of `compare`.
+#[derive(Args, Debug)]
+pub struct CompareOptions {
+    /// The run before: a run folder, or its metrics.csv.
+    pub a: PathBuf,
+    /// The run after. Ratios are B over A.
+    pub b: PathBuf,
+    /// Run folder of `run --a-a`, which tells how large an effect is none; A and B themselves if not given.
+    #[arg(long, value_name = "DIR")]
+    pub noise: Option<PathBuf>,
+    /// Of iops, latency_p50, latency_p99, cpu, snapshot_creation and more (a wrong name lists them); the main ones if not given.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub metric: Vec<String>,
+    /// Arms: all that both have if not given. X=Y compares arm X of A with arm Y of B.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub arm: Vec<String>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `doctor`.

@@ -15,7 +15,8 @@ use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::{
-    doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, trace_info, workloads,
+    compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, trace_info,
+    workloads,
 };
 
 /// Runs the program on its arguments; gives its exit code.
@@ -77,6 +78,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
+        Command::Compare(options) => compare::tell(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());
             Ok(EXIT_OK)

@@ -13,6 +13,8 @@ use crate::results::ResultsError;
 pub const EXIT_OK: i32 = 0;
 /// Damage was found in what was read.
 pub const EXIT_DAMAGE: i32 = 1;
+/// Something is worse than it was.
+pub const EXIT_REGRESSION: i32 = 1;
 /// A run that does not count: content was wrong.
 pub const EXIT_INVALID_RUN: i32 = 2;
 /// Refused to protect data.

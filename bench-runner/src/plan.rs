@@ -73,7 +73,7 @@ impl Request {
         let plan = SuitePlan {
             arms,
             cells,
-            repeats: options.repeats,
+            repeats: options.blocks(),
             warmup_ns: options.warmup * 1_000_000_000,
             measure_ns: options.seconds * 1_000_000_000,
             seed: options.seed.unwrap_or_else(random_seed),
@@ -81,6 +81,7 @@ impl Request {
             span_bytes: 0,
             references: true,
             slo_ns: options.slo_us.map(|slo_us| slo_us * 1_000),
+            method: options.method(),
         };
         Ok(Self { plan, span_bytes: options.span })
     }

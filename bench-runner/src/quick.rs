@@ -15,6 +15,7 @@ use crate::arms::Arm;
 use crate::arms::target::{Bare, Target};
 use crate::bench::Bench;
 use crate::failure::Failure;
+use crate::method::Method;
 use crate::results::Dropped;
 use crate::scratch::Scratch;
 use crate::session::{self, Session};
@@ -99,6 +100,7 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
         span_bytes: fitted.span_bytes,
         references: false,
         slo_ns: None,
+        method: Method::default(),
     };
     eprintln!(
         "{} workloads and depths, {} blocks of {} arms, {} ms each on a span of {} MiB, seed {seed}; about {}",

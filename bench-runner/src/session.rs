@@ -93,7 +93,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
         device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
         environment: environment::environment_facts(),
         plan: Plan {
-            arms: plan.arms.iter().map(|arm| arm.name().to_owned()).collect(),
+            arms: plan.method.arms(&plan.arms).into_iter().map(|(_, name)| name).collect(),
             workloads,
             queue_depths,
             repeats: plan.repeats,

@@ -17,7 +17,12 @@ use crate::bench::Bench;
 use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
+use crate::method::Method;
 use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder};
+use crate::validity::{self, ForeignWatch};
+
+/// What the phases of open loads begin with.
+const OPEN: &str = "open-";
 
 /// How operations are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,9 +41,14 @@ impl Load {
     pub fn phase(self) -> String {
         match self {
             Load::Closed => MEASURE.to_owned(),
-            Load::PerSecond(per_second) => format!("open-{per_second}-per-s"),
-            Load::PercentOfClosed(percent) => format!("open-{percent}%"),
+            Load::PerSecond(per_second) => format!("{OPEN}{per_second}-per-s"),
+            Load::PercentOfClosed(percent) => format!("{OPEN}{percent}%"),
         }
+    }
+
+    /// Whether rows of this phase are of an open load.
+    pub fn is_open_phase(phase: &str) -> bool {
+        phase.starts_with(OPEN)
     }
 }
 
@@ -101,12 +111,14 @@ pub struct SuitePlan {
     pub references: bool,
     /// Bound of the p99 of intended latency that loads are to meet, for the results.
     pub slo_ns: Option<u64>,
+    /// Whether arms are measured twice, and when there are blocks enough.
+    pub method: Method,
 }
 
 impl SuitePlan {
     /// Arms that will run, over all blocks.
     pub fn runs(&self) -> usize {
-        let of = |cell: &Cell| self.arms.iter().filter(|arm| cell.refusal(**arm).is_none()).count();
+        let of = |cell: &Cell| self.arms_of(cell).len();
         self.cells.iter().map(of).sum::<usize>() * self.repeats as usize
     }
 
@@ -141,6 +153,13 @@ impl SuitePlan {
             }
         }
         Ok(())
+    }
+
+    /// The arms of a cell with their names.
+    fn arms_of(&self, cell: &Cell) -> Vec<(Arm, String)> {
+        let possible: Vec<Arm> =
+            self.arms.iter().copied().filter(|arm| cell.refusal(*arm).is_none()).collect();
+        self.method.arms(&possible)
     }
 
     /// What is left out of it: pairs of a cell and an arm that cannot be asked for it.
@@ -204,17 +223,16 @@ pub fn run(
     let mut progress = Progress { started: Instant::now(), done: 0, runs: plan.runs() };
     for block in 1..=plan.repeats {
         // By arm, operations a second of the closed load.
-        let mut closed: Vec<(Arm, f64)> = Vec::new();
+        let mut closed: Vec<(String, f64)> = Vec::new();
         for cell in &plan.cells {
             let task = plan.task(bench, cell, random.next_u64());
-            let mut arms: Vec<Arm> =
-                plan.arms.iter().copied().filter(|arm| cell.refusal(*arm).is_none()).collect();
+            let mut arms = plan.arms_of(cell);
             shuffle(&mut arms, &mut random);
             if cell.load == Load::Closed {
                 closed.clear();
             }
-            for (arm, place) in arms.into_iter().zip(1..) {
-                let own = closed.iter().find(|(other, _)| *other == arm).map(|(_, per_second)| *per_second);
+            for ((arm, name), place) in arms.into_iter().zip(1..) {
+                let own = closed.iter().find(|(other, _)| *other == name).map(|(_, per_second)| *per_second);
                 let offered_per_second = match cell.load {
                     Load::Closed => None,
                     Load::PerSecond(per_second) => Some(per_second),
@@ -231,11 +249,12 @@ pub fn run(
                     Err(failure) => ArmRun {
                         block,
                         arm_order: place,
-                        arm: arm.name(),
+                        arm: &name,
                         task: &task,
                         started_ns: folder.since_start_ns(),
                         outcome: None,
                         verified_blocks: None,
+                        foreign_percent: None,
                         invalid_reason: Some(failure.message.clone()),
                         load: cell.load,
                         part: None,
@@ -243,11 +262,12 @@ pub fn run(
                     Ok(measured) => ArmRun {
                         block,
                         arm_order: place,
-                        arm: arm.name(),
+                        arm: &name,
                         task: &task,
                         started_ns: measured.started_ns,
                         outcome: Some(&measured.outcome),
                         verified_blocks: measured.verified_blocks,
+                        foreign_percent: measured.foreign_percent,
                         invalid_reason: measured.wrong.clone(),
                         load: cell.load,
                         part: None,
@@ -259,7 +279,7 @@ pub fn run(
                 if let (Load::Closed, Ok(measured)) = (cell.load, &measured) {
                     let outcome = &measured.outcome;
                     let operations = outcome.read.operations + outcome.write.operations;
-                    closed.push((arm, operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64));
+                    closed.push((name, operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64));
                 }
                 if let Err(failure) = measured {
                     folder.append_event("failed", &failure.message)?;
@@ -267,6 +287,9 @@ pub fn run(
                     return Ok(end);
                 }
             }
+        }
+        if plan.method.is_settled(folder, block)? {
+            break;
         }
     }
     Ok(end)
@@ -276,6 +299,7 @@ struct Measured {
     started_ns: u64,
     outcome: ArmOutcome,
     verified_blocks: Option<u64>,
+    foreign_percent: Option<f64>,
     wrong: Option<String>,
 }
 
@@ -289,13 +313,16 @@ fn one_arm(
 ) -> Result<Measured, Failure> {
     content::prime(bench, arm, task)?;
     let started_ns = folder.since_start_ns();
+    let foreign = ForeignWatch::begin(bench);
     let mut outcome = arm.run(bench, task)?;
+    let foreign_percent = foreign.and_then(|foreign| foreign.percent());
     after_arm(bench.path(), task.span_offset_bytes);
     if task.workload.writes() && !arm.writes_stamped_content() {
-        return Ok(Measured { started_ns, outcome, verified_blocks: None, wrong: None });
+        let wrong = validity::foreign_reason(foreign_percent);
+        return Ok(Measured { started_ns, outcome, verified_blocks: None, foreign_percent, wrong });
     }
     let (verified_blocks, mut wrong) = match content::verify(bench, arm, task, &outcome.generations)? {
-        Ok(blocks) => (Some(blocks), None),
+        Ok(blocks) => (Some(blocks), validity::foreign_reason(foreign_percent)),
         Err(wrong) => (None, Some(wrong.to_string())),
     };
     if let Some(open) = &outcome.open {
@@ -305,7 +332,7 @@ fn one_arm(
     if let Some(log) = outcome.log.filter(|_| references && task.offered_per_second.is_none()) {
         outcome.bare = reference::measure(bench, task, &log)?;
     }
-    Ok(Measured { started_ns, outcome, verified_blocks, wrong })
+    Ok(Measured { started_ns, outcome, verified_blocks, foreign_percent, wrong })
 }
 
 /// Fisher and Yates.
@@ -391,6 +418,7 @@ mod tests {
             span_bytes: 63 << 20,
             references: true,
             slo_ns: None,
+            method: Method::default(),
         };
         assert!(plan.check().unwrap_err().message.contains("67108864"));
         assert!(SuitePlan { span_bytes: 64 << 20, ..plan }.check().is_ok());

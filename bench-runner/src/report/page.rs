@@ -4,17 +4,16 @@ use std::fmt::Write;
 
 use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, workload_words};
 use super::view::View;
-use super::{facts, plots, recovery, snapshots, writing};
+use super::{facts, noise, plots, recovery, snapshots, writing};
+use crate::compare::noise::AGAIN;
 use crate::results::{MEASURE, MetricRow};
 use crate::stats::BLOCKS_FOR_INTERVAL;
+use crate::validity;
 
 const STYLE: &str = include_str!("style.css");
 
 /// Sentences of the headline; the forest plot shows the rest.
 const MOST_HEADLINES: usize = 12;
-
-/// An effect below this is not called a difference, whatever its interval: machines drift by as much.
-const SMALLEST_EFFECT: f64 = 0.02;
 
 /// What stands in a table where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "–";
@@ -56,6 +55,7 @@ pub(super) fn render(view: &View) -> String {
         writing::writing(view, &mut page);
         curves(view, &mut page);
         series(view, &mut page);
+        noise::noise(view, &mut page);
         facts::runner_cost(view, &mut page);
     }
     facts::left_out(view, &mut page);
@@ -96,6 +96,15 @@ fn warnings(view: &View, page: &mut String) {
     if invalid > 0 {
         warn(format!("{invalid} of {} runs do not count; they are listed below.", view.data.runs.len()));
     }
+    let busy = view.data.runs.iter().filter(|run| validity::is_core_bound(run)).count();
+    if busy > 0 {
+        warn(format!(
+            "In {busy} of {} runs the runner’s core was busy more than {} % of the time (runs.csv says in which): their figures are \
+             of the core rather than of the device.",
+            view.data.runs.len(),
+            validity::BUSY_PERCENT_MARKED
+        ));
+    }
     if manifest.environment.git_dirty == Some(true) {
         warn("The program was built from a tree with uncommitted changes.".into());
     }
@@ -104,7 +113,7 @@ fn warnings(view: &View, page: &mut String) {
 /// One sentence for each engine arm beside the bare device; where no engine arm ran, for each other pair.
 pub(super) fn headlines(view: &View) -> Vec<String> {
     let iops = || view.ratios().filter(|(row, ..)| row.metric == "iops_ratio");
-    let engine = |arm: &str| !["raw", "ring", "fio"].contains(&arm);
+    let engine = |arm: &str| !["raw", "ring", "fio"].contains(&arm) && !arm.ends_with(AGAIN);
     let mut chosen: Vec<_> =
         iops().filter(|(_, arm, reference)| *reference == "raw" && engine(arm)).collect();
     if chosen.is_empty() {
@@ -114,8 +123,9 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
     // Steady ones first: the others are shown and not ranked.
     chosen.sort_by_key(|(row, ..)| row.steady == Some(false));
     let more = chosen.len().saturating_sub(MOST_HEADLINES);
-    let compared =
-        chosen.iter().take(MOST_HEADLINES).map(|(row, arm, reference)| headline(row, arm, reference));
+    let compared = chosen.iter().take(MOST_HEADLINES).map(|(row, arm, reference)| {
+        headline(row, arm, reference, noise::smallest_effect(view, row, [*arm, *reference]))
+    });
     let suites = snapshots::headlines(view);
     let mut sentences: Vec<String> = recovered.into_iter().chain(suites).chain(compared).collect();
     if more > 0 {
@@ -124,7 +134,7 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
     sentences
 }
 
-fn headline(row: &MetricRow, arm: &str, reference: &str) -> String {
+fn headline(row: &MetricRow, arm: &str, reference: &str, smallest_effect: f64) -> String {
     let value = row.value.unwrap_or(1.0);
     let reference = if reference == "raw" { "the bare device" } else { reference };
     let depth = depth_words(&row.workload, row.queue_depth.unwrap_or_default());
@@ -135,7 +145,7 @@ fn headline(row: &MetricRow, arm: &str, reference: &str) -> String {
             if blocks < BLOCKS_FOR_INTERVAL {
                 format!("range {from}–{to} % of {blocks} blocks, too few for a 95 % interval")
             } else {
-                let unclear = low <= 1.0 && 1.0 <= high || (value - 1.0).abs() < SMALLEST_EFFECT;
+                let unclear = low <= 1.0 && 1.0 <= high || (value - 1.0).abs() < smallest_effect;
                 let verdict = if unclear { "; no difference shown" } else { "" };
                 format!("95 % interval {from}–{to} %, {blocks} blocks{verdict}")
             }
@@ -333,7 +343,7 @@ const MEANING: &str = "<h2>What these numbers mean</h2>\n\
 <p><b>A block</b> runs every arm once on the same span, with the same addresses, in random order. Arms are compared within \
 a block, so that a disk that slows down for a minute slows both. The unit that is repeated is the block, not the I/O.</p>\n\
 <p><b>The interval</b> is a 95 % bootstrap interval over the blocks. With five blocks it is their range, with fewer it is \
-too narrow to be called 95 %. Two arms differ only where it excludes 1 and the effect is at least 2 %.</p>\n\
+too narrow to be called 95 %. Two arms differ only where it excludes 1 and the effect is at least 2 %, and at least what an arm measured twice (A/A) differs from itself.</p>\n\
 <p><b>Latency</b> counts from the moment an I/O was issued to its completion; of durable writes to the moment the data \
 survives a power cut. The load is closed: a slow I/O delays the next one, so these latencies do not show the queue that \
 an application with its own clock would build up.</p>\n\

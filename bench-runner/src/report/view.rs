@@ -2,6 +2,8 @@
 
 use hdrhistogram::Histogram;
 
+use super::noise;
+use crate::compare::Side;
 use crate::results::{MEASURE, MetricRow, RunData, RunRow, merged, pooled_rows};
 
 /// Arms that stand first in tables and legends: the bare device, then other ways of measuring it.
@@ -10,6 +12,8 @@ const FIRST_ARMS: [&str; 3] = ["raw", "ring", "fio"];
 /// A run folder arranged for reading.
 pub(super) struct View<'a> {
     pub data: &'a RunData,
+    /// The blocks, where arms were measured twice.
+    pub twice: Option<Side>,
     pooled: Vec<MetricRow>,
     /// The pooled rows of suites of snapshots.
     pub suites: Vec<MetricRow>,
@@ -52,7 +56,7 @@ impl<'a> View<'a> {
             written
         };
         let (pooled, suites) = all.into_iter().partition(|row| row.phase == MEASURE);
-        View { data, pooled, suites, arms, workloads }
+        View { data, twice: noise::twice(data), pooled, suites, arms, workloads }
     }
 
     /// The CSS class that carries the arm's colour.

@@ -6,9 +6,10 @@
 use hdrhistogram::Histogram;
 
 use super::{MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
+use crate::compare::noise::first_name;
 use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OpenFigures, OperationFigures, SuitePart};
-use crate::stats;
 use crate::suite::Load;
+use crate::{stats, validity};
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -41,6 +42,8 @@ pub struct ArmRun<'a> {
     pub outcome: Option<&'a ArmOutcome>,
     /// Blocks read back and compared; `None` where that was not done.
     pub verified_blocks: Option<u64>,
+    /// Share of the device's bytes that others moved meanwhile, in percent; `None` where not known.
+    pub foreign_percent: Option<f64>,
     /// Why the run does not count; `None` for a valid one. A failed arm must have a reason.
     pub invalid_reason: Option<String>,
     /// How the load was offered.
@@ -63,7 +66,7 @@ impl ArmRun<'_> {
     }
 
     fn backend(&self) -> &str {
-        if self.part.is_some_and(|part| part.is_peer) { PEER } else { self.arm }
+        if self.part.is_some_and(|part| part.is_peer) { PEER } else { first_name(self.arm) }
     }
 
     fn phase(&self) -> String {
@@ -79,7 +82,7 @@ impl ArmRun<'_> {
 
     pub(super) fn run_row(&self, run: u64, started_utc: String, hist_file: String) -> RunRow {
         let outcome = self.outcome;
-        RunRow {
+        let row = RunRow {
             run,
             block: self.block,
             arm_order: self.arm_order,
@@ -107,7 +110,10 @@ impl ArmRun<'_> {
             hist_file,
             phase: self.phase(),
             chain_depth: self.part.and_then(|part| part.snapshots),
-        }
+            busy_percent: None,
+            foreign_percent: self.foreign_percent,
+        };
+        RunRow { busy_percent: validity::busy_percent(&row), ..row }
     }
 
     pub(super) fn histograms(&self) -> RunHistograms {

@@ -34,6 +34,9 @@ pub struct Manifest {
     pub plan: Plan,
     /// What was left out of the plan, and why.
     pub dropped: Vec<Dropped>,
+    /// When it stops; `None` for a fixed number of blocks.
+    #[serde(default)]
+    pub stopping: Option<Stopping>,
     /// True when every block of the plan was measured; set by the folder.
     pub complete: bool,
     /// True when the run was stopped by a signal; set by the folder.
@@ -122,6 +125,19 @@ pub struct Plan {
     /// Bound of the p99 of intended latency that loads were to meet.
     #[serde(default)]
     pub slo_ns: Option<u64>,
+}
+
+/// A run that goes on until its intervals are narrow.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Stopping {
+    /// The rule, in one sentence.
+    pub rule: String,
+    /// Blocks measured by it.
+    pub blocks: u32,
+    /// Whether every interval was narrow then.
+    pub settled: bool,
+    /// Those that were not, the widest first.
+    pub open: Vec<String>,
 }
 
 /// One thing left out.

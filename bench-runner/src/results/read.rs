@@ -65,6 +65,13 @@ impl RunData {
     }
 }
 
+/// The rows of a table of metrics that lies by itself.
+///
+/// Errors: as [`RunData::read`].
+pub fn read_metrics(path: &Path) -> Result<Vec<MetricRow>, ResultsError> {
+    read_table(path)
+}
+
 fn read_table<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, ResultsError> {
     let file = std::fs::File::open(path).map_err(ResultsError::io(path, "read"))?;
     csv::Reader::from_reader(file)

@@ -65,6 +65,12 @@ pub struct RunRow {
     /// Snapshots held, for a suite of snapshots.
     #[serde(default)]
     pub chain_depth: Option<u32>,
+    /// Time that the measuring thread was on its core, of the measured time.
+    #[serde(default, serialize_with = "six_digits")]
+    pub busy_percent: Option<f64>,
+    /// Bytes that others moved on the device meanwhile, of all that it moved.
+    #[serde(default, serialize_with = "six_digits")]
+    pub foreign_percent: Option<f64>,
 }
 
 /// The phase of what is no suite of snapshots.

@@ -445,6 +445,7 @@ fn append(
             started_ns: part.started_ns,
             outcome: Some(&part.outcome),
             verified_blocks,
+            foreign_percent: None,
             invalid_reason,
             part: Some(SuitePart {
                 phase: &part.phase,
@@ -465,6 +466,7 @@ fn append(
             started_ns: stage.base_ns,
             outcome: None,
             verified_blocks: None,
+            foreign_percent: None,
             invalid_reason: reason.clone(),
             part: Some(SuitePart {
                 phase: "none",

@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::measure::{ArmOutcome, ArmTask, Figure, Window};
 use crate::recorder::{Clock, Recorded, empty_figures};
 use crate::suite::AfterArm;
+use crate::validity::kernel_bytes;
 use crate::{content, interrupt};
 
 /// How often something that is waited for is looked at.
@@ -402,11 +403,4 @@ pub(super) fn random_4k(name: &str, read_percent: u8) -> Workload {
 /// A figure that is one value.
 pub(super) fn figure(metric: &'static str, stat: &str, unit: &'static str, value: Option<f64>) -> Figure {
     Figure { metric, stat: stat.to_string(), unit, value, n: 1 }
-}
-
-/// Bytes that this process has had read and written by devices, as the kernel counts them.
-fn kernel_bytes() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/self/io").ok()?;
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
-    Some((value("read_bytes:")?, value("write_bytes:")?))
 }

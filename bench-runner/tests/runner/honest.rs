@@ -7,6 +7,7 @@ use std::path::Path;
 use bench_runner::arms::Arm;
 use bench_runner::arms::engine::Content;
 use bench_runner::bench::Bench;
+use bench_runner::method::Method;
 use bench_runner::runner_cost;
 use bench_runner::session::{self, Session};
 use bench_runner::suite::{Cell, SuitePlan};
@@ -31,6 +32,7 @@ fn measure(folder: &Path, name: &str, damage: bool) -> Session {
         span_bytes: span.bytes,
         references: true,
         slo_ns: None,
+        method: Method::default(),
     };
     let block = 77;
     let mut flip = |path: &Path, span_offset_bytes: u64| {

@@ -2,10 +2,12 @@
 //!
 //! One program of tests, so that it is linked once.
 
+mod compare;
 mod honest;
 mod loads;
 mod recovery;
 mod report;
+mod resampled;
 mod run;
 mod snapshots;
 mod support;

@@ -11,7 +11,7 @@ use bench_runner::measure::{
 use bench_runner::report;
 use bench_runner::results::{
     ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
-    ResultsError, RunData, RunFolder, WindowRow,
+    ResultsError, RunData, RunFolder, Stopping, WindowRow,
 };
 use bench_runner::suite::Load;
 use hdrhistogram::Histogram;
@@ -150,6 +150,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             span_bytes: 8 << 30,
             preconditioning: "span written once, then 2 s of the workload".into(),
         },
+        stopping: Some(Stopping::default()),
         dropped: vec![Dropped { what: "seqwrite-1m".into(), why: "does not fit the time asked for".into() }],
         ..Manifest::default()
     }
@@ -194,6 +195,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                     started_ns,
                     outcome: Some(&outcome),
                     verified_blocks: Some(1_000),
+                    foreign_percent: None,
                     invalid_reason: broken.then(|| "foreign I/O <b>1.2 %</b> of the device's".to_string()),
                     part: None,
                 };
@@ -329,6 +331,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
         started_ns: 0,
         outcome: Some(&outcome),
         verified_blocks: None,
+        foreign_percent: None,
         invalid_reason: None,
         part: None,
     };

@@ -6,7 +6,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use bench_runner::arms::Arm;
+use bench_runner::method::{BLOCKS_MAX, BLOCKS_MIN, Method};
 use bench_runner::results::RunData;
+use bench_runner::session;
+use bench_runner::suite::{Cell, SuitePlan};
+use icecore_workloads::Workload;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -378,4 +383,63 @@ fn a_log_is_measured_beside_the_bare_device_in_its_place() {
     assert!(value("log", "durable-4k", "latency_p50_of_persist", "median") > Some(0.0));
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains("What was written") && page.contains("Batches of the log"));
+}
+
+/// Each arm twice in a block, blocks added until intervals are narrow or there are fifteen; and the run compared with itself.
+#[test]
+fn arms_twice_and_blocks_until_settled() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let (bench, out) = (folder.path().join("disk"), folder.path().join("out"));
+    let bench = bench_runner::bench::Bench::create(&bench, FILE_BYTES, 4).unwrap();
+    let arms: Vec<Arm> = ["raw", "direct"].map(|arm| Arm::from_name(arm).unwrap()).into();
+    let span = bench.data_span(&arms).unwrap();
+    let plan = SuitePlan {
+        slo_ns: None,
+        arms,
+        cells: vec![Cell::closed(Workload::from_name("randread-4k").unwrap(), 4)],
+        repeats: BLOCKS_MAX,
+        warmup_ns: 0,
+        measure_ns: 20_000_000,
+        seed: 5,
+        span_offset_bytes: span.offset_bytes,
+        span_bytes: 16 << 20,
+        references: false,
+        method: Method { a_a: true, until_settled: true },
+    };
+    let session = session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {}).unwrap();
+    let names = ["raw", "direct", "raw-again", "direct-again"];
+    assert_eq!(session.data.manifest.plan.arms, names);
+    let stopping = session.data.manifest.stopping.as_ref().unwrap();
+    assert!((BLOCKS_MIN..=BLOCKS_MAX).contains(&stopping.blocks), "{stopping:?}");
+    assert_eq!(stopping.settled, stopping.open.is_empty(), "{stopping:?}");
+    assert!(stopping.settled || stopping.blocks == BLOCKS_MAX, "{stopping:?}");
+    assert_eq!(session.data.runs.len(), 4 * stopping.blocks as usize);
+    for block in 1..=stopping.blocks {
+        let of_block: BTreeSet<&str> =
+            session.data.runs.iter().filter(|run| run.block == block).map(|run| run.arm.as_str()).collect();
+        assert_eq!(of_block, BTreeSet::from(names), "block {block}");
+    }
+    for run in &session.data.runs {
+        assert!(
+            ["raw", "direct"].contains(&run.backend.as_str()),
+            "an arm's second run has its backend: {run:?}"
+        );
+        // A file: nobody knows what else its file system moves.
+        assert!(run.busy_percent > Some(0.0) && run.foreign_percent.is_none(), "{run:?}");
+    }
+    let page = fs::read_to_string(&session.report).unwrap();
+    assert!(page.contains("A/A: each arm twice"));
+    let output = run(&["compare", text(&out), text(&out), "--arm", "direct=direct-again", "--json"]);
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = object["comparisons"].as_array().unwrap();
+    assert!(
+        lines.iter().any(|line| line["metric"] == "iops" && line["noise"].as_f64() > Some(0.0)),
+        "{object}"
+    );
+    assert!(lines.iter().all(|line| line["pairing"] == "paired by block"), "{object}");
+    let refused = run(&["run", "--device", text(bench.path()), "--until-settled", "--repeats", "9"]);
+    expect(&refused, 64);
 }

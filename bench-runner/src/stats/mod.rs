@@ -1,4 +1,5 @@
-//! Statistics of paired blocks: medians, ratios, bootstrap intervals, percentiles and steady state.
+//! Statistics of blocks: medians, ratios, bootstrap intervals, percentiles and steady state; tests in
+//! [`ranks`] and [`student`], what may be called a difference in [`verdict`].
 //!
 //! The unit of replication is a block (one run of every arm), never a single I/O: I/Os of one run share its device
 //! state, so counting them as independent would make every interval far too narrow.
@@ -10,6 +11,10 @@ use hdrhistogram::Histogram;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
+
+pub mod ranks;
+pub mod student;
+pub mod verdict;
 
 /// Resamples of a bootstrap. With 10,000 of them about 250 lie beyond each end of a 95 % interval, so that the
 /// ends move by less than the interval's own rounding from one seed to another.
@@ -27,6 +32,9 @@ const TAIL: f64 = 0.025;
 /// Blocks below which the 95 % interval cannot be reached by any method that looks at order alone: the range of
 /// `n` blocks covers their true median with probability `1 − 2^(1−n)`, 87.5 % for four and 93.75 % for five.
 pub const BLOCKS_FOR_INTERVAL: usize = 5;
+
+/// The interval where nothing is known of the spread.
+const UNBOUNDED: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 /// Rounds of the steady-state window.
 const STEADY_ROUNDS: usize = 5;
@@ -75,25 +83,54 @@ pub fn median(values: &[f64]) -> Option<f64> {
 ///
 /// `None` where the lengths differ, there is no pair, or a value is not positive and finite.
 pub fn paired_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<Ratio> {
-    let usable = |value: &f64| value.is_finite() && *value > 0.0;
-    if a.len() != b.len() || !a.iter().chain(b).all(usable) {
+    if a.len() != b.len() || !have_logarithms(a) || !have_logarithms(b) {
         return None;
     }
     let logarithms: Vec<f64> = a.iter().zip(b).map(|(a, b)| (a / b).ln()).collect();
     let estimate = block_median(&logarithms, seed)?;
-    let (median, ci_low, ci_high) = (estimate.value.exp(), estimate.ci_low.exp(), estimate.ci_high.exp());
-    Some(Ratio { median, ci_low, ci_high, half_width: half_width(median, ci_low, ci_high), n: estimate.n })
+    Some(ratio_of(estimate.value, (estimate.ci_low, estimate.ci_high), estimate.n))
+}
+
+/// The ratio of the medians of blocks that do not belong together in pairs. The interval is the percentile bootstrap
+/// of two samples: the blocks of either are drawn by themselves (Efron and Tibshirani, chapter 8).
+///
+/// `None` where either has no block or a value is not positive and finite; `n` is the smaller number of blocks.
+pub fn unpaired_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<Ratio> {
+    if !have_logarithms(a) || !have_logarithms(b) {
+        return None;
+    }
+    let logarithms = |values: &[f64]| sorted(&values.iter().map(|value| value.ln()).collect::<Vec<_>>());
+    let (a, b) = (logarithms(a), logarithms(b));
+    let value = median(&a)? - median(&b)?;
+    let n = a.len().min(b.len());
+    if n < 2 {
+        return Some(ratio_of(value, UNBOUNDED, n));
+    }
+    let results = resampled(seed, |random, drawn| {
+        median_of_draw(&a, random, drawn) - median_of_draw(&b, random, drawn)
+    });
+    Some(ratio_of(value, interval_of(&results), n))
+}
+
+fn have_logarithms(values: &[f64]) -> bool {
+    values.iter().all(|value| value.is_finite() && *value > 0.0)
+}
+
+/// From logarithms to a ratio.
+fn ratio_of(value: f64, (low, high): (f64, f64), n: usize) -> Ratio {
+    let (median, ci_low, ci_high) = (value.exp(), low.exp(), high.exp());
+    Ratio { median, ci_low, ci_high, half_width: half_width(median, ci_low, ci_high), n }
 }
 
 /// The median of blocks with its percentile bootstrap interval. `None` for no values.
 pub fn block_median(values: &[f64], seed: u64) -> Option<Estimate> {
     let sorted = sorted(values);
     let value = median(&sorted)?;
-    // The values being sorted, the median of a resample is found by sorting the drawn indices.
-    let interval = bootstrap(sorted.len(), seed, |drawn| {
-        drawn.sort_unstable();
-        median_of_sorted(drawn.len(), |index| sorted[drawn[index]])
-    });
+    let results = match sorted.len() {
+        0 | 1 => Vec::new(),
+        _ => resampled(seed, |random, drawn| median_of_draw(&sorted, random, drawn)),
+    };
+    let interval = if results.is_empty() { UNBOUNDED } else { interval_of(&results) };
     Some(estimate(value, interval, sorted.len()))
 }
 
@@ -156,7 +193,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 }
 
 /// The median of `count` (at least one) values which `value` gives in ascending order.
-fn median_of_sorted(count: usize, value: impl Fn(usize) -> f64) -> f64 {
+pub(crate) fn median_of_sorted(count: usize, mut value: impl FnMut(usize) -> f64) -> f64 {
     let middle = count / 2;
     if count % 2 == 1 { value(middle) } else { f64::midpoint(value(middle - 1), value(middle)) }
 }
@@ -183,28 +220,65 @@ fn rank(count: u64, q: f64) -> u64 {
 /// The statistic may reorder the indices it is given.
 fn bootstrap(count: usize, seed: u64, statistic: impl Fn(&mut [usize]) -> f64 + Sync) -> (f64, f64) {
     if count < 2 {
-        return (f64::NEG_INFINITY, f64::INFINITY);
+        return UNBOUNDED;
     }
+    let results = resampled(seed, |random, drawn: &mut Vec<usize>| {
+        drawn.resize(count, 0);
+        drawn.fill_with(|| index_below(random, count));
+        statistic(drawn)
+    });
+    interval_of(&results)
+}
+
+/// The median of as many draws from sorted values as there are. What is drawn is counted, which sorts it.
+fn median_of_draw(sorted: &[f64], random: &mut Xoshiro256PlusPlus, counts: &mut Vec<u32>) -> f64 {
+    let count = sorted.len();
+    counts.clear();
+    counts.resize(count, 0);
+    for _ in 0..count {
+        counts[index_below(random, count)] += 1;
+    }
+    let mut places = counts.iter().enumerate();
+    let mut passed = 0;
+    let mut at = 0;
+    // Ranks are asked for in ascending order.
+    median_of_sorted(count, |rank| {
+        while passed <= rank {
+            let Some((place, drawn)) = places.next() else { break };
+            (at, passed) = (place, passed + *drawn as usize);
+        }
+        sorted[at]
+    })
+}
+
+/// [`RESAMPLES`] values of a statistic of random draws, in ascending order. The generator decides nothing but what is
+/// drawn from it; `Scratch` is memory that draws share.
+pub(crate) fn resampled<Scratch: Default>(
+    seed: u64,
+    statistic: impl Fn(&mut Xoshiro256PlusPlus, &mut Scratch) -> f64 + Sync,
+) -> Vec<f64> {
     let mut results: Vec<f64> = (0..RESAMPLES / RESAMPLES_PER_TASK)
         .into_par_iter()
         .flat_map_iter(|task| {
             let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add(task as u64));
-            let mut drawn = vec![0; count];
+            let mut scratch = Scratch::default();
             let statistic = &statistic;
-            (0..RESAMPLES_PER_TASK).map(move |_| {
-                drawn.fill_with(|| index_below(&mut random, count));
-                statistic(&mut drawn)
-            })
+            (0..RESAMPLES_PER_TASK).map(move |_| statistic(&mut random, &mut scratch))
         })
         .collect();
     results.sort_unstable_by(f64::total_cmp);
+    results
+}
+
+/// The 2.5 % and 97.5 % points of [`resampled`] values.
+fn interval_of(results: &[f64]) -> (f64, f64) {
     let beyond = (TAIL * RESAMPLES as f64) as usize;
     (results[beyond], results[RESAMPLES - 1 - beyond])
 }
 
 /// A number below `count`, by multiplication (Lemire, *Fast Random Integer Generation in an Interval*). The bias is
 /// below `count / 2^64` and needs no second draw.
-fn index_below(random: &mut Xoshiro256PlusPlus, count: usize) -> usize {
+pub(crate) fn index_below(random: &mut Xoshiro256PlusPlus, count: usize) -> usize {
     ((u128::from(random.next_u64()) * count as u128) >> 64) as usize
 }
 
@@ -353,6 +427,35 @@ mod tests {
             })
             .count();
         assert!((265..=297).contains(&held), "{held} of {experiments}");
+    }
+
+    #[test]
+    fn unpaired_is_the_ratio_of_medians() {
+        let ratio = unpaired_ratio(&[30.0, 10.0, 20.0], &[5.0, 4.0, 6.0, 1.0, 100.0], 1).unwrap();
+        assert!((ratio.median - 4.0).abs() < 1e-12 && ratio.n == 3, "{ratio:?}");
+        assert_eq!(unpaired_ratio(&[1.0], &[], 1), None);
+        assert_eq!(unpaired_ratio(&[1.0], &[0.0], 1), None);
+        let alone = unpaired_ratio(&[2.0], &[1.0, 1.0], 1).unwrap();
+        assert_eq!((alone.median, alone.ci_low, alone.ci_high), (2.0, 0.0, f64::INFINITY));
+    }
+
+    /// As [`interval_covers_the_truth`], of two samples that have nothing in common but their spread.
+    #[test]
+    fn unpaired_interval_covers_the_truth() {
+        let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
+        let truth = 1.1f64;
+        let experiments = 300u64;
+        let mut sample = |scale: f64| -> Vec<f64> {
+            normals(&mut random, 15).iter().map(|z| scale * (0.05 * z).exp()).collect()
+        };
+        let held = (0..experiments)
+            .filter(|&seed| {
+                let (a, b) = (sample(truth), sample(1.0));
+                let ratio = unpaired_ratio(&a, &b, seed).unwrap();
+                ratio.ci_low <= truth && truth <= ratio.ci_high
+            })
+            .count();
+        assert!((265..=299).contains(&held), "{held} of {experiments}");
     }
 
     #[test]
