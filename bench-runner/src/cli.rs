@@ -69,20 +69,24 @@ pub struct QuickOptions {
 /// Options of `run` and `plan`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// Block device or file.
+    /// Block device or file, or an export of an NBD server: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH.
     #[arg(long, value_name = "PATH")]
     pub device: PathBuf,
-    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    /// The device's serial and exact size; `plan` prints it. Of an export, its name (`nbd` if it has none) and size. Its contents are
+    /// lost.
     #[arg(long, value_name = "SERIAL:BYTES")]
     pub destroy: Option<String>,
+    /// Connections to an NBD server.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub connections: u32,
     /// Make a file of this size if the device does not exist.
     #[arg(long, value_name = "BYTES")]
     pub create: Option<u64>,
     /// Overwrite somebody else's file system or label on the device.
     #[arg(long)]
     pub force: bool,
-    /// Arms: ring, fio, or a backend by its name; raw always runs beside them.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
+    /// Arms: ring, fio, or a backend by its name, direct if not given; raw always runs beside them. Of an export: fio; nbd always runs.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub backend: Vec<String>,
     /// randread-4k, randwrite-4k, seqread-1m, seqwrite-1m, mixed-4k, durable-4k, durable-4k-dsync.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "randread-4k,randwrite-4k")]

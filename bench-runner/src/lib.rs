@@ -17,6 +17,7 @@ pub mod environment;
 pub mod failure;
 pub mod interrupt;
 pub mod measure;
+pub mod nbd;
 pub mod plan;
 pub mod quick;
 pub mod recorder;

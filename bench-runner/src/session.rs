@@ -89,7 +89,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
     Manifest {
         command_line: std::env::args().collect(),
         seed: plan.seed,
-        device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
+        device: environment::bench_facts(bench),
         environment: environment::environment_facts(),
         plan: Plan {
             arms: plan.arms.iter().map(|arm| arm.name().to_owned()).collect(),

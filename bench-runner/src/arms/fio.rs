@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::child;
 use crate::measure::{ArmOutcome, ArmTask, OperationFigures};
+use crate::nbd::Address;
 use crate::recorder::latency_histogram;
 
 /// Most characters of fio's own messages that an error repeats.
@@ -106,10 +107,23 @@ fn run_program(program: &Path, task: &ArmTask) -> Result<ArmOutcome, FioError> {
         let message = message.trim().chars().take(MESSAGE_CHARS_MAX).collect();
         return Err(FioError::Failed { path: task.path.clone(), message });
     }
-    outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)
+    let mut outcome = outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)?;
+    if is_export(task) {
+        outcome.io_path = "fio, NBD over one connection a writer, one thread".to_owned();
+    }
+    Ok(outcome)
+}
+
+/// Whether the target is an export of an NBD server, which fio reaches by an engine of its own.
+fn is_export(task: &ArmTask) -> bool {
+    matches!(Address::of(&task.path), Ok(Some(_)))
 }
 
 fn check_span(task: &ArmTask) -> Result<(), FioError> {
+    if is_export(task) {
+        // It has been asked for its size.
+        return Ok(());
+    }
     let failed = |source| FioError::Io { path: task.path.clone(), source };
     let mut file = File::open(&task.path).map_err(failed)?;
     let device_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -134,11 +148,6 @@ fn arguments(task: &ArmTask) -> Vec<String> {
     let (jobs, depth) = if each_flushes { (task.queue_depth, 1) } else { (1, task.queue_depth) };
     let mut arguments: Vec<String> = [
         "--name=icecore",
-        "--ioengine=io_uring",
-        "--direct=1",
-        "--fixedbufs=1",
-        "--registerfiles=1",
-        "--nonvectored=1",
         "--iodepth_batch_complete_min=1",
         "--norandommap=1",
         "--randrepeat=0",
@@ -154,10 +163,17 @@ fn arguments(task: &ArmTask) -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    // A colon separates file names in fio's option.
-    let file_name = task.path.to_string_lossy().replace(':', "\\:");
+    if is_export(task) {
+        arguments.extend(["--ioengine=nbd".to_owned(), format!("--uri={}", task.path.display())]);
+    } else {
+        let uring =
+            ["--ioengine=io_uring", "--direct=1", "--fixedbufs=1", "--registerfiles=1", "--nonvectored=1"];
+        arguments.extend(uring.map(str::to_owned));
+        // A colon separates file names in fio's option.
+        let file_name = task.path.to_string_lossy().replace(':', "\\:");
+        arguments.push(format!("--filename={file_name}"));
+    }
     arguments.extend([
-        format!("--filename={file_name}"),
         format!("--offset={}", task.span_offset_bytes),
         format!("--size={}", task.span_bytes),
         format!("--rw={pattern}"),

@@ -61,7 +61,8 @@ fn perform(key: OperationKey, slab: &mut Slab) -> i32 {
             rustix::fs::fallocate(fd, flags, offset, length).map(|()| 0)
         }
         OperationKind::Receive => {
-            rustix::net::recv(fd, &mut bytes[offset as usize..], RecvFlags::DONTWAIT).map(|(moved, _)| moved)
+            let room = &mut bytes[offset as usize..(offset + length) as usize];
+            rustix::net::recv(fd, room, RecvFlags::DONTWAIT).map(|(moved, _)| moved)
         }
         OperationKind::Send => unreachable!("only a gather is sent"),
     };

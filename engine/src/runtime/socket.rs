@@ -190,21 +190,21 @@ impl Socket {
         Ok(Self { context: context.clone(), file: context.adopt_file(fd, None) })
     }
 
-    /// Waits for bytes and puts them into the buffer from `at` on: as many as there are, one at least, up to its end. 0 bytes
+    /// Waits for bytes and puts them into the buffer from `at` on: as many as there are, one at least, `most` at most. 0 bytes
     /// mean that the other end sends no more.
     ///
     /// # Errors
     /// What the system says of the connection.
     ///
     /// # Panics
-    /// If `at` is not within the buffer.
-    pub async fn receive(&self, buf: Buf, at: usize) -> (Result<usize>, Buf) {
-        assert!(at < buf.len(), "there is room for a byte");
+    /// If there is no room for so many, or for none.
+    pub async fn receive(&self, buf: Buf, at: usize, most: usize) -> (Result<usize>, Buf) {
+        assert!(most > 0 && at + most <= buf.len(), "what is received finds room");
         let operation = Operation {
             kind: OperationKind::Receive,
             target: Target::File(Rc::clone(&self.file)),
             offset: at as u64,
-            length: (buf.len() - at) as u64,
+            length: most as u64,
             guard: None,
             failed: None,
         };

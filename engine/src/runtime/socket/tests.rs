@@ -68,13 +68,13 @@ fn receiving_ends_with_what_there_is_and_says_when_there_is_no_more() {
         runtime.block_on(async {
             let buf = runtime.context().buffers().zeroed(4096).unwrap();
             theirs.write_all(b"abc").unwrap();
-            let (result, buf) = socket.receive(buf, 0).await;
+            let (result, buf) = socket.receive(buf, 0, 4096).await;
             assert_eq!((result.unwrap(), &buf[..4]), (3, &b"abc\0"[..]));
             theirs.write_all(b"de").unwrap();
-            let (result, buf) = socket.receive(buf, 3).await;
+            let (result, buf) = socket.receive(buf, 3, 100).await;
             assert_eq!((result.unwrap(), &buf[..6]), (2, &b"abcde\0"[..]));
             theirs.write_all(&[7; 5000]).unwrap();
-            let (result, buf) = socket.receive(buf, 4000).await;
+            let (result, buf) = socket.receive(buf, 4000, 96).await;
             assert_eq!((result.unwrap(), buf[3999], buf[4000], buf[4095]), (96, 0, 7, 7), "up to the end");
             // What comes later wakes whoever waits; the other end's end is no error.
             let later = std::thread::spawn(move || {
@@ -83,7 +83,7 @@ fn receiving_ends_with_what_there_is_and_says_when_there_is_no_more() {
             });
             let mut buf = buf;
             loop {
-                let (result, back) = socket.receive(buf, 0).await;
+                let (result, back) = socket.receive(buf, 0, 4096).await;
                 buf = back;
                 if result.unwrap() == 0 {
                     break;
@@ -113,7 +113,7 @@ fn receiving_and_sending_go_on_beside_each_other_and_beside_timers() {
             let mut buf = inner.buffers().get(512).unwrap();
             let mut total = 0;
             while total < 200_000 {
-                let (result, back) = receiving.receive(buf, 0).await;
+                let (result, back) = receiving.receive(buf, 0, 512).await;
                 total += result.unwrap();
                 buf = back;
             }
@@ -145,7 +145,7 @@ fn shutting_down_ends_what_is_under_way_and_a_lost_peer_is_an_error_of_a_send() 
             let (waiting, inner) = (Rc::clone(&socket), context.clone());
             let received = context.spawn(async move {
                 let buf = inner.buffers().get(512).unwrap();
-                waiting.receive(buf, 0).await.0
+                waiting.receive(buf, 0, 512).await.0
             });
             context.sleep(2_000_000).await;
             socket.shut_down();
