@@ -39,6 +39,8 @@ enum Storage {
     Device(Device),
     /// An export of an NBD server.
     Export(Export),
+    /// A device that another system has for the time being.
+    LentOut,
 }
 
 impl Bench {
@@ -113,14 +115,28 @@ impl Bench {
     pub fn device(&self) -> &Device {
         match &self.storage {
             Storage::Device(device) => device,
-            Storage::Export(_) => unreachable!("an export is measured without a device"),
+            Storage::Export(_) | Storage::LentOut => unreachable!("what is measured has no device of ours"),
         }
+    }
+
+    /// A bench without its device, which another system has: nothing is held, and nothing of it touched.
+    ///
+    /// # Errors
+    /// No runtime, or no such device.
+    pub(crate) fn lent_out(path: &Path, queue_depth_max: u32) -> Result<Self, Failure> {
+        let (runtime, identity) = (runtime(queue_depth_max)?, Identity::of(path)?);
+        Ok(Self { storage: Storage::LentOut, runtime, path: path.to_owned(), identity })
+    }
+
+    /// Whether there is a device.
+    pub(crate) fn has_device(&self) -> bool {
+        matches!(self.storage, Storage::Device(_))
     }
 
     /// The export, if it is one that is measured.
     pub fn export(&self) -> Option<&Export> {
         match &self.storage {
-            Storage::Device(_) => None,
+            Storage::Device(_) | Storage::LentOut => None,
             Storage::Export(export) => Some(export),
         }
     }
@@ -128,8 +144,8 @@ impl Bench {
     /// Sizes and abilities.
     pub fn geometry(&self) -> Geometry {
         match &self.storage {
-            Storage::Device(device) => *device.geometry(),
             Storage::Export(export) => export.geometry(),
+            Storage::Device(_) | Storage::LentOut => *self.device().geometry(),
         }
     }
 

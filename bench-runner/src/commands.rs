@@ -71,6 +71,13 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             let out = out_folder(options.out.clone())?;
             Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
         }
+        Command::Peers(options) => {
+            let out = out_folder(options.out.clone())?;
+            let (session, table) = snapshots::peers::run(&options, &out, &mut |_, _| {})?;
+            let exit_code = tell(&session, options.json);
+            eprint!("\n{table}");
+            Ok(exit_code)
+        }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());

@@ -121,6 +121,10 @@ fn is_export(task: &ArmTask) -> bool {
 
 fn check_span(task: &ArmTask) -> Result<(), FioError> {
     if is_export(task) {
+        if task.workload.durability == Durability::DurableWrite {
+            let message = "its NBD engine has no durable writes; leave this workload or fio out".to_owned();
+            return Err(FioError::Failed { path: task.path.clone(), message });
+        }
         // It has been asked for its size.
         return Ok(());
     }
@@ -194,6 +198,8 @@ fn arguments(task: &ArmTask) -> Vec<String> {
     let durability: &[&str] = match workload.durability {
         Durability::None => &["--disable_slat=1", "--disable_clat=1"],
         Durability::DurableWrite => &["--disable_slat=1", "--disable_clat=1", "--sync=dsync"],
+        // Its NBD engine has one kind of flush.
+        Durability::WriteThenFlush if is_export(task) => &["--fsync=1"],
         Durability::WriteThenFlush => &["--fdatasync=1"],
     };
     arguments.extend(durability.iter().map(|option| (*option).to_owned()));

@@ -3,6 +3,8 @@
 //! One program of tests, so that it is linked once.
 
 mod honest;
+mod nbd;
+mod nbd_server;
 mod recovery;
 mod report;
 mod run;
