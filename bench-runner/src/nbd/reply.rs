@@ -197,7 +197,7 @@ async fn place(
     length: u32,
 ) -> Result<()> {
     let buf = connection.lend(index)?;
-    let (result, buf) = incoming.into_place(buf, at as usize, length as usize).await;
+    let (result, buf) = incoming.fill_place(buf, at as usize, length as usize).await;
     connection.give_back(index, buf);
     result
 }
@@ -266,7 +266,7 @@ impl Incoming<'_> {
     }
 
     /// Moves the next so many bytes to a place in a buffer.
-    async fn into_place(&mut self, mut buf: Buf, at: usize, length: usize) -> (Result<()>, Buf) {
+    async fn fill_place(&mut self, mut buf: Buf, at: usize, length: usize) -> (Result<()>, Buf) {
         let mut done = length.min(self.end - self.start);
         buf[at..at + done].copy_from_slice(self.seen(done));
         self.pass(done);

@@ -17,8 +17,10 @@ use crate::interrupt;
 const TOUCH_TIMES: u64 = 4;
 
 /// The suites, by their names.
-pub(super) const SUITES: [(&str, fn(&Stage) -> Result<(), Failure>); 3] =
-    [("cliff", cliff), ("chain", chain), ("quick", quick)];
+pub(super) const SUITES: [Beside; 3] = [("cliff", cliff), ("chain", chain), ("quick", quick)];
+
+/// A suite, by its name.
+pub(super) type Beside = (&'static str, fn(&Stage) -> Result<(), Failure>);
 
 /// A prepared target, which may have to be connected to anew after each snapshot.
 struct Held {

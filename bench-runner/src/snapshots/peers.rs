@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::beside::SUITES;
+use super::beside::{Beside, SUITES};
 use super::subject::{Abilities, Kept};
 use super::*;
 use crate::cli::PeerOptions;
@@ -100,7 +100,7 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     Ok((Session { report, data, invalid, stopped }, text))
 }
 
-type Suites = Vec<(&'static str, fn(&Stage) -> Result<(), Failure>)>;
+type Suites = Vec<Beside>;
 
 fn suites(names: &[String]) -> Result<Suites, Failure> {
     let one = |name: &String| {
@@ -293,7 +293,12 @@ fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
                 };
                 let both = |block: &u32| Some((*mine.get(block)?, *theirs.get(block)?));
                 let (a, b): (Vec<f64>, Vec<f64>) = mine.keys().filter_map(both).unzip();
-                let own = of_arms.get("raw").zip(of_arms.get(reference));
+                // What keeps no snapshots has no oldest one: reads are reads.
+                let of_raw = match phase.as_str() {
+                    "oldest-warm" => rates.get(&(suite.clone(), "newest-warm".to_owned(), *chain_depth)),
+                    _ => Some(of_arms),
+                };
+                let own = of_raw.and_then(|of_raw| of_raw.get("raw").zip(of_raw.get(reference)));
                 let shares = |block: &u32| {
                     let (raw, theirs_raw) =
                         own.and_then(|(raw, own)| Some((*raw.get(block)?, *own.get(block)?)))?;
@@ -320,8 +325,14 @@ fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
 
 /// Both ends of an interval, where it has some.
 fn ends(ratio: Option<&stats::Ratio>) -> [String; 3] {
-    let text = |value: f64| if value.is_finite() { format!("{value:.4}") } else { String::new() };
-    ratio.map_or_else(Default::default, |ratio| [ratio.median, ratio.ci_low, ratio.ci_high].map(text))
+    let Some(ratio) = ratio else { return Default::default() };
+    let text = |value: f64| format!("{value:.4}");
+    if ratio.ci_high.is_finite() {
+        [ratio.median, ratio.ci_low, ratio.ci_high].map(text)
+    } else {
+        // One block has none.
+        [text(ratio.median), String::new(), String::new()]
+    }
 }
 
 fn write_csv(path: &Path, lines: &[Line]) -> Result<(), Failure> {
