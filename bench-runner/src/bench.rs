@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use icecore::buf::BufPoolOptions;
-use icecore::device::{self, Access, Caching, Device, Identity};
+use icecore::device::identity::confirm_destroy;
+use icecore::device::{self, Access, Caching, Device, Geometry, Identity};
 use icecore::runtime::{Runtime, RuntimeOptions};
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Volume};
@@ -11,6 +12,7 @@ use icecore::volume::{CreateOptions, Volume};
 use crate::arms::Arm;
 use crate::content;
 use crate::failure::Failure;
+use crate::nbd::{Address, ConnectOptions, Export};
 
 /// Buffer memory that superblocks, signatures and rounding need beside the operations'.
 const OTHER_BUFFER_BYTES: usize = 4 << 20;
@@ -24,10 +26,21 @@ const BUFFER_KINDS_4K: usize = 2;
 #[derive(Debug)]
 pub struct Bench {
     // Before the runtime: a device is dropped while its runtime lives.
-    device: Device,
+    storage: Storage,
     runtime: Runtime,
     path: PathBuf,
     identity: Identity,
+}
+
+/// What is measured.
+#[derive(Debug)]
+enum Storage {
+    /// A block device or file.
+    Device(Device),
+    /// An export of an NBD server.
+    Export(Export),
+    /// A device that another system has for the time being.
+    LentOut,
 }
 
 impl Bench {
@@ -43,9 +56,10 @@ impl Bench {
     ) -> Result<Self, Failure> {
         let runtime = runtime(queue_depth_max)?;
         let device = Device::claim(runtime.context(), path, destroy, Caching::Direct)?;
-        let bench = Self { device, runtime, path: path.to_owned(), identity: Identity::of(path)? };
+        let storage = Storage::Device(device);
+        let bench = Self { storage, runtime, path: path.to_owned(), identity: Identity::of(path)? };
         if !force {
-            let found = bench.runtime.block_on(Volume::foreign_signature(&bench.device))?;
+            let found = bench.runtime.block_on(Volume::foreign_signature(bench.device()))?;
             if let Some(signature) = found {
                 return Err(signature.refusal().on(path.display().to_string()).into());
             }
@@ -71,9 +85,68 @@ impl Bench {
         Self::claim(path, Some(&own), queue_depth_max, true)
     }
 
+    /// Connects to an export whose contents may be lost. The protocol has no way to keep others out of it.
+    ///
+    /// # Errors
+    /// Every refusal of [`Export::connect`]; it is not the one that `destroy` names, or carries a signature.
+    pub fn claim_export(
+        address: &Address,
+        destroy: Option<&str>,
+        queue_depth_max: u32,
+        force: bool,
+        connections: u32,
+    ) -> Result<Self, Failure> {
+        let runtime = runtime(queue_depth_max)?;
+        let options = ConnectOptions { connections, ..ConnectOptions::default() };
+        let export = runtime.block_on(Export::connect(runtime.context(), address, options))?;
+        let identity = export.identity();
+        confirm_destroy(&identity, destroy)?;
+        if !force && let Some(signature) = runtime.block_on(export.foreign_signature(runtime.context()))? {
+            return Err(signature.refusal().on(address.to_string()).into());
+        }
+        let path = identity.path.clone();
+        Ok(Self { storage: Storage::Export(export), runtime, path, identity })
+    }
+
     /// The device.
+    ///
+    /// # Panics
+    /// Where an export is measured: no arm of one asks for it.
     pub fn device(&self) -> &Device {
-        &self.device
+        match &self.storage {
+            Storage::Device(device) => device,
+            Storage::Export(_) | Storage::LentOut => unreachable!("what is measured has no device of ours"),
+        }
+    }
+
+    /// A bench without its device, which another system has: nothing is held, and nothing of it touched.
+    ///
+    /// # Errors
+    /// No runtime, or no such device.
+    pub(crate) fn lent_out(path: &Path, queue_depth_max: u32) -> Result<Self, Failure> {
+        let (runtime, identity) = (runtime(queue_depth_max)?, Identity::of(path)?);
+        Ok(Self { storage: Storage::LentOut, runtime, path: path.to_owned(), identity })
+    }
+
+    /// Whether there is a device.
+    pub(crate) fn has_device(&self) -> bool {
+        matches!(self.storage, Storage::Device(_))
+    }
+
+    /// The export, if it is one that is measured.
+    pub fn export(&self) -> Option<&Export> {
+        match &self.storage {
+            Storage::Device(_) | Storage::LentOut => None,
+            Storage::Export(export) => Some(export),
+        }
+    }
+
+    /// Sizes and abilities.
+    pub fn geometry(&self) -> Geometry {
+        match &self.storage {
+            Storage::Export(export) => export.geometry(),
+            Storage::Device(_) | Storage::LentOut => *self.device().geometry(),
+        }
     }
 
     /// The runtime it belongs to.
@@ -117,6 +190,9 @@ pub struct DataSpan {
 /// # Errors
 /// The device is too small for one of them.
 pub fn data_span(device_bytes: u64, path: &Path, arms: &[Arm]) -> Result<DataSpan, Failure> {
+    if arms.contains(&Arm::Nbd) {
+        return Ok(DataSpan { offset_bytes: 0, bytes: device_bytes / MIB * MIB, least: Arm::Nbd });
+    }
     let capacity = |backend| {
         Volume::capacity(device_bytes, SECTOR_BYTES, &CreateOptions::new(backend))
             .map_err(|error| error.on(path.display().to_string()))

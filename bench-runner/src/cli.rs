@@ -26,6 +26,8 @@ pub enum Command {
     Plan(RunOptions),
     /// Measure what keeping snapshots costs: taking, holding, reading, deleting them, going back, running full.
     Snapshots(SnapshotOptions),
+    /// Measure snapshots beside other systems, on the same device: qcow2, nbdkit, XFS, btrfs.
+    Peers(PeerOptions),
     /// Kill a process that writes, and time how long its volume takes to be there again.
     Recovery(RecoveryOptions),
     /// The process that is killed.
@@ -62,6 +64,7 @@ impl Command {
             Command::Workloads { json } => *json,
             Command::TraceInfo(options) => options.json,
             Command::Compare(options) => options.json,
+            Command::Peers(options) => options.json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
@@ -84,20 +87,24 @@ pub struct QuickOptions {
 /// Options of `run` and `plan`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// Block device or file.
+    /// Block device or file, or an export of an NBD server: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH.
     #[arg(long, value_name = "PATH")]
     pub device: PathBuf,
-    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    /// The device's serial and exact size; `plan` prints it. Of an export, its name (`nbd` if it has none) and size. Its contents are
+    /// lost.
     #[arg(long, value_name = "SERIAL:BYTES")]
     pub destroy: Option<String>,
+    /// Connections to an NBD server.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub connections: u32,
     /// Make a file of this size if the device does not exist.
     #[arg(long, value_name = "BYTES")]
     pub create: Option<u64>,
     /// Overwrite somebody else's file system or label on the device.
     #[arg(long)]
     pub force: bool,
-    /// Arms: ring, fio, or a backend by its name; raw always runs beside them.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct")]
+    /// Arms: ring, fio, or a backend by its name, direct if not given; raw always runs beside them. Of an export: fio; nbd always runs.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub backend: Vec<String>,
     /// Workloads by name (`bench-runner workloads` lists them), or paths of TOML files.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "randread-4k,randwrite-4k")]
@@ -218,6 +225,66 @@ pub struct SnapshotOptions {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Length of the span; 1 GiB, or a quarter of what the device has, if not given.
+    #[arg(long, value_name = "BYTES")]
+    pub span: Option<u64>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `peers`.
+#[derive(Args, Clone, Debug)]
+pub struct PeerOptions {
+    /// Block device or file. Ours and the others have it in turns, whole.
+    #[arg(long, value_name = "PATH")]
+    pub device: PathBuf,
+    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    #[arg(long, value_name = "SERIAL:BYTES")]
+    pub destroy: Option<String>,
+    /// Overwrite somebody else's file system or label on the device.
+    #[arg(long)]
+    pub force: bool,
+    /// cliff, chain, quick.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "cliff,chain,quick")]
+    pub suite: Vec<String>,
+    /// Peers, by the names of their programs; all that can run here if not given. What a peer is held against comes with it.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub peers: Vec<String>,
+    /// Folder of these programs; scripts/peers of the checkout if not given.
+    #[arg(long, value_name = "DIR")]
+    pub scripts: Option<PathBuf>,
+    /// Backends beside them.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "log,overlay,cow")]
+    pub backend: Vec<String>,
+    /// Lengths of the chain.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16",
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub snapshots: Vec<u32>,
+    /// Scattered writes between two of these snapshots.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub changes: u64,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub queue_depth: u32,
+    /// Writes that are begun together, once as many have completed.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// Measured seconds of each part of a suite.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Seconds under load before that.
+    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
+    pub warmup: f64,
+    /// Blocks: how often every arm is repeated.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeats: u32,
+    /// Seed of addresses, content and order; random, and printed, if not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder of the results; must be empty (default: `results/local/UTC`).
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Length of the span; 256 MiB, or a quarter of what the device has, if not given.
     #[arg(long, value_name = "BYTES")]
     pub span: Option<u64>,
     /// Print one JSON object on stdout.

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::bench::Bench;
 use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
+use crate::nbd::Address;
 use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::{
@@ -77,6 +78,13 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             let out = out_folder(options.out.clone())?;
             Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
         }
+        Command::Peers(options) => {
+            let out = out_folder(options.out.clone())?;
+            let (session, table) = snapshots::peers::run(&options, &out, &mut |_, _| {})?;
+            let exit_code = tell(&session, options.json);
+            eprint!("\n{table}");
+            Ok(exit_code)
+        }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
         Command::Compare(options) => compare::tell(&options),
         Command::Report { folder } => {
@@ -93,11 +101,18 @@ fn run(options: &RunOptions) -> Result<Session, Failure> {
     let out = out_folder(options.out.clone())?;
     let bench = claim(options, request.queue_depth_max())?;
     let plan = request.on(&options.device, bench.identity().size_bytes)?;
+    if let Some(export) = bench.export() {
+        plan::refuse_undurable(export, &plan)?;
+    }
     eprintln!("{}", plan::sentence(&plan, bench.path()));
     session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {})
 }
 
 fn claim(options: &RunOptions, queue_depth_max: u32) -> Result<Bench, Failure> {
+    if let Some(address) = Address::of(&options.device)? {
+        let destroy = options.destroy.as_deref();
+        return Bench::claim_export(&address, destroy, queue_depth_max, options.force, options.connections);
+    }
     match options.create {
         Some(size_bytes) if !options.device.exists() => {
             // Refused before the file is made.

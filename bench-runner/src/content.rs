@@ -52,6 +52,9 @@ impl fmt::Display for WrongBlock {
 /// # Errors
 /// What the device says, or that a signal stopped it.
 pub fn prime(bench: &Bench, arm: Arm, task: &ArmTask) -> Result<(), Failure> {
+    if let Some(export) = bench.export() {
+        return fill(bench.runtime(), export, task.span_bytes, task.stamper());
+    }
     let backend = if let Arm::Engine(backend) = arm { backend } else { Backend::Direct };
     format(bench, backend, ObjectKind::Mapped, None)?;
     let runtime = bench.runtime();
@@ -108,6 +111,9 @@ pub fn verify(
 ) -> Result<Result<u64, WrongBlock>, Failure> {
     let runtime = bench.runtime();
     let counts = generations.counts();
+    if let Some(export) = bench.export() {
+        return compare(runtime, export, task.span_bytes, task.stamper(), counts);
+    }
     if let Arm::Engine(_) = arm {
         let volume = runtime.block_on(Volume::open(bench.device().clone(), OpenMode::ReadOnly))?;
         let compared = compare(runtime, &volume, task.span_bytes, task.stamper(), counts)?;

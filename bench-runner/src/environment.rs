@@ -9,6 +9,7 @@ use std::process::Command;
 
 use icecore::device::{Geometry, Identity, sys};
 
+use crate::bench::Bench;
 use crate::results::{DeviceFacts, EnvironmentFacts};
 
 /// What the system says of the device or file.
@@ -27,6 +28,29 @@ pub fn device_facts(path: &Path, identity: &Identity, geometry: &Geometry) -> De
         scheduler: attribute("queue/scheduler").map(|choices| chosen(&choices)),
         nr_requests: attribute("queue/nr_requests").and_then(|requests| requests.parse().ok()),
         write_cache: attribute("queue/write_cache"),
+        logical_block_bytes: Some(u64::from(geometry.logical_block_bytes)),
+        physical_block_bytes: Some(u64::from(geometry.physical_block_bytes)),
+        rotational: Some(geometry.rotational),
+    }
+}
+
+/// What is known of what a bench measures.
+pub fn bench_facts(bench: &Bench) -> DeviceFacts {
+    let geometry = bench.geometry();
+    let Some(export) = bench.export() else {
+        return device_facts(bench.path(), bench.identity(), &geometry);
+    };
+    DeviceFacts {
+        path: bench.path().display().to_string(),
+        serial: bench.identity().serial.clone(),
+        size_bytes: bench.identity().size_bytes,
+        kind: "NBD export".to_owned(),
+        model: Some(export.io_path()),
+        firmware: None,
+        file_system: None,
+        scheduler: None,
+        nr_requests: None,
+        write_cache: None,
         logical_block_bytes: Some(u64::from(geometry.logical_block_bytes)),
         physical_block_bytes: Some(u64::from(geometry.physical_block_bytes)),
         rotational: Some(geometry.rotational),

@@ -19,6 +19,7 @@ pub mod failure;
 pub mod interrupt;
 pub mod measure;
 pub mod method;
+pub mod nbd;
 pub(crate) mod open_loads;
 pub mod plan;
 pub mod quick;

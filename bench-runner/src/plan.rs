@@ -5,14 +5,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use icecore::device::{Identity, safety};
 use icecore::error::Reason;
+use icecore::format::nbd::{CAN_MULTI_CONN, READ_ONLY, SEND_FLUSH};
 use icecore::volume::Volume;
-use icecore_workloads::Workload;
+use icecore_workloads::{Durability, Workload};
 use serde_json::{Value, json};
 
 use crate::arms::Arm;
 use crate::bench::{self, DataSpan, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
+use crate::nbd::{Address, ConnectOptions, Export};
 use crate::suite::{Cell, Load, SuitePlan, time_text};
 
 /// The span if none is given. Every arm fills and compares all of it, so that a larger one costs more time than
@@ -37,9 +39,26 @@ impl Request {
     /// # Errors
     /// A usage failure that lists what there is.
     pub fn parse(options: &RunOptions) -> Result<Self, Failure> {
-        let mut arms = vec![Arm::Raw];
-        for name in &options.backend {
+        let is_export = Address::of(&options.device)?.is_some();
+        let mut arms = vec![if is_export { Arm::Nbd } else { Arm::Raw }];
+        let direct = ["direct".to_owned()];
+        let named = if options.backend.is_empty() && !is_export { &direct[..] } else { &options.backend };
+        for name in named {
             let arm = Arm::from_name(name)?;
+            match arm {
+                Arm::Nbd | Arm::Fio if is_export => {}
+                Arm::Nbd => {
+                    let why = "nbd is how an NBD server's export is measured: --device nbd://HOST/EXPORT";
+                    return Err(Failure::usage(why));
+                }
+                other if is_export => {
+                    let name = other.name();
+                    return Err(Failure::usage(format!(
+                        "{name} needs a block device or file; an export has nbd and fio"
+                    )));
+                }
+                _ => {}
+            }
             if !arms.contains(&arm) {
                 arms.push(arm);
             }
@@ -112,6 +131,19 @@ impl Request {
     }
 }
 
+/// Refuses loads that wait for durability where the server promises none.
+pub(crate) fn refuse_undurable(export: &Export, plan: &SuitePlan) -> Result<(), Failure> {
+    let waits = |cell: &&Cell| cell.workload.durability() != Durability::None;
+    match plan.cells.iter().find(waits) {
+        Some(cell) if !export.agreed().has(SEND_FLUSH) => Err(Failure::environment(format!(
+            "{}: the server takes no flushes, so that nobody knows what is durable; leave {} out",
+            export.identity().path.display(),
+            cell.workload.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// A seed nobody chose.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
@@ -176,7 +208,9 @@ pub fn tell(options: &RunOptions) -> Result<i32, Failure> {
 fn describe(options: &RunOptions) -> Result<Value, Failure> {
     let request = Request::parse(options)?;
     let path = &options.device;
+    let address = Address::of(path)?;
     let (size_bytes, mut object) = match (Identity::of(path), options.create) {
+        _ if address.is_some() => existing_export(address.as_ref(), options.connections)?,
         (Ok(identity), _) => (identity.size_bytes, existing(path, &identity)?),
         (Err(error), Some(size_bytes)) if *error.reason() == Reason::NotFound => {
             (size_bytes, json!({ "exists": false, "created_bytes": size_bytes }))
@@ -216,6 +250,30 @@ fn existing(path: &Path, identity: &Identity) -> Result<Value, Failure> {
         "in_use": in_use,
         "signature": signature.map(|signature| format!("{} at byte {}", signature.name, signature.at)),
     }))
+}
+
+/// What a server says of an export.
+fn existing_export(address: Option<&Address>, connections: u32) -> Result<(u64, Value), Failure> {
+    let Some(address) = address else { unreachable!("asked for addresses alone") };
+    let runtime = bench::runtime(1)?;
+    let options = ConnectOptions { connections, read_only: true, ..ConnectOptions::default() };
+    let export = runtime.block_on(Export::connect(runtime.context(), address, options))?;
+    let signature = runtime.block_on(export.foreign_signature(runtime.context()))?;
+    let (identity, agreed) = (export.identity(), export.agreed());
+    let object = json!({
+        "exists": true,
+        "serial": identity.serial,
+        "destroy": identity.destroy_argument(),
+        "destroy_argument": format!("--destroy {}", shell_word(&identity.destroy_argument())),
+        "read_only": agreed.has(READ_ONLY),
+        "several_connections": agreed.has(CAN_MULTI_CONN),
+        "minimum_bytes": agreed.blocks.minimum_bytes,
+        "maximum_bytes": agreed.blocks.maximum_bytes,
+        "io_path": export.io_path(),
+        "signature": signature.map(|signature| format!("{} at byte {}", signature.name, signature.at)),
+    });
+    runtime.block_on(export.close())?;
+    Ok((identity.size_bytes, object))
 }
 
 /// The text as one word of a shell.

@@ -90,7 +90,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
     Manifest {
         command_line: std::env::args().collect(),
         seed: plan.seed,
-        device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
+        device: environment::bench_facts(bench),
         environment: environment::environment_facts(),
         plan: Plan {
             arms: plan.method.arms(&plan.arms).into_iter().map(|(_, name)| name).collect(),

@@ -14,6 +14,7 @@ use icecore::format::journal::{
     Applied, Branch, ChangeHeader, Checkpoint, Dead, Lease, Object, Opening, RecordHeader, Rollback, Row,
     Run, Snapshot, SnapshotGroup, SnapshotLock, Volume,
 };
+use icecore::format::nbd;
 use icecore::format::root::Root;
 use icecore::format::superblock::{Area, RoleEntry, Superblock};
 
@@ -175,6 +176,24 @@ fn the_tables_say_what_the_compiler_lays_out() {
     assert_laid_out("BatchEntry", size_of::<BatchEntry>(), fields);
     let fields = layout!(ControlHeader: magic version kind body_bytes);
     assert_laid_out("ControlHeader", size_of::<ControlHeader>(), fields);
+    let fields = layout!(nbd::Greeting: magic option_magic flags);
+    assert_laid_out("Greeting", size_of::<nbd::Greeting>(), fields);
+    let fields = layout!(nbd::OptionHeader: magic option data_bytes);
+    assert_laid_out("OptionHeader", size_of::<nbd::OptionHeader>(), fields);
+    let fields = layout!(nbd::OptionReply: magic option kind data_bytes);
+    assert_laid_out("OptionReply", size_of::<nbd::OptionReply>(), fields);
+    let fields = layout!(nbd::ExportInfo: information size_bytes flags);
+    assert_laid_out("ExportInfo", size_of::<nbd::ExportInfo>(), fields);
+    let fields = layout!(nbd::BlockSizeInfo: information minimum_bytes preferred_bytes maximum_bytes);
+    assert_laid_out("BlockSizeInfo", size_of::<nbd::BlockSizeInfo>(), fields);
+    let fields = layout!(nbd::Request: magic flags command handle offset_bytes length_bytes);
+    assert_laid_out("Request", size_of::<nbd::Request>(), fields);
+    let fields = layout!(nbd::SimpleReply: magic error handle);
+    assert_laid_out("SimpleReply", size_of::<nbd::SimpleReply>(), fields);
+    let fields = layout!(nbd::Chunk: magic flags kind handle payload_bytes);
+    assert_laid_out("Chunk", size_of::<nbd::Chunk>(), fields);
+    assert_laid_out("Hole", size_of::<nbd::Hole>(), layout!(nbd::Hole: offset_bytes length_bytes));
+    assert_laid_out("ChunkError", size_of::<nbd::ChunkError>(), layout!(nbd::ChunkError: error text_bytes));
     let fields = layout!(PageHeader: magic version checksum address run page kind count reserved);
     assert_laid_out("PageHeader", size_of::<PageHeader>(), fields);
     let fields = layout!(IndexEntry: lba sequence reserved virtual_segment slot checksum);

@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::child;
 use crate::measure::{ArmOutcome, ArmTask, OperationFigures};
+use crate::nbd::Address;
 use crate::recorder::latency_histogram;
 
 /// Most characters of fio's own messages that an error repeats.
@@ -111,7 +112,16 @@ fn run_program(program: &Path, task: &ArmTask) -> Result<ArmOutcome, FioError> {
         let message = message.trim().chars().take(MESSAGE_CHARS_MAX).collect();
         return Err(FioError::Failed { path: task.path.clone(), message });
     }
-    outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)
+    let mut outcome = outcome(&String::from_utf8_lossy(&output.stdout), &task.workload)?;
+    if is_export(task) {
+        outcome.io_path = "fio, NBD over one connection a writer, one thread".to_owned();
+    }
+    Ok(outcome)
+}
+
+/// Whether the target is an export of an NBD server, which fio reaches by an engine of its own.
+fn is_export(task: &ArmTask) -> bool {
+    matches!(Address::of(&task.path), Ok(Some(_)))
 }
 
 /// The part that is all of the task, if fio can be asked for it.
@@ -125,6 +135,14 @@ pub(crate) fn can_be_asked(part: &Part) -> bool {
 }
 
 fn check_span(task: &ArmTask) -> Result<(), FioError> {
+    if is_export(task) {
+        if task.workload.durability() == Durability::DurableWrite {
+            let message = "its NBD engine has no durable writes; leave this workload or fio out".to_owned();
+            return Err(FioError::Failed { path: task.path.clone(), message });
+        }
+        // It has been asked for its size.
+        return Ok(());
+    }
     let failed = |source| FioError::Io { path: task.path.clone(), source };
     let mut file = File::open(&task.path).map_err(failed)?;
     let device_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -150,11 +168,6 @@ fn arguments(task: &ArmTask, (part, operation_bytes): (&Part, u32)) -> Vec<Strin
     let (jobs, depth) = if each_flushes { (task.queue_depth, 1) } else { (1, task.queue_depth) };
     let mut arguments: Vec<String> = [
         "--name=icecore",
-        "--ioengine=io_uring",
-        "--direct=1",
-        "--fixedbufs=1",
-        "--registerfiles=1",
-        "--nonvectored=1",
         "--iodepth_batch_complete_min=1",
         "--norandommap=1",
         "--randrepeat=0",
@@ -170,10 +183,17 @@ fn arguments(task: &ArmTask, (part, operation_bytes): (&Part, u32)) -> Vec<Strin
     ]
     .map(str::to_owned)
     .into();
-    // A colon separates file names in fio's option.
-    let file_name = task.path.to_string_lossy().replace(':', "\\:");
+    if is_export(task) {
+        arguments.extend(["--ioengine=nbd".to_owned(), format!("--uri={}", task.path.display())]);
+    } else {
+        let uring =
+            ["--ioengine=io_uring", "--direct=1", "--fixedbufs=1", "--registerfiles=1", "--nonvectored=1"];
+        arguments.extend(uring.map(str::to_owned));
+        // A colon separates file names in fio's option.
+        let file_name = task.path.to_string_lossy().replace(':', "\\:");
+        arguments.push(format!("--filename={file_name}"));
+    }
     arguments.extend([
-        format!("--filename={file_name}"),
         format!("--offset={}", task.span_offset_bytes),
         format!("--size={}", task.span_bytes),
         format!("--rw={pattern}"),
@@ -194,6 +214,8 @@ fn arguments(task: &ArmTask, (part, operation_bytes): (&Part, u32)) -> Vec<Strin
     let durability: &[&str] = match workload.durability() {
         Durability::None => &["--disable_slat=1", "--disable_clat=1"],
         Durability::DurableWrite => &["--disable_slat=1", "--disable_clat=1", "--sync=dsync"],
+        // Its NBD engine has one kind of flush.
+        Durability::WriteThenFlush if is_export(task) => &["--fsync=1"],
         Durability::WriteThenFlush => &["--fdatasync=1"],
     };
     arguments.extend(durability.iter().map(|option| (*option).to_owned()));

@@ -1,7 +1,8 @@
 //! The arms: each one a way of doing the same I/O.
 //!
 //! `ring` is the hand-written loop, `raw` the engine's device without a volume, `fio` the program of that name,
-//! and every backend of the engine is an arm under its own name. [`engine`] drives `raw` and the backends alike.
+//! every backend of the engine is an arm under its own name, and `nbd` an export of an NBD server. [`engine`] drives `raw`, `nbd` and the
+//! backends alike.
 
 pub mod engine;
 pub mod fio;
@@ -30,6 +31,8 @@ pub enum Arm {
     Raw,
     /// The program fio.
     Fio,
+    /// An export of an NBD server.
+    Nbd,
     /// A volume of this backend.
     Engine(Backend),
 }
@@ -41,6 +44,7 @@ impl Arm {
             Arm::Ring => "ring",
             Arm::Raw => "raw",
             Arm::Fio => "fio",
+            Arm::Nbd => "nbd",
             Arm::Engine(backend) => backend.name(),
         }
     }
@@ -50,7 +54,7 @@ impl Arm {
     /// # Errors
     /// A usage failure that lists the names.
     pub fn from_name(name: &str) -> Result<Self, Failure> {
-        let all = [Arm::Ring, Arm::Raw, Arm::Fio].into_iter().chain(Backend::ALL.map(Arm::Engine));
+        let all = [Arm::Ring, Arm::Raw, Arm::Fio, Arm::Nbd].into_iter().chain(Backend::ALL.map(Arm::Engine));
         all.clone().find(|arm| arm.name() == name).ok_or_else(|| {
             let names: Vec<&str> = all.map(Arm::name).collect();
             Failure::usage(format!("unknown backend {name:?}; this build has: {}", names.join(", ")))
@@ -70,6 +74,14 @@ impl Arm {
         let outcome = match self {
             Arm::Ring => ring::run(task)?,
             Arm::Fio => fio::run(task)?,
+            Arm::Nbd => {
+                let Some(export) = bench.export() else {
+                    unreachable!("a plan has this arm for exports alone")
+                };
+                let mut outcome = engine::run(bench.runtime(), export.clone(), task, Content::Stamped)?;
+                outcome.io_path = format!("{}, {}", export.io_path(), bench.runtime().context().io_path());
+                outcome
+            }
             Arm::Raw => {
                 let bare = Bare::new(bench.device(), task.span_offset_bytes);
                 let before = written_bytes(bench.device());

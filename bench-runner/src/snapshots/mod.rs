@@ -8,6 +8,7 @@
 //! Invariants: everything that a suite has written or kept is read back and compared before its runs count; background
 //! work that a part has caused is waited for before the device's work is counted, unless the part says otherwise.
 
+mod beside;
 mod chain;
 mod cliff;
 mod creation;
@@ -16,6 +17,7 @@ mod full;
 mod load;
 mod overwrite;
 mod peer;
+pub mod peers;
 mod rollback;
 mod stage;
 mod subject;
@@ -25,6 +27,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
+use icecore::device::Identity;
 use icecore::store::Backend;
 use icecore_workloads::Stamper;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -486,7 +489,7 @@ fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manife
     Manifest {
         command_line: std::env::args().collect(),
         seed: plan.seed,
-        device: environment::device_facts(bench.path(), bench.identity(), bench.device().geometry()),
+        device: environment::bench_facts(bench),
         environment: environment::environment_facts(),
         plan: Plan {
             slo_ns: None,

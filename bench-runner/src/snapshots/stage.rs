@@ -137,14 +137,16 @@ impl Stage<'_> {
 
     /// Prepares the span: the bare one, or that of a new volume of just this size.
     pub fn prepare(&self) -> Result<(Subject, Option<Keeper>), Failure> {
-        let (runtime, device) = (self.bench.runtime(), self.bench.device());
+        let runtime = self.bench.runtime();
         let (subject, keeper) = match &self.arm {
             Who::Engine(kept) => {
                 let keeper = self.volume(kept.options(self.plan.span_bytes))?;
                 (keeper.subject(), Some(keeper))
             }
-            Who::Raw => (Subject::Bare(Bare::new(device, self.plan.span_offset_bytes)), None),
-            Who::Peer(peer) => (peer.prepare(runtime.context(), self.plan.span_bytes)?, None),
+            Who::Raw | Who::Fio => {
+                (Subject::Bare(Bare::new(self.bench.device(), self.plan.span_offset_bytes)), None)
+            }
+            Who::Peer(peer) => (peer.prepare(runtime, self.plan.span_bytes)?, None),
         };
         content::fill(runtime, &subject, self.plan.span_bytes, Stamper::new(self.seed))?;
         self.settle(&subject)?;
@@ -164,7 +166,7 @@ impl Stage<'_> {
     /// Takes a snapshot, where there are any.
     pub fn take(&self, keeper: Option<&Keeper>, name: &str) -> Result<(), Failure> {
         match (&self.arm, keeper) {
-            (Who::Peer(peer), _) => peer.take(name),
+            (Who::Peer(peer), _) => peer.take(name).map(drop),
             (_, Some(keeper)) => self.patiently("taking a snapshot", keeper.take(name)),
             (_, None) => Ok(()),
         }
@@ -172,9 +174,8 @@ impl Stage<'_> {
 
     /// What a snapshot shows, where there are any.
     pub fn image(&self, keeper: Option<&Keeper>, name: &str) -> Result<Option<Subject>, Failure> {
-        let context = self.bench.runtime().context();
         match (&self.arm, keeper) {
-            (Who::Peer(peer), _) => peer.image(context, name, self.plan.span_bytes).map(Some),
+            (Who::Peer(peer), _) => peer.image(self.bench.runtime(), name, self.plan.span_bytes).map(Some),
             (_, Some(keeper)) => self.patiently("opening an image", keeper.image(name)).map(Some),
             (_, None) => Ok(None),
         }
@@ -209,7 +210,7 @@ impl Stage<'_> {
     /// Makes everything durable and waits until no background work is left.
     pub fn settle(&self, subject: &Subject) -> Result<(), Failure> {
         self.patiently("a flush", subject.flush())?;
-        self.wait(arms::quiet(self.bench.device()))
+        if self.bench.has_device() { self.wait(arms::quiet(self.bench.device())) } else { Ok(()) }
     }
 
     /// Lets the load go on for this long, or until it ends or `is_done`.
@@ -242,8 +243,11 @@ impl Stage<'_> {
     }
 
     pub fn mark(&self) -> Mark {
-        let ledger = self.bench.device().ledger();
-        let by_cause = Cause::ALL.map(|cause| ledger.tally(cause));
+        let tally = |cause| {
+            // Of what another system does below its device nothing is known.
+            if self.bench.has_device() { self.bench.device().ledger().tally(cause) } else { Tally::default() }
+        };
+        let by_cause = Cause::ALL.map(tally);
         Mark { at_ns: self.now_ns(), by_cause, kernel: kernel_bytes() }
     }
 
@@ -314,13 +318,28 @@ impl Stage<'_> {
         if interrupt::requested() {
             return Err(Failure::interrupted());
         }
-        let mut figures = self.device_figures(&since, outcome.read.operations);
+        let mut figures = if self.bench.has_device() {
+            self.device_figures(&since, outcome.read.operations)
+        } else {
+            Vec::new()
+        };
         figures.extend(more);
-        let (phase, started_ns) = (phase.to_string(), since.at_ns);
-        let part =
-            Part { phase, snapshots: Some(snapshots), started_ns, outcome, figures, windows: Vec::new() };
-        self.parts.borrow_mut().push(part);
+        self.part_of_outcome(phase, Some(snapshots), &since, outcome, figures);
         Ok(())
+    }
+
+    /// Adds a part that was measured by another load.
+    pub fn part_of_outcome(
+        &self,
+        phase: &str,
+        snapshots: Option<u32>,
+        since: &Mark,
+        outcome: ArmOutcome,
+        figures: Vec<Figure>,
+    ) {
+        let (phase, started_ns) = (phase.to_string(), since.at_ns);
+        let part = Part { phase, snapshots, started_ns, outcome, figures, windows: Vec::new() };
+        self.parts.borrow_mut().push(part);
     }
 
     fn read_task(&self) -> ArmTask {

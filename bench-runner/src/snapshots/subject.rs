@@ -18,6 +18,7 @@ use crate::arms::target::{Bare, Target};
 use crate::bench::Bench;
 use crate::content;
 use crate::failure::Failure;
+use crate::nbd::Export;
 
 /// A backend, and what takes what its snapshots need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ impl Kept {
 pub(super) enum Who {
     /// The bare device.
     Raw,
+    /// The bare device, by the program fio.
+    Fio,
     /// A volume of this backend.
     Engine(Kept),
     /// Another system's device.
@@ -81,6 +84,7 @@ impl Who {
     pub fn name(&self) -> &str {
         match self {
             Who::Raw => Arm::Raw.name(),
+            Who::Fio => Arm::Fio.name(),
             Who::Engine(kept) => kept.name(),
             Who::Peer(peer) => &peer.name,
         }
@@ -94,6 +98,7 @@ pub(super) enum Subject {
     Volume(Volume),
     Image(Rc<Image>),
     Scattered(Rc<Scattered>),
+    Export(Export),
 }
 
 /// The blocks of a small span, scattered over a larger subject: each lies somewhere in a stretch of its own.
@@ -152,6 +157,7 @@ impl Target for Subject {
         match self {
             Subject::Bare(bare) => bare.read(offset_bytes, buf).await,
             Subject::Volume(volume) => Target::read(volume, offset_bytes, buf).await,
+            Subject::Export(export) => export.read(offset_bytes, buf).await,
             Subject::Image(image) => image.read(ByteOffset(offset_bytes), buf).await,
             Subject::Scattered(scattered) => {
                 let read = async |at, buf| Box::pin(scattered.over.read(at, buf)).await;
@@ -164,6 +170,7 @@ impl Target for Subject {
         match self {
             Subject::Bare(bare) => bare.write(offset_bytes, buf, durable).await,
             Subject::Volume(volume) => Target::write(volume, offset_bytes, buf, durable).await,
+            Subject::Export(export) => export.write(offset_bytes, buf, durable).await,
             Subject::Image(_) => (Err(Error::new("write image", Reason::ReadOnly)), buf),
             Subject::Scattered(scattered) => {
                 let write = async |at, buf| Box::pin(scattered.over.write(at, buf, durable)).await;
@@ -176,6 +183,7 @@ impl Target for Subject {
         match self {
             Subject::Bare(bare) => bare.flush().await,
             Subject::Volume(volume) => Target::flush(volume).await,
+            Subject::Export(export) => export.flush().await,
             Subject::Image(_) => Ok(()),
             Subject::Scattered(scattered) => Box::pin(scattered.over.flush()).await,
         }

@@ -5,6 +5,8 @@
 mod compare;
 mod honest;
 mod loads;
+mod nbd;
+mod nbd_server;
 mod recovery;
 mod report;
 mod resampled;

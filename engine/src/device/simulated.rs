@@ -567,13 +567,14 @@ impl State {
                 self.write(pending.offset, &vec![0; pending.length as usize]);
                 return 0;
             }
+            OperationKind::Receive | OperationKind::Send => unreachable!("a disk is no socket"),
         }
         length as i32
     }
 
     fn fail(&mut self, pending: &Pending) {
         match pending.kind {
-            OperationKind::Read => {}
+            OperationKind::Read | OperationKind::Receive | OperationKind::Send => {}
             OperationKind::Flush => self.doom(pending.covers),
             OperationKind::Write { .. } | OperationKind::Discard | OperationKind::WriteZeroes => {
                 let zeroes = vec![0; SECTOR_BYTES as usize];

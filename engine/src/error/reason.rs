@@ -505,8 +505,8 @@ pub enum Reason {
         /// The version that is understood.
         known: u32,
     },
-    /// What came over a control socket is no message.
-    #[error("the control socket was told what is no message: {why}")]
+    /// What came over a socket is no message of its protocol.
+    #[error("what came over the socket is no message of its protocol: {why}")]
     BadMessage {
         /// What is wrong with it.
         why: &'static str,

@@ -1,12 +1,13 @@
 //! Persisted and wire records: bytes only.
 //!
 //! One file for each record, with its layout table as the doc comment, compile-time size checks, golden bytes
-//! and a corrupt-every-byte test beside it. All integers are little-endian; there is no padding.
+//! and a corrupt-every-byte test beside it. All integers are little-endian, but for NBD's; there is no padding.
 
 pub mod batch;
 pub mod control;
 pub mod index_page;
 pub mod journal;
+pub mod nbd;
 pub mod root;
 pub mod superblock;
 

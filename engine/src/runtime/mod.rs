@@ -19,6 +19,7 @@ mod remote;
 mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod socket;
 mod timer;
 mod uring;
 
@@ -34,6 +35,7 @@ pub use operation::{Claim, FailureFlag, File, OperationKind, Target};
 pub use random::Random;
 pub use range_lock::{RangeGuard, RangeLock};
 pub use signal::Signal;
+pub use socket::{Gather, PIECES_MAX, Socket};
 pub use timer::Sleep;
 
 use crate::buf::{BufPool, BufPoolOptions};

@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 
 use super::executor::{Core, Waiter};
 use super::range_lock::RangeGuard;
+use super::socket::Gather;
 use crate::buf::Buf;
 
 /// What an operation does.
@@ -31,6 +32,10 @@ pub enum OperationKind {
     Discard,
     /// Make the range read as zero without giving its space back.
     WriteZeroes,
+    /// Wait for bytes of a socket, and put them into the buffer from `offset` on.
+    Receive,
+    /// Send everything that a gather lists.
+    Send,
 }
 
 /// An operation before it is submitted.
@@ -71,6 +76,8 @@ impl FailureFlag {
 pub enum Target {
     /// A file or block device of this machine.
     File(Rc<File>),
+    /// What a socket is to send, and that socket. Given up when the operation has ended.
+    Gather(Rc<Gather>),
     /// Nothing: the operation completes at the next turn and moves no bytes. It shows what the caller and
     /// the runtime cost by themselves.
     Null,
@@ -277,12 +284,17 @@ impl Slab {
     pub fn complete(&mut self, completion: Completion) -> Next {
         let slot = self.get_mut(completion.key);
         let mut result = completion.result;
-        let moves_bytes = matches!(slot.operation.kind, OperationKind::Read | OperationKind::Write { .. });
+        // A socket gives as many bytes as it has, and whoever receives looks at them before it asks for more.
+        let moves_bytes = matches!(
+            slot.operation.kind,
+            OperationKind::Read | OperationKind::Write { .. } | OperationKind::Send
+        );
         // Nobody needs the rest of what nobody waits for.
         let wanted = !matches!(slot.state, State::Orphan);
         if moves_bytes && result > 0 {
             slot.done_bytes += result as u32;
-            let rest_aligned = slot.done_bytes.is_multiple_of(crate::units::SECTOR_BYTES as u32);
+            let rest_aligned = slot.done_bytes.is_multiple_of(crate::units::SECTOR_BYTES as u32)
+                || slot.operation.kind == OperationKind::Send;
             if slot.remaining() > 0 && rest_aligned && wanted {
                 return Next::Resubmit(completion.key);
             }
@@ -333,7 +345,10 @@ impl Slab {
             return Orphaned::Ended(self.free(key));
         }
         slot.state = State::Orphan;
-        if slot.operation.kind == OperationKind::Read { Orphaned::Cancel } else { Orphaned::Runs }
+        match slot.operation.kind {
+            OperationKind::Read | OperationKind::Receive | OperationKind::Send => Orphaned::Cancel,
+            _ => Orphaned::Runs,
+        }
     }
 
     #[inline]
@@ -341,7 +356,9 @@ impl Slab {
         let slot = &mut self.slots[key.index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         slot.state = State::Free;
-        slot.operation.target = Target::Null;
+        if let Target::Gather(gather) = std::mem::replace(&mut slot.operation.target, Target::Null) {
+            gather.has_ended();
+        }
         slot.operation.failed = None;
         let released = (slot.buf.take(), slot.operation.guard.take());
         self.free.push(key.index);

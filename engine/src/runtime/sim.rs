@@ -150,6 +150,8 @@ fn kind_word(kind: OperationKind) -> u64 {
         OperationKind::Flush => 4,
         OperationKind::Discard => 5,
         OperationKind::WriteZeroes => 6,
+        OperationKind::Receive => 7,
+        OperationKind::Send => 8,
     }
 }
 
@@ -171,6 +173,7 @@ impl Driver for SimulatedDriver {
                 target.begin(Arrival { ticket, kind, offset, length, bytes, now })
             }
             Target::Null => Some(0),
+            Target::Gather(_) => panic!("a simulation has no sockets"),
             Target::File(_) => panic!("a simulation opens no real file"),
         };
         let mut state = self.calendar.0.borrow_mut();

@@ -19,7 +19,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::Timestamp;
 use super::driver::{Driver, IoPath, Wait};
-use super::operation::{Completion, OperationKey, OperationKind, Slab, Slot, Target};
+use super::operation::{Completion, File, OperationKey, OperationKind, Slab, Slot, Target};
 use super::remote::Remote;
 use crate::buf::BufPool;
 use crate::error::{Error, Reason, Result};
@@ -150,7 +150,8 @@ impl UringDriver {
         // Operations without a buffer transfer nothing, and their entries carry no address.
         let (address, fixed) = match &slot.buf {
             Some(buf) => {
-                assert!(done as u64 + length <= buf.len() as u64, "a transfer stays within its buffer");
+                let from = if slot.operation.kind == OperationKind::Receive { offset } else { done as u64 };
+                assert!(from + length <= buf.len() as u64, "a transfer stays within its buffer");
                 let address = buf.address().wrapping_add(done);
                 let registered = buf.is_in_arena() && {
                     let end = address as usize + length as usize - self.arena as usize;
@@ -183,6 +184,16 @@ impl UringDriver {
                 .offset(offset)
                 .mode(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE)
                 .build(),
+            OperationKind::Receive => {
+                let at = address.wrapping_add(slot.operation.offset as usize);
+                opcode::Recv::new(file, at, bytes).build()
+            }
+            OperationKind::Send => {
+                let Target::Gather(gather) = &slot.operation.target else {
+                    unreachable!("only a gather is sent")
+                };
+                opcode::SendMsg::new(file, gather.message(done)).flags(libc::MSG_NOSIGNAL as u32).build()
+            }
         }
     }
 
@@ -231,13 +242,52 @@ fn register_arena(ring: &IoUring, arena: *mut u8, arena_bytes: usize) -> usize {
     0
 }
 
+/// A message as the kernel takes it, with the list of its pieces. It and the list stay where they are from `finish` until
+/// the next `begin`.
+pub(super) struct Message {
+    header: Box<libc::msghdr>,
+    pieces: Vec<libc::iovec>,
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        // SAFETY: a message header is numbers and pointers, for all of which zero is a value.
+        let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        Self { header: Box::new(header), pieces: Vec::new() }
+    }
+}
+
+impl Message {
+    /// Empties the list.
+    pub fn begin(&mut self) {
+        self.pieces.clear();
+    }
+
+    /// Adds a piece.
+    pub fn add(&mut self, address: *mut u8, bytes: usize) {
+        self.pieces.push(libc::iovec { iov_base: address.cast(), iov_len: bytes });
+    }
+
+    /// The message of all pieces.
+    pub fn finish(&mut self) -> *const libc::msghdr {
+        self.header.msg_iov = self.pieces.as_mut_ptr();
+        self.header.msg_iovlen = self.pieces.len() as _;
+        &raw const *self.header
+    }
+}
+
 impl Driver for UringDriver {
     fn submit(&mut self, key: OperationKey, slab: &mut Slab) {
         let slot = slab.get_mut(key);
+        let known = |file: &File| match file.registered {
+            Some(index) => (Fd(index as RawFd), squeue::Flags::FIXED_FILE),
+            None => (Fd(file.as_raw_fd()), squeue::Flags::empty()),
+        };
         let (file, flags) = match &slot.operation.target {
-            Target::File(file) => match file.registered {
-                Some(index) => (Fd(index as RawFd), squeue::Flags::FIXED_FILE),
-                None => (Fd(file.as_raw_fd()), squeue::Flags::empty()),
+            Target::File(file) => known(file),
+            Target::Gather(gather) => match gather.file() {
+                Some(file) => known(&file),
+                None => unreachable!("what is sent is sent somewhere"),
             },
             Target::Null => {
                 self.ended.push(Completion { key, result: slot.remaining() as i32 });

@@ -1,0 +1,436 @@
+//! `peers`: snapshots beside other systems, on the same device.
+//!
+//! In each block every arm of a suite has the whole device to itself once, in random order: ours claim it and let it go, a peer's
+//! program makes what it needs on it and takes it away. Ratios are of ours to a peer in the same block. A peer behind NBD pays for a server's
+//! hop, which ours do not: so a peer is also held against its own kind of raw, the same server without snapshots, and that ratio against ours of
+//! the bare device.
+//!
+//! Invariants: the device is held, or lent to one peer; a peer is taken away before anybody else has it, also after an error or a signal.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::beside::{Beside, SUITES};
+use super::subject::{Abilities, Kept};
+use super::*;
+use crate::cli::PeerOptions;
+use crate::results::RunRow;
+use crate::stats;
+
+/// The span if none is given: every arm fills and compares it several times.
+const SPAN_BYTES: u64 = 256 << 20;
+/// The peers that are there, as `scripts/peers/setup` lists them.
+const PEERS: [&str; 9] = [
+    "raw-qemu-nbd",
+    "qcow2-internal",
+    "qcow2-overlay",
+    "qcow2-overlay-extl2",
+    "qcow2-overlay-writeback",
+    "raw-nbdkit",
+    "nbdkit-cow",
+    "xfs-reflink",
+    "btrfs-reflink",
+];
+/// The table that is kept beside the others.
+const TABLE_FILE: &str = "peers.csv";
+/// What ours promise.
+const OURS: &str = "direct I/O; durable after a flush";
+
+/// Runs the suites and leaves a run folder with its report; gives the table of ratios too.
+///
+/// # Errors
+/// Refusals of the device or folder, before anything is written. What stops it later is told in the [`Session`].
+pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Session, String), Failure> {
+    let mut dropped = Vec::new();
+    let mut plan = plan_of(options)?;
+    let suites = suites(&options.suite)?;
+    let path = &options.device;
+    let bench = Bench::claim(path, options.destroy.as_deref(), plan.queue_depth, options.force)?;
+    plan.peers = found(options, &mut dropped)?;
+    let is_given = plan.span_bytes > 0;
+    plan.on(path, bench.identity().size_bytes)?;
+    if !is_given {
+        plan.span_bytes = plan.span_bytes.min(SPAN_BYTES);
+    }
+    RunFolder::check_empty(out)?;
+    let mut ours = vec![Who::Raw];
+    for kept in &plan.backends {
+        let can = Abilities::of(&bench, *kept, plan.span_bytes)?;
+        match can.take.and(can.image) {
+            Ok(()) => ours.push(Who::Engine(*kept)),
+            Err(why) => dropped.push(Dropped { what: kept.name().to_owned(), why }),
+        }
+    }
+    let arms: Vec<Who> = ours.into_iter().chain(plan.peers.iter().cloned().map(Who::Peer)).collect();
+    for one in &dropped {
+        eprintln!("left out: {}: {}", one.what, one.why);
+    }
+    eprintln!(
+        "{}: {} blocks of {} suites on {} arms, span of {} bytes, seed {}",
+        path.display(),
+        plan.repeats,
+        suites.len(),
+        arms.len(),
+        plan.span_bytes,
+        plan.seed
+    );
+    precondition(&bench, &plan)?;
+    let mut manifest = manifest(&bench, &plan, dropped);
+    manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
+    let mut folder = RunFolder::create(out, manifest)?;
+    drop(bench);
+    let mut invalid = Vec::new();
+    let stopped = in_turns(options, &plan, &suites, &arms, &mut folder, after_arm, &mut invalid)?;
+    let ending = match &stopped {
+        None => Ending::Complete,
+        Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
+        Some(_) => Ending::Failed,
+    };
+    if ending == Ending::Interrupted {
+        folder.append_event("interrupted", "a signal asked the program to stop")?;
+    }
+    folder.finish(ending)?;
+    let report = report::write(out)?;
+    let data = RunData::read(out)?;
+    let table = table(&data.runs, &arms, plan.seed);
+    write_csv(&out.join(TABLE_FILE), &table)?;
+    let is_file = Identity::of(path)?.device_number.is_none();
+    let text = shown(&table, &arms, is_file);
+    Ok((Session { report, data, invalid, stopped }, text))
+}
+
+type Suites = Vec<Beside>;
+
+fn suites(names: &[String]) -> Result<Suites, Failure> {
+    let one = |name: &String| {
+        SUITES.into_iter().find(|suite| suite.0 == name).ok_or_else(|| {
+            let names = SUITES.map(|suite| suite.0).join(", ");
+            Failure::usage(format!("unknown suite {name:?}; there are: {names}"))
+        })
+    };
+    names.iter().map(one).collect()
+}
+
+fn plan_of(options: &PeerOptions) -> Result<SnapshotPlan, Failure> {
+    let mut backends = Vec::new();
+    for name in &options.backend {
+        let kept = Kept::from_name(name)?;
+        if !backends.contains(&kept) {
+            backends.push(kept);
+        }
+    }
+    if options.batch > options.queue_depth {
+        return Err(Failure::usage("--batch may not be larger than --queue-depth"));
+    }
+    if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
+        return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
+    }
+    let mut snapshots = options.snapshots.clone();
+    snapshots.sort_unstable();
+    snapshots.dedup();
+    Ok(SnapshotPlan {
+        suites: Vec::new(),
+        backends,
+        peers: Vec::new(),
+        snapshots,
+        sizes: Vec::new(),
+        changes: options.changes,
+        unit_bytes: 4096,
+        queue_depth: options.queue_depth,
+        batch: options.batch,
+        measure_ns: (options.seconds * 1e9) as u64,
+        warmup_ns: (options.warmup * 1e9) as u64,
+        repeats: options.repeats,
+        seed: options.seed.unwrap_or_else(plan::random_seed),
+        span_offset_bytes: 0,
+        span_bytes: options.span.unwrap_or(0),
+    })
+}
+
+/// The peers that can run here, with those that they are held against. What is missing for the others is told.
+fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<Vec<Rc<Peer>>, Failure> {
+    let scripts = options.scripts.clone().unwrap_or_else(|| {
+        let of_checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/peers");
+        if of_checkout.is_dir() { of_checkout } else { PathBuf::from("scripts/peers") }
+    });
+    let device = options.device.canonicalize();
+    let device = device.map_err(|error| Failure::usage(format!("{}: {error}", options.device.display())))?;
+    let mut names: Vec<String> = options.peers.clone();
+    if names.is_empty() {
+        names = PEERS.map(str::to_owned).to_vec();
+    }
+    let mut peers: Vec<Rc<Peer>> = Vec::new();
+    let mut at = 0;
+    while let Some(name) = names.get(at).cloned() {
+        at += 1;
+        if peers.iter().any(|peer| peer.name == name) {
+            continue;
+        }
+        match Peer::of(&scripts.join(&name))?.lent(&device) {
+            Ok(peer) => {
+                names.extend(peer.description.reference.clone());
+                peers.push(Rc::new(peer));
+            }
+            Err(failure) if failure.exit_code == EXIT_INTERRUPTED => return Err(failure),
+            Err(failure) => dropped.push(Dropped { what: name, why: failure.message }),
+        }
+    }
+    Ok(peers)
+}
+
+/// Every suite of every block, each arm in its turn. What stops it; failures of an arm are in `invalid`.
+fn in_turns(
+    options: &PeerOptions,
+    plan: &SnapshotPlan,
+    suites: &Suites,
+    arms: &[Who],
+    folder: &mut RunFolder,
+    after_arm: AfterArm,
+    invalid: &mut Vec<String>,
+) -> Result<Option<Failure>, Failure> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
+    for block in 1..=plan.repeats {
+        for (name, suite) in suites {
+            let seed = random.next_u64();
+            let mut arms = arms.to_vec();
+            if *name == "quick" && fio_is_here() {
+                arms.push(Who::Fio);
+            }
+            shuffle(&mut arms, &mut random);
+            for (arm, place) in arms.into_iter().zip(1..) {
+                let path = &options.device;
+                let bench = match &arm {
+                    Who::Peer(_) => Bench::lent_out(path, plan.queue_depth),
+                    // What a peer has left there was made by us.
+                    _ => Bench::claim(path, options.destroy.as_deref(), plan.queue_depth, true),
+                };
+                let bench = match bench {
+                    Ok(bench) => bench,
+                    Err(failure) => return Ok(Some(failure)),
+                };
+                let stage = Stage {
+                    bench: &bench,
+                    plan,
+                    arm,
+                    seed,
+                    name,
+                    base_ns: folder.since_start_ns(),
+                    clock: Clock::start(),
+                    parts: RefCell::default(),
+                    events: RefCell::default(),
+                    verified_blocks: RefCell::default(),
+                    wrong: RefCell::default(),
+                    random: RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(block))),
+                    after_arm: RefCell::new(&mut *after_arm),
+                    dropped: RefCell::default(),
+                };
+                let mut ended = suite(&stage);
+                if let Who::Peer(peer) = &stage.arm {
+                    let removed = peer.remove();
+                    ended = ended.and(removed);
+                }
+                if let Err(failure) = &ended
+                    && failure.exit_code == EXIT_INTERRUPTED
+                {
+                    return Ok(Some(failure.clone()));
+                }
+                let reason = append(folder, &stage, block, place, ended.map(|()| Vec::new()))?;
+                let state = reason.as_ref().map_or_else(
+                    || format!("{} blocks verified", stage.verified_blocks.borrow()),
+                    |reason| format!("DOES NOT COUNT: {reason}"),
+                );
+                eprintln!("block {block} {name} {}: {state}", stage.arm.name());
+                invalid.extend(reason);
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn fio_is_here() -> bool {
+    let found = std::process::Command::new("fio").arg("--version").output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+/// A row of the table: ours beside a peer in one part of a suite.
+#[derive(Clone, Debug)]
+struct Line {
+    suite: String,
+    phase: String,
+    chain_depth: Option<u32>,
+    ours: String,
+    peer: String,
+    /// Of operations a second.
+    ratio: Option<stats::Ratio>,
+    /// Both as shares of their own kind of raw.
+    of_own_raw: Option<stats::Ratio>,
+    reference: String,
+    durability: String,
+}
+
+/// Part of a suite, and arm: operations a second by block.
+type Rates = BTreeMap<(String, String, Option<u32>), BTreeMap<String, BTreeMap<u32, f64>>>;
+
+fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
+    let mut rates: Rates = BTreeMap::new();
+    for run in runs.iter().filter(|run| run.valid) {
+        let Some((operations, measured_ns)) = run.operations.zip(run.measured_ns) else { continue };
+        if operations > 0 && measured_ns > 0 {
+            let part = (run.workload.clone(), run.phase.clone(), run.chain_depth);
+            let of_arm = rates.entry(part).or_default().entry(run.arm.clone()).or_default();
+            of_arm.insert(run.block, operations as f64 * 1e9 / measured_ns as f64);
+        }
+    }
+    let mut lines = Vec::new();
+    for ((suite, phase, chain_depth), of_arms) in &rates {
+        for peer in arms {
+            let Who::Peer(peer) = peer else { continue };
+            let reference = peer.description.reference.as_deref().unwrap_or("raw");
+            for ours in arms.iter().filter(|arm| matches!(arm, Who::Raw | Who::Engine(_))) {
+                let Some((mine, theirs)) = of_arms.get(ours.name()).zip(of_arms.get(&peer.name)) else {
+                    continue;
+                };
+                let both = |block: &u32| Some((*mine.get(block)?, *theirs.get(block)?));
+                let (a, b): (Vec<f64>, Vec<f64>) = mine.keys().filter_map(both).unzip();
+                // What keeps no snapshots has no oldest one: reads are reads.
+                let of_raw = match phase.as_str() {
+                    "oldest-warm" => rates.get(&(suite.clone(), "newest-warm".to_owned(), *chain_depth)),
+                    _ => Some(of_arms),
+                };
+                let own = of_raw.and_then(|of_raw| of_raw.get("raw").zip(of_raw.get(reference)));
+                let shares = |block: &u32| {
+                    let (raw, theirs_raw) =
+                        own.and_then(|(raw, own)| Some((*raw.get(block)?, *own.get(block)?)))?;
+                    let (mine, theirs) = both(block)?;
+                    Some((mine / raw, theirs / theirs_raw))
+                };
+                let (c, d): (Vec<f64>, Vec<f64>) = mine.keys().filter_map(shares).unzip();
+                lines.push(Line {
+                    suite: suite.clone(),
+                    phase: phase.clone(),
+                    chain_depth: *chain_depth,
+                    ours: ours.name().to_owned(),
+                    peer: peer.name.clone(),
+                    ratio: stats::paired_ratio(&a, &b, seed),
+                    of_own_raw: stats::paired_ratio(&c, &d, seed),
+                    reference: reference.to_owned(),
+                    durability: peer.description.durability.clone(),
+                });
+            }
+        }
+    }
+    lines
+}
+
+/// Both ends of an interval, where it has some.
+fn ends(ratio: Option<&stats::Ratio>) -> [String; 3] {
+    let Some(ratio) = ratio else { return Default::default() };
+    let text = |value: f64| format!("{value:.4}");
+    if ratio.ci_high.is_finite() {
+        [ratio.median, ratio.ci_low, ratio.ci_high].map(text)
+    } else {
+        // One block has none.
+        [text(ratio.median), String::new(), String::new()]
+    }
+}
+
+fn write_csv(path: &Path, lines: &[Line]) -> Result<(), Failure> {
+    let failed = |error: csv::Error| Failure::environment(format!("{}: {error}", path.display()));
+    let mut file = csv::Writer::from_path(path).map_err(failed)?;
+    file.write_record([
+        "suite",
+        "phase",
+        "chain_depth",
+        "ours",
+        "peer",
+        "blocks",
+        "iops_ratio",
+        "ci_low",
+        "ci_high",
+        "reference",
+        "of_own_raw",
+        "of_own_raw_ci_low",
+        "of_own_raw_ci_high",
+        "durability_ours",
+        "durability_peer",
+    ])
+    .map_err(failed)?;
+    for line in lines {
+        let depth = line.chain_depth.map_or(String::new(), |depth| depth.to_string());
+        let blocks = line.ratio.as_ref().map_or(0, |ratio| ratio.n).to_string();
+        let [ratio, low, high] = ends(line.ratio.as_ref());
+        let [own, own_low, own_high] = ends(line.of_own_raw.as_ref());
+        let row = [
+            &line.suite,
+            &line.phase,
+            &depth,
+            &line.ours,
+            &line.peer,
+            &blocks,
+            &ratio,
+            &low,
+            &high,
+            &line.reference,
+            &own,
+            &own_low,
+            &own_high,
+            OURS,
+            &line.durability,
+        ]
+        .map(|cell: &str| cell);
+        file.write_record(row).map_err(failed)?;
+    }
+    file.flush().map_err(|error| Failure::environment(format!("{}: {error}", path.display())))
+}
+
+/// The table for people.
+fn shown(lines: &[Line], arms: &[Who], is_file: bool) -> String {
+    let cell = |ratio: Option<&stats::Ratio>| {
+        let [median, low, high] = ends(ratio);
+        match (median.is_empty(), low.is_empty()) {
+            (true, _) => "-".to_owned(),
+            (false, true) => median,
+            (false, false) => format!("{median} ({low}-{high})"),
+        }
+    };
+    let mut text = String::from(
+        "Operations a second, ours over the peer's in the same block: median and 95 % interval.\n\
+         of own raw: the same with each as a share of its own kind of raw, ours of the bare device: that takes a server's hop out.\n",
+    );
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "{:<7} {:<16} {:>5} {:<9} {:<24} {:<26} {:<26} own raw",
+        "suite", "phase", "depth", "ours", "peer", "ours / peer", "of own raw"
+    );
+    for line in lines {
+        let _ = writeln!(
+            text,
+            "{:<7} {:<16} {:>5} {:<9} {:<24} {:<26} {:<26} {}",
+            line.suite,
+            line.phase,
+            line.chain_depth.map_or(String::new(), |depth| depth.to_string()),
+            line.ours,
+            line.peer,
+            cell(line.ratio.as_ref()),
+            cell(line.of_own_raw.as_ref()),
+            line.reference
+        );
+    }
+    let _ = writeln!(text, "\nWhat the figures promise:\n  ours: {OURS}");
+    for arm in arms {
+        if let Who::Peer(peer) = arm {
+            let _ = writeln!(text, "  {}: {}", peer.name, peer.description.durability);
+        }
+    }
+    text.push_str(
+        "Snapshots are taken at rest, and the peers' time to take one has the start of programs in it.\n",
+    );
+    if is_file {
+        text.push_str(
+            "The device is a file: peers have a loop device between it and them, ours have none.\n",
+        );
+    }
+    text
+}
