@@ -1,7 +1,8 @@
 //! `trace-info` from the outside: what it prints, and its exit codes.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -138,4 +139,38 @@ fn bad_records_that_are_allowed_are_told() {
     let (stdout, stderr) = expect(&trace_info(&fixture("damaged-field.csv"), &["--bad-records", "1"]), 0);
     assert!(stdout.contains("1 bad and left out"), "{stdout}");
     assert!(stderr.contains("left out") && stderr.contains("line 2"), "{stderr}");
+}
+
+/// 64 MiB are promised for a trace of any length. A million requests all over a thousand volumes reach every bound
+/// there is; what comes after them takes no more. The pipe is kept open, so that the program is asked while it is there.
+#[test]
+fn memory_is_bounded() {
+    const REQUESTS: u64 = 1_000_000;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bench-runner"))
+        .args(["trace-info", "/dev/stdin", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut trace = std::io::BufWriter::new(child.stdin.take().unwrap());
+    let mut state = 88_172_645_463_325_252_u64;
+    for number in 0..REQUESTS {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let offset = (state >> 20) % (1 << 28) * 4096;
+        writeln!(trace, "{},W,{offset},4096,{}", state % 1000, number * 50).unwrap();
+    }
+    trace.flush().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    drop(trace);
+    let output = child.wait_with_output().unwrap();
+    let (stdout, _) = expect(&output, 0);
+    let found: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(found["requests"], REQUESTS);
+    assert_eq!(found["footprint_exact"], false, "the bound was reached");
+    assert!(peak_kib <= 64 * 1024, "{peak_kib} KiB");
+    println!("peak {peak_kib} KiB");
 }

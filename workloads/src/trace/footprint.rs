@@ -21,8 +21,8 @@ const PIECE_BYTES: u64 = 128 << 20;
 const PIECE_BLOCKS: u64 = PIECE_BYTES / BLOCK_BYTES;
 const WORDS: usize = (PIECE_BLOCKS / 64) as usize;
 const REGIONS: usize = (PIECE_BYTES / REGION_BYTES) as usize;
-/// What is kept may take so much: 550 GiB that are touched everywhere, or 120,000 pieces with one block each.
-const BYTES_MAX: usize = 20 << 20;
+/// What is kept may take so much: 440 GiB that are touched everywhere, or 96,000 pieces with one block each.
+const BYTES_MAX: usize = 16 << 20;
 /// Beside its lists or tables, what a piece takes in the table of pieces.
 const PIECE_OVERHEAD_BYTES: usize = 128;
 /// The longest list of blocks, an eighth of a table; and of regions, a quarter of one.

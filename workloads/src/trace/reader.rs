@@ -25,8 +25,9 @@ const _: () = assert!(
     CHUNK_BYTES > 2 * LINE_BYTES_MAX,
     "a line fits into a chunk, whatever was left of the one before"
 );
-/// Chunks read and parsed at a time. With the records of the shortest lines a chunk takes 2 MiB.
-const CHUNKS_MAX: usize = 8;
+/// Chunks read and parsed at a time. With the records of the shortest lines a chunk takes 2 MiB; more than four threads
+/// would parse faster than one can take the records in.
+const CHUNKS_MAX: usize = 4;
 /// Bytes by which a format is told.
 const HEAD_BYTES: usize = LINE_BYTES_MAX;
 /// Messages about bad records that are kept.
