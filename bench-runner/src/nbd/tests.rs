@@ -136,6 +136,9 @@ fn what_is_promised_is_asked_for() {
     }
 }
 
+/// The reply to a read: of its handle, offset and bytes.
+type Form = fn(u64, u64, &[u8]) -> Vec<u8>;
+
 /// Three reads, answered last first, the replies cut in two at every byte, and into single bytes.
 #[test]
 fn replies_in_any_order_and_cut_anywhere_are_understood() {
@@ -145,7 +148,7 @@ fn replies_in_any_order_and_cut_anywhere_are_understood() {
         bytes[..1024].fill(0);
         bytes
     };
-    let forms: [(bool, fn(u64, u64, &[u8]) -> Vec<u8>); 3] = [
+    let forms: [(bool, Form); 3] = [
         (false, |handle, offset, bytes| read_reply(false, handle, offset, bytes)),
         (true, |handle, offset, bytes| read_reply(true, handle, offset, bytes)),
         (true, pieces_reply),

@@ -82,7 +82,11 @@ impl Held {
 
     fn leave(self, stage: &Stage) -> Result<(), Failure> {
         drop(self.subject);
-        stage.leave(self.keeper)
+        // A peer is taken away by whoever has lent it the device, also after an error.
+        match self.keeper {
+            Some(keeper) => stage.leave(Some(keeper)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -18,22 +18,11 @@ fn program(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bench-runner")).args(arguments).current_dir(folder).output().unwrap()
 }
 
-const SHORT: [&str; 10] = [
-    "--workload",
-    "randwrite-4k,randread-4k,durable-4k",
-    "--queue-depth",
-    "8",
-    "--seconds",
-    "1",
-    "--warmup",
-    "0",
-    "--repeats",
-    "1",
-];
+const SHORT: [&str; 8] = ["--queue-depth", "8", "--seconds", "1", "--warmup", "0", "--repeats", "1"];
 
-fn run(folder: &Path, uri: &str, destroy: &str, more: &[&str]) -> Output {
+fn run(folder: &Path, uri: &str, destroy: &str, workloads: &str, more: &[&str]) -> Output {
     let base = ["run", "--device", uri, "--destroy", destroy, "--out", "out", "--span", "8388608"];
-    program(folder, &[&base[..], &SHORT, more].concat())
+    program(folder, &[&base[..], &SHORT, &["--workload", workloads], more].concat())
 }
 
 fn offer() -> Offer {
@@ -56,7 +45,8 @@ fn an_export_is_measured_and_verified_and_a_wrong_byte_voids_the_run() {
     let object: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
     assert_eq!(object["destroy"], "disk:16777216", "{object}");
     assert_eq!(object["arms"], serde_json::json!(["nbd"]));
-    let output = run(there.path(), &server.uri(), "disk:16777216", &[]);
+    let output =
+        run(there.path(), &server.uri(), "disk:16777216", "randwrite-4k,randread-4k,durable-4k", &[]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let data = RunData::read(&there.path().join("out")).unwrap();
@@ -75,7 +65,7 @@ fn an_export_is_measured_and_verified_and_a_wrong_byte_voids_the_run() {
         }
     };
     let wrong = Server::start(elsewhere.path(), memory(&offer(), meddle));
-    let output = run(elsewhere.path(), &wrong.uri(), "disk:16777216", &[]);
+    let output = run(elsewhere.path(), &wrong.uri(), "disk:16777216", "randwrite-4k", &[]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     let data = RunData::read(&elsewhere.path().join("out")).unwrap();
@@ -91,7 +81,7 @@ fn what_an_export_cannot_is_refused() {
     let silent = Offer { flags: icecore::format::nbd::HAS_FLAGS, ..offer() };
     let server = Server::start(there.path(), memory(&silent, |_, _| {}));
     let refusal = |code: i32, more: &[&str]| {
-        let output = run(there.path(), &server.uri(), "disk:16777216", more);
+        let output = run(there.path(), &server.uri(), "disk:16777216", "durable-4k", more);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(!there.path().join("out").join("runs.csv").exists(), "nothing was measured");
@@ -116,7 +106,7 @@ fn what_an_export_cannot_is_refused() {
         }
     };
     let other = Server::start(elsewhere.path(), memory(&offer(), ext4));
-    let output = run(elsewhere.path(), &other.uri(), "disk:16777216", &[]);
+    let output = run(elsewhere.path(), &other.uri(), "disk:16777216", "randwrite-4k", &[]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(3) && stderr.contains("signature"), "{stderr}");
 }
@@ -174,7 +164,7 @@ fn qemu_nbd_and_nbdkit_are_measured_and_refuse_by_name() {
         let arguments: Vec<&str> =
             arguments.iter().map(|one| if *one == "--socket=s" { whole.as_str() } else { *one }).collect();
         let Some((_server, uri)) = foreign(there.path(), program, &arguments) else { continue };
-        let output = run(there.path(), &uri, "nbd:33554432", &["--connections", "2"]);
+        let output = run(there.path(), &uri, "nbd:33554432", "randwrite-4k", &["--connections", "2"]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{program}: {stderr}");
         let data = RunData::read(&there.path().join("out")).unwrap();
@@ -182,7 +172,7 @@ fn qemu_nbd_and_nbdkit_are_measured_and_refuse_by_name() {
         if program == "qemu-nbd" {
             std::fs::remove_dir_all(there.path().join("out")).unwrap();
             let missing = uri.replace(":///?", ":///other?");
-            let output = run(there.path(), &missing, "other:1", &[]);
+            let output = run(there.path(), &missing, "other:1", "randwrite-4k", &[]);
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert!(stderr.contains("no export \"other\""), "{stderr}");
         }
@@ -193,7 +183,7 @@ fn qemu_nbd_and_nbdkit_are_measured_and_refuse_by_name() {
     let read_only = ["--read-only", &whole, "--persistent", "--format=raw", "disk.img"];
     if let Some((_server, uri)) = foreign(there.path(), "qemu-nbd", &read_only) {
         // The first connection was the one that looked whether it listens.
-        let output = run(there.path(), &uri, "nbd:33554432", &[]);
+        let output = run(there.path(), &uri, "nbd:33554432", "randwrite-4k", &[]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(3) && stderr.contains("read-only"), "{stderr}");
     }
@@ -234,14 +224,14 @@ fn peers_are_measured_in_turns_on_the_same_device() {
     );
     let device = there.path().join("device.img");
     std::fs::File::create(&device).unwrap().set_len(128 << 20).unwrap();
-    let peers = |names: &str, out: &str| {
+    let peers = |names: &str, suites: &str, out: &str| {
         let shape = [
             "--span",
             "8388608",
             "--repeats",
             "2",
             "--seconds",
-            "0.1",
+            "0.05",
             "--warmup",
             "0.05",
             "--snapshots",
@@ -250,10 +240,21 @@ fn peers_are_measured_in_turns_on_the_same_device() {
         let base =
             ["peers", "--device", "device.img", "--destroy", "device.img:134217728", "--backend", "log"];
         let scripts: PathBuf = scripts.clone();
-        let more = ["--scripts", scripts.to_str().unwrap(), "--peers", names, "--out", out, "--seed", "5"];
+        let more = [
+            "--scripts",
+            scripts.to_str().unwrap(),
+            "--peers",
+            names,
+            "--suite",
+            suites,
+            "--out",
+            out,
+            "--seed",
+            "5",
+        ];
         program(there.path(), &[&base[..], &shape, &more].concat())
     };
-    let output = peers("copies,exported,missing", "out");
+    let output = peers("copies,exported,missing", "cliff,chain,quick", "out");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     assert!(stderr.contains("left out: missing: ") && stderr.contains("apt-get install y"), "{stderr}");
@@ -284,7 +285,7 @@ fn peers_are_measured_in_turns_on_the_same_device() {
     let removed = std::fs::read_to_string(there.path().join("removed")).unwrap();
     assert_eq!(removed.lines().count(), 2 * 3, "taken away after each turn");
     assert_eq!(std::fs::read_to_string(there.path().join("device")).unwrap().trim(), "134217728");
-    let output = peers("lies", "lied");
+    let output = peers("lies", "cliff", "lied");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("cliff lies: DOES NOT COUNT") && stderr.contains("wrong content"), "{stderr}");
