@@ -87,7 +87,7 @@ pub struct QuickOptions {
 /// Options of `run` and `plan`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// Block device or file, or an export of an NBD server: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH.
+    /// Block device or file, or an export of an NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH.
     #[arg(long, value_name = "PATH")]
     pub device: PathBuf,
     /// The device's serial and exact size; `plan` prints it. Of an export, its name (`nbd` if it has none) and size. Its contents are

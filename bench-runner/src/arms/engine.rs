@@ -3,7 +3,7 @@
 //! There are `queue_depth` tasks. Each takes the next operation of the shared stream, stamps its content, awaits
 //! the operation and records it; all are on the engine's own thread, so that nothing is locked and nothing is
 //! allocated once they run. Of a closed load a task begins its next operation when its last one has completed; of an open
-//! load ([`pace`](super::pace)) not before the schedule says so.
+//! load (`pace`) not before the schedule says so.
 //!
 //! **Latency**, as in [`ring`](super::ring), by the readings of `turns`; an operation's is taken after
 //! its content was stamped.

@@ -2,7 +2,7 @@
 //!
 //! Wilcoxon's signed-rank test for blocks in pairs, his rank-sum test (that of Mann and Whitney) for blocks that are
 //! not. Both count all arrangements that chance could have made of the very ranks that were seen, tied ones included,
-//! so that no table and no assumption of distinct values is needed. Beyond [`EXACT_BLOCKS`] a normal distribution with
+//! so that no table and no assumption of distinct values is needed. Beyond `EXACT_BLOCKS` a normal distribution with
 //! corrections for ties and continuity takes the place of counting.
 
 /// Most blocks of one side for which arrangements are counted; a normal distribution is within a few thousandths by
