@@ -15,6 +15,7 @@ use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::nbd::Address;
 use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
+use crate::suite::Load;
 use crate::{
     compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, trace_info,
     workloads,
@@ -136,7 +137,7 @@ fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// Tells how a run ended and gives the exit code.
 fn tell(session: &Session, json: bool) -> i32 {
-    if session.data.runs.iter().any(|run| run.phase == MEASURE) {
+    if session.data.runs.iter().any(|run| run.phase == MEASURE || Load::is_open_phase(&run.phase)) {
         eprint!("\n{}", summary::table(&session.data));
     }
     for sentence in report::headlines(&session.data) {

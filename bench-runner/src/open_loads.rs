@@ -12,15 +12,23 @@ use crate::results::{MetricRow, RunData};
 use crate::summary::microseconds;
 
 /// One arm at one open load, over its valid blocks.
-struct OpenLoad<'a> {
-    first: &'a MetricRow,
-    offered: f64,
+pub(crate) struct OpenLoad<'a> {
+    /// One of its rows.
+    pub first: &'a MetricRow,
+    /// Operations a second, the mean of the blocks.
+    pub offered: f64,
     rows: Vec<&'a MetricRow>,
 }
 
 impl OpenLoad<'_> {
-    fn value(&self, metric: &str, stat: &str) -> Option<f64> {
+    /// A value over all operations.
+    pub fn value(&self, metric: &str, stat: &str) -> Option<f64> {
         self.rows.iter().find(|row| row.metric == metric && row.stat == stat)?.value
+    }
+
+    /// Operations completed a second.
+    pub fn achieved_per_second(&self) -> Option<f64> {
+        Some(self.value("achieved_of_offered", "mean")? * self.offered)
     }
 
     /// Whether it meets a bound of the p99 of intended latency.
@@ -32,16 +40,15 @@ impl OpenLoad<'_> {
     }
 }
 
-/// By workload and depth, arm and offered load.
-fn open_loads(data: &RunData) -> Vec<OpenLoad<'_>> {
+/// By workload and depth, arm and offered load; `metrics` are the rows of blocks, `pooled` those over them.
+pub(crate) fn open_loads<'a>(metrics: &[MetricRow], pooled: &'a [MetricRow]) -> Vec<OpenLoad<'a>> {
     let of_blocks = |row: &&MetricRow| row.run.is_some() && row.valid && row.offered_iops.is_some();
     let mut loads: Vec<OpenLoad> = Vec::new();
     let key = |row: &MetricRow| (row.workload.clone(), row.queue_depth, row.arm.clone(), row.phase.clone());
     let is_intended = |row: &&MetricRow| row.metric == "latency_intended" && row.op == "all";
-    for row in data.metrics.iter().filter(|row| row.run.is_none() && row.stat == "p50").filter(is_intended) {
+    for row in pooled.iter().filter(|row| row.run.is_none() && row.stat == "p50").filter(is_intended) {
         let beside = |other: &&MetricRow| key(other) == key(row);
-        let offered: Vec<f64> = data
-            .metrics
+        let offered: Vec<f64> = metrics
             .iter()
             .filter(of_blocks)
             .filter(beside)
@@ -52,8 +59,8 @@ fn open_loads(data: &RunData) -> Vec<OpenLoad<'_>> {
         if offered.is_empty() {
             continue;
         }
-        let pooled = |other: &&MetricRow| other.run.is_none() && other.op == "all";
-        let rows = data.metrics.iter().filter(pooled).filter(beside).collect();
+        let over_blocks = |other: &&MetricRow| other.run.is_none() && other.op == "all";
+        let rows = pooled.iter().filter(over_blocks).filter(beside).collect();
         loads.push(OpenLoad {
             first: row,
             offered: offered.iter().sum::<f64>() / offered.len() as f64,
@@ -69,7 +76,7 @@ fn open_loads(data: &RunData) -> Vec<OpenLoad<'_>> {
 }
 
 /// The SLO point of each arm: the load, or none that meets the bound.
-fn slo_points<'a>(loads: &'a [OpenLoad<'a>], slo_ns: u64) -> Vec<(&'a MetricRow, Option<f64>)> {
+pub(crate) fn slo_points<'a>(loads: &'a [OpenLoad<'a>], slo_ns: u64) -> Vec<(&'a MetricRow, Option<f64>)> {
     let same = |one: &OpenLoad, other: &OpenLoad| {
         (&one.first.workload, one.first.queue_depth, &one.first.arm)
             == (&other.first.workload, other.first.queue_depth, &other.first.arm)
@@ -85,7 +92,7 @@ fn slo_points<'a>(loads: &'a [OpenLoad<'a>], slo_ns: u64) -> Vec<(&'a MetricRow,
 
 /// For people; nothing where no load was open.
 pub(crate) fn table(data: &RunData) -> String {
-    let loads = open_loads(data);
+    let loads = open_loads(&data.metrics, &data.metrics);
     let mut text = String::new();
     if loads.is_empty() {
         return text;
@@ -139,7 +146,7 @@ pub(crate) fn table(data: &RunData) -> String {
 
 /// For programs.
 pub(crate) fn object(data: &RunData) -> Value {
-    let loads = open_loads(data);
+    let loads = open_loads(&data.metrics, &data.metrics);
     let one = |load: &OpenLoad| {
         json!({
             "arm": load.first.arm, "workload": load.first.workload, "queue_depth": load.first.queue_depth,
@@ -201,7 +208,7 @@ mod tests {
         }
         data.metrics.extend(rows("log", 100, 1_000_001.0, 1.0));
         data.manifest.plan.slo_ns = Some(1_000_000);
-        let loads = open_loads(&data);
+        let loads = open_loads(&data.metrics, &data.metrics);
         assert_eq!(loads.len(), 5);
         let points: Vec<_> =
             slo_points(&loads, 1_000_000).iter().map(|(row, point)| (row.arm.clone(), *point)).collect();

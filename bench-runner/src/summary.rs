@@ -8,6 +8,7 @@ use crate::open_loads;
 use crate::report;
 use crate::results::{MEASURE, MetricRow, RunData};
 use crate::session::Session;
+use crate::suite::Load;
 
 /// Everything a script wants of a run, as one JSON object.
 pub fn object(session: &Session) -> Value {
@@ -35,7 +36,11 @@ pub fn object(session: &Session) -> Value {
 /// The pooled values of suites of snapshots.
 fn suites(data: &RunData) -> Vec<Value> {
     let is_suite = |row: &&MetricRow| {
-        row.run.is_none() && row.metric != "runner_cost" && row.phase != MEASURE && row.value.is_some()
+        row.run.is_none()
+            && row.metric != "runner_cost"
+            && row.phase != MEASURE
+            && row.value.is_some()
+            && !Load::is_open_phase(&row.phase)
     };
     data.metrics
         .iter()

@@ -4,6 +4,7 @@
 //! a file it needs is missing instead of leaving a picture out.
 
 mod facts;
+mod loads;
 mod noise;
 mod page;
 mod plots;

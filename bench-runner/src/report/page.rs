@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, workload_words};
 use super::view::View;
-use super::{facts, noise, plots, recovery, snapshots, writing};
+use super::{facts, loads, noise, plots, recovery, snapshots, writing};
 use crate::compare::noise::AGAIN;
-use crate::results::{MEASURE, MetricRow};
+use crate::results::{MEASURE, MetricRow, RunRow};
 use crate::stats::BLOCKS_FOR_INTERVAL;
+use crate::suite::Load;
 use crate::validity;
 
 const STYLE: &str = include_str!("style.css");
@@ -41,15 +42,18 @@ pub(super) fn render(view: &View) -> String {
     }
     page.push_str("</ul>\n");
     let recoveries = &view.data.recovery;
-    let has_suites = view.data.runs.iter().any(|run| run.phase != MEASURE);
-    if sentences.is_empty() && recoveries.is_empty() && !has_suites {
+    let is_open = |run: &RunRow| Load::is_open_phase(&run.phase);
+    let has_suites = view.data.runs.iter().any(|run| run.phase != MEASURE && !is_open(run));
+    let has_loads = view.data.runs.iter().any(is_open);
+    if sentences.is_empty() && recoveries.is_empty() && !has_suites && !has_loads {
         page.push_str(
             "<p>No two arms were measured beside each other, so there is nothing to compare.</p>\n",
         );
     }
     recovery::recovery(recoveries, &mut page);
     snapshots::snapshots(view, &mut page);
-    if (recoveries.is_empty() && !has_suites) || !view.workloads.is_empty() {
+    loads::loads(view, &mut page);
+    if (recoveries.is_empty() && !has_suites && !has_loads) || !view.workloads.is_empty() {
         tables(view, &mut page);
         ratios(view, &mut page);
         writing::writing(view, &mut page);
@@ -163,7 +167,7 @@ fn headline(row: &MetricRow, arm: &str, reference: &str, smallest_effect: f64) -
     )
 }
 
-fn legend(view: &View, page: &mut String) {
+pub(super) fn legend(view: &View, page: &mut String) {
     page.push_str("<div class=\"legend\">");
     for arm in &view.arms {
         let words = if *arm == "raw" { "raw (the bare device)" } else { arm };

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::svg::{Anchor, Frame, Scale, WIDTH};
 use super::text::{count, depth_words, short, time};
 use super::view::View;
-use crate::results::MetricRow;
+use crate::open_loads::OpenLoad;
+use crate::results::{MEASURE, MetricRow};
 use crate::stats;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
@@ -153,6 +154,41 @@ pub(super) fn latency_over_iops(view: &View, workload: &str, depths: &[u32]) -> 
     Some(frame.finish(&format!("p50, p99 and p99.9 of {workload} over achieved IOPS")))
 }
 
+/// p50 and p99, from when operations were to begin, over what was achieved of each open load; the loads of one arm are a line.
+pub(super) fn latency_over_load(view: &View, loads: &[&OpenLoad]) -> Option<String> {
+    let mut points: Vec<(&str, &str, f64, f64)> = Vec::new();
+    for load in loads {
+        let Some(achieved) = load.achieved_per_second() else { continue };
+        for stat in ["p50", "p99"] {
+            if let Some(ns) = load.value("latency_intended", stat) {
+                points.push((&load.first.arm, stat, achieved, ns));
+            }
+        }
+    }
+    let most = points.iter().map(|point| point.2).reduce(f64::max)?;
+    let (x, y) =
+        (Scale::linear(0.0, most * 1.08), Scale::logarithmic(points.iter().map(|point| point.3), 1.3));
+    let mut frame = Frame::usual(x, y);
+    let ticks: Vec<(f64, String)> = x.ticks().into_iter().map(|tick| (tick, short(count(tick)))).collect();
+    frame.x_axis(&ticks, "achieved of the offered load, a second");
+    frame.y_axis(&time_ticks(&y), "latency from the intended beginning");
+    for (arm, (stat, shape)) in
+        view.arms.iter().flat_map(|arm| [("p50", "full"), ("p99", "hollow")].map(|stat| (*arm, stat)))
+    {
+        let own: Vec<(f64, f64)> = points
+            .iter()
+            .filter(|point| point.0 == arm && point.1 == stat)
+            .map(|point| (point.2, point.3))
+            .collect();
+        frame.line(&format!("thin {}", view.colour(arm)), own.iter().copied());
+        for (achieved, ns) in own {
+            let hover = format!("{arm}: {stat} {} at {}/s", time(ns), count(achieved));
+            frame.dot(&format!("{shape} {}", view.colour(arm)), (achieved, ns), 5.0, &hover);
+        }
+    }
+    Some(frame.finish("p50 and p99 of intended latency over the achieved load"))
+}
+
 /// IOPS of every measured second, runs one after another with the pauses between them cut out, and a line for each
 /// event that fell into a measured second. Also returns the events' texts, in the order of their numbers.
 pub(super) fn seconds(view: &View, (workload, depth): (&str, u32)) -> Option<(String, Vec<String>)> {
@@ -160,7 +196,8 @@ pub(super) fn seconds(view: &View, (workload, depth): (&str, u32)) -> Option<(St
         .data
         .runs
         .iter()
-        .filter(|run| run.workload == workload && run.queue_depth == depth && run.measured_ns.is_some())
+        .filter(|run| run.phase == MEASURE && run.workload == workload && run.queue_depth == depth)
+        .filter(|run| run.measured_ns.is_some())
         .collect();
     runs.sort_by_key(|run| run.started_ns);
     let mut of_run: BTreeMap<u64, Vec<(u32, u64, u64)>> = BTreeMap::new();

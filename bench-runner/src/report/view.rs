@@ -5,6 +5,7 @@ use hdrhistogram::Histogram;
 use super::noise;
 use crate::compare::Side;
 use crate::results::{MEASURE, MetricRow, RunData, RunRow, merged, pooled_rows};
+use crate::suite::Load;
 
 /// Arms that stand first in tables and legends: the bare device, then other ways of measuring it.
 const FIRST_ARMS: [&str; 3] = ["raw", "ring", "fio"];
@@ -17,6 +18,8 @@ pub(super) struct View<'a> {
     pooled: Vec<MetricRow>,
     /// The pooled rows of suites of snapshots.
     pub suites: Vec<MetricRow>,
+    /// The pooled rows of open loads.
+    pub loads: Vec<MetricRow>,
     /// Names of the arms; an arm's place decides its colour everywhere.
     pub arms: Vec<&'a str>,
     /// Workloads with their depths, in the order they were run.
@@ -55,8 +58,9 @@ impl<'a> View<'a> {
         } else {
             written
         };
+        let (loads, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| Load::is_open_phase(&row.phase));
         let (pooled, suites) = all.into_iter().partition(|row| row.phase == MEASURE);
-        View { data, twice: noise::twice(data), pooled, suites, arms, workloads }
+        View { data, twice: noise::twice(data), pooled, suites, loads, arms, workloads }
     }
 
     /// The CSS class that carries the arm's colour.
@@ -119,7 +123,8 @@ impl<'a> View<'a> {
         self.data
             .runs
             .iter()
-            .filter(move |run| run.arm == arm && run.workload == workload && run.queue_depth == depth)
+            .filter(move |run| run.phase == MEASURE && run.arm == arm && run.workload == workload)
+            .filter(move |run| run.queue_depth == depth)
     }
 
     /// Latencies of reads and writes of the valid runs, merged.

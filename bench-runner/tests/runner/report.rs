@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bench_runner::measure::{
-    ArmOutcome, ArmTask, BareKind, BareRate, LogBatches, OperationFigures, Second, Written,
+    ArmOutcome, ArmTask, BareKind, BareRate, LogBatches, OpenFigures, OperationFigures, Second, Written,
 };
 use bench_runner::report;
 use bench_runner::results::{
@@ -534,4 +534,116 @@ fn the_metrics_header_is_the_contract() {
         "run,block,arm,backend,workload,op,bs_bytes,queue_depth,offered_iops,chain_depth,phase,metric,stat,value,unit,\
          n,ci_low,ci_high,steady,valid,invalid_reason,seed\n"
     );
+}
+
+/// Five blocks of a closed load and, if asked for, of four open ones of which the last is beyond what can be done.
+fn run_of_loads(path: &Path, with_open: bool) -> String {
+    let manifest = Manifest {
+        plan: Plan { slo_ns: Some(1_000_000), ..manifest(&["raw", "direct"], &["randread-4k"]).plan },
+        ..manifest(&["raw", "direct"], &["randread-4k"])
+    };
+    let mut folder = RunFolder::create(path, manifest).unwrap();
+    let mut started_ns = 0;
+    let closed = ["raw", "direct"].map(|arm| (arm, Load::Closed));
+    let shares = [20.0, 50.0, 90.0, 120.0].map(Load::PercentOfClosed);
+    let open = shares.into_iter().flat_map(|load| [("raw", load), ("direct", load)]);
+    for block in 1..=5_u32 {
+        for (arm, load) in closed.into_iter().chain(open.clone().filter(|_| with_open)) {
+            // Each arm of a block from a seed of its own, so that what stands beside it changes nothing.
+            let share = if let Load::PercentOfClosed(percent) = load { percent / 100.0 } else { 1.0 };
+            let mut random = Xoshiro256PlusPlus::seed_from_u64(
+                u64::from(block) << 20 | (share * 1e3) as u64 | arm.len() as u64,
+            );
+            let offered = 40_000.0 * share;
+            let task = ArmTask {
+                offered_per_second: (load != Load::Closed).then_some(offered),
+                path: PathBuf::from("/dev/synthetic"),
+                span_offset_bytes: 1 << 20,
+                span_bytes: 8 << 30,
+                workload: Workload::from_name("randread-4k").unwrap(),
+                queue_depth: 32,
+                warmup_ns: 0,
+                measure_ns: 10 * SECOND_NS,
+                seed: u64::from(block),
+            };
+            let mut outcome = outcome(&mut random, &task, arm, 1.0);
+            if load != Load::Closed {
+                let operations = (offered.min(40_000.0) * 10.0) as u64;
+                // The service is as slow as nothing of the closed load, so that a mixture of the two would show.
+                outcome.read = figures(&mut random, operations, 5e7, 4096);
+                let waiting_ns = if share > 1.0 { 8e8 } else { 1e5 / (1.0 - share.min(0.95)) };
+                outcome.open = Some(OpenFigures {
+                    offered_per_second: offered,
+                    read_ns: figures(&mut random, operations, waiting_ns, 0).latency_ns,
+                    write_ns: Histogram::new(3).unwrap(),
+                    lateness_ns: figures(&mut random, operations, 900.0, 0).latency_ns,
+                    backlog_max: 7,
+                    overflow: 0,
+                });
+            }
+            let run = ArmRun {
+                load,
+                block,
+                arm_order: 1,
+                arm,
+                task: &task,
+                started_ns,
+                outcome: Some(&outcome),
+                verified_blocks: Some(1_000),
+                foreign_percent: None,
+                invalid_reason: None,
+                part: None,
+            };
+            folder.append_arm(&run).unwrap();
+            started_ns += 16 * SECOND_NS;
+        }
+    }
+    folder.finish(Ending::Complete).unwrap();
+    fs::read_to_string(report::write(path).unwrap()).unwrap()
+}
+
+/// The picture whose label begins with this.
+fn picture<'a>(html: &'a str, label: &str) -> &'a str {
+    let mut pictures = html.split("<svg").filter(|rest| rest.contains(label));
+    pictures.next().unwrap_or_else(|| panic!("no picture of {label}")).split("</svg>").next().unwrap()
+}
+
+/// The pictures and tables of a closed load are the same whether or not open ones were measured beside it; those have a section of
+/// their own, and are no suite of snapshots.
+#[test]
+fn open_loads_stand_apart_from_closed_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = run_of_loads(&folder.path().join("closed"), false);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("synthetic-loads");
+    let _ = fs::remove_dir_all(&path);
+    let beside = run_of_loads(&path, true);
+    for label in [
+        "Latency percentiles of randread-4k at depth 32",
+        "p50, p99 and p99.9 of randread-4k",
+        "IOPS by second",
+    ] {
+        assert_eq!(picture(&alone, label), picture(&beside, label), "{label}");
+    }
+    assert!(!alone.contains("<h2>Open loads</h2>") && beside.contains("<h2>Open loads</h2>"));
+    assert!(!beside.contains("<h2>Snapshots"));
+    picture(&beside, "p50 and p99 of intended latency over the achieved load");
+    assert!(
+        beside
+            .contains("raw takes up to 20.0 k a second of randread-4k at depth 32 with a p99 within 1.00 ms")
+    );
+    // All blocks of the last load are saturated, of the others none.
+    let rows = beside.split("<tr>").filter(|row| row.contains("120%") && row.contains("100.0 %</td></tr>"));
+    assert_eq!(rows.count(), 2);
+    let data = RunData::read(&path).unwrap();
+    let pooled = |metric: &str| {
+        let row = data.metrics.iter().find(|row| {
+            row.run.is_none()
+                && row.arm == "raw"
+                && row.phase == "open-120%"
+                && row.metric == metric
+                && row.stat == "p50"
+        });
+        row.and_then(|row| row.value).unwrap()
+    };
+    assert!(pooled("latency_intended") > 5e8 && pooled("latency") < 1e8);
 }
