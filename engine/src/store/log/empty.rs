@@ -271,6 +271,15 @@ impl Core {
 
     /// Moves rows and says so in the journal.
     pub(super) async fn empty(&self, moving: Moving) -> Result<()> {
+        // What lies in the open targets may die while rows are moved there. They would be free, and the log would write over
+        // what is being moved: so nobody takes them before the journal knows that it is there.
+        let open: Vec<u32> = self.targets.borrow().physical().collect();
+        let held: Vec<Reading<'_>> = open.iter().map(|target| self.contents.reading(*target)).collect();
+        self.targets.borrow_mut().keep_held(&self.contents.journal().state());
+        if self.targets.borrow().physical().count() < open.len() {
+            // Chosen with room that is not there any more.
+            return Ok(());
+        }
         let free = self.free_for_log(&self.contents.journal().state(), 0);
         let Some(new) = free.get(..moving.targets as usize) else {
             // Somebody still reads what was emptied before.
@@ -296,6 +305,9 @@ impl Core {
         self.contents
             .journal()
             .commit(|state| {
+                let is_moved_to = |physical: u32| moved.iter().any(|(_, row)| row.segments().any(|at| at == physical));
+                let is_taken = state.leases.iter().any(|lease| is_moved_to(lease.physical.get()));
+                debug_assert!(!is_taken, "rows have been moved to a segment that the log has leased");
                 let mut changes = self.news_of_rows(state, 0);
                 // Of these, more is said below.
                 changes.retain(|change| {
@@ -316,7 +328,7 @@ impl Core {
                 changes
             })
             .await?;
-        drop(reserved);
+        drop((held, reserved));
         let log = self.log()?;
         log.progress.give();
         log.go_on();
