@@ -231,7 +231,7 @@ fn peers_are_measured_in_turns_on_the_same_device() {
             "--repeats",
             "2",
             "--seconds",
-            "0.05",
+            "0.15",
             "--warmup",
             "0.05",
             "--snapshots",
