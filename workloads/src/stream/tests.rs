@@ -1,3 +1,5 @@
+//! Streams against what their workloads say, and workloads' files that are wrong.
+
 use std::collections::HashMap;
 
 use super::*;
