@@ -9,11 +9,17 @@ use std::path::Path;
 /// A field of a record: offset, bytes, name.
 pub type Field = (usize, usize, String);
 
-/// Each record's fields, by the record's name.
+/// Sources of `format/` whose records go over sockets and lie on no device.
+const ON_SOCKETS: [&str; 2] = ["control", "nbd"];
+
+/// The fields of each record that lies on a device, by the record's name.
 pub fn tables() -> BTreeMap<String, Vec<Field>> {
     let mut tables = BTreeMap::new();
     let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).unwrap();
     for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        if ON_SOCKETS.iter().any(|name| path.file_stem().is_some_and(|stem| stem == *name)) {
+            continue;
+        }
         let mut table = Vec::new();
         for line in std::fs::read_to_string(path).unwrap().lines() {
             if let Some(comment) = line.trim().strip_prefix("///") {
