@@ -94,11 +94,13 @@ pub enum Mutation {
     RestoredBeforeBase,
     /// For a block that is lost with the device of linear objects, the base is shown.
     LostShownAsBase,
+    /// A segment that emptying goes on to fill is anybody's as soon as all that it held has died.
+    OpenTargetUnheld,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 42] = [
+    pub const ALL: [Mutation; 43] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -141,15 +143,17 @@ impl Mutation {
         Mutation::PlaceReused,
         Mutation::RestoredBeforeBase,
         Mutation::LostShownAsBase,
+        Mutation::OpenTargetUnheld,
     ];
 
-    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken, power is not cut while a
-    /// volume goes back, and there is one device, do not meet.
-    pub const UNMET: [Mutation; 4] = [
+    /// Those that the simulator's plays, in which nothing is written while a snapshot is taken or segments are emptied,
+    /// power is not cut while a volume goes back, and there is one device, do not meet.
+    pub const UNMET: [Mutation; 5] = [
         Mutation::SnapshotAmidWrites,
         Mutation::GroupOneByOne,
         Mutation::RestoredBeforeBase,
         Mutation::LostShownAsBase,
+        Mutation::OpenTargetUnheld,
     ];
 
     /// Those of a volume with a base.

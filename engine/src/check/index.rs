@@ -367,12 +367,16 @@ impl Merged {
             };
             let is_elsewhere = |entry: &IndexEntry| {
                 let number = entry.virtual_segment.get();
-                shape.is_of_log(number) || shape.is_object(number)
+                shape.is_of_log(number) || shape.is_gathered(number) || shape.is_object(number)
             };
             let is_moved = |before: &IndexEntry| {
                 shape.overlays && entry.virtual_segment.get() == BASE && is_elsewhere(before)
             };
-            let is_same = |before: &IndexEntry| shape.copies && *before == entry;
+            // What came home was copied, and of that only the copy is said where these two runs were merged.
+            let is_copied = |before: &IndexEntry| {
+                is_elsewhere(before) && is_elsewhere(&entry) && before.checksum == entry.checksum
+            };
+            let is_same = |before: &IndexEntry| shape.copies && (*before == entry || is_copied(before));
             let is_saved = |before: &IndexEntry| before.virtual_segment.get() == BASE && is_elsewhere(&entry);
             let is_known = |before: &IndexEntry| {
                 comes_home(before) || is_moved(before) || is_saved(before) || is_same(before)

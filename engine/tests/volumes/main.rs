@@ -31,6 +31,7 @@ mod objects;
 mod objects_apart;
 mod objects_lost;
 mod on_disk;
+mod open_targets;
 mod rollback;
 mod separate_devices;
 mod simulation;

@@ -274,6 +274,12 @@ impl Core {
         // What lies in the open targets may die while rows are moved there. They would be free, and the log would write over
         // what is being moved: so nobody takes them before the journal knows that it is there.
         let open: Vec<u32> = self.targets.borrow().physical().collect();
+        #[cfg(feature = "mutations")]
+        let open = if crate::mutation::is_on(crate::mutation::Mutation::OpenTargetUnheld) {
+            Vec::new()
+        } else {
+            open
+        };
         let held: Vec<Reading<'_>> = open.iter().map(|target| self.contents.reading(*target)).collect();
         self.targets.borrow_mut().keep_held(&self.contents.journal().state());
         if self.targets.borrow().physical().count() < open.len() {
