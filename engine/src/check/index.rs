@@ -358,30 +358,7 @@ impl Merged {
             if key(&entry) != smallest {
                 continue;
             }
-            // What a newer run says of a version again is that it has come home, moved there when it was read, or been
-            // saved: that counts.
-            let comes_home = |before: &IndexEntry| {
-                shape.is_extent(entry.virtual_segment.get())
-                    && shape.is_of_log(before.virtual_segment.get())
-                    && before.checksum == entry.checksum
-            };
-            let is_elsewhere = |entry: &IndexEntry| {
-                let number = entry.virtual_segment.get();
-                shape.is_of_log(number) || shape.is_gathered(number) || shape.is_object(number)
-            };
-            let is_moved = |before: &IndexEntry| {
-                shape.overlays && entry.virtual_segment.get() == BASE && is_elsewhere(before)
-            };
-            // What came home was copied, and of that only the copy is said where these two runs were merged.
-            let is_copied = |before: &IndexEntry| {
-                is_elsewhere(before) && is_elsewhere(&entry) && before.checksum == entry.checksum
-            };
-            let is_same = |before: &IndexEntry| shape.copies && (*before == entry || is_copied(before));
-            let is_saved = |before: &IndexEntry| before.virtual_segment.get() == BASE && is_elsewhere(&entry);
-            let is_known = |before: &IndexEntry| {
-                comes_home(before) || is_moved(before) || is_saved(before) || is_same(before)
-            };
-            if found.is_some_and(|before| !is_known(&before)) {
+            if found.is_some_and(|before| !counts_again(shape, &before, &entry)) {
                 let place = Place::default().sequence(smallest.1).block(smallest.0);
                 checker.found(Code::Index, place, "two runs have this version, and it has not come home");
             }
@@ -392,11 +369,31 @@ impl Merged {
     }
 }
 
+/// Whether a newer run may say this of a version again: that it has come home, has been moved there when it was read, or has been
+/// saved. The newer one counts.
+fn counts_again(shape: &Shape, before: &IndexEntry, entry: &IndexEntry) -> bool {
+    let is_elsewhere = |entry: &IndexEntry| {
+        let number = entry.virtual_segment.get();
+        shape.is_of_log(number) || shape.is_gathered(number) || shape.is_object(number)
+    };
+    let is_in_base = |entry: &IndexEntry| entry.virtual_segment.get() == BASE;
+    let has_same_content = before.checksum == entry.checksum;
+    let comes_home = shape.is_extent(entry.virtual_segment.get())
+        && shape.is_of_log(before.virtual_segment.get())
+        && has_same_content;
+    let is_moved = shape.overlays && is_in_base(entry) && is_elsewhere(before);
+    let is_saved = is_in_base(before) && is_elsewhere(entry);
+    // What came home was copied, and of that only the copy is said where these two runs were merged.
+    let is_copied = is_elsewhere(before) && is_elsewhere(entry) && has_same_content;
+    comes_home || is_moved || is_saved || (shape.copies && (before == entry || is_copied))
+}
+
 #[cfg(test)]
 mod tests {
     use zerocopy::FromZeros;
 
     use super::*;
+    use crate::pool::metadata::GATHERED_FIRST;
 
     #[test]
     fn every_page_of_a_run_lies_in_its_extent() {
@@ -407,5 +404,27 @@ mod tests {
         let expected = [(10, 3), (11, 2), (12, 1), (50, 1), (4, 2), (5, 1)];
         assert_eq!(places[..6], expected.map(Some));
         assert_eq!(places[6], None);
+    }
+
+    #[test]
+    fn what_a_newer_run_says_again() {
+        let entry = |segment: u32, checksum: u32| {
+            let (virtual_segment, checksum) = (segment.into(), checksum.into());
+            IndexEntry { virtual_segment, checksum, ..IndexEntry::new_zeroed() }
+        };
+        let (log, later, gathered, base) =
+            (entry(7, 5), entry(9, 5), entry(GATHERED_FIRST, 5), entry(BASE, 0));
+        let behind_a_log =
+            Shape { overlays: true, copies: true, segment_blocks: 64, ..Shape::guessed(4096, 64) };
+        let overlay = Shape { copies: false, ..behind_a_log.clone() };
+        for from in [log, gathered] {
+            assert!(counts_again(&overlay, &from, &base), "moved when it was read");
+            assert!(counts_again(&overlay, &base, &from), "saved");
+            assert!(counts_again(&behind_a_log, &from, &later), "brought home, and copied");
+            assert!(!counts_again(&overlay, &from, &later), "nothing is copied");
+            assert!(!counts_again(&behind_a_log, &from, &entry(9, 6)), "the copy is another block");
+        }
+        let redirected = Shape { overlays: false, ..overlay };
+        assert!(!counts_again(&redirected, &log, &base), "nothing goes home");
     }
 }

@@ -220,9 +220,10 @@ impl Core {
         };
         let most = BATCH_BYTES / self.geometry.block_bytes as usize;
         let (mut failed, mut moved, mut is_end) = (None, 0, false);
-        while !is_end && !bringing.is_closed.get() {
-            let mut blocks: Vec<u64> = Vec::new();
-            while blocks.len() < most {
+        while !bringing.is_closed.get() {
+            // Those are behind the readers already.
+            let mut blocks: Vec<u64> = moving.take(most);
+            while !is_end && blocks.len() < most {
                 // Branches come behind the volume.
                 let entry = readers.next().await?.filter(|entry| branch_of(entry.lba.get()) == 0);
                 let Some(entry) = entry else {
@@ -233,11 +234,17 @@ impl Core {
                     blocks.push(entry.lba.get());
                 }
             }
-            let batch = self.move_home(moving, blocks, target).await?;
-            failed = failed.or(batch.failed);
-            moved += batch.moved;
+            if !blocks.is_empty() {
+                let batch = self.move_home(moving, blocks, target).await?;
+                failed = failed.or(batch.failed);
+                moved += batch.moved;
+            } else if moving.has_news() {
+                self.checkpoint().await?;
+            } else {
+                break;
+            }
         }
-        if moved > 0 {
+        if moving.has_news() {
             self.checkpoint().await?;
         }
         bringing.is_stuck.set(failed.is_some() && moved == 0);
@@ -258,7 +265,7 @@ impl Core {
         while !unsure.is_empty() {
             let mut seen: Vec<Vec<(u64, Version)>> = Vec::new();
             for (lba, version) in unsure.drain(..) {
-                if self.contents.index().current_now(lba) != Some(version) {
+                if !self.is_newest(moving, lba, version) {
                     stays.insert(lba);
                     continue;
                 }

@@ -142,7 +142,8 @@ impl Moving {
         !self.copied.borrow().is_empty()
     }
 
-    fn take(&self, most: usize) -> Vec<u64> {
+    /// Blocks that have been noted, in order.
+    pub fn take(&self, most: usize) -> Vec<u64> {
         let noted = &mut *self.noted.borrow_mut();
         std::iter::from_fn(|| noted.pop_first()).take(most).collect()
     }
@@ -272,7 +273,7 @@ impl Core {
         if moving.bringing.is_some() {
             self.copy_seen(moving, &mut batch, &mut pieces).await?;
         }
-        let mut pieces = self.read_pieces(&mut batch, pieces).await;
+        let mut pieces = self.read_pieces(moving, &mut batch, pieces).await;
         #[cfg(feature = "mutations")]
         if crate::mutation::is_on(crate::mutation::Mutation::MoveHomeClearsFirst) {
             let blocks = pieces.iter_mut().flat_map(|piece| std::mem::take(&mut piece.blocks));
@@ -296,15 +297,29 @@ impl Core {
         Ok(batch)
     }
 
+    /// Whether this is still the newest version of a block, and lies where it did. One whose row has been gathered with others
+    /// meanwhile is to go home all the same: it is noted.
+    pub(super) fn is_newest(&self, moving: &Moving, lba: u64, version: Version) -> bool {
+        let now = self.contents.index().current_now(lba);
+        if now.is_some_and(|now| now != version && now.birth == version.birth) {
+            moving.noted.borrow_mut().insert(lba);
+        }
+        now == Some(version)
+    }
+
     /// What is read of these. What has been superseded meanwhile may be gone, and is left out.
-    async fn read_pieces(&self, batch: &mut Batch, mut pieces: Vec<Vec<Moved>>) -> Vec<Piece> {
-        let index = self.contents.index();
+    async fn read_pieces(
+        &self,
+        moving: &Moving,
+        batch: &mut Batch,
+        mut pieces: Vec<Vec<Moved>>,
+    ) -> Vec<Piece> {
         let mut found = Vec::with_capacity(pieces.len());
         while !pieces.is_empty() {
             let reading: Vec<_> = pieces.iter().map(|blocks| self.read_piece(blocks)).collect();
             let results = join_all(reading).await;
             for (result, blocks) in results.into_iter().zip(std::mem::take(&mut pieces)) {
-                let is_current = |one: &Moved| index.current_now(one.lba) == Some(one.version);
+                let is_current = |one: &Moved| self.is_newest(moving, one.lba, one.version);
                 match result {
                     Ok(buf) => found.push(Piece { blocks, buf }),
                     Err(error) if blocks.iter().all(is_current) => batch.failed = Some(error),
@@ -336,7 +351,7 @@ impl Core {
         let Some(moving) = &self.moving else { return Vec::new() };
         let index = self.contents.index();
         let mut moved = moving.copied.take();
-        moved.retain(|one| index.current_now(one.lba) == Some(one.version));
+        moved.retain(|one| self.is_newest(moving, one.lba, one.version));
         moved.iter().for_each(|one| index.note_in_base(one.lba, one.version.birth));
         moved
     }
