@@ -61,28 +61,28 @@ fn tell_failure(failure: &Failure, json: bool) {
 fn dispatch(command: Command) -> Result<i32, Failure> {
     match command {
         Command::Quick(options) => {
-            let out = out_folder(options.out)?;
-            Ok(tell(&quick::run(&options.scratch, &out)?, options.json))
+            let out = out_folder(options.results.out)?;
+            Ok(tell(&quick::run(&options.scratch, &out)?, options.results.json))
         }
-        Command::Run(options) => Ok(tell(&run(&options)?, options.json)),
+        Command::Run(options) => Ok(tell(&run(&options)?, options.results.json)),
         Command::Plan(options) => plan::tell(&options),
         Command::Workloads { json } => {
             workloads::list(json);
             Ok(EXIT_OK)
         }
         Command::Recovery(options) => {
-            let out = out_folder(options.out.clone())?;
+            let out = out_folder(options.results.out.clone())?;
             let program = recovery::this_program()?;
-            Ok(tell(&recovery::run(&options, &program, &out, &mut |_, _| {})?, options.json))
+            Ok(tell(&recovery::run(&options, &program, &out, &mut |_, _| {})?, options.results.json))
         }
         Command::Snapshots(options) => {
-            let out = out_folder(options.out.clone())?;
-            Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
+            let out = out_folder(options.results.out.clone())?;
+            Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.results.json))
         }
         Command::Peers(options) => {
-            let out = out_folder(options.out.clone())?;
+            let out = out_folder(options.results.out.clone())?;
             let (session, table) = snapshots::peers::run(&options, &out, &mut |_, _| {})?;
-            let exit_code = tell(&session, options.json);
+            let exit_code = tell(&session, options.results.json);
             eprint!("\n{table}");
             Ok(exit_code)
         }
@@ -99,7 +99,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
 
 fn run(options: &RunOptions) -> Result<Session, Failure> {
     let request = plan::Request::parse(options)?;
-    let out = out_folder(options.out.clone())?;
+    let out = out_folder(options.results.out.clone())?;
     let bench = claim(options, request.queue_depth_max())?;
     let plan = request.on(&options.device, bench.identity().size_bytes)?;
     if let Some(export) = bench.export() {

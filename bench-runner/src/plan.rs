@@ -192,7 +192,7 @@ pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
 /// The options are wrong or the device cannot be looked at. That a run would be refused is part of the answer.
 pub fn tell(options: &RunOptions) -> Result<i32, Failure> {
     let object = describe(options)?;
-    if options.json {
+    if options.results.json {
         println!("{object}");
         return Ok(EXIT_OK);
     }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::bench::Bench;
 use crate::content::PRECONDITIONING;
 use crate::environment;
-use crate::failure::{EXIT_INVALID_RUN, EXIT_OK, Failure};
+use crate::failure::{EXIT_INTERRUPTED, EXIT_INVALID_RUN, EXIT_OK, Failure};
 use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder};
-use crate::suite::{self, AfterArm, Cell, SuitePlan};
+use crate::suite::{self, AfterArm, Cell, SuiteEnd, SuitePlan};
 use crate::{interrupt, report, runner_cost};
 
 /// Depths at which the runner's own cost is always measured, beside those of the plan.
@@ -27,6 +27,25 @@ pub struct Session {
 }
 
 impl Session {
+    /// Ends a run: what stopped it is told in the folder, blocks are pooled, the report is written.
+    ///
+    /// # Errors
+    /// The folder cannot be written or read.
+    pub(crate) fn end(mut folder: RunFolder, end: SuiteEnd) -> Result<Self, Failure> {
+        let ending = match &end.stopped {
+            None => Ending::Complete,
+            Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
+            Some(_) => Ending::Failed,
+        };
+        if ending == Ending::Interrupted {
+            folder.append_event("interrupted", "a signal asked the program to stop")?;
+        }
+        let path = folder.path().to_owned();
+        folder.finish(ending)?;
+        let SuiteEnd { invalid, stopped } = end;
+        Ok(Self { report: report::write(&path)?, data: RunData::read(&path)?, invalid, stopped })
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> i32 {
         match &self.stopped {
@@ -61,18 +80,7 @@ pub fn run(
         }
     }
     let end = suite::run(bench, plan, &mut folder, after_arm)?;
-    let ending = match &end.stopped {
-        None => Ending::Complete,
-        Some(_) if end.interrupted() => Ending::Interrupted,
-        Some(_) => Ending::Failed,
-    };
-    if ending == Ending::Interrupted {
-        folder.append_event("interrupted", "a signal asked the program to stop")?;
-    }
-    let path = folder.path().to_owned();
-    folder.finish(ending)?;
-    let report = report::write(&path)?;
-    Ok(Session { report, data: RunData::read(&path)?, invalid: end.invalid, stopped: end.stopped })
+    Session::end(folder, end)
 }
 
 fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest {

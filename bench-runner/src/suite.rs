@@ -19,10 +19,11 @@ use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
 use crate::method::Method;
 use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder};
+use crate::stats;
 use crate::validity::{self, ForeignWatch};
 
 /// What the phases of open loads begin with.
-const OPEN: &str = "open-";
+pub(crate) const OPEN: &str = "open-";
 
 /// How operations are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -196,13 +197,6 @@ pub struct SuiteEnd {
     pub stopped: Option<Failure>,
 }
 
-impl SuiteEnd {
-    /// Whether a signal stopped it.
-    pub fn interrupted(&self) -> bool {
-        self.stopped.as_ref().is_some_and(|failure| failure.exit_code == EXIT_INTERRUPTED)
-    }
-}
-
 /// Called between an arm and its verification with the device's path and the first byte of the span: the place for
 /// a test to damage the data.
 pub type AfterArm<'a> = &'a mut dyn FnMut(&Path, u64);
@@ -277,9 +271,7 @@ pub fn run(
                 progress.tell(&run);
                 end.invalid.extend(run.invalid_reason);
                 if let (Load::Closed, Ok(measured)) = (cell.load, &measured) {
-                    let outcome = &measured.outcome;
-                    let operations = outcome.read.operations + outcome.write.operations;
-                    closed.push((name, operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64));
+                    closed.push((name, measured.outcome.per_second()));
                 }
                 if let Err(failure) = measured {
                     folder.append_event("failed", &failure.message)?;
@@ -338,8 +330,7 @@ fn one_arm(
 /// Fisher and Yates.
 pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Xoshiro256PlusPlus) {
     for last in (1..items.len()).rev() {
-        let chosen = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
-        items.swap(last, chosen as usize);
+        items.swap(last, stats::index_below(random, last + 1));
     }
 }
 
@@ -355,11 +346,8 @@ impl Progress {
         self.done += 1;
         let left = self.runs.saturating_sub(self.done) as u32;
         let left = self.started.elapsed() / self.done as u32 * left;
-        let figures = run.outcome.map_or(String::new(), |outcome| {
-            let operations = outcome.read.operations + outcome.write.operations;
-            let per_second = operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
-            format!(" {per_second:.0} operations/s,")
-        });
+        let told = |outcome: &ArmOutcome| format!(" {:.0} operations/s,", outcome.per_second());
+        let figures = run.outcome.map_or(String::new(), told);
         let load = match run.load {
             Load::Closed => String::new(),
             load => format!(" {}", load.phase()),

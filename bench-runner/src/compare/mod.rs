@@ -21,7 +21,7 @@ use crate::stats::verdict::{Measure, Verdict, judge};
 use noise::AGAIN;
 
 pub use facts::Difference;
-pub(crate) use pairs::estimate;
+pub(crate) use pairs::{BARE, estimate};
 pub use pairs::{Estimate, Pairing, estimate_paired, estimate_unpaired};
 pub use quantity::Quantity;
 pub use side::{BlockValue, Cell, Series, Side};
