@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -126,9 +126,15 @@ pub struct QuickOptions {
 /// Options of `run` and `plan`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
+    /// needed as ever, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "connections", "create", "backend", "workload", "queue_depth", "load", "offered", "slo_us", "seconds", "warmup", "repeats",
+        "until_settled", "a_a", "seed", "out", "span"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file, or an export of an NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
+    pub device: Option<PathBuf>,
     /// The device's serial and exact size; `plan` prints it. Of an export, its name (`nbd` if it has none) and size. Its contents are
     /// lost.
     #[arg(long, value_name = "SERIAL:BYTES")]
@@ -188,6 +194,11 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// What is measured. A run that is gone on with has it from the run that began.
+    pub fn device(&self) -> &Path {
+        self.device.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// How the run is repeated.
     pub fn method(&self) -> Method {
         Method { a_a: self.a_a, until_settled: self.until_settled }
@@ -202,9 +213,15 @@ impl RunOptions {
 /// Options of `snapshots`.
 #[derive(Args, Clone, Debug)]
 pub struct SnapshotOptions {
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
+    /// needed as ever, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "create", "backend", "peer", "suite", "snapshots", "sizes", "changes", "unit", "queue_depth", "batch", "seconds", "warmup",
+        "repeats", "seed", "out", "span"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
+    pub device: Option<PathBuf>,
     /// Leave to write to the device.
     #[command(flatten)]
     pub overwrite: OverwriteOptions,

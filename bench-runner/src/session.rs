@@ -6,9 +6,9 @@ use crate::bench::Bench;
 use crate::content::PRECONDITIONING;
 use crate::environment;
 use crate::failure::{EXIT_INTERRUPTED, EXIT_INVALID_RUN, EXIT_OK, Failure};
-use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder};
+use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder, RunRow};
 use crate::suite::{self, AfterArm, Cell, SuiteEnd, SuitePlan};
-use crate::{interrupt, report, runner_cost};
+use crate::{interrupt, report, resume, runner_cost};
 
 /// Depths at which the runner's own cost is always measured, beside those of the plan.
 const COST_DEPTHS: [u32; 2] = [1, 32];
@@ -70,16 +70,40 @@ pub fn run(
 ) -> Result<Session, Failure> {
     plan.check()?;
     let dropped = dropped.into_iter().chain(plan.left_out()).collect();
-    let mut folder = RunFolder::create(out, manifest(bench, plan, dropped))?;
+    let folder = RunFolder::create(out, manifest(bench, plan, dropped))?;
+    measure(bench, plan, folder, &[], after_arm)
+}
+
+/// Goes on with a run that was cut short.
+///
+/// # Errors
+/// As [`run`]; the folder holds no such run, or one that this would not be.
+pub fn resume(bench: &Bench, plan: &SuitePlan, out: &Path, after_arm: AfterArm) -> Result<Session, Failure> {
+    plan.check()?;
+    resume::check(out, &manifest(bench, plan, Vec::new()))?;
+    // The arm whose failure ended the run is measured again.
+    let (folder, there) = RunFolder::resume(out, |row, _| row.measured_ns.is_some())?;
+    measure(bench, plan, folder, &there, after_arm)
+}
+
+fn measure(
+    bench: &Bench,
+    plan: &SuitePlan,
+    mut folder: RunFolder,
+    there: &[RunRow],
+    after_arm: AfterArm,
+) -> Result<Session, Failure> {
     let mut depths: Vec<u32> = plan.cells.iter().map(|cell| cell.queue_depth).chain(COST_DEPTHS).collect();
     depths.sort_unstable();
     depths.dedup();
-    for cost in runner_cost::measure(&depths, plan.seed)? {
+    // They come before all arms.
+    let costs = if there.is_empty() { runner_cost::measure(&depths, plan.seed)? } else { Vec::new() };
+    for cost in costs {
         if !interrupt::requested() {
             folder.append_metric(&cost.row(plan.seed))?;
         }
     }
-    let end = suite::run(bench, plan, &mut folder, after_arm)?;
+    let end = suite::run(bench, plan, &mut folder, there, after_arm)?;
     Session::end(folder, end)
 }
 
@@ -111,6 +135,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
             span_bytes: plan.span_bytes,
             preconditioning: PRECONDITIONING.to_owned(),
             slo_ns: plan.slo_ns,
+            digest: Plan::digest_of(plan),
         },
         dropped,
         ..Manifest::default()

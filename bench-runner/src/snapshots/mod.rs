@@ -41,10 +41,10 @@ use crate::bench::{Bench, DataSpan, data_span};
 use crate::cli::{OverwriteOptions, SnapshotLoadOptions, SnapshotOptions};
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::SuitePart;
-use crate::results::{ArmRun, Dropped, Manifest, Plan, RunFolder};
+use crate::results::{ArmRun, Dropped, Manifest, Plan, RunFolder, RunRow};
 use crate::session::Session;
 use crate::suite::{AfterArm, Load, SuiteEnd, shuffle};
-use crate::{content, environment, plan};
+use crate::{content, environment, plan, resume};
 
 const MIB: u64 = 1 << 20;
 /// The span if none is given: snapshots need room beside it.
@@ -281,7 +281,7 @@ fn ascending<T: Ord + Copy>(numbers: &[T]) -> Vec<T> {
 /// Refusals of the device or folder, before anything is written. What stops it later is told in the [`Session`].
 pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result<Session, Failure> {
     let mut plan = SnapshotPlan::parse(options)?;
-    let path = &options.device;
+    let path = options.device.as_deref().unwrap_or(Path::new(""));
     let bench = match options.create {
         Some(bytes) if !path.exists() => {
             plan.clone().on(path, bytes)?;
@@ -293,7 +293,9 @@ pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result
         }
     };
     plan.on(path, bench.identity().size_bytes)?;
-    RunFolder::check_empty(out)?;
+    if options.resume.is_none() {
+        RunFolder::check_empty(out)?;
+    }
     eprintln!(
         "{}: {} blocks of {} suites on {} backends, span of {} bytes, seed {}",
         path.display(),
@@ -303,14 +305,28 @@ pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result
         plan.span_bytes,
         plan.seed
     );
-    precondition(&bench, &plan)?;
+    let now = manifest(&bench, &plan, Vec::new());
+    if options.resume.is_some() {
+        resume::check(out, &now)?;
+    }
     let (work, dropped) = choose(&bench, &plan)?;
     for one in &dropped {
         eprintln!("left out: {}: {}", one.what, one.why);
     }
-    let mut folder = RunFolder::create(out, manifest(&bench, &plan, dropped))?;
-    let end = in_turns(&plan, &work, &mut folder, after_arm, &mut |_, turn| turn(&bench))?;
+    // Before the device is written in full: a folder that cannot be written is told at once.
+    let (mut folder, there) = match &options.resume {
+        None => (RunFolder::create(out, Manifest { dropped, ..now })?, Vec::new()),
+        Some(_) => RunFolder::resume(out, stays)?,
+    };
+    precondition(&bench, &plan)?;
+    let end = in_turns(&plan, &work, (&mut folder, &there), after_arm, &mut |_, turn| turn(&bench))?;
     Session::end(folder, end)
+}
+
+/// Of an arm's rows, its parts, some may be missing if it was the last one; and one that failed is measured again.
+fn stays(row: &RunRow, all: &[RunRow]) -> bool {
+    let arm_of = |row: &RunRow| (row.block, row.workload.clone(), row.arm_order);
+    row.measured_ns.is_some() && all.last().map(arm_of) != Some(arm_of(row))
 }
 
 /// Writes the device once: what has never been written reads faster than anything else.
@@ -385,7 +401,7 @@ type Turn<'a> = &'a mut dyn FnMut(&Bench) -> Stopped;
 fn in_turns(
     plan: &SnapshotPlan,
     work: &[Work],
-    folder: &mut RunFolder,
+    (folder, there): (&mut RunFolder, &[RunRow]),
     after_arm: AfterArm,
     give_bench: &mut dyn FnMut(&Who, Turn) -> Stopped,
 ) -> Result<SuiteEnd, Failure> {
@@ -398,6 +414,14 @@ fn in_turns(
             shuffle(&mut arms, &mut random);
             arms.retain(|arm| !leaves_out_raw || *arm != Who::Raw);
             for (arm, place) in arms.iter().zip(1..) {
+                let is_it = |row: &&RunRow| {
+                    (row.block, row.workload.as_str(), row.arm.as_str()) == (block, *name, arm.name())
+                };
+                if let Some(row) = there.iter().find(is_it) {
+                    resume::check_row(row, seed, place)?;
+                    invalid.extend((!row.valid).then(|| row.invalid_reason.clone()));
+                    continue;
+                }
                 let stopped = give_bench(arm, &mut |bench| {
                     let begun_ns = folder.since_start_ns();
                     let stage =
@@ -408,6 +432,8 @@ fn in_turns(
                     {
                         return Ok(Some(failure.clone()));
                     }
+                    // One arm's failure is its own, unless there is no device left for the others.
+                    let gone = ended.as_ref().err().filter(|_| bench.is_gone()).cloned();
                     let reason = append(folder, &stage, block, place, ended)?;
                     let state = reason.as_ref().map_or_else(
                         || format!("{} blocks verified", stage.verified_blocks.borrow()),
@@ -415,7 +441,7 @@ fn in_turns(
                     );
                     eprintln!("block {block} {name} {}: {state}", arm.name());
                     invalid.extend(reason);
-                    Ok(None)
+                    Ok(gone)
                 })?;
                 if stopped.is_some() {
                     return Ok(SuiteEnd { invalid, stopped });
@@ -513,6 +539,7 @@ fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manife
         environment: environment::environment_facts(),
         plan: Plan {
             slo_ns: None,
+            digest: Plan::digest_of(plan),
             arms: [Arm::Raw.name()].into_iter().chain(backends).chain(peers).map(str::to_owned).collect(),
             workloads: plan.suites.iter().map(|suite| suite.name().to_owned()).collect(),
             queue_depths: vec![plan.queue_depth],

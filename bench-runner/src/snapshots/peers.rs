@@ -76,13 +76,13 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
         plan.span_bytes,
         plan.seed
     );
-    precondition(&bench, &plan)?;
     let mut manifest = manifest(&bench, &plan, dropped);
     manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
     let mut folder = RunFolder::create(out, manifest)?;
+    precondition(&bench, &plan)?;
     drop(bench);
     let work: Vec<Work> = suites.into_iter().map(|suite| work(suite, &arms)).collect();
-    let end = in_turns(&plan, &work, &mut folder, after_arm, &mut |who, turn| {
+    let end = in_turns(&plan, &work, (&mut folder, &[]), after_arm, &mut |who, turn| {
         let bench = match who {
             Who::Peer(_) => Bench::lent_out(path, plan.queue_depth),
             // What a peer has left there was made by us.
@@ -184,11 +184,10 @@ type Rates = BTreeMap<(String, String, Option<u32>), BTreeMap<String, BTreeMap<u
 fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
     let mut rates: Rates = BTreeMap::new();
     for run in runs.iter().filter(|run| run.valid) {
-        let Some((operations, measured_ns)) = run.operations.zip(run.measured_ns) else { continue };
-        if operations > 0 && measured_ns > 0 {
+        if let Some(rate) = run.per_second().filter(|rate| *rate > 0.0 && run.measured_ns > Some(0)) {
             let part = (run.workload.clone(), run.phase.clone(), run.chain_depth);
             let of_arm = rates.entry(part).or_default().entry(run.arm.clone()).or_default();
-            of_arm.insert(run.block, operations as f64 * 1e9 / measured_ns as f64);
+            of_arm.insert(run.block, rate);
         }
     }
     let mut lines = Vec::new();

@@ -149,6 +149,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             span_offset_bytes: 1 << 20,
             span_bytes: 8 << 30,
             preconditioning: "span written once, then 2 s of the workload".into(),
+            digest: "0123456789abcdef".into(),
         },
         stopping: Some(Stopping::default()),
         dropped: vec![Dropped { what: "seqwrite-1m".into(), why: "does not fit the time asked for".into() }],
