@@ -178,6 +178,13 @@ fn killed_suites_of_snapshots_end_with_the_same_rows() {
     }
     assert!(child.wait().unwrap().success());
     assert_eq!(rows(&out), rows(&here.join("alone")));
+    // Killed while the parts of an arm were written down.
+    unfinished(&out);
+    let text = fs::read_to_string(out.join("runs.csv")).unwrap();
+    let last = text.trim_end().rfind('\n').unwrap() + 1;
+    fs::write(out.join("runs.csv"), &text[..last]).unwrap();
+    expect(&run_in(here, &resume), 0);
+    assert_eq!(rows(&out), rows(&here.join("alone")));
 }
 
 /// Closed and open loads; the folder cut at every place where a killed process could have left
@@ -338,13 +345,15 @@ fn another_device_build_or_plan_is_refused_and_named() {
 fn limited(arguments: &[&str], folder: &Path, bytes: u64) -> std::process::Output {
     let mut command = program(arguments);
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-    // SAFETY: setrlimit may be called between fork and exec, and reads what it is given.
-    unsafe {
-        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
+    let set = move || {
+        // SAFETY: it reads what it is given, and may be called between fork and exec.
+        match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
-        });
-    }
+        }
+    };
+    // SAFETY: it calls nothing but setrlimit.
+    unsafe { command.pre_exec(set) };
     command.current_dir(folder).output().unwrap()
 }
 
