@@ -13,7 +13,7 @@ use crate::bench::Bench;
 use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, Failure};
 use crate::nbd::Address;
-use crate::results::{MANIFEST_FILE, MEASURE, RunFolder, rfc3339};
+use crate::results::{MANIFEST_FILE, MEASURE, Manifest, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
@@ -163,13 +163,17 @@ fn tell_end(
     json: bool,
 ) -> Result<i32, Failure> {
     let folder = out.display();
-    let remedy =
-        || resumed_by.map(|command| format!("`bench-runner {command} --resume {folder}` goes on with it"));
+    let remedy = || {
+        let device = Manifest::load(&out.join(MANIFEST_FILE)).ok()?.device;
+        let destroy = plan::shell_word(&format!("{}:{}", device.serial, device.size_bytes));
+        let command = resumed_by?;
+        Some(format!("`bench-runner {command} --resume {folder} --destroy {destroy}` goes on with it"))
+    };
     match ended {
         Ok(session) => {
             let exit_code = tell(&session, json);
             if let (Some(_), Some(remedy)) = (&session.stopped, remedy()) {
-                eprintln!("bench-runner: {remedy}, with --destroy");
+                eprintln!("bench-runner: {remedy}");
             }
             Ok(exit_code)
         }

@@ -278,7 +278,7 @@ fn existing_export(address: Option<&Address>, connections: u32) -> Result<(u64, 
 }
 
 /// The text as one word of a shell.
-fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.:/".contains(character);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

@@ -17,6 +17,7 @@ use bench_runner::results::{MetricRow, RunData, RunRow};
 use bench_runner::session;
 use bench_runner::suite::{Cell, Load, SuitePlan};
 use icecore_workloads::Workload;
+use serde_json::Value;
 
 use crate::nbd_server::{Offer, Server, memory};
 use crate::support::{self, expect, folder, make_file, program, run_in, words};
@@ -48,6 +49,11 @@ fn rows(folder: &Path) -> BTreeSet<Key> {
         *values.entry((place, what)).or_default() += 1;
     }
     assert!(values.values().all(|times| *times == 1), "a value is there twice");
+    let seconds: BTreeSet<(u64, u32)> = data.seconds.iter().map(|row| (row.run, row.second)).collect();
+    assert_eq!(seconds.len(), data.seconds.len(), "a second is there twice");
+    let windows: BTreeSet<(u64, u64)> =
+        data.windows.iter().map(|row| (row.run, row.since_start_ns)).collect();
+    assert_eq!(windows.len(), data.windows.len(), "a window is there twice");
     // Nothing of arms that are not listed, which readers would leave out.
     let table = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     assert_eq!(table("metrics.csv").lines().count(), 1 + data.metrics.len());
@@ -225,6 +231,9 @@ fn a_folder_cut_anywhere_is_gone_on_with() {
         let _ = fs::remove_dir_all(&out);
         copy(&alone, &out);
         fs::write(out.join("runs.csv"), &text.as_bytes()[..cut]).unwrap();
+        // Rows that pool blocks are written last; of the last one a part.
+        let metrics = fs::read(out.join("metrics.csv")).unwrap();
+        fs::write(out.join("metrics.csv"), &metrics[..metrics.len() - 25]).unwrap();
         unfinished(&out);
         let there = RunData::read(&out).unwrap().runs;
         assert_eq!(there.len(), text[..cut].matches('\n').count() - 1, "cut at {cut}");
@@ -290,7 +299,7 @@ fn another_device_build_or_plan_is_refused_and_named() {
     let own = "name = \"own\"\nquestion = \"Does a file do?\"\n[[part]]\naccess = \"uniform\"\nread_percent = 100\nsizes = { \"4K\" = 1 }\n";
     fs::write(here.join("own.toml"), own).unwrap();
     let plan = words(
-        "run --device disk --backend ring --workload own.toml --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --span 1048576 --out out",
+        "run --device disk --backend ring --workload own.toml --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --span 1048576 --seed 17 --out out",
     );
     expect(&run_in(here, &[&plan[..], &DESTROY].concat()), 0);
     let out = here.join("out");
@@ -331,8 +340,14 @@ fn another_device_build_or_plan_is_refused_and_named() {
     assert!(stderr.contains("was not left by `bench-runner snapshots`"), "{stderr}");
     let (_, stderr) = expect(&run_in(here, &[&["run", "--resume", "none"][..], &DESTROY].concat()), 4);
     assert!(stderr.contains("none/manifest.json is missing"), "{stderr}");
-    // With all as it was it goes on, under another name of the device, and there is nothing left but to end.
-    fs::hard_link(here.join("disk"), here.join("elsewhere")).unwrap();
+    let (stdout, _) = expect(&run_in(here, &["plan", "--resume", "out", "--json"]), 0);
+    let planned: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&planned["destroy"], &planned["seed"]), (&"disk:67108864".into(), &17.into()));
+    // What one side does not know is no difference. With all as it was it goes on, under another name of the device, and there is nothing left but to end.
+    let path = out.join("manifest.json");
+    let mut manifest: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    manifest["environment"]["git_dirty"] = Value::Null;
+    fs::write(&path, manifest.to_string()).unwrap();
     fs::create_dir(here.join("moved")).unwrap();
     fs::rename(here.join("disk"), here.join("moved/disk")).unwrap();
     let moved = [&["run", "--resume", "out", "--device", "moved/disk"][..], &DESTROY].concat();
@@ -560,7 +575,8 @@ fn a_device_that_shrinks_to_nothing_ends_the_run() {
         }
         let output = child.wait_with_output().unwrap();
         let (_, stderr) = expect(&output, 4);
-        let resume = format!("`bench-runner {command} --resume {command}` goes on with it");
+        let resume =
+            format!("`bench-runner {command} --resume {command} --destroy disk:67108864` goes on with it");
         for part in ["stopped early: ", "disk", "what was measured by then is in the report", &resume] {
             assert!(stderr.contains(part), "{part:?} is not in {stderr}");
         }
