@@ -137,7 +137,7 @@ impl Bench {
     /// Whether the device answers no more: not even its first block can be read.
     pub(crate) fn is_gone(&self) -> bool {
         let first_block = async {
-            let buf = self.runtime.context().buffers().get(SECTOR_BYTES as usize * 8)?;
+            let buf = self.runtime.context().buffers().get(4096)?;
             Bare::new(self.device(), 0).read(0, buf).await.0
         };
         self.has_device() && self.runtime.block_on(first_block).is_err()

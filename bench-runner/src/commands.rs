@@ -88,14 +88,13 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
         }
         Command::Peers(options) => {
             let out = out_folder(options.results.out.clone())?;
-            let mut table = String::new();
             let ended = snapshots::peers::run(&options, &out, &mut |_, _| {});
-            let ended = ended.map(|(session, text)| {
-                table = text;
-                session
-            });
+            let (ended, table) = ended.map_or_else(
+                |failure| (Err(failure), String::new()),
+                |(session, table)| (Ok(session), format!("\n{table}")),
+            );
             let exit_code = tell_end(ended, None, &out, options.results.json);
-            eprint!("\n{table}");
+            eprint!("{table}");
             exit_code
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),

@@ -75,15 +75,9 @@ pub fn read_metrics(path: &Path) -> Result<Vec<MetricRow>, ResultsError> {
 
 /// Every row; of a table that is not known to be whole, all but a last one that is there in part.
 fn read_table<Row: DeserializeOwned>(path: &Path, is_whole: bool) -> Result<Vec<Row>, ResultsError> {
-    if !is_whole {
-        let bytes = std::fs::read(path).map_err(ResultsError::io(path, "read"))?;
-        return Ok(rest::parse(path, &bytes)?.into_iter().map(|(_, row)| row).collect());
-    }
-    let file = std::fs::File::open(path).map_err(ResultsError::io(path, "read"))?;
-    csv::Reader::from_reader(file)
-        .deserialize()
-        .collect::<Result<_, _>>()
-        .map_err(|error| ResultsError::malformed(path, error))
+    let bytes = std::fs::read(path).map_err(ResultsError::io(path, "read"))?;
+    let end = if is_whole { bytes.len() } else { rest::whole_rows(&bytes) };
+    Ok(rest::parse(path, &bytes[..end])?.into_iter().map(|(_, row)| row).collect())
 }
 
 fn read_if_there<Row: DeserializeOwned>(path: &Path, is_whole: bool) -> Result<Vec<Row>, ResultsError> {

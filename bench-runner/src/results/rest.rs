@@ -21,12 +21,12 @@ pub(super) fn whole_rows(bytes: &[u8]) -> usize {
     end
 }
 
-/// The rows of a table, and where each begins; a row that is not whole is none.
+/// The rows of a table, and where each begins.
 pub(super) fn parse<Row: DeserializeOwned>(
     path: &Path,
     bytes: &[u8],
 ) -> Result<Vec<(usize, Row)>, ResultsError> {
-    let mut reader = Reader::from_reader(&bytes[..whole_rows(bytes)]);
+    let mut reader = Reader::from_reader(bytes);
     let malformed = |error| ResultsError::malformed(path, error);
     let header = reader.byte_headers().map_err(malformed)?.clone();
     let (mut rows, mut record) = (Vec::new(), ByteRecord::new());
@@ -53,7 +53,7 @@ pub(super) fn keep<Row: DeserializeOwned>(
         fs::remove_file(path).map_err(ResultsError::io(path, "write"))?;
         return Ok(Vec::new());
     }
-    let rows: Vec<(usize, Row)> = parse(path, &bytes)?;
+    let rows: Vec<(usize, Row)> = parse(path, &bytes[..end])?;
     let begins: Vec<usize> = rows.iter().map(|(begin, _)| *begin).chain([end]).collect();
     let mut kept = bytes[..begins[0]].to_vec();
     let mut staying = Vec::new();
