@@ -10,6 +10,7 @@ use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Volume};
 
 use crate::arms::Arm;
+use crate::arms::target::{Bare, Target};
 use crate::content;
 use crate::failure::Failure;
 use crate::nbd::{Address, ConnectOptions, Export};
@@ -131,6 +132,15 @@ impl Bench {
     /// Whether there is a device.
     pub(crate) fn has_device(&self) -> bool {
         matches!(self.storage, Storage::Device(_))
+    }
+
+    /// Whether the device answers no more: not even its first block can be read.
+    pub(crate) fn is_gone(&self) -> bool {
+        let first_block = async {
+            let buf = self.runtime.context().buffers().get(4096)?;
+            Bare::new(self.device(), 0).read(0, buf).await.0
+        };
+        self.has_device() && self.runtime.block_on(first_block).is_err()
     }
 
     /// The export, if it is one that is measured.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -56,40 +56,85 @@ impl Command {
     /// Whether stdout is for a program.
     pub fn json(&self) -> bool {
         match self {
-            Command::Quick(options) => options.json,
-            Command::Run(options) | Command::Plan(options) => options.json,
+            Command::Quick(options) => options.results.json,
+            Command::Run(options) | Command::Plan(options) => options.results.json,
             Command::Doctor(options) => options.json,
-            Command::Recovery(options) => options.json,
-            Command::Snapshots(options) => options.json,
+            Command::Recovery(options) => options.results.json,
+            Command::Snapshots(options) => options.results.json,
             Command::Workloads { json } => *json,
             Command::TraceInfo(options) => options.json,
             Command::Compare(options) => options.json,
-            Command::Peers(options) => options.json,
+            Command::Peers(options) => options.results.json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
     }
 }
 
-/// Options of `quick`.
-#[derive(Args, Debug)]
-pub struct QuickOptions {
+/// What becomes of the results.
+#[derive(Args, Clone, Debug)]
+pub struct ResultOptions {
     /// Folder of the results; must be empty (default: `results/local/UTC`).
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Folder of the 1 GiB scratch file, on the disk to be measured.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub scratch: PathBuf,
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
 }
 
+/// Leave to write to a device.
+#[derive(Args, Clone, Debug)]
+pub struct OverwriteOptions {
+    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
+    #[arg(long, value_name = "SERIAL:BYTES")]
+    pub destroy: Option<String>,
+    /// Overwrite somebody else's file system or label on the device.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// The load on snapshots, and how it is repeated.
+#[derive(Args, Clone, Debug)]
+pub struct SnapshotLoadOptions {
+    /// Scattered writes between two of these snapshots.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub changes: u64,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub queue_depth: u32,
+    /// Writes that are begun together, once as many have completed.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// Blocks: how often every arm is repeated.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub repeats: u32,
+    /// Seed of addresses, content and order; random, and printed, if not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+/// Options of `quick`.
+#[derive(Args, Debug)]
+pub struct QuickOptions {
+    /// Folder of the 1 GiB scratch file, on the disk to be measured.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub scratch: PathBuf,
+    /// What becomes of the results.
+    #[command(flatten)]
+    pub results: ResultOptions,
+}
+
 /// Options of `run` and `plan`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
+    /// needed as ever, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "connections", "create", "backend", "workload", "queue_depth", "load", "offered", "slo_us", "seconds", "warmup", "repeats",
+        "until_settled", "a_a", "seed", "out", "span"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file, or an export of an NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
+    pub device: Option<PathBuf>,
     /// The device's serial and exact size; `plan` prints it. Of an export, its name (`nbd` if it has none) and size. Its contents are
     /// lost.
     #[arg(long, value_name = "SERIAL:BYTES")]
@@ -140,18 +185,20 @@ pub struct RunOptions {
     /// Seed of addresses, content and order; random, and printed, if not given.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Folder of the results; must be empty (default: `results/local/UTC`).
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// Length of the data span; 1 GiB, or what the device has, if not given.
     #[arg(long, value_name = "BYTES")]
     pub span: Option<u64>,
-    /// Print one JSON object on stdout.
-    #[arg(long)]
-    pub json: bool,
+    /// What becomes of the results.
+    #[command(flatten)]
+    pub results: ResultOptions,
 }
 
 impl RunOptions {
+    /// What is measured. A run that is gone on with has it from the run that began.
+    pub fn device(&self) -> &Path {
+        self.device.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// How the run is repeated.
     pub fn method(&self) -> Method {
         Method { a_a: self.a_a, until_settled: self.until_settled }
@@ -166,18 +213,21 @@ impl RunOptions {
 /// Options of `snapshots`.
 #[derive(Args, Clone, Debug)]
 pub struct SnapshotOptions {
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
+    /// needed as ever, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "create", "backend", "peer", "suite", "snapshots", "sizes", "changes", "unit", "queue_depth", "batch", "seconds", "warmup",
+        "repeats", "seed", "out", "span"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
-    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
-    #[arg(long, value_name = "SERIAL:BYTES")]
-    pub destroy: Option<String>,
+    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
+    pub device: Option<PathBuf>,
+    /// Leave to write to the device.
+    #[command(flatten)]
+    pub overwrite: OverwriteOptions,
     /// Make a file of this size if the device does not exist.
     #[arg(long, value_name = "BYTES")]
     pub create: Option<u64>,
-    /// Overwrite somebody else's file system or label on the device.
-    #[arg(long)]
-    pub force: bool,
     /// Backends; all that keep snapshots if not given. Raw always runs beside them. cow-linear and overlay-linear: snapshots
     /// have linear objects.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -197,39 +247,24 @@ pub struct SnapshotOptions {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "34359738368,1099511627776",
           value_parser = volume_size)]
     pub sizes: Vec<u64>,
-    /// Scattered writes between two of these snapshots.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub changes: u64,
     /// Bytes that first-touch writes once in.
     #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = unit)]
     pub unit: u64,
-    /// Requests in flight.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub queue_depth: u32,
-    /// Writes that are begun together, once as many have completed.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub batch: u32,
+    /// The load, and how it is repeated.
+    #[command(flatten)]
+    pub load: SnapshotLoadOptions,
     /// Measured seconds of each part of a suite.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub seconds: f64,
     /// Seconds under load before that.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub warmup: f64,
-    /// Blocks: how often every arm is repeated.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub repeats: u32,
-    /// Seed of addresses, content and order; random, and printed, if not given.
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Folder of the results; must be empty (default: `results/local/UTC`).
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// Length of the span; 1 GiB, or a quarter of what the device has, if not given.
     #[arg(long, value_name = "BYTES")]
     pub span: Option<u64>,
-    /// Print one JSON object on stdout.
-    #[arg(long)]
-    pub json: bool,
+    /// What becomes of the results.
+    #[command(flatten)]
+    pub results: ResultOptions,
 }
 
 /// Options of `peers`.
@@ -238,12 +273,9 @@ pub struct PeerOptions {
     /// Block device or file. Ours and the others have it in turns, whole.
     #[arg(long, value_name = "PATH")]
     pub device: PathBuf,
-    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
-    #[arg(long, value_name = "SERIAL:BYTES")]
-    pub destroy: Option<String>,
-    /// Overwrite somebody else's file system or label on the device.
-    #[arg(long)]
-    pub force: bool,
+    /// Leave to write to the device.
+    #[command(flatten)]
+    pub overwrite: OverwriteOptions,
     /// cliff, chain, quick.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "cliff,chain,quick")]
     pub suite: Vec<String>,
@@ -260,36 +292,21 @@ pub struct PeerOptions {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16",
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub snapshots: Vec<u32>,
-    /// Scattered writes between two of these snapshots.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub changes: u64,
-    /// Requests in flight.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub queue_depth: u32,
-    /// Writes that are begun together, once as many have completed.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub batch: u32,
+    /// The load, and how it is repeated.
+    #[command(flatten)]
+    pub load: SnapshotLoadOptions,
     /// Measured seconds of each part of a suite.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     pub seconds: f64,
     /// Seconds under load before that.
     #[arg(long, default_value_t = 0.5, value_parser = seconds)]
     pub warmup: f64,
-    /// Blocks: how often every arm is repeated.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub repeats: u32,
-    /// Seed of addresses, content and order; random, and printed, if not given.
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Folder of the results; must be empty (default: `results/local/UTC`).
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// Length of the span; 256 MiB, or a quarter of what the device has, if not given.
     #[arg(long, value_name = "BYTES")]
     pub span: Option<u64>,
-    /// Print one JSON object on stdout.
-    #[arg(long)]
-    pub json: bool,
+    /// What becomes of the results.
+    #[command(flatten)]
+    pub results: ResultOptions,
 }
 
 fn unit(text: &str) -> Result<u64, String> {
@@ -371,15 +388,12 @@ pub struct RecoveryOptions {
     /// Cut the power of a simulated disk of --create bytes instead; times are then virtual.
     #[arg(long, requires = "create", conflicts_with = "device")]
     pub simulated: bool,
-    /// The device's serial and exact size; `plan` prints it. Its contents are lost.
-    #[arg(long, value_name = "SERIAL:BYTES")]
-    pub destroy: Option<String>,
+    /// Leave to write to the device.
+    #[command(flatten)]
+    pub overwrite: OverwriteOptions,
     /// Make a sparse file of this size if the device does not exist.
     #[arg(long, value_name = "BYTES")]
     pub create: Option<u64>,
-    /// Overwrite somebody else's file system or label on the device.
-    #[arg(long)]
-    pub force: bool,
     /// Sizes of the volume; the largest that fits if not given.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub size: Vec<u64>,
@@ -400,12 +414,9 @@ pub struct RecoveryOptions {
     /// Seed of addresses and content; random, and printed, if not given.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Folder of the results; must be empty (default: `results/local/UTC`).
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Print one JSON object on stdout.
-    #[arg(long)]
-    pub json: bool,
+    /// What becomes of the results.
+    #[command(flatten)]
+    pub results: ResultOptions,
 }
 
 /// Options of the process that is killed.

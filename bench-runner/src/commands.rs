@@ -11,14 +11,14 @@ use serde_json::json;
 
 use crate::bench::Bench;
 use crate::cli::{Cli, Command, RunOptions};
-use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
+use crate::failure::{EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, Failure};
 use crate::nbd::Address;
-use crate::results::{MEASURE, RunFolder, rfc3339};
+use crate::results::{MANIFEST_FILE, MEASURE, Manifest, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
-    compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, trace_info,
-    workloads,
+    compare, doctor, interrupt, plan, quick, recovery, report, resume, session, snapshots, summary,
+    trace_info, workloads,
 };
 
 /// Runs the program on its arguments; gives its exit code.
@@ -61,30 +61,41 @@ fn tell_failure(failure: &Failure, json: bool) {
 fn dispatch(command: Command) -> Result<i32, Failure> {
     match command {
         Command::Quick(options) => {
-            let out = out_folder(options.out)?;
-            Ok(tell(&quick::run(&options.scratch, &out)?, options.json))
+            let out = out_folder(options.results.out)?;
+            let ended = quick::run(&options.scratch, &out);
+            tell_end(ended, None, &out, options.results.json)
         }
-        Command::Run(options) => Ok(tell(&run(&options)?, options.json)),
+        Command::Run(options) => run(&resume::run_options(&options)?),
         Command::Plan(options) => plan::tell(&options),
         Command::Workloads { json } => {
             workloads::list(json);
             Ok(EXIT_OK)
         }
         Command::Recovery(options) => {
-            let out = out_folder(options.out.clone())?;
+            let out = out_folder(options.results.out.clone())?;
             let program = recovery::this_program()?;
-            Ok(tell(&recovery::run(&options, &program, &out, &mut |_, _| {})?, options.json))
+            let ended = recovery::run(&options, &program, &out, &mut |_, _| {});
+            tell_end(ended, None, &out, options.results.json)
         }
         Command::Snapshots(options) => {
-            let out = out_folder(options.out.clone())?;
-            Ok(tell(&snapshots::run(&options, &out, &mut |_, _| {})?, options.json))
+            let options = resume::snapshot_options(&options)?;
+            let out = match &options.resume {
+                Some(folder) => folder.clone(),
+                None => out_folder(options.results.out.clone())?,
+            };
+            let ended = snapshots::run(&options, &out, &mut |_, _| {});
+            tell_end(ended, Some("snapshots"), &out, options.results.json)
         }
         Command::Peers(options) => {
-            let out = out_folder(options.out.clone())?;
-            let (session, table) = snapshots::peers::run(&options, &out, &mut |_, _| {})?;
-            let exit_code = tell(&session, options.json);
-            eprint!("\n{table}");
-            Ok(exit_code)
+            let out = out_folder(options.results.out.clone())?;
+            let ended = snapshots::peers::run(&options, &out, &mut |_, _| {});
+            let (ended, table) = ended.map_or_else(
+                |failure| (Err(failure), String::new()),
+                |(session, table)| (Ok(session), format!("\n{table}")),
+            );
+            let exit_code = tell_end(ended, None, &out, options.results.json);
+            eprint!("{table}");
+            exit_code
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
         Command::Compare(options) => compare::tell(&options),
@@ -97,30 +108,38 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
     }
 }
 
-fn run(options: &RunOptions) -> Result<Session, Failure> {
+fn run(options: &RunOptions) -> Result<i32, Failure> {
     let request = plan::Request::parse(options)?;
-    let out = out_folder(options.out.clone())?;
+    let out = match &options.resume {
+        Some(folder) => folder.clone(),
+        None => out_folder(options.results.out.clone())?,
+    };
     let bench = claim(options, request.queue_depth_max())?;
-    let plan = request.on(&options.device, bench.identity().size_bytes)?;
+    let plan = request.on(options.device(), bench.identity().size_bytes)?;
     if let Some(export) = bench.export() {
         plan::refuse_undurable(export, &plan)?;
     }
     eprintln!("{}", plan::sentence(&plan, bench.path()));
-    session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {})
+    let ended = match &options.resume {
+        None => session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {}),
+        Some(_) => session::resume(&bench, &plan, &out, &mut |_, _| {}),
+    };
+    tell_end(ended, Some("run"), &out, options.results.json)
 }
 
 fn claim(options: &RunOptions, queue_depth_max: u32) -> Result<Bench, Failure> {
-    if let Some(address) = Address::of(&options.device)? {
+    let device = options.device();
+    if let Some(address) = Address::of(device)? {
         let destroy = options.destroy.as_deref();
         return Bench::claim_export(&address, destroy, queue_depth_max, options.force, options.connections);
     }
     match options.create {
-        Some(size_bytes) if !options.device.exists() => {
+        Some(size_bytes) if !device.exists() => {
             // Refused before the file is made.
-            plan::Request::parse(options)?.on(&options.device, size_bytes)?;
-            Bench::create(&options.device, size_bytes, queue_depth_max)
+            plan::Request::parse(options)?.on(device, size_bytes)?;
+            Bench::create(device, size_bytes, queue_depth_max)
         }
-        _ => Bench::claim(&options.device, options.destroy.as_deref(), queue_depth_max, options.force),
+        _ => Bench::claim(device, options.destroy.as_deref(), queue_depth_max, options.force),
     }
 }
 
@@ -133,6 +152,41 @@ fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     });
     RunFolder::check_empty(&out)?;
     Ok(out)
+}
+
+/// Tells how a run ended, with how it can be gone on with if it was cut short and the command can; gives the exit code.
+fn tell_end(
+    ended: Result<Session, Failure>,
+    resumed_by: Option<&str>,
+    out: &Path,
+    json: bool,
+) -> Result<i32, Failure> {
+    let folder = out.display();
+    let remedy = || {
+        let device = Manifest::load(&out.join(MANIFEST_FILE)).ok()?.device;
+        let destroy = plan::shell_word(&format!("{}:{}", device.serial, device.size_bytes));
+        let command = resumed_by?;
+        Some(format!("`bench-runner {command} --resume {folder} --destroy {destroy}` goes on with it"))
+    };
+    match ended {
+        Ok(session) => {
+            let exit_code = tell(&session, json);
+            if let (Some(_), Some(remedy)) = (&session.stopped, remedy()) {
+                eprintln!("bench-runner: {remedy}");
+            }
+            Ok(exit_code)
+        }
+        // What is written is in the folder: only a folder that was begun has a manifest.
+        Err(failure) if failure.exit_code == EXIT_ENVIRONMENT && out.join(MANIFEST_FILE).exists() => {
+            let remedy = remedy().map_or(String::new(), |remedy| format!("; when that is mended, {remedy}"));
+            let message = format!(
+                "{}; what was measured before is kept, and shown by `bench-runner report {folder}`{remedy}",
+                failure.message
+            );
+            Err(Failure { message, ..failure })
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Tells how a run ended and gives the exit code.

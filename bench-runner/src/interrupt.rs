@@ -23,8 +23,10 @@ pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// From now on SIGINT and SIGTERM are heard.
+/// From now on SIGINT and SIGTERM are heard, and a file that may not grow is an error to be told rather than the end.
 pub fn listen() {
+    // SAFETY: ignoring a signal runs nothing.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let handler = on_signal as extern "C" fn(c_int);
         // SAFETY: the handler does nothing but atomic loads and stores, unlink and _exit, all of which are

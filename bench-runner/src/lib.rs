@@ -27,6 +27,7 @@ pub mod recorder;
 pub mod recovery;
 pub mod report;
 pub mod results;
+pub(crate) mod resume;
 pub mod runner_cost;
 pub mod scratch;
 pub mod session;

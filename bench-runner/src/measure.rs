@@ -148,6 +148,18 @@ pub struct ArmOutcome {
     pub open: Option<OpenFigures>,
 }
 
+impl ArmOutcome {
+    /// Reads and writes completed in the measured time.
+    pub fn operations(&self) -> u64 {
+        self.read.operations + self.write.operations
+    }
+
+    /// The same a second.
+    pub fn per_second(&self) -> f64 {
+        self.operations() as f64 * 1e9 / self.elapsed_ns.max(1) as f64
+    }
+}
+
 /// Bytes written from the beginning of the load, warm-up included, until nothing was left to be written for it.
 #[derive(Clone, Debug, Default)]
 pub struct Written {

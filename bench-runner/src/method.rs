@@ -6,7 +6,7 @@
 use crate::arms::Arm;
 use crate::compare::noise::AGAIN;
 use crate::compare::quantity::{IOPS, LATENCY_P99, RATE_HALF_WIDTH, TIME_HALF_WIDTH};
-use crate::compare::{Cell, Pairing, Series, Side, estimate};
+use crate::compare::{BARE, Cell, Pairing, Series, Side, estimate};
 use crate::failure::Failure;
 use crate::results::{METRICS_FILE, RunFolder, Stopping, read_metrics};
 
@@ -14,9 +14,6 @@ use crate::results::{METRICS_FILE, RunFolder, Stopping, read_metrics};
 pub const BLOCKS_MIN: u32 = 5;
 /// Most blocks of it.
 pub const BLOCKS_MAX: u32 = 15;
-
-/// What the others' intervals are taken against.
-const BARE: &str = "raw";
 
 /// How a run is repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::bench::{self, DataSpan, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
 use crate::nbd::{Address, ConnectOptions, Export};
+use crate::resume;
 use crate::suite::{Cell, Load, SuitePlan, time_text};
 
 /// The span if none is given. Every arm fills and compares all of it, so that a larger one costs more time than
@@ -39,7 +40,7 @@ impl Request {
     /// # Errors
     /// A usage failure that lists what there is.
     pub fn parse(options: &RunOptions) -> Result<Self, Failure> {
-        let is_export = Address::of(&options.device)?.is_some();
+        let is_export = Address::of(options.device())?.is_some();
         let mut arms = vec![if is_export { Arm::Nbd } else { Arm::Raw }];
         let direct = ["direct".to_owned()];
         let named = if options.backend.is_empty() && !is_export { &direct[..] } else { &options.backend };
@@ -191,8 +192,8 @@ pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
 /// # Errors
 /// The options are wrong or the device cannot be looked at. That a run would be refused is part of the answer.
 pub fn tell(options: &RunOptions) -> Result<i32, Failure> {
-    let object = describe(options)?;
-    if options.json {
+    let object = describe(&resume::run_options(options)?)?;
+    if options.results.json {
         println!("{object}");
         return Ok(EXIT_OK);
     }
@@ -207,7 +208,7 @@ pub fn tell(options: &RunOptions) -> Result<i32, Failure> {
 
 fn describe(options: &RunOptions) -> Result<Value, Failure> {
     let request = Request::parse(options)?;
-    let path = &options.device;
+    let path = options.device();
     let address = Address::of(path)?;
     let (size_bytes, mut object) = match (Identity::of(path), options.create) {
         _ if address.is_some() => existing_export(address.as_ref(), options.connections)?,
@@ -277,7 +278,7 @@ fn existing_export(address: Option<&Address>, connections: u32) -> Result<(u64, 
 }
 
 /// The text as one word of a shell.
-fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.:/".contains(character);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

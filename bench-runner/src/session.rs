@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::bench::Bench;
 use crate::content::PRECONDITIONING;
 use crate::environment;
-use crate::failure::{EXIT_INVALID_RUN, EXIT_OK, Failure};
-use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder};
-use crate::suite::{self, AfterArm, Cell, SuitePlan};
-use crate::{interrupt, report, runner_cost};
+use crate::failure::{EXIT_INTERRUPTED, EXIT_INVALID_RUN, EXIT_OK, Failure};
+use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder, RunRow};
+use crate::suite::{self, AfterArm, Cell, SuiteEnd, SuitePlan};
+use crate::{interrupt, report, resume, runner_cost};
 
 /// Depths at which the runner's own cost is always measured, beside those of the plan.
 const COST_DEPTHS: [u32; 2] = [1, 32];
@@ -27,6 +27,25 @@ pub struct Session {
 }
 
 impl Session {
+    /// Ends a run: what stopped it is told in the folder, blocks are pooled, the report is written.
+    ///
+    /// # Errors
+    /// The folder cannot be written or read.
+    pub(crate) fn end(mut folder: RunFolder, end: SuiteEnd) -> Result<Self, Failure> {
+        let ending = match &end.stopped {
+            None => Ending::Complete,
+            Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
+            Some(_) => Ending::Failed,
+        };
+        if ending == Ending::Interrupted {
+            folder.append_event("interrupted", "a signal asked the program to stop")?;
+        }
+        let path = folder.path().to_owned();
+        folder.finish(ending)?;
+        let SuiteEnd { invalid, stopped } = end;
+        Ok(Self { report: report::write(&path)?, data: RunData::read(&path)?, invalid, stopped })
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> i32 {
         match &self.stopped {
@@ -51,28 +70,41 @@ pub fn run(
 ) -> Result<Session, Failure> {
     plan.check()?;
     let dropped = dropped.into_iter().chain(plan.left_out()).collect();
-    let mut folder = RunFolder::create(out, manifest(bench, plan, dropped))?;
+    let folder = RunFolder::create(out, manifest(bench, plan, dropped))?;
+    measure(bench, plan, folder, &[], after_arm)
+}
+
+/// Goes on with a run that was cut short.
+///
+/// # Errors
+/// As [`run`]; the folder holds no such run, or one that this would not be.
+pub fn resume(bench: &Bench, plan: &SuitePlan, out: &Path, after_arm: AfterArm) -> Result<Session, Failure> {
+    plan.check()?;
+    resume::check(out, &manifest(bench, plan, Vec::new()))?;
+    // The arm whose failure ended the run is measured again.
+    let (folder, there) = RunFolder::resume(out, |row, _| row.measured_ns.is_some())?;
+    measure(bench, plan, folder, &there, after_arm)
+}
+
+fn measure(
+    bench: &Bench,
+    plan: &SuitePlan,
+    mut folder: RunFolder,
+    there: &[RunRow],
+    after_arm: AfterArm,
+) -> Result<Session, Failure> {
     let mut depths: Vec<u32> = plan.cells.iter().map(|cell| cell.queue_depth).chain(COST_DEPTHS).collect();
     depths.sort_unstable();
     depths.dedup();
-    for cost in runner_cost::measure(&depths, plan.seed)? {
+    // They come before all arms.
+    let costs = if there.is_empty() { runner_cost::measure(&depths, plan.seed)? } else { Vec::new() };
+    for cost in costs {
         if !interrupt::requested() {
             folder.append_metric(&cost.row(plan.seed))?;
         }
     }
-    let end = suite::run(bench, plan, &mut folder, after_arm)?;
-    let ending = match &end.stopped {
-        None => Ending::Complete,
-        Some(_) if end.interrupted() => Ending::Interrupted,
-        Some(_) => Ending::Failed,
-    };
-    if ending == Ending::Interrupted {
-        folder.append_event("interrupted", "a signal asked the program to stop")?;
-    }
-    let path = folder.path().to_owned();
-    folder.finish(ending)?;
-    let report = report::write(&path)?;
-    Ok(Session { report, data: RunData::read(&path)?, invalid: end.invalid, stopped: end.stopped })
+    let end = suite::run(bench, plan, &mut folder, there, after_arm)?;
+    Session::end(folder, end)
 }
 
 fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest {
@@ -103,6 +135,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
             span_bytes: plan.span_bytes,
             preconditioning: PRECONDITIONING.to_owned(),
             slo_ns: plan.slo_ns,
+            digest: Plan::digest_of(plan),
         },
         dropped,
         ..Manifest::default()

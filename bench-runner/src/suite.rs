@@ -18,11 +18,12 @@ use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
 use crate::method::Method;
-use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder};
+use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder, RunRow};
 use crate::validity::{self, ForeignWatch};
+use crate::{resume, stats};
 
 /// What the phases of open loads begin with.
-const OPEN: &str = "open-";
+pub(crate) const OPEN: &str = "open-";
 
 /// How operations are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -73,6 +74,12 @@ impl Cell {
     pub fn name(&self) -> String {
         let name = format!("{} depth {}", self.workload.name(), self.queue_depth);
         if self.load == Load::Closed { name } else { format!("{name} {}", self.load.phase()) }
+    }
+
+    /// Whether a row is of it, of whichever arm and block.
+    fn has(&self, row: &RunRow) -> bool {
+        (row.workload.as_str(), row.queue_depth) == (self.workload.name(), self.queue_depth)
+            && row.phase == self.load.phase()
     }
 
     /// Why an arm cannot be asked for it; `None` if it can.
@@ -196,18 +203,11 @@ pub struct SuiteEnd {
     pub stopped: Option<Failure>,
 }
 
-impl SuiteEnd {
-    /// Whether a signal stopped it.
-    pub fn interrupted(&self) -> bool {
-        self.stopped.as_ref().is_some_and(|failure| failure.exit_code == EXIT_INTERRUPTED)
-    }
-}
-
 /// Called between an arm and its verification with the device's path and the first byte of the span: the place for
 /// a test to damage the data.
 pub type AfterArm<'a> = &'a mut dyn FnMut(&Path, u64);
 
-/// Runs the plan and appends each arm to the folder.
+/// Runs the plan and appends each arm to the folder; those that are there already are passed over.
 ///
 /// # Errors
 /// The results cannot be written. What stops the measuring itself is in the [`SuiteEnd`], because what was measured
@@ -216,11 +216,13 @@ pub fn run(
     bench: &Bench,
     plan: &SuitePlan,
     folder: &mut RunFolder,
+    there: &[RunRow],
     after_arm: AfterArm,
 ) -> Result<SuiteEnd, Failure> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
     let mut end = SuiteEnd::default();
-    let mut progress = Progress { started: Instant::now(), done: 0, runs: plan.runs() };
+    let mut progress =
+        Progress { started: Instant::now(), there: there.len(), done: there.len(), runs: plan.runs() };
     for block in 1..=plan.repeats {
         // By arm, operations a second of the closed load.
         let mut closed: Vec<(String, f64)> = Vec::new();
@@ -232,6 +234,15 @@ pub fn run(
                 closed.clear();
             }
             for ((arm, name), place) in arms.into_iter().zip(1..) {
+                let is_it = |row: &&RunRow| row.block == block && row.arm == name && cell.has(row);
+                if let Some(row) = there.iter().find(is_it) {
+                    resume::check_row(row, task.seed, place)?;
+                    end.invalid.extend((!row.valid).then(|| row.invalid_reason.clone()));
+                    closed.extend(
+                        row.per_second().filter(|_| cell.load == Load::Closed).map(|rate| (name, rate)),
+                    );
+                    continue;
+                }
                 let own = closed.iter().find(|(other, _)| *other == name).map(|(_, per_second)| *per_second);
                 let offered_per_second = match cell.load {
                     Load::Closed => None,
@@ -277,9 +288,7 @@ pub fn run(
                 progress.tell(&run);
                 end.invalid.extend(run.invalid_reason);
                 if let (Load::Closed, Ok(measured)) = (cell.load, &measured) {
-                    let outcome = &measured.outcome;
-                    let operations = outcome.read.operations + outcome.write.operations;
-                    closed.push((name, operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64));
+                    closed.push((name, measured.outcome.per_second()));
                 }
                 if let Err(failure) = measured {
                     folder.append_event("failed", &failure.message)?;
@@ -288,7 +297,9 @@ pub fn run(
                 }
             }
         }
-        if plan.method.is_settled(folder, block)? {
+        // With a further block there it was not settled.
+        let is_last = there.iter().all(|row| row.block <= block);
+        if is_last && plan.method.is_settled(folder, block)? {
             break;
         }
     }
@@ -338,14 +349,15 @@ fn one_arm(
 /// Fisher and Yates.
 pub(crate) fn shuffle<T>(items: &mut [T], random: &mut Xoshiro256PlusPlus) {
     for last in (1..items.len()).rev() {
-        let chosen = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
-        items.swap(last, chosen as usize);
+        items.swap(last, stats::index_below(random, last + 1));
     }
 }
 
 /// One line an arm on stderr.
 struct Progress {
     started: Instant,
+    /// Runs that were there when this process began.
+    there: usize,
     done: usize,
     runs: usize,
 }
@@ -354,12 +366,9 @@ impl Progress {
     fn tell(&mut self, run: &ArmRun) {
         self.done += 1;
         let left = self.runs.saturating_sub(self.done) as u32;
-        let left = self.started.elapsed() / self.done as u32 * left;
-        let figures = run.outcome.map_or(String::new(), |outcome| {
-            let operations = outcome.read.operations + outcome.write.operations;
-            let per_second = operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
-            format!(" {per_second:.0} operations/s,")
-        });
+        let left = self.started.elapsed() / (self.done - self.there) as u32 * left;
+        let told = |outcome: &ArmOutcome| format!(" {:.0} operations/s,", outcome.per_second());
+        let figures = run.outcome.map_or(String::new(), told);
         let load = match run.load {
             Load::Closed => String::new(),
             load => format!(" {}", load.phase()),

@@ -193,16 +193,12 @@ mod tests {
         engine::run(&runtime, target, &task, Content::AsItIs).expect("a measurement")
     }
 
-    fn operations(outcome: &ArmOutcome) -> u64 {
-        outcome.read.operations + outcome.write.operations
-    }
-
     /// Beyond capacity the queue grows for as long as the load lasts: in what was intended, not in the service.
     #[test]
     fn a_queue_shows_in_what_was_intended_alone() {
         let closed = run(None, 500 * MS, None);
         assert!(closed.open.is_none());
-        let capacity = operations(&closed) as f64 / 0.5;
+        let capacity = closed.operations() as f64 / 0.5;
         let over = run(Some(1.5 * capacity), 1_000 * MS, None);
         let open = over.open.as_ref().expect("an open load");
         // A third of all that is offered in a second and a tenth is left waiting, the last of it 300 ms.
@@ -210,8 +206,8 @@ mod tests {
         assert!(intended_ns > 150 * MS, "{intended_ns}");
         let service_ns = over.read.latency_ns.value_at_quantile(0.5);
         assert!(service_ns < 50 * MS, "{service_ns}");
-        assert!(open.backlog_max > operations(&over) / 8, "{} of {}", open.backlog_max, operations(&over));
-        assert!(open.is_saturated(operations(&over), over.elapsed_ns));
+        assert!(open.backlog_max > over.operations() / 8, "{} of {}", open.backlog_max, over.operations());
+        assert!(open.is_saturated(over.operations(), over.elapsed_ns));
 
         let under = run(Some(0.3 * capacity), 1_000 * MS, None);
         let open = under.open.as_ref().expect("an open load");
@@ -220,7 +216,7 @@ mod tests {
         assert!(intended_ns < service_ns + 50 * MS, "{intended_ns} {service_ns}");
         // The schedule's own count, within five standard deviations of a Poisson count.
         let wanted = 0.3 * capacity;
-        let counted = operations(&under) as f64;
+        let counted = under.operations() as f64;
         assert!(
             (counted - wanted).abs() < 5.0 * wanted.sqrt() + 2.0 * f64::from(DEPTH),
             "{counted} {wanted}"

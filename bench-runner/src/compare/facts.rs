@@ -19,9 +19,9 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// For people.
-    pub fn text(&self) -> String {
-        format!("{}: {} in A, {} in B", self.field, short(&self.a), short(&self.b))
+    /// For people, with what tells the two apart.
+    pub fn text(&self, a: &str, b: &str) -> String {
+        format!("{}: {} {a}, {} {b}", self.field, short(&self.a), short(&self.b))
     }
 }
 
@@ -35,11 +35,11 @@ fn short(value: &Value) -> String {
 
 /// Facts of the plan that change what a figure means. What else a plan says (arms, workloads, depths, number of blocks) changes
 /// only which figures there are.
-const OF_THE_PLAN: [&str; 5] =
+pub const OF_THE_PLAN: [&str; 5] =
     ["measure_ns", "warmup_ns", "span_offset_bytes", "span_bytes", "preconditioning"];
 
-/// Every fact of device, environment and method in which the two differ.
-pub fn differences(a: &Manifest, b: &Manifest) -> Vec<Difference> {
+/// Every fact of device, environment and plan in which the two differ; of the plan those that are `wanted`.
+pub fn differences(a: &Manifest, b: &Manifest, wanted: &dyn Fn(&str) -> bool) -> Vec<Difference> {
     let mut found = Vec::new();
     let mut compare = |name: &str, a: Value, b: Value, wanted: &dyn Fn(&str) -> bool| {
         let (Value::Object(a), Value::Object(b)) = (a, b) else { return };
@@ -53,7 +53,7 @@ pub fn differences(a: &Manifest, b: &Manifest) -> Vec<Difference> {
     let all = |_: &str| true;
     compare("device", value_of(&a.device), value_of(&b.device), &all);
     compare("environment", value_of(&a.environment), value_of(&b.environment), &all);
-    compare("plan", value_of(&a.plan), value_of(&b.plan), &|field| OF_THE_PLAN.contains(&field));
+    compare("plan", value_of(&a.plan), value_of(&b.plan), wanted);
     found
 }
 

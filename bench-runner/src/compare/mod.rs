@@ -21,7 +21,8 @@ use crate::stats::verdict::{Measure, Verdict, judge};
 use noise::AGAIN;
 
 pub use facts::Difference;
-pub(crate) use pairs::estimate;
+pub(crate) use facts::differences;
+pub(crate) use pairs::{BARE, estimate};
 pub use pairs::{Estimate, Pairing, estimate_paired, estimate_unpaired};
 pub use quantity::Quantity;
 pub use side::{BlockValue, Cell, Series, Side};
@@ -197,7 +198,7 @@ pub fn compare(a: &Side, b: &Side, noise: Option<&Side>, choice: &Choice) -> Res
         comparison.warnings.push("A and B are one folder: name two arms of it with --arm X=Y".to_owned());
     }
     if let (Some(one), Some(two)) = (&a.manifest, &b.manifest) {
-        comparison.differences = facts::differences(one, two);
+        comparison.differences = facts::differences(one, two, &|field| facts::OF_THE_PLAN.contains(&field));
     }
     let plans_agree = match (&a.manifest, &b.manifest) {
         (Some(one), Some(two)) => facts::plans_agree(one, two),

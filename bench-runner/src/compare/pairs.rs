@@ -15,7 +15,7 @@ pub fn is_of_the_machine(arm: &str) -> bool {
 }
 
 /// What every other arm is measured against.
-const BARE: &str = "raw";
+pub(crate) const BARE: &str = "raw";
 
 /// How the blocks of two sides belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

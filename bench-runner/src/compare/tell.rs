@@ -53,7 +53,7 @@ pub(super) fn text(comparison: &Comparison, a: &Side, b: &Side) -> String {
         let _ = writeln!(text, "{letter}: {}{about}", side.name);
     }
     for difference in &comparison.differences {
-        let _ = writeln!(text, "differs: {}", difference.text());
+        let _ = writeln!(text, "differs: {}", difference.text("in A", "in B"));
     }
     for warning in &comparison.warnings {
         let _ = writeln!(text, "warning: {warning}");

@@ -30,9 +30,10 @@ pub use self::victim::run as be_victim;
 use crate::bench::{self, Bench};
 use crate::cli::RecoveryOptions;
 use crate::failure::Failure;
-use crate::results::{DeviceFacts, Ending, Manifest, Plan, RecoveryRow, RunData, RunFolder};
+use crate::results::{DeviceFacts, Manifest, Plan, RecoveryRow, RunFolder};
 use crate::session::Session;
-use crate::{environment, interrupt, plan, report};
+use crate::suite::SuiteEnd;
+use crate::{environment, interrupt, plan};
 
 /// What was told to be durable: the last such generation of each block.
 pub type Acknowledged = BTreeMap<u64, u32>;
@@ -72,7 +73,8 @@ pub fn run(
             Bench::create(path, bytes, depth)?
         }
         _ => {
-            let bench = Bench::claim(path, options.destroy.as_deref(), depth, options.force)?;
+            let bench =
+                Bench::claim(path, options.overwrite.destroy.as_deref(), depth, options.overwrite.force)?;
             check_fit(&cases, bench.identity().size_bytes)?;
             bench
         }
@@ -135,13 +137,7 @@ fn run_all(
             break;
         }
     }
-    folder.finish(match &stopped {
-        None => Ending::Complete,
-        Some(_) if interrupt::requested() => Ending::Interrupted,
-        Some(_) => Ending::Failed,
-    })?;
-    let report = report::write(out)?;
-    Ok(Session { report, data: RunData::read(out)?, invalid, stopped })
+    Session::end(folder, SuiteEnd { invalid, stopped })
 }
 
 fn cases(options: &RecoveryOptions, seed: u64) -> Vec<Case> {

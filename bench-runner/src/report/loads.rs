@@ -8,6 +8,7 @@ use super::plots;
 use super::text::{count, escape, percent, time, whole};
 use super::view::View;
 use crate::open_loads::{OpenLoad, open_loads, slo_points};
+use crate::suite::OPEN;
 
 /// Nothing where no load was open.
 pub(super) fn loads(view: &View, page: &mut String) {
@@ -70,7 +71,7 @@ fn row(view: &View, load: &OpenLoad, page: &mut String) {
         "<tr><td class=\"text\"><span class=\"mark {}\"></span>{}</td><td class=\"text\">{}</td>",
         view.colour(&load.first.arm),
         escape(&load.first.arm),
-        escape(load.first.phase.trim_start_matches("open-")),
+        escape(load.first.phase.trim_start_matches(OPEN)),
     );
     let cells = [
         whole(load.offered),

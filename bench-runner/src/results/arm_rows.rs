@@ -99,7 +99,7 @@ impl ArmRun<'_> {
             started_utc,
             started_ns: self.started_ns,
             io_path: outcome.map(|outcome| outcome.io_path.clone()).unwrap_or_default(),
-            operations: outcome.map(|outcome| outcome.read.operations + outcome.write.operations),
+            operations: outcome.map(ArmOutcome::operations),
             cpu_user_ns: outcome.and_then(|outcome| outcome.cpu_user_ns),
             cpu_system_ns: outcome.and_then(|outcome| outcome.cpu_system_ns),
             allocations: outcome.and_then(|outcome| outcome.allocations),
@@ -205,9 +205,9 @@ impl ArmRun<'_> {
 
     /// What an open load shows beside a closed one.
     fn add_open(&self, rows: &mut Vec<MetricRow>, run: u64, outcome: &ArmOutcome) {
-        let histograms = self.histograms();
         let Some(open) = &outcome.open else { return };
-        let operations = outcome.read.operations + outcome.write.operations;
+        let histograms = self.histograms();
+        let operations = outcome.operations();
         let mut add = |op: &str, metric: &str, stat: &str, unit: &str, value: Option<f64>| {
             let row = self.metric_row(run, op, operations);
             let (metric, stat, unit) = (metric.to_string(), stat.to_string(), unit.to_string());
@@ -225,8 +225,8 @@ impl ArmRun<'_> {
             let value = stats::percentile(&open.lateness_ns, q).map(|value| value as f64);
             add("all", "lateness", stat, "ns", value);
         }
-        let achieved = operations as f64 * 1e9 / outcome.elapsed_ns.max(1) as f64;
-        add("all", "achieved_of_offered", "mean", "1", Some(achieved / open.offered_per_second));
+        let achieved = outcome.per_second() / open.offered_per_second;
+        add("all", "achieved_of_offered", "mean", "1", Some(achieved));
         add("all", "backlog", "max", "1", Some(open.backlog_max as f64));
         add("all", "overflow", "total", "1", Some(open.overflow as f64));
         let saturated = open.is_saturated(operations, outcome.elapsed_ns);
@@ -303,7 +303,7 @@ impl ArmRun<'_> {
         let Some(outcome) = self.outcome else { return Totals::default() };
         let histograms = self.histograms();
         Totals {
-            operations: outcome.read.operations + outcome.write.operations,
+            operations: outcome.operations(),
             bytes: Some(outcome.read.bytes + outcome.write.bytes),
             latency_ns: merged(histograms.read.iter().chain(&histograms.write)),
             elapsed_ns: outcome.elapsed_ns,

@@ -3,6 +3,7 @@
 //! Rows go to the operating system in whole lines as soon as an arm ends: after [`RunFolder::append_arm`] returns, a
 //! crash of the process loses nothing of that arm.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,13 +14,15 @@ use serde::Serialize;
 use super::{
     ArmRun, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, MANIFEST_FILE, METRICS_FILE, Manifest,
     MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow, SERIES_FILE, SecondRow,
-    TIMESERIES_FILE, WindowRow, histogram_log, pooled_rows, rfc3339,
+    TIMESERIES_FILE, WindowRow, from_rfc3339, histogram_log, pooled_rows, rest, rfc3339,
 };
 
 /// A run folder being written.
 pub struct RunFolder {
     path: PathBuf,
     manifest: Manifest,
+    /// From the run's beginning until this process went on with it.
+    before: Duration,
     started: Instant,
     started_at: SystemTime,
     last_run: u64,
@@ -55,6 +58,7 @@ impl RunFolder {
                 interrupted: false,
                 ..manifest
             },
+            before: Duration::ZERO,
             started: Instant::now(),
             started_at,
             last_run: 0,
@@ -67,6 +71,60 @@ impl RunFolder {
         };
         folder.manifest.save(&path.join(MANIFEST_FILE))?;
         Ok(folder)
+    }
+
+    /// Goes on with a folder whose run was cut short. Whatever is there in part is taken away, and so are rows that pool blocks and arms
+    /// that `stays`, which is shown all of them too, refuses; gives the arms that are there. The time axis goes on, with the pause in it.
+    ///
+    /// Errors: as for [`RunData::read`], and [`ResultsError::Io`] where the folder cannot be written.
+    pub fn resume(
+        path: &Path,
+        stays: impl Fn(&RunRow, &[RunRow]) -> bool,
+    ) -> Result<(Self, Vec<RunRow>), ResultsError> {
+        let manifest = Manifest::load(&path.join(MANIFEST_FILE))?;
+        let listed: Vec<RunRow> = rest::keep(&path.join(RUNS_FILE), |_: &RunRow| true)?;
+        let runs: Vec<RunRow> = rest::keep(&path.join(RUNS_FILE), |row| stays(row, &listed))?;
+        let numbers: HashSet<u64> = runs.iter().map(|row| row.run).collect();
+        rest::keep(&path.join(METRICS_FILE), |row: &MetricRow| match row.run {
+            Some(run) => numbers.contains(&run),
+            // What the runner costs is all there once an arm is.
+            None => !runs.is_empty() && row.is_runner_cost(),
+        })?;
+        rest::keep(&path.join(TIMESERIES_FILE), |row: &SecondRow| numbers.contains(&row.run))?;
+        rest::keep(&path.join(EVENTS_FILE), |_: &EventRow| true)?;
+        rest::keep(&path.join(SERIES_FILE), |row: &WindowRow| numbers.contains(&row.run))?;
+        let histograms = path.join(HISTOGRAM_FOLDER);
+        for entry in fs::read_dir(&histograms).map_err(ResultsError::io(&histograms, "read"))? {
+            let entry = entry.map_err(ResultsError::io(&histograms, "read"))?;
+            let name = format!("{HISTOGRAM_FOLDER}/{}", entry.file_name().display());
+            if !runs.iter().any(|row| row.hist_file == name) {
+                fs::remove_file(entry.path()).map_err(ResultsError::io(&entry.path(), "write"))?;
+            }
+        }
+        let started_at = from_rfc3339(&manifest.started_utc).ok_or_else(|| {
+            let detail = format!("started_utc is {:?}, which is no time", manifest.started_utc);
+            ResultsError::malformed(&path.join(MANIFEST_FILE), detail)
+        })?;
+        let mut folder = RunFolder {
+            path: path.to_path_buf(),
+            manifest,
+            before: SystemTime::now().duration_since(started_at).unwrap_or_default(),
+            started: Instant::now(),
+            started_at,
+            last_run: runs.iter().map(|row| row.run).max().unwrap_or(0),
+            runs: Table::open(path.join(RUNS_FILE))?,
+            metrics: Table::open(path.join(METRICS_FILE))?,
+            timeseries: Table::open(path.join(TIMESERIES_FILE))?,
+            events: Table::open(path.join(EVENTS_FILE))?,
+            recovery: None,
+            series: None,
+        };
+        if path.join(SERIES_FILE).exists() {
+            folder.series = Some(Table::open(path.join(SERIES_FILE))?);
+        }
+        folder.change_manifest(|manifest| (manifest.ended_utc, manifest.interrupted) = (None, false))?;
+        folder.append_event("resumed", &format!("{} runs were there", runs.len()))?;
+        Ok((folder, runs))
     }
 
     /// Refuses a folder that holds anything, without making one.
@@ -90,7 +148,7 @@ impl RunFolder {
 
     /// Nanoseconds since the folder was made: the time axis of events and of the time series.
     pub fn since_start_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from((self.before + self.started.elapsed()).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Changes the manifest (a part of the plan dropped while running, a fact learned late) and saves it.
@@ -232,6 +290,12 @@ impl Table {
         let header = text.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
         table.write(header)?;
         Ok(table)
+    }
+
+    /// A table that is there.
+    fn open(path: PathBuf) -> Result<Self, ResultsError> {
+        let file = File::options().append(true).open(&path).map_err(ResultsError::io(&path, "write"))?;
+        Ok(Table { path, file })
     }
 
     fn append<Row: Serialize>(&mut self, rows: &[Row]) -> Result<(), ResultsError> {

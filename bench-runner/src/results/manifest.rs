@@ -4,6 +4,7 @@
 //! `null` means not known, never zero.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,19 @@ pub struct Plan {
     /// Bound of the p99 of intended latency that loads were to meet.
     #[serde(default)]
     pub slo_ns: Option<u64>,
+    /// Of everything that the plan says, also what stands in files; by it a run that goes on knows that nothing has changed.
+    #[serde(default)]
+    pub digest: String,
+}
+
+impl Plan {
+    /// The digest of a plan; it means something to the same build alone.
+    pub fn digest_of(plan: &impl std::fmt::Debug) -> String {
+        // A hasher made like this always begins alike.
+        let mut hasher = DefaultHasher::new();
+        format!("{plan:?}").hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
 }
 
 /// A run that goes on until its intervals are narrow.
@@ -160,7 +174,7 @@ impl Manifest {
         fs::rename(&next, path).map_err(ResultsError::io(path, "write"))
     }
 
-    pub(super) fn load(path: &Path) -> Result<Self, ResultsError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, ResultsError> {
         let text = fs::read_to_string(path).map_err(ResultsError::io(path, "read"))?;
         let manifest: Manifest =
             serde_json::from_str(&text).map_err(|error| ResultsError::malformed(path, error))?;

@@ -5,7 +5,8 @@
 //!
 //! Invariants: a folder is never overwritten; what has been appended is handed to the operating system before the
 //! next arm begins, so a run cut short leaves a valid partial folder; the row in `runs.csv` comes last of all that
-//! an arm leaves, so a run that is listed is there in full.
+//! an arm leaves, so a run that is listed is there in full. Of what a killed process was writing, a last row may be
+//! there in part: a reader of a folder whose run has not ended passes over it, and a run that goes on takes it away.
 
 mod arm_rows;
 mod error;
@@ -14,6 +15,7 @@ mod histogram_log;
 mod manifest;
 mod pool;
 mod read;
+mod rest;
 mod rows;
 mod utc;
 
@@ -27,7 +29,7 @@ pub use pool::pooled_rows;
 pub use read::{RunData, read_metrics};
 pub(crate) use rows::MEASURE;
 pub use rows::{EventRow, MetricRow, RecoveryRow, RunRow, SecondRow, WindowRow};
-pub use utc::rfc3339;
+pub use utc::{from_rfc3339, rfc3339};
 
 /// What was run, on what, and whether it ended.
 pub const MANIFEST_FILE: &str = "manifest.json";

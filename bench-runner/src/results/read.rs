@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{
     EVENTS_FILE, EventRow, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE,
     RecoveryRow, ResultsError, RunHistograms, RunRow, SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow,
-    histogram_log,
+    histogram_log, rest,
 };
 
 /// A run folder in memory.
@@ -39,13 +39,14 @@ impl RunData {
     /// be understood. Nothing is made up for either.
     pub fn read(folder: &Path) -> Result<Self, ResultsError> {
         let manifest = Manifest::load(&folder.join(MANIFEST_FILE))?;
-        let runs: Vec<RunRow> = read_table(&folder.join(RUNS_FILE))?;
-        let mut metrics: Vec<MetricRow> = read_table(&folder.join(METRICS_FILE))?;
-        let mut seconds: Vec<SecondRow> = read_table(&folder.join(TIMESERIES_FILE))?;
-        let events = read_table(&folder.join(EVENTS_FILE))?;
+        let is_whole = manifest.complete;
+        let runs: Vec<RunRow> = read_table(&folder.join(RUNS_FILE), is_whole)?;
+        let mut metrics: Vec<MetricRow> = read_table(&folder.join(METRICS_FILE), is_whole)?;
+        let mut seconds: Vec<SecondRow> = read_table(&folder.join(TIMESERIES_FILE), is_whole)?;
+        let events = read_table(&folder.join(EVENTS_FILE), is_whole)?;
         // Most runs measure no recovery, and no suite of snapshots.
-        let recovery = read_if_there(&folder.join(RECOVERY_FILE))?;
-        let mut windows: Vec<WindowRow> = read_if_there(&folder.join(SERIES_FILE))?;
+        let recovery = read_if_there(&folder.join(RECOVERY_FILE), is_whole)?;
+        let mut windows: Vec<WindowRow> = read_if_there(&folder.join(SERIES_FILE), is_whole)?;
         let mut histograms = BTreeMap::new();
         for run in runs.iter().filter(|run| !run.hist_file.is_empty()) {
             let relative = Path::new(&run.hist_file);
@@ -69,19 +70,18 @@ impl RunData {
 ///
 /// Errors: as [`RunData::read`].
 pub fn read_metrics(path: &Path) -> Result<Vec<MetricRow>, ResultsError> {
-    read_table(path)
+    read_table(path, true)
 }
 
-fn read_table<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, ResultsError> {
-    let file = std::fs::File::open(path).map_err(ResultsError::io(path, "read"))?;
-    csv::Reader::from_reader(file)
-        .deserialize()
-        .collect::<Result<_, _>>()
-        .map_err(|error| ResultsError::malformed(path, error))
+/// Every row; of a table that is not known to be whole, all but a last one that is there in part.
+fn read_table<Row: DeserializeOwned>(path: &Path, is_whole: bool) -> Result<Vec<Row>, ResultsError> {
+    let bytes = std::fs::read(path).map_err(ResultsError::io(path, "read"))?;
+    let end = if is_whole { bytes.len() } else { rest::whole_rows(&bytes) };
+    Ok(rest::parse(path, &bytes[..end])?.into_iter().map(|(_, row)| row).collect())
 }
 
-fn read_if_there<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, ResultsError> {
-    match read_table(path) {
+fn read_if_there<Row: DeserializeOwned>(path: &Path, is_whole: bool) -> Result<Vec<Row>, ResultsError> {
+    match read_table(path, is_whole) {
         Err(ResultsError::Missing { .. }) => Ok(Vec::new()),
         read => read,
     }

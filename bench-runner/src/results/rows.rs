@@ -73,6 +73,13 @@ pub struct RunRow {
     pub foreign_percent: Option<f64>,
 }
 
+impl RunRow {
+    /// Operations a second; `None` where it failed.
+    pub(crate) fn per_second(&self) -> Option<f64> {
+        Some(self.operations? as f64 * 1e9 / self.measured_ns?.max(1) as f64)
+    }
+}
+
 /// The phase of what is no suite of snapshots.
 pub(crate) const MEASURE: &str = "measure";
 
@@ -133,6 +140,11 @@ pub struct MetricRow {
 }
 
 impl MetricRow {
+    /// Whether it is one that [`MetricRow::runner_cost`] makes.
+    pub(crate) fn is_runner_cost(&self) -> bool {
+        self.metric == "runner_cost"
+    }
+
     /// The runner's own CPU time per I/O, measured by `arm` on a target that completes at once.
     pub fn runner_cost(arm: &str, queue_depth: u32, cost_ns: f64, operations: u64, seed: u64) -> Self {
         MetricRow {

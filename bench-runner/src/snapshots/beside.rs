@@ -3,23 +3,21 @@
 //! Snapshots are taken at rest: many systems cannot do it under load, and of an export nobody may be connected meanwhile. The time
 //! to take one counts from asking for it until the target can be used again. What another system has no way to do is left out, named.
 
-use super::load::Load;
 use icecore_workloads::Stamper;
 
-use super::stage::{PATIENCE_NS, Stage, figure, random_4k};
+use super::load::Load;
+use super::stage::{Stage, figure, random_4k};
 use super::subject::{Keeper, Subject, Who};
+use super::{chain, cliff};
 use crate::arms::engine::{self, Content};
 use crate::arms::fio;
 use crate::arms::target::Target;
 use crate::content;
-use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::failure::Failure;
 use crate::interrupt;
 
-/// First touches may take this many times the time of the other parts.
-const TOUCH_TIMES: u64 = 4;
-
 /// The suites, by their names.
-pub(super) const SUITES: [Beside; 3] = [("cliff", cliff), ("chain", chain), ("quick", quick)];
+pub(super) const SUITES: [Beside; 3] = [("cliff", at_rest), ("chain", growing), ("quick", quick)];
 
 /// A suite, by its name.
 pub(super) type Beside = (&'static str, fn(&Stage) -> Result<(), Failure>);
@@ -91,16 +89,10 @@ impl Held {
 }
 
 /// Random writes before a snapshot; after it to blocks that have not been written since; then to these again.
-fn cliff(stage: &Stage) -> Result<(), Failure> {
+fn at_rest(stage: &Stage) -> Result<(), Failure> {
     let mut held = Held::prepare(stage)?;
     let mut load = stage.load(&held.subject);
-    load.to_span();
-    load.start()?;
-    stage.let_go_on(&load, stage.plan.warmup_ns, || false)?;
-    load.look();
-    let since = stage.mark();
-    stage.let_go_on(&load, stage.plan.measure_ns, || false)?;
-    stage.part("before", Some(0), &since, load.look(), Vec::new());
+    cliff::before(stage, &mut load)?;
     stage.stop(&mut load)?;
     let oldest = load.completed();
     let since = stage.mark();
@@ -112,56 +104,38 @@ fn cliff(stage: &Stage) -> Result<(), Failure> {
     load.once(stage.blocks());
     let since = stage.mark();
     load.start()?;
-    stage.let_go_on(&load, TOUCH_TIMES * stage.plan.measure_ns, || false)?;
-    stage.let_go_on(&load, PATIENCE_NS, || load.has_touched_enough())?;
-    if !load.has_touched_enough() {
-        return Err(Failure::environment("the device takes too few writes; give it more --seconds"));
-    }
-    stage.stop(&mut load)?;
-    let (seen, touched) = (load.look(), load.touched());
+    let (seen, touched) = cliff::touch(stage, &mut load)?;
     let flush_ns = stage.now_ns();
     stage.patiently("a flush", held.subject.flush())?;
     let flushing = figure("flush_after", "mean", "ns", Some((stage.now_ns() - flush_ns) as f64));
     stage.settle(&held.subject)?;
     stage.part("first-touch", Some(1), &since, seen, vec![flushing]);
-    load.among(touched);
-    let since = stage.mark();
-    load.start()?;
-    stage.let_go_on(&load, stage.plan.measure_ns, || false)?;
-    stage.stop(&mut load)?;
-    let seen = load.look();
-    stage.settle(&held.subject)?;
-    stage.part("settled", Some(1), &since, seen, Vec::new());
+    cliff::settled(stage, &mut load, &held.subject, touched)?;
     held.verify(stage, load, took_ns.map(|_| ("cliff", &oldest[..])))
 }
 
 /// Reads of the newest image and of the oldest snapshot as snapshots become many, with scattered writes between two of them.
-fn chain(stage: &Stage) -> Result<(), Failure> {
+fn growing(stage: &Stage) -> Result<(), Failure> {
     let mut held = Held::prepare(stage)?;
     let mut load = stage.load(&held.subject);
     let (mut taken, mut first) = (0, Vec::new());
     for depth in stage.plan.snapshots.iter().copied() {
         let mut times: Vec<u64> = Vec::new();
-        let mut failed = None;
-        while taken < depth && failed.is_none() {
+        while taken < depth {
             load.once(stage.plan.changes.min(stage.blocks()));
             stage.to_its_end(&mut load)?;
             match held.take(stage, &mut load, &format!("s{}", taken + 1)) {
                 Ok(took_ns) => times.extend(took_ns),
-                Err(failure) if failure.exit_code == EXIT_INTERRUPTED || taken == 0 => return Err(failure),
-                Err(failure) => failed = Some(failure),
+                Err(failure) => {
+                    chain::ends(stage, taken, depth, failure)?;
+                    // What is behind it has gone with the connection.
+                    return held.leave(stage);
+                }
             }
             taken += 1;
             if taken == 1 {
                 first = load.completed();
             }
-        }
-        if let Some(failure) = failed {
-            let what = format!("chains of {depth} snapshots and more on {}", stage.arm.name());
-            stage.dropped.borrow_mut().push((what, failure.message));
-            // What is behind it has gone with the connection.
-            held.leave(stage)?;
-            return Ok(());
         }
         let mean = (!times.is_empty()).then(|| times.iter().sum::<u64>() as f64 / times.len() as f64);
         let taking = mean.map(|mean| figure("snapshot_creation", "mean", "ns", Some(mean)));

@@ -9,7 +9,7 @@ use super::load::Load;
 use super::stage::{Mark, Part, Stage, figure};
 use super::subject::{Keeper, Subject, Who};
 use crate::arms::target::{Bare, Target};
-use crate::failure::Failure;
+use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::Figure;
 
 /// Of how many snapshots at most, the last before a depth, the mean time is given.
@@ -27,13 +27,10 @@ pub(super) fn run(stage: &Stage) -> Result<Vec<Part>, Failure> {
     for depth in stage.plan.snapshots.iter().copied() {
         let creation = match grow(stage, &keeper, &mut load, &mut taken, depth, &mut first) {
             Ok(creation) => creation,
-            Err(failure) if failure.exit_code == crate::failure::EXIT_INTERRUPTED => return Err(failure),
-            Err(failure) if taken > 0 => {
-                let what = format!("chains of {depth} snapshots and more on {}", stage.arm.name());
-                stage.dropped.borrow_mut().push((what, failure.message));
+            Err(failure) => {
+                ends(stage, taken, depth, failure)?;
                 break;
             }
-            Err(failure) => return Err(failure),
         };
         let newest = keeper.subject();
         stage.settle(&newest)?;
@@ -83,6 +80,19 @@ fn compare_with_least(parts: &mut [Part], beside: &[Part]) {
         let value = (first > 0.0).then(|| of_raw / first);
         part.figures.push(figure("reads_of_least", "median", "1", value));
     }
+}
+
+/// A chain that grows no further is kept as far as it got, and the rest is named.
+///
+/// # Errors
+/// The failure, where there is no chain yet, or a signal came.
+pub(super) fn ends(stage: &Stage, taken: u32, depth: u32, failure: Failure) -> Result<(), Failure> {
+    if failure.exit_code == EXIT_INTERRUPTED || taken == 0 {
+        return Err(failure);
+    }
+    let what = format!("chains of {depth} snapshots and more on {}", stage.arm.name());
+    stage.dropped.borrow_mut().push((what, failure.message));
+    Ok(())
 }
 
 /// Takes snapshots until there are so many, with writes before each; gives the time and the device's work of one.

@@ -23,7 +23,6 @@ mod stage;
 mod subject;
 mod touch;
 
-use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -39,14 +38,13 @@ use self::subject::{Abilities, Kept, Who};
 use crate::arms::Arm;
 use crate::arms::target::Bare;
 use crate::bench::{Bench, DataSpan, data_span};
-use crate::cli::SnapshotOptions;
+use crate::cli::{OverwriteOptions, SnapshotLoadOptions, SnapshotOptions};
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::SuitePart;
-use crate::recorder::Clock;
-use crate::results::{ArmRun, Dropped, Ending, Manifest, Plan, RunData, RunFolder};
+use crate::results::{ArmRun, Dropped, Manifest, Plan, RunFolder, RunRow};
 use crate::session::Session;
-use crate::suite::{AfterArm, Load, shuffle};
-use crate::{content, environment, plan, report};
+use crate::suite::{AfterArm, Load, SuiteEnd, shuffle};
+use crate::{content, environment, plan, resume};
 
 const MIB: u64 = 1 << 20;
 /// The span if none is given: snapshots need room beside it.
@@ -132,7 +130,7 @@ impl Suite {
         !matches!(self, Suite::Chain | Suite::Creation)
     }
 
-    /// Gives the bare device's parts, where it is measured beside an arm rather than as one.
+    /// As [`Work::run`].
     fn run(self, stage: &Stage) -> Result<Vec<Part>, Failure> {
         match self {
             Suite::Cliff => cliff::run(stage)?,
@@ -174,22 +172,46 @@ pub struct SnapshotPlan {
 }
 
 impl SnapshotPlan {
+    /// What `snapshots` and `peers` are asked for in the same words: backends, lengths of the chain, the load, times and the span.
+    ///
+    /// # Errors
+    /// A usage failure that says what is unknown or does not go together.
+    fn of(
+        (backends, snapshots): (&[String], &[u32]),
+        load: &SnapshotLoadOptions,
+        (warmup_s, measure_s): (f64, f64),
+        span: Option<u64>,
+    ) -> Result<Self, Failure> {
+        if load.batch > load.queue_depth {
+            return Err(Failure::usage("--batch may not be larger than --queue-depth"));
+        }
+        if span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
+            return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
+        }
+        Ok(Self {
+            suites: Vec::new(),
+            backends: each_once(backends, Kept::from_name)?,
+            peers: Vec::new(),
+            snapshots: ascending(snapshots),
+            sizes: Vec::new(),
+            changes: load.changes,
+            unit_bytes: 4096,
+            queue_depth: load.queue_depth,
+            batch: load.batch,
+            measure_ns: (measure_s * 1e9) as u64,
+            warmup_ns: (warmup_s * 1e9) as u64,
+            repeats: load.repeats,
+            seed: load.seed.unwrap_or_else(plan::random_seed),
+            span_offset_bytes: 0,
+            span_bytes: span.unwrap_or(0),
+        })
+    }
+
     /// Understands names and numbers; looks at no device.
     fn parse(options: &SnapshotOptions) -> Result<Self, Failure> {
-        let mut suites = Vec::new();
-        for name in &options.suite {
-            let suite = Suite::from_name(name)?;
-            if !suites.contains(&suite) {
-                suites.push(suite);
-            }
-        }
-        let mut backends = Vec::new();
-        for name in &options.backend {
-            let backend = Kept::from_name(name)?;
-            if !backends.contains(&backend) {
-                backends.push(backend);
-            }
-        }
+        let suites = each_once(&options.suite, Suite::from_name)?;
+        let lists = (&options.backend[..], &options.snapshots[..]);
+        let plan = Self::of(lists, &options.load, (options.warmup, options.seconds), options.span)?;
         let mut peers: Vec<Rc<Peer>> = Vec::new();
         for program in &options.peer {
             let peer = Peer::of(program)?;
@@ -201,34 +223,14 @@ impl SnapshotPlan {
         if !(peers.is_empty() || suites.is_empty() || suites.contains(&Suite::FirstTouch)) {
             return Err(Failure::usage("peers take part in the suite first-touch alone"));
         }
-        let mut snapshots = options.snapshots.clone();
-        snapshots.sort_unstable();
-        snapshots.dedup();
-        let mut sizes = options.sizes.clone();
-        sizes.sort_unstable();
-        sizes.dedup();
-        if options.batch > options.queue_depth {
-            return Err(Failure::usage("--batch may not be larger than --queue-depth"));
-        }
-        if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
-            return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
-        }
+        let all = || Backend::ALL.map(Kept::mapped).to_vec();
         Ok(Self {
             suites: if suites.is_empty() { Suite::ALL.to_vec() } else { suites },
-            backends: if backends.is_empty() { Backend::ALL.map(Kept::mapped).to_vec() } else { backends },
+            backends: if plan.backends.is_empty() { all() } else { plan.backends },
             peers,
-            snapshots,
-            sizes,
-            changes: options.changes,
+            sizes: ascending(&options.sizes),
             unit_bytes: options.unit,
-            queue_depth: options.queue_depth,
-            batch: options.batch,
-            measure_ns: (options.seconds * 1e9) as u64,
-            warmup_ns: (options.warmup * 1e9) as u64,
-            repeats: options.repeats,
-            seed: options.seed.unwrap_or_else(plan::random_seed),
-            span_offset_bytes: 0,
-            span_bytes: options.span.unwrap_or(0),
+            ..plan
         })
     }
 
@@ -251,22 +253,49 @@ impl SnapshotPlan {
     }
 }
 
+/// What names mean, in their order and each once.
+fn each_once<T: PartialEq>(
+    names: &[String],
+    meaning: impl Fn(&str) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let mut meanings = Vec::new();
+    for name in names {
+        let one = meaning(name)?;
+        if !meanings.contains(&one) {
+            meanings.push(one);
+        }
+    }
+    Ok(meanings)
+}
+
+fn ascending<T: Ord + Copy>(numbers: &[T]) -> Vec<T> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
 /// Runs the suites as the options say and leaves a run folder with its report.
 ///
 /// # Errors
 /// Refusals of the device or folder, before anything is written. What stops it later is told in the [`Session`].
 pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result<Session, Failure> {
     let mut plan = SnapshotPlan::parse(options)?;
-    let path = &options.device;
+    let path = options.device.as_deref().unwrap_or(Path::new(""));
     let bench = match options.create {
         Some(bytes) if !path.exists() => {
             plan.clone().on(path, bytes)?;
             Bench::create(path, bytes, plan.queue_depth)?
         }
-        _ => Bench::claim(path, options.destroy.as_deref(), plan.queue_depth, options.force)?,
+        _ => {
+            let OverwriteOptions { destroy, force } = &options.overwrite;
+            Bench::claim(path, destroy.as_deref(), plan.queue_depth, *force)?
+        }
     };
     plan.on(path, bench.identity().size_bytes)?;
-    RunFolder::check_empty(out)?;
+    if options.resume.is_none() {
+        RunFolder::check_empty(out)?;
+    }
     eprintln!(
         "{}: {} blocks of {} suites on {} backends, span of {} bytes, seed {}",
         path.display(),
@@ -276,25 +305,28 @@ pub fn run(options: &SnapshotOptions, out: &Path, after_arm: AfterArm) -> Result
         plan.span_bytes,
         plan.seed
     );
-    precondition(&bench, &plan)?;
+    let now = manifest(&bench, &plan, Vec::new());
+    if options.resume.is_some() {
+        resume::check(out, &now)?;
+    }
     let (work, dropped) = choose(&bench, &plan)?;
     for one in &dropped {
         eprintln!("left out: {}: {}", one.what, one.why);
     }
-    let mut folder = RunFolder::create(out, manifest(&bench, &plan, dropped))?;
-    let mut invalid = Vec::new();
-    let stopped = run_all(&bench, &plan, &work, &mut folder, after_arm, &mut invalid)?;
-    let ending = match &stopped {
-        None => Ending::Complete,
-        Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
-        Some(_) => Ending::Failed,
+    // Before the device is written in full: a folder that cannot be written is told at once.
+    let (mut folder, there) = match &options.resume {
+        None => (RunFolder::create(out, Manifest { dropped, ..now })?, Vec::new()),
+        Some(_) => RunFolder::resume(out, stays)?,
     };
-    if ending == Ending::Interrupted {
-        folder.append_event("interrupted", "a signal asked the program to stop")?;
-    }
-    folder.finish(ending)?;
-    let report = report::write(out)?;
-    Ok(Session { report, data: RunData::read(out)?, invalid, stopped })
+    precondition(&bench, &plan)?;
+    let end = in_turns(&plan, &work, (&mut folder, &there), after_arm, &mut |_, turn| turn(&bench))?;
+    Session::end(folder, end)
+}
+
+/// Of an arm's rows, its parts, some may be missing if it was the last one; and one that failed is measured again.
+fn stays(row: &RunRow, all: &[RunRow]) -> bool {
+    let arm_of = |row: &RunRow| (row.block, row.workload.clone(), row.arm_order);
+    row.measured_ns.is_some() && all.last().map(arm_of) != Some(arm_of(row))
 }
 
 /// Writes the device once: what has never been written reads faster than anything else.
@@ -308,8 +340,17 @@ fn precondition(bench: &Bench, plan: &SnapshotPlan) -> Result<(), Failure> {
     content::fill(bench.runtime(), &Bare::new(bench.device(), offset_bytes), bytes, Stamper::new(plan.seed))
 }
 
+type RunSuite = dyn Fn(&Stage) -> Result<Vec<Part>, Failure>;
+
 /// A suite and the arms that run it.
-type Work = (Suite, Vec<Who>);
+struct Work {
+    name: &'static str,
+    arms: Vec<Who>,
+    /// Whether the bare device is no arm of its own.
+    leaves_out_raw: bool,
+    /// Gives the bare device's parts, where it is measured beside an arm rather than as one.
+    run: Box<RunSuite>,
+}
 
 /// Which backend runs which suite, and what is left out.
 fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>), Failure> {
@@ -339,7 +380,9 @@ fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>
             arms.extend(plan.peers.iter().cloned().map(Who::Peer));
         }
         if arms.len() > 1 {
-            work.push((*suite, arms));
+            let suite = *suite;
+            let (name, leaves_out_raw) = (suite.name(), !suite.has_raw());
+            work.push(Work { name, arms, leaves_out_raw, run: Box::new(move |stage| suite.run(stage)) });
         }
     }
     if work.is_empty() {
@@ -349,56 +392,64 @@ fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>
     Ok((work, dropped))
 }
 
-/// Every suite of every block. What stops it; failures of an arm are in `invalid`, and the others go on.
-fn run_all(
-    bench: &Bench,
+/// What stops the run, if anything does.
+type Stopped = Result<Option<Failure>, Failure>;
+/// What a turn does with its bench.
+type Turn<'a> = &'a mut dyn FnMut(&Bench) -> Stopped;
+
+/// Every suite of every block, each arm in its turn on the bench that it is given. A failure of an arm stops nothing: the others go on.
+fn in_turns(
     plan: &SnapshotPlan,
     work: &[Work],
-    folder: &mut RunFolder,
+    (folder, there): (&mut RunFolder, &[RunRow]),
     after_arm: AfterArm,
-    invalid: &mut Vec<String>,
-) -> Result<Option<Failure>, Failure> {
+    give_bench: &mut dyn FnMut(&Who, Turn) -> Stopped,
+) -> Result<SuiteEnd, Failure> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
+    let mut invalid = Vec::new();
     for block in 1..=plan.repeats {
-        for (suite, arms) in work {
+        for Work { name, arms, leaves_out_raw, run } in work {
             let seed = random.next_u64();
             let mut arms = arms.clone();
             shuffle(&mut arms, &mut random);
-            arms.retain(|arm| suite.has_raw() || *arm != Who::Raw);
-            for (arm, place) in arms.into_iter().zip(1..) {
-                let stage = Stage {
-                    bench,
-                    plan,
-                    arm,
-                    seed,
-                    name: suite.name(),
-                    base_ns: folder.since_start_ns(),
-                    clock: Clock::start(),
-                    parts: RefCell::default(),
-                    events: RefCell::default(),
-                    verified_blocks: RefCell::default(),
-                    wrong: RefCell::default(),
-                    random: RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(block))),
-                    after_arm: RefCell::new(&mut *after_arm),
-                    dropped: RefCell::default(),
+            arms.retain(|arm| !leaves_out_raw || *arm != Who::Raw);
+            for (arm, place) in arms.iter().zip(1..) {
+                let is_it = |row: &&RunRow| {
+                    (row.block, row.workload.as_str(), row.arm.as_str()) == (block, *name, arm.name())
                 };
-                let ended = suite.run(&stage);
-                if let Err(failure) = &ended
-                    && failure.exit_code == EXIT_INTERRUPTED
-                {
-                    return Ok(Some(failure.clone()));
+                if let Some(row) = there.iter().find(is_it) {
+                    resume::check_row(row, seed, place)?;
+                    invalid.extend((!row.valid).then(|| row.invalid_reason.clone()));
+                    continue;
                 }
-                let reason = append(folder, &stage, block, place, ended)?;
-                let state = reason.as_ref().map_or_else(
-                    || format!("{} blocks verified", stage.verified_blocks.borrow()),
-                    |reason| format!("DOES NOT COUNT: {reason}"),
-                );
-                eprintln!("block {block} {} {}: {state}", suite.name(), stage.arm.name());
-                invalid.extend(reason);
+                let stopped = give_bench(arm, &mut |bench| {
+                    let begun_ns = folder.since_start_ns();
+                    let stage =
+                        Stage::new(bench, plan, arm.clone(), (name, seed, block), begun_ns, after_arm);
+                    let ended = run(&stage);
+                    if let Err(failure) = &ended
+                        && failure.exit_code == EXIT_INTERRUPTED
+                    {
+                        return Ok(Some(failure.clone()));
+                    }
+                    // One arm's failure is its own, unless there is no device left for the others.
+                    let gone = ended.as_ref().err().filter(|_| bench.is_gone()).cloned();
+                    let reason = append(folder, &stage, block, place, ended)?;
+                    let state = reason.as_ref().map_or_else(
+                        || format!("{} blocks verified", stage.verified_blocks.borrow()),
+                        |reason| format!("DOES NOT COUNT: {reason}"),
+                    );
+                    eprintln!("block {block} {name} {}: {state}", arm.name());
+                    invalid.extend(reason);
+                    Ok(gone)
+                })?;
+                if stopped.is_some() {
+                    return Ok(SuiteEnd { invalid, stopped });
+                }
             }
         }
     }
-    Ok(None)
+    Ok(SuiteEnd { invalid, stopped: None })
 }
 
 /// Appends what an arm has measured, and gives the reason why it does not count.
@@ -434,51 +485,46 @@ fn append(
     let own = parts.iter().map(|part| (stage.arm.name(), part, verified, reason.clone()));
     // Of what the bare device read under a volume nothing is known.
     let beside = beside.iter().map(|part| (Arm::Raw.name(), part, None, None));
+    let is_peer = matches!(stage.arm, Who::Peer(_));
+    let none = SuitePart { phase: "none", snapshots: None, figures: &[], windows: &[], is_peer };
+    let nothing = ArmRun {
+        load: Load::Closed,
+        block,
+        arm_order,
+        arm: stage.arm.name(),
+        task: &task,
+        started_ns: stage.base_ns,
+        outcome: None,
+        verified_blocks: None,
+        foreign_percent: None,
+        invalid_reason: reason.clone(),
+        part: Some(none),
+    };
     for (arm, part, verified_blocks, invalid_reason) in own.chain(beside) {
         let mut task = task.clone();
         if part.outcome.read.operations > 0 {
             task.workload = random_4k(task.workload.name(), 100);
         }
+        let of_suite = SuitePart {
+            phase: &part.phase,
+            snapshots: part.snapshots,
+            figures: &part.figures,
+            windows: &part.windows,
+            ..none
+        };
         folder.append_arm(&ArmRun {
-            load: Load::Closed,
-            block,
-            arm_order,
             arm,
             task: &task,
             started_ns: part.started_ns,
             outcome: Some(&part.outcome),
             verified_blocks,
-            foreign_percent: None,
             invalid_reason,
-            part: Some(SuitePart {
-                phase: &part.phase,
-                snapshots: part.snapshots,
-                figures: &part.figures,
-                windows: &part.windows,
-                is_peer: matches!(stage.arm, Who::Peer(_)),
-            }),
+            part: Some(of_suite),
+            ..nothing.clone()
         })?;
     }
     if parts.is_empty() {
-        folder.append_arm(&ArmRun {
-            load: Load::Closed,
-            block,
-            arm_order,
-            arm: stage.arm.name(),
-            task: &task,
-            started_ns: stage.base_ns,
-            outcome: None,
-            verified_blocks: None,
-            foreign_percent: None,
-            invalid_reason: reason.clone(),
-            part: Some(SuitePart {
-                phase: "none",
-                snapshots: None,
-                figures: &[],
-                windows: &[],
-                is_peer: matches!(stage.arm, Who::Peer(_)),
-            }),
-        })?;
+        folder.append_arm(&nothing)?;
     }
     Ok(reason)
 }
@@ -493,6 +539,7 @@ fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manife
         environment: environment::environment_facts(),
         plan: Plan {
             slo_ns: None,
+            digest: Plan::digest_of(plan),
             arms: [Arm::Raw.name()].into_iter().chain(backends).chain(peers).map(str::to_owned).collect(),
             workloads: plan.suites.iter().map(|suite| suite.name().to_owned()).collect(),
             queue_depths: vec![plan.queue_depth],

@@ -12,9 +12,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::beside::{Beside, SUITES};
-use super::subject::{Abilities, Kept};
 use super::*;
-use crate::cli::PeerOptions;
+use crate::cli::{OverwriteOptions, PeerOptions};
 use crate::results::RunRow;
 use crate::stats;
 
@@ -43,10 +42,12 @@ const OURS: &str = "direct I/O; durable after a flush";
 /// Refusals of the device or folder, before anything is written. What stops it later is told in the [`Session`].
 pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Session, String), Failure> {
     let mut dropped = Vec::new();
-    let mut plan = plan_of(options)?;
+    let lists = (&options.backend[..], &options.snapshots[..]);
+    let mut plan = SnapshotPlan::of(lists, &options.load, (options.warmup, options.seconds), options.span)?;
     let suites = suites(&options.suite)?;
     let path = &options.device;
-    let bench = Bench::claim(path, options.destroy.as_deref(), plan.queue_depth, options.force)?;
+    let OverwriteOptions { destroy, force } = &options.overwrite;
+    let bench = Bench::claim(path, destroy.as_deref(), plan.queue_depth, *force)?;
     plan.peers = found(options, &mut dropped)?;
     let is_given = plan.span_bytes > 0;
     plan.on(path, bench.identity().size_bytes)?;
@@ -75,34 +76,32 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
         plan.span_bytes,
         plan.seed
     );
-    precondition(&bench, &plan)?;
     let mut manifest = manifest(&bench, &plan, dropped);
     manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
     let mut folder = RunFolder::create(out, manifest)?;
+    precondition(&bench, &plan)?;
     drop(bench);
-    let mut invalid = Vec::new();
-    let stopped = in_turns(options, &plan, &suites, &arms, &mut folder, after_arm, &mut invalid)?;
-    let ending = match &stopped {
-        None => Ending::Complete,
-        Some(failure) if failure.exit_code == EXIT_INTERRUPTED => Ending::Interrupted,
-        Some(_) => Ending::Failed,
-    };
-    if ending == Ending::Interrupted {
-        folder.append_event("interrupted", "a signal asked the program to stop")?;
-    }
-    folder.finish(ending)?;
-    let report = report::write(out)?;
-    let data = RunData::read(out)?;
-    let table = table(&data.runs, &arms, plan.seed);
+    let work: Vec<Work> = suites.into_iter().map(|suite| work(suite, &arms)).collect();
+    let end = in_turns(&plan, &work, (&mut folder, &[]), after_arm, &mut |who, turn| {
+        let bench = match who {
+            Who::Peer(_) => Bench::lent_out(path, plan.queue_depth),
+            // What a peer has left there was made by us.
+            _ => Bench::claim(path, options.overwrite.destroy.as_deref(), plan.queue_depth, true),
+        };
+        match bench {
+            Ok(bench) => turn(&bench),
+            Err(failure) => Ok(Some(failure)),
+        }
+    })?;
+    let session = Session::end(folder, end)?;
+    let table = table(&session.data.runs, &arms, plan.seed);
     write_csv(&out.join(TABLE_FILE), &table)?;
     let is_file = Identity::of(path)?.device_number.is_none();
     let text = shown(&table, &arms, is_file);
-    Ok((Session { report, data, invalid, stopped }, text))
+    Ok((session, text))
 }
 
-type Suites = Vec<Beside>;
-
-fn suites(names: &[String]) -> Result<Suites, Failure> {
+fn suites(names: &[String]) -> Result<Vec<Beside>, Failure> {
     let one = |name: &String| {
         SUITES.into_iter().find(|suite| suite.0 == name).ok_or_else(|| {
             let names = SUITES.map(|suite| suite.0).join(", ");
@@ -112,40 +111,19 @@ fn suites(names: &[String]) -> Result<Suites, Failure> {
     names.iter().map(one).collect()
 }
 
-fn plan_of(options: &PeerOptions) -> Result<SnapshotPlan, Failure> {
-    let mut backends = Vec::new();
-    for name in &options.backend {
-        let kept = Kept::from_name(name)?;
-        if !backends.contains(&kept) {
-            backends.push(kept);
-        }
-    }
-    if options.batch > options.queue_depth {
-        return Err(Failure::usage("--batch may not be larger than --queue-depth"));
-    }
-    if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
-        return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
-    }
-    let mut snapshots = options.snapshots.clone();
-    snapshots.sort_unstable();
-    snapshots.dedup();
-    Ok(SnapshotPlan {
-        suites: Vec::new(),
-        backends,
-        peers: Vec::new(),
-        snapshots,
-        sizes: Vec::new(),
-        changes: options.changes,
-        unit_bytes: 4096,
-        queue_depth: options.queue_depth,
-        batch: options.batch,
-        measure_ns: (options.seconds * 1e9) as u64,
-        warmup_ns: (options.warmup * 1e9) as u64,
-        repeats: options.repeats,
-        seed: options.seed.unwrap_or_else(plan::random_seed),
-        span_offset_bytes: 0,
-        span_bytes: options.span.unwrap_or(0),
-    })
+/// A suite with these arms, and fio beside them in `quick`, where it is there.
+fn work((name, suite): Beside, arms: &[Who]) -> Work {
+    let fio = (name == "quick" && fio_is_here()).then_some(Who::Fio);
+    let run = move |stage: &Stage| {
+        let ended = suite(stage);
+        let removed = match &stage.arm {
+            Who::Peer(peer) => peer.remove(),
+            _ => Ok(()),
+        };
+        ended.and(removed).map(|()| Vec::new())
+    };
+    let arms = arms.iter().cloned().chain(fio).collect();
+    Work { name, arms, leaves_out_raw: false, run: Box::new(run) }
 }
 
 /// The peers that can run here, with those that they are held against. What is missing for the others is told.
@@ -179,75 +157,6 @@ fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<Vec<Rc<Pee
     Ok(peers)
 }
 
-/// Every suite of every block, each arm in its turn. What stops it; failures of an arm are in `invalid`.
-fn in_turns(
-    options: &PeerOptions,
-    plan: &SnapshotPlan,
-    suites: &Suites,
-    arms: &[Who],
-    folder: &mut RunFolder,
-    after_arm: AfterArm,
-    invalid: &mut Vec<String>,
-) -> Result<Option<Failure>, Failure> {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
-    for block in 1..=plan.repeats {
-        for (name, suite) in suites {
-            let seed = random.next_u64();
-            let mut arms = arms.to_vec();
-            if *name == "quick" && fio_is_here() {
-                arms.push(Who::Fio);
-            }
-            shuffle(&mut arms, &mut random);
-            for (arm, place) in arms.into_iter().zip(1..) {
-                let path = &options.device;
-                let bench = match &arm {
-                    Who::Peer(_) => Bench::lent_out(path, plan.queue_depth),
-                    // What a peer has left there was made by us.
-                    _ => Bench::claim(path, options.destroy.as_deref(), plan.queue_depth, true),
-                };
-                let bench = match bench {
-                    Ok(bench) => bench,
-                    Err(failure) => return Ok(Some(failure)),
-                };
-                let stage = Stage {
-                    bench: &bench,
-                    plan,
-                    arm,
-                    seed,
-                    name,
-                    base_ns: folder.since_start_ns(),
-                    clock: Clock::start(),
-                    parts: RefCell::default(),
-                    events: RefCell::default(),
-                    verified_blocks: RefCell::default(),
-                    wrong: RefCell::default(),
-                    random: RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(block))),
-                    after_arm: RefCell::new(&mut *after_arm),
-                    dropped: RefCell::default(),
-                };
-                let mut ended = suite(&stage);
-                if let Who::Peer(peer) = &stage.arm {
-                    let removed = peer.remove();
-                    ended = ended.and(removed);
-                }
-                if let Err(failure) = &ended
-                    && failure.exit_code == EXIT_INTERRUPTED
-                {
-                    return Ok(Some(failure.clone()));
-                }
-                let reason = append(folder, &stage, block, place, ended.map(|()| Vec::new()))?;
-                let state = reason.as_ref().map_or_else(
-                    || format!("{} blocks verified", stage.verified_blocks.borrow()),
-                    |reason| format!("DOES NOT COUNT: {reason}"),
-                );
-                eprintln!("block {block} {name} {}: {state}", stage.arm.name());
-                invalid.extend(reason);
-            }
-        }
-    }
-    Ok(None)
-}
-
 fn fio_is_here() -> bool {
     let found = std::process::Command::new("fio").arg("--version").output();
     found.is_ok_and(|output| output.status.success())
@@ -275,11 +184,10 @@ type Rates = BTreeMap<(String, String, Option<u32>), BTreeMap<String, BTreeMap<u
 fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
     let mut rates: Rates = BTreeMap::new();
     for run in runs.iter().filter(|run| run.valid) {
-        let Some((operations, measured_ns)) = run.operations.zip(run.measured_ns) else { continue };
-        if operations > 0 && measured_ns > 0 {
+        if let Some(rate) = run.per_second().filter(|rate| *rate > 0.0 && run.measured_ns > Some(0)) {
             let part = (run.workload.clone(), run.phase.clone(), run.chain_depth);
             let of_arm = rates.entry(part).or_default().entry(run.arm.clone()).or_default();
-            of_arm.insert(run.block, operations as f64 * 1e9 / measured_ns as f64);
+            of_arm.insert(run.block, rate);
         }
     }
     let mut lines = Vec::new();

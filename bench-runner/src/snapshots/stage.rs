@@ -10,7 +10,7 @@ use icecore::device::{Cause, Tally};
 use icecore::volume::CreateOptions;
 use icecore_workloads::{Access, Durability, Generations, Stamper, Workload};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::Rng;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::SnapshotPlan;
 use super::load::{Load, Seen};
@@ -81,7 +81,34 @@ pub(super) struct Stage<'a> {
     pub dropped: RefCell<Vec<(String, String)>>,
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
+    /// An arm of a block whose turn begins now, so long after the run.
+    pub fn new(
+        bench: &'a Bench,
+        plan: &'a SnapshotPlan,
+        arm: Who,
+        (name, seed, block): (&'static str, u64, u32),
+        base_ns: u64,
+        after_arm: AfterArm<'a>,
+    ) -> Self {
+        Self {
+            bench,
+            plan,
+            arm,
+            seed,
+            name,
+            base_ns,
+            clock: Clock::start(),
+            parts: RefCell::default(),
+            events: RefCell::default(),
+            verified_blocks: RefCell::default(),
+            wrong: RefCell::default(),
+            random: RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed ^ u64::from(block))),
+            after_arm: RefCell::new(after_arm),
+            dropped: RefCell::default(),
+        }
+    }
+
     /// Since the run began.
     pub fn now_ns(&self) -> u64 {
         self.base_ns + self.clock.now_ns()
@@ -269,14 +296,7 @@ impl Stage<'_> {
         let is_known = !matches!(self.arm, Who::Peer(_));
         let mut figures = if is_known { until.device_figures(since, seen.writes()) } else { Vec::new() };
         figures.extend(more);
-        self.parts.borrow_mut().push(Part {
-            phase: phase.to_string(),
-            snapshots,
-            started_ns: since.at_ns,
-            outcome: seen.outcome,
-            figures,
-            windows: seen.windows,
-        });
+        self.push(phase, snapshots, since, seen, figures);
     }
 
     /// Adds a part that is no load: figures alone.
@@ -294,9 +314,7 @@ impl Stage<'_> {
         };
         let outcome = nothing
             .into_outcome(self.bench.runtime().context().io_path().to_string(), Generations::default());
-        let (phase, started_ns) = (phase.to_string(), since.at_ns);
-        let part = Part { phase, snapshots, started_ns, outcome, figures, windows: Vec::new() };
-        self.parts.borrow_mut().push(part);
+        self.part_of_outcome(phase, snapshots, since, outcome, figures);
     }
 
     /// What the device has done since a mark, by cause.
@@ -337,9 +355,18 @@ impl Stage<'_> {
         outcome: ArmOutcome,
         figures: Vec<Figure>,
     ) {
-        let (phase, started_ns) = (phase.to_string(), since.at_ns);
-        let part = Part { phase, snapshots, started_ns, outcome, figures, windows: Vec::new() };
-        self.parts.borrow_mut().push(part);
+        self.push(phase, snapshots, since, Seen { outcome, windows: Vec::new() }, figures);
+    }
+
+    fn push(&self, phase: &str, snapshots: Option<u32>, since: &Mark, seen: Seen, figures: Vec<Figure>) {
+        self.parts.borrow_mut().push(Part {
+            phase: phase.to_string(),
+            snapshots,
+            started_ns: since.at_ns,
+            outcome: seen.outcome,
+            figures,
+            windows: seen.windows,
+        });
     }
 
     fn read_task(&self) -> ArmTask {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use bench_runner::measure::{ArmOutcome, ArmTask, OperationFigures};
 use bench_runner::results::{ArmRun, DeviceFacts, Ending, Manifest, Plan, RunFolder};
@@ -12,6 +12,8 @@ use hdrhistogram::Histogram;
 use icecore_workloads::{Generations, Workload};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::{expect, folder, run};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -125,20 +127,8 @@ fn outcome(operations: u64) -> ArmOutcome {
     }
 }
 
-fn folder() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
 fn compare(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bench-runner")).arg("compare").args(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn expect(output: &Output, exit_code: i32) -> (String, String) {
-    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code), "stdout: {stdout}\nstderr: {stderr}");
-    (stdout, stderr)
+    run(&[&["compare"], arguments].concat())
 }
 
 /// Two folders and their paths as arguments.

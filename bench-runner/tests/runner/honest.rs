@@ -54,7 +54,7 @@ fn one_wrong_byte_voids_the_run_of_every_arm() {
         return;
     }
     for workload in ["randwrite-4k", "randread-4k"] {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let folder = support::folder();
         let session = measure(folder.path(), workload, true);
         assert_eq!((session.exit_code(), session.invalid.len()), (2, 3), "{:?}", session.invalid);
         for row in &session.data.runs {
@@ -70,7 +70,7 @@ fn whole_content_is_a_valid_run() {
     if support::lacks_io_uring() {
         return;
     }
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = support::folder();
     let session = measure(folder.path(), "mixed-4k", false);
     assert_eq!((session.exit_code(), session.invalid.len()), (0, 0));
 }
@@ -82,7 +82,7 @@ fn figures_move_with_the_device() {
         return;
     }
     let null = runner_cost::on_null(4, Content::Stamped, 200_000_000, 5).unwrap();
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = support::folder();
     let session = measure(folder.path(), "randwrite-4k", false);
     let p50 = null.write.latency_ns.value_at_quantile(0.5);
     for run in &session.data.runs {

@@ -2,23 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
 use bench_runner::results::RunData;
 use serde_json::Value;
 
-use crate::support;
-
-/// Runs the program; gives its exit code, stdout and stderr.
-fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_bench-runner")).args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
+use crate::support::{self, expect, folder, run, text, words};
 
 /// Requests of sectors, of many sizes, of several parts, hot, popular, read before written: what every arm wrote is there
 /// afterwards. The workload of a file is one of them.
@@ -29,37 +17,18 @@ fn mixes_are_verified_on_every_arm() {
     }
     let folder = folder();
     let own = folder.path().join("own.toml");
-    let text = "name = \"own\"\nquestion = \"Does a file do?\"\n[[part]]\naccess = { zipf = 0.9 }\nread_percent = 20\n\
+    let spec = "name = \"own\"\nquestion = \"Does a file do?\"\n[[part]]\naccess = { zipf = 0.9 }\nread_percent = 20\n\
                 sizes = { \"512\" = 1, \"3.5K\" = 1, \"12K\" = 1 }\nregion_percent = [10, 60]\n";
-    fs::write(&own, text).unwrap();
+    fs::write(&own, spec).unwrap();
     let out = folder.path().join("out");
-    let (code, stdout, stderr) = run(&[
-        "run",
-        "--device",
-        folder.path().join("disk").to_str().unwrap(),
-        "--create",
-        "100663296",
-        "--backend",
-        "ring,direct,log,cow,overlay",
-        "--workload",
-        &format!("jesd219,database,ycsb-f,{}", own.display()),
-        "--queue-depth",
-        "8",
-        "--seconds",
-        "1",
-        "--warmup",
-        "0",
-        "--repeats",
-        "1",
-        "--span",
-        "16777216",
-        "--seed",
-        "4",
-        "--out",
-        out.to_str().unwrap(),
-        "--json",
-    ]);
-    assert_eq!(code, Some(0), "{stdout}\n{stderr}");
+    let plan = words(
+        "run --create 100663296 --backend ring,direct,log,cow,overlay --queue-depth 8 --seconds 1 --warmup 0 \
+         --repeats 1 --span 16777216 --seed 4 --json",
+    );
+    let disk = folder.path().join("disk");
+    let workloads = format!("jesd219,database,ycsb-f,{}", own.display());
+    let places = ["--workload", &workloads, "--device", text(&disk), "--out", text(&out)];
+    expect(&run(&[&plan[..], &places].concat()), 0);
     let data = RunData::read(&out).unwrap();
     assert_eq!(data.runs.len(), 4 * 6);
     for run in &data.runs {
@@ -81,39 +50,13 @@ fn open_loads_have_rows_of_their_own() {
     let folder = folder();
     let out = folder.path().join("out");
     let disk = folder.path().join("disk");
-    let (code, stdout, stderr) = run(&[
-        "run",
-        "--device",
-        disk.to_str().unwrap(),
-        "--create",
-        "67108864",
-        "--backend",
-        "ring",
-        "--workload",
-        "randread-4k",
-        "--queue-depth",
-        "4",
-        "--load",
-        "20",
-        "--offered",
-        "500",
-        "--slo-us",
-        "1000",
-        "--seconds",
-        "1",
-        "--warmup",
-        "0",
-        "--repeats",
-        "1",
-        "--span",
-        "16777216",
-        "--seed",
-        "4",
-        "--out",
-        out.to_str().unwrap(),
-        "--json",
-    ]);
-    assert!([Some(0), Some(2)].contains(&code), "{stdout}\n{stderr}");
+    let plan = words(
+        "run --create 67108864 --backend ring --workload randread-4k --queue-depth 4 --load 20 --offered 500 \
+         --slo-us 1000 --seconds 1 --warmup 0 --repeats 1 --span 16777216 --seed 4 --json",
+    );
+    let output = run(&[&plan[..], &["--device", text(&disk), "--out", text(&out)]].concat());
+    let exit_code = if output.status.code() == Some(2) { 2 } else { 0 };
+    let (stdout, _) = expect(&output, exit_code);
     let data = RunData::read(&out).unwrap();
     let phases: Vec<(&str, &str)> =
         data.runs.iter().map(|run| (run.arm.as_str(), run.phase.as_str())).collect();
@@ -159,28 +102,23 @@ fn open_loads_have_rows_of_their_own() {
 
 #[test]
 fn workloads_are_listed_and_unknown_ones_refused() {
-    let (code, stdout, _) = run(&["workloads", "--json"]);
+    let (stdout, _) = expect(&run(&["workloads", "--json"]), 0);
     let object: Value = serde_json::from_str(&stdout).unwrap();
     let workloads = object["workloads"].as_array().unwrap();
-    assert_eq!(code, Some(0));
     let jesd = workloads.iter().find(|workload| workload["name"] == "jesd219").unwrap();
     assert_eq!(jesd["operation_bytes_max"], 65_536);
     assert_eq!(jesd["digest"].as_str().unwrap().len(), 16);
-    let (code, stdout, _) = run(&["workloads"]);
-    assert_eq!(code, Some(0));
+    let (stdout, _) = expect(&run(&["workloads"]), 0);
     assert!(stdout.contains("snia-matrix") && stdout.contains("r65-8K"), "{stdout}");
 
-    let refused = |workload: &str| {
-        let (code, _, stderr) = run(&["run", "--device", "/nonexistent", "--workload", workload]);
-        assert_eq!(code, Some(64), "{stderr}");
-        stderr
-    };
+    let refused =
+        |workload: &str| expect(&run(&["run", "--device", "/nonexistent", "--workload", workload]), 64).1;
     assert!(refused("randread").contains("randread-4k"));
     assert!(refused("./none.toml").contains("No such file"));
     let folder = folder();
     let wrong = folder.path().join("wrong.toml");
     fs::write(&wrong, "name = \"wrong\"\nquestion = \"?\"\n[[part]]\naccess = \"uniform\"\nread_percent = 101\nsizes = { \"4K\" = 1 }\n")
         .unwrap();
-    let stderr = refused(wrong.to_str().unwrap());
+    let stderr = refused(text(&wrong));
     assert!(stderr.contains("part 1: read_percent is 101, above 100"), "{stderr}");
 }

@@ -10,6 +10,7 @@ mod nbd_server;
 mod recovery;
 mod report;
 mod resampled;
+mod resume;
 mod run;
 mod snapshots;
 mod support;

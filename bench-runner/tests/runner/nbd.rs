@@ -1,28 +1,24 @@
 //! An export as a device: `run` and `plan` over NBD, from the command line to the run folder, and the peers' programs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use bench_runner::results::RunData;
 
 use crate::nbd_server::{Offer, Server, memory};
-use crate::support;
+use crate::support::{self, expect, run_in, text, words};
 
 fn folder() -> tempfile::TempDir {
     // Sockets have short names.
     tempfile::tempdir().unwrap()
 }
 
-fn program(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bench-runner")).args(arguments).current_dir(folder).output().unwrap()
-}
-
 const SHORT: [&str; 8] = ["--queue-depth", "8", "--seconds", "1", "--warmup", "0", "--repeats", "1"];
 
 fn run(folder: &Path, uri: &str, destroy: &str, workloads: &str, more: &[&str]) -> Output {
     let base = ["run", "--device", uri, "--destroy", destroy, "--out", "out", "--span", "8388608"];
-    program(folder, &[&base[..], &SHORT, &["--workload", workloads], more].concat())
+    run_in(folder, &[&base[..], &SHORT, &["--workload", workloads], more].concat())
 }
 
 fn offer() -> Offer {
@@ -37,18 +33,16 @@ fn an_export_is_measured_and_verified_and_a_wrong_byte_voids_the_run() {
     let there = folder();
     let server = Server::start(there.path(), memory(&offer(), |_, _| {}));
     // Without the argument nothing is written, and the refusal prints it.
-    let refused = program(there.path(), &["run", "--device", &server.uri(), "--out", "out"]);
-    let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(3), "{stderr}");
+    let refused = run_in(there.path(), &["run", "--device", &server.uri(), "--out", "out"]);
+    let (_, stderr) = expect(&refused, 3);
     assert!(stderr.contains("--destroy disk:16777216"), "{stderr}");
-    let planned = program(there.path(), &["plan", "--device", &server.uri(), "--json"]);
+    let planned = run_in(there.path(), &["plan", "--device", &server.uri(), "--json"]);
     let object: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
     assert_eq!(object["destroy"], "disk:16777216", "{object}");
     assert_eq!(object["arms"], serde_json::json!(["nbd"]));
     let output =
         run(there.path(), &server.uri(), "disk:16777216", "randwrite-4k,randread-4k,durable-4k", &[]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    expect(&output, 0);
     let data = RunData::read(&there.path().join("out")).unwrap();
     assert_eq!(data.manifest.device.kind, "NBD export");
     assert_eq!(data.runs.len(), 3);
@@ -66,8 +60,7 @@ fn an_export_is_measured_and_verified_and_a_wrong_byte_voids_the_run() {
     };
     let wrong = Server::start(elsewhere.path(), memory(&offer(), meddle));
     let output = run(elsewhere.path(), &wrong.uri(), "disk:16777216", "randwrite-4k", &[]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let (_, stderr) = expect(&output, 2);
     let data = RunData::read(&elsewhere.path().join("out")).unwrap();
     assert!(data.runs.iter().all(|row| !row.valid && row.invalid_reason.contains("block 1220")), "{stderr}");
 }
@@ -82,8 +75,7 @@ fn what_an_export_cannot_is_refused() {
     let server = Server::start(there.path(), memory(&silent, |_, _| {}));
     let refusal = |code: i32, more: &[&str]| {
         let output = run(there.path(), &server.uri(), "disk:16777216", "durable-4k", more);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        let (_, stderr) = expect(&output, code);
         assert!(!there.path().join("out").join("runs.csv").exists(), "nothing was measured");
         stderr
     };
@@ -107,8 +99,8 @@ fn what_an_export_cannot_is_refused() {
     };
     let other = Server::start(elsewhere.path(), memory(&offer(), ext4));
     let output = run(elsewhere.path(), &other.uri(), "disk:16777216", "randwrite-4k", &[]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(3) && stderr.contains("signature"), "{stderr}");
+    let (_, stderr) = expect(&output, 3);
+    assert!(stderr.contains("signature"), "{stderr}");
 }
 
 /// A server of somebody else, ended with the test.
@@ -165,8 +157,7 @@ fn qemu_nbd_and_nbdkit_are_measured_and_refuse_by_name() {
             arguments.iter().map(|one| if *one == "--socket=s" { whole.as_str() } else { *one }).collect();
         let Some((_server, uri)) = foreign(there.path(), program, &arguments) else { continue };
         let output = run(there.path(), &uri, "nbd:33554432", "randwrite-4k", &["--connections", "2"]);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{program}: {stderr}");
+        let (_, stderr) = expect(&output, 0);
         let data = RunData::read(&there.path().join("out")).unwrap();
         assert!(data.runs.iter().all(|row| row.valid && row.verified_blocks == Some(2048)), "{stderr}");
         if program == "qemu-nbd" {
@@ -184,8 +175,8 @@ fn qemu_nbd_and_nbdkit_are_measured_and_refuse_by_name() {
     if let Some((_server, uri)) = foreign(there.path(), "qemu-nbd", &read_only) {
         // The first connection was the one that looked whether it listens.
         let output = run(there.path(), &uri, "nbd:33554432", "randwrite-4k", &[]);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(3) && stderr.contains("read-only"), "{stderr}");
+        let (_, stderr) = expect(&output, 3);
+        assert!(stderr.contains("read-only"), "{stderr}");
     }
 }
 
@@ -225,38 +216,15 @@ fn peers_are_measured_in_turns_on_the_same_device() {
     let device = there.path().join("device.img");
     std::fs::File::create(&device).unwrap().set_len(128 << 20).unwrap();
     let peers = |names: &str, suites: &str, out: &str| {
-        let shape = [
-            "--span",
-            "8388608",
-            "--repeats",
-            "2",
-            "--seconds",
-            "0.15",
-            "--warmup",
-            "0.05",
-            "--snapshots",
-            "1,2",
-        ];
-        let base =
-            ["peers", "--device", "device.img", "--destroy", "device.img:134217728", "--backend", "log"];
-        let scripts: PathBuf = scripts.clone();
-        let more = [
-            "--scripts",
-            scripts.to_str().unwrap(),
-            "--peers",
-            names,
-            "--suite",
-            suites,
-            "--out",
-            out,
-            "--seed",
-            "5",
-        ];
-        program(there.path(), &[&base[..], &shape, &more].concat())
+        let plan = words(
+            "peers --device device.img --destroy device.img:134217728 --backend log --span 8388608 --repeats 2 \
+             --seconds 0.15 --warmup 0.05 --snapshots 1,2 --seed 5",
+        );
+        let more = ["--scripts", text(&scripts), "--peers", names, "--suite", suites, "--out", out];
+        run_in(there.path(), &[&plan[..], &more].concat())
     };
     let output = peers("copies,exported,missing", "cliff,chain,quick", "out");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let (_, stderr) = expect(&output, 0);
     assert!(stderr.contains("left out: missing: ") && stderr.contains("apt-get install y"), "{stderr}");
     assert!(stderr.contains("copies: a copy"), "durability stands beside: {stderr}");
     let data = RunData::read(&there.path().join("out")).unwrap();
@@ -286,7 +254,6 @@ fn peers_are_measured_in_turns_on_the_same_device() {
     assert_eq!(removed.lines().count(), 2 * 3, "taken away after each turn");
     assert_eq!(std::fs::read_to_string(there.path().join("device")).unwrap().trim(), "134217728");
     let output = peers("lies", "cliff", "lied");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let (_, stderr) = expect(&output, 2);
     assert!(stderr.contains("cliff lies: DOES NOT COUNT") && stderr.contains("wrong content"), "{stderr}");
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
 use bench_runner::cli::{Cli, Command as Subcommand, RecoveryOptions};
 use bench_runner::recovery::{self, Acknowledged};
@@ -11,7 +10,7 @@ use bench_runner::session::Session;
 use clap::Parser;
 use icecore::format::batch::{self, Decoded};
 
-use crate::support;
+use crate::support::{self, expect, folder, run, run_in, text};
 
 const CHECKPOINT: &str = "2097152";
 
@@ -28,10 +27,6 @@ fn options(folder: &Path, more: &[&str]) -> RecoveryOptions {
 fn measure(folder: &Path, more: &[&str], after_kill: recovery::AfterKill) -> Session {
     let program = Path::new(env!("CARGO_BIN_EXE_bench-runner"));
     recovery::run(&options(folder, more), program, &folder.join("out"), after_kill).unwrap()
-}
-
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 #[test]
@@ -60,8 +55,7 @@ fn a_killed_process_leaves_all_that_was_acknowledged() {
     assert!(page.contains("<h2>Recovery</h2>") && page.contains("nothing acknowledged was lost"));
     assert_eq!(page.matches("<svg").count(), 1);
     // The report is made again from the folder alone.
-    let mut again = Command::new(env!("CARGO_BIN_EXE_bench-runner"));
-    assert!(again.arg("report").arg(folder.path().join("out")).status().unwrap().success());
+    expect(&run(&["report", text(&folder.path().join("out"))]), 0);
 }
 
 #[test]
@@ -112,19 +106,17 @@ fn refusals_write_nothing() {
     }
     let folder = folder();
     let disk = folder.path().join("disk");
-    let program = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bench-runner"));
-        command.arg("recovery").arg("--device").arg(&disk).arg("--out").arg(folder.path().join("out"));
-        let output = command.args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let refused = |arguments: &[&str], exit_code: i32| {
+        let places = ["recovery", "--device", "disk", "--out", "out"];
+        expect(&run_in(folder.path(), &[&places, arguments].concat()), exit_code).1
     };
-    let (code, says) = program(&["--create", "134217728", "--size", "134217728"]);
-    assert!(code == Some(3) && says.contains("at least"), "{says}");
+    let says = refused(&["--create", "134217728", "--size", "134217728"], 3);
+    assert!(says.contains("at least"), "{says}");
     assert!(!disk.exists());
     fs::write(&disk, vec![7; 64 << 20]).unwrap();
-    let (code, says) = program(&[]);
-    assert!(code == Some(3) && says.contains("--destroy disk:67108864"), "{says}");
-    assert_eq!(program(&["--tail", "100"]).0, Some(64));
+    let says = refused(&[], 3);
+    assert!(says.contains("--destroy disk:67108864"), "{says}");
+    refused(&["--tail", "100"], 64);
     assert!(fs::read(&disk).unwrap().iter().all(|byte| *byte == 7) && !folder.path().join("out").exists());
 }
 

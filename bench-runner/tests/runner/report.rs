@@ -149,10 +149,25 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             span_offset_bytes: 1 << 20,
             span_bytes: 8 << 30,
             preconditioning: "span written once, then 2 s of the workload".into(),
+            digest: "0123456789abcdef".into(),
         },
         stopping: Some(Stopping::default()),
         dropped: vec![Dropped { what: "seqwrite-1m".into(), why: "does not fit the time asked for".into() }],
         ..Manifest::default()
+    }
+}
+
+fn task(workload: &str, queue_depth: u32, seed: u64) -> ArmTask {
+    ArmTask {
+        offered_per_second: None,
+        path: PathBuf::from("/dev/synthetic"),
+        span_offset_bytes: 1 << 20,
+        span_bytes: 8 << 30,
+        workload: Workload::from_name(workload).unwrap(),
+        queue_depth,
+        warmup_ns: 2 * SECOND_NS,
+        measure_ns: 10 * SECOND_NS,
+        seed,
     }
 }
 
@@ -173,17 +188,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                 let (arm, speed) = arms[(place + block as usize) % arms.len()];
                 let speed = if workload != "durable-4k" && arm == "log" { 0.8 } else { speed };
                 let speed = speed * drift * (0.006 * normal(&mut random)).exp();
-                let task = ArmTask {
-                    offered_per_second: None,
-                    path: PathBuf::from("/dev/synthetic"),
-                    span_offset_bytes: 1 << 20,
-                    span_bytes: 8 << 30,
-                    workload: Workload::from_name(workload).unwrap(),
-                    queue_depth: depth,
-                    warmup_ns: 2 * SECOND_NS,
-                    measure_ns: 10 * SECOND_NS,
-                    seed: 1_000 + u64::from(block),
-                };
+                let task = task(workload, depth, 1_000 + u64::from(block));
                 let outcome = outcome(&mut random, &task, arm, speed);
                 let broken = arm == "log" && block == 3 && depth == 32;
                 let run = ArmRun {
@@ -310,17 +315,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let mut run_folder = RunFolder::create(&path, manifest(&["raw"], &["seqread-1m"])).unwrap();
-    let task = ArmTask {
-        offered_per_second: None,
-        path: PathBuf::from("/dev/synthetic"),
-        span_offset_bytes: 0,
-        span_bytes: 1 << 30,
-        workload: Workload::from_name("seqread-1m").unwrap(),
-        queue_depth: 1,
-        warmup_ns: 0,
-        measure_ns: SECOND_NS,
-        seed: 1,
-    };
+    let task = ArmTask { measure_ns: SECOND_NS, ..task("seqread-1m", 1, 1) };
     let outcome = outcome(&mut Xoshiro256PlusPlus::seed_from_u64(1), &task, "raw", 0.1);
     let run = ArmRun {
         load: Load::Closed,
@@ -555,17 +550,9 @@ fn run_of_loads(path: &Path, with_open: bool) -> String {
                 u64::from(block) << 20 | (share * 1e3) as u64 | arm.len() as u64,
             );
             let offered = 40_000.0 * share;
-            let task = ArmTask {
-                offered_per_second: (load != Load::Closed).then_some(offered),
-                path: PathBuf::from("/dev/synthetic"),
-                span_offset_bytes: 1 << 20,
-                span_bytes: 8 << 30,
-                workload: Workload::from_name("randread-4k").unwrap(),
-                queue_depth: 32,
-                warmup_ns: 0,
-                measure_ns: 10 * SECOND_NS,
-                seed: u64::from(block),
-            };
+            let offered_per_second = (load != Load::Closed).then_some(offered);
+            let task =
+                ArmTask { offered_per_second, warmup_ns: 0, ..task("randread-4k", 32, u64::from(block)) };
             let mut outcome = outcome(&mut random, &task, arm, 1.0);
             if load != Load::Closed {
                 let operations = (offered.min(40_000.0) * 10.0) as u64;

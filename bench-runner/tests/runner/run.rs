@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use bench_runner::arms::Arm;
@@ -13,48 +12,10 @@ use bench_runner::session;
 use bench_runner::suite::{Cell, SuitePlan};
 use icecore_workloads::Workload;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support;
+use crate::support::{self, expect, folder, make_file, program, run, text, words};
 
 const FILE_BYTES: u64 = 64 << 20;
-
-/// A temporary folder under the build's own folder: /tmp is often a tmpfs, where nothing is measured.
-fn folder() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-/// The program with these arguments.
-fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bench-runner"));
-    command.args(arguments);
-    command
-}
-
-/// Runs the program.
-fn run(arguments: &[&str]) -> Output {
-    program(arguments).output().unwrap()
-}
-
-/// Its exit code, with everything it said where another one was expected.
-#[track_caller]
-fn expect(output: &Output, exit_code: i32) -> (String, String) {
-    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code), "stdout: {stdout}\nstderr: {stderr}");
-    (stdout, stderr)
-}
-
-/// A path as an argument.
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn make_file(folder: &Path) -> std::path::PathBuf {
-    let path = folder.join("disk");
-    fs::File::create_new(&path).unwrap().set_len(FILE_BYTES).unwrap();
-    path
-}
 
 #[test]
 fn a_run_leaves_every_row_and_a_report() {
@@ -62,31 +23,14 @@ fn a_run_leaves_every_row_and_a_report() {
         return;
     }
     let folder = folder();
-    let (disk, out) = (make_file(folder.path()), folder.path().join("out"));
+    let (disk, out) = (make_file(folder.path(), FILE_BYTES), folder.path().join("out"));
     let destroy = format!("disk:{FILE_BYTES}");
-    let output = run(&[
-        "run",
-        "--device",
-        text(&disk),
-        "--destroy",
-        &destroy,
-        "--backend",
-        "ring,direct",
-        "--workload",
-        "randread-4k,mixed-4k,durable-4k",
-        "--queue-depth",
-        "4",
-        "--seconds",
-        "1",
-        "--warmup",
-        "0",
-        "--repeats",
-        "2",
-        "--seed",
-        "7",
-        "--out",
-        text(&out),
-    ]);
+    let plan = words(
+        "run --backend ring,direct --workload randread-4k,mixed-4k,durable-4k --queue-depth 4 --seconds 1 --warmup 0 \
+         --repeats 2 --seed 7",
+    );
+    let places = ["--device", text(&disk), "--destroy", &destroy, "--out", text(&out)];
+    let output = run(&[&plan[..], &places].concat());
     let (stdout, stderr) = expect(&output, 0);
     assert_eq!(
         stdout.lines().last(),
@@ -128,26 +72,10 @@ fn json_is_one_object_and_nothing_else() {
     }
     let folder = folder();
     let (disk, out) = (folder.path().join("new"), folder.path().join("out"));
-    let output = run(&[
-        "run",
-        "--device",
-        text(&disk),
-        "--create",
-        "67108864",
-        "--workload",
-        "randwrite-4k",
-        "--queue-depth",
-        "1",
-        "--seconds",
-        "1",
-        "--warmup",
-        "0",
-        "--repeats",
-        "1",
-        "--out",
-        text(&out),
-        "--json",
-    ]);
+    let plan = words(
+        "run --create 67108864 --workload randwrite-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --json",
+    );
+    let output = run(&[&plan[..], &["--device", text(&disk), "--out", text(&out)]].concat());
     let (stdout, _) = expect(&output, 0);
     let object: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(object["valid"], true);
@@ -161,7 +89,7 @@ fn a_plan_names_the_argument_and_writes_nothing() {
         return;
     }
     let folder = folder();
-    let disk = make_file(folder.path());
+    let disk = make_file(folder.path(), FILE_BYTES);
     fs::write(&disk, vec![0x5a; FILE_BYTES as usize]).unwrap();
     let before = fs::read(&disk).unwrap();
     let (stdout, _) = expect(&run(&["plan", "--device", text(&disk), "--json"]), 0);
@@ -179,7 +107,7 @@ fn refusals_have_their_codes_and_leave_everything_as_it_was() {
         return;
     }
     let folder = folder();
-    let disk = make_file(folder.path());
+    let disk = make_file(folder.path(), FILE_BYTES);
     let out = folder.path().join("out");
     let expected = format!("--destroy disk:{FILE_BYTES}");
     let refused = |arguments: &[&str], exit_code: i32, says: &str| {
@@ -225,7 +153,7 @@ fn a_folder_with_something_in_it_and_a_foreign_signature_are_refused() {
         return;
     }
     let folder = folder();
-    let disk = make_file(folder.path());
+    let disk = make_file(folder.path(), FILE_BYTES);
     let destroy = format!("disk:{FILE_BYTES}");
     let (_, stderr) = expect(
         &run(&["run", "--device", text(&disk), "--destroy", &destroy, "--out", text(folder.path())]),
@@ -311,25 +239,10 @@ fn a_log_is_measured_beside_the_bare_device_in_its_place() {
     }
     let folder = folder();
     let (disk, out) = (folder.path().join("disk"), folder.path().join("out"));
-    let arguments = [
-        "run",
-        "--device",
-        text(&disk),
-        "--create",
-        "134217728",
-        "--backend",
-        "direct,log",
-        "--seconds",
-        "1",
-        "--warmup",
-        "0",
-        "--repeats",
-        "1",
-        "--out",
-        text(&out),
-        "--queue-depth",
-        "8",
-    ];
+    let plan = words(
+        "run --create 134217728 --backend direct,log --seconds 1 --warmup 0 --repeats 1 --queue-depth 8",
+    );
+    let arguments = [&plan[..], &["--device", text(&disk), "--out", text(&out)]].concat();
     // A log has room for less than the others, and says so before the file is made.
     let span = [&arguments[..], &["--span", "125829120"]].concat();
     let (_, stderr) = expect(&run(&span), 64);

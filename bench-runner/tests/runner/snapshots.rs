@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use bench_runner::cli::{Cli, Command as Subcommand};
 use bench_runner::results::{Dropped, MetricRow, RunData, RunRow};
@@ -13,19 +13,13 @@ use clap::Parser;
 use icecore::store::Backend;
 use icecore::volume::{CreateOptions, Volume};
 
-use crate::support;
+use crate::support::{self, expect, folder, run_in};
 
 const SPAN_BYTES: u64 = 16 << 20;
 const CAUSES: [&str; 8] = ["application", "merge", "metadata", "zero", "log", "index", "clean", "apply"];
 
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
 fn program(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bench-runner"));
-    command.args(["snapshots", "--device", "disk", "--out", "out"]).current_dir(folder);
-    command.args(arguments).output().unwrap()
+    run_in(folder, &[&["snapshots", "--device", "disk", "--out", "out"], arguments].concat())
 }
 
 /// The value of a run of one arm in one part.
@@ -51,10 +45,8 @@ fn every_suite_leaves_its_parts() {
     let more = ["--repeats", "1", "--seed", "3", "--snapshots", "1,3", "--changes", "64", "--json"];
     // The second one has no room.
     let sizes = ["--sizes", "33554432,1099511627776"];
-    let output = program(folder.path(), &[&arguments[..], &more, &sizes].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (stdout, stderr) = expect(&program(folder.path(), &[&arguments[..], &more, &sizes].concat()), 0);
+    let object: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert!(object["suites"].as_array().is_some_and(|rows| rows.len() > 100), "{object}");
     let data = RunData::read(&folder.path().join("out")).unwrap();
     assert!(data.manifest.complete && data.runs.iter().all(|run| run.valid), "{stderr}");
@@ -305,9 +297,7 @@ fn creation_on_volumes_of_any_size() {
     let sizes =
         ["--sizes", "16777216,68719476736", "--snapshots", "2,70", "--changes", "64", "--repeats", "1"];
     let backends = ["--backend", "log,cow,overlay,cow-linear,overlay-linear"];
-    let output = program(folder.path(), &[&arguments[..], &sizes, &backends].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    expect(&program(folder.path(), &[&arguments[..], &sizes, &backends].concat()), 0);
     let data = RunData::read(&folder.path().join("out")).unwrap();
     let parts = |arm: &str, phase: &str| -> Vec<&RunRow> {
         let of_it = |run: &&RunRow| run.arm == arm && run.phase == phase;
@@ -393,9 +383,8 @@ fn refusals_write_nothing() {
     let folder = folder();
     let disk = folder.path().join("disk");
     let refused = |arguments: &[&str], code: i32, says: &str| {
-        let output = program(folder.path(), arguments);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(code) && stderr.contains(says), "{arguments:?}: {stderr}");
+        let (_, stderr) = expect(&program(folder.path(), arguments), code);
+        assert!(stderr.contains(says), "{arguments:?}: {stderr}");
         assert!(!folder.path().join("out").exists());
     };
     refused(

@@ -2,29 +2,18 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
+
+use crate::support::{expect, program, run, text};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../workloads/tests/fixtures").join(name)
 }
 
 fn trace_info(path: &Path, options: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bench-runner"))
-        .arg("trace-info")
-        .arg(path)
-        .args(options)
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn expect(output: &Output, exit_code: i32) -> (String, String) {
-    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code), "stdout: {stdout}\nstderr: {stderr}");
-    (stdout, stderr)
+    run(&[&["trace-info", text(path)], options].concat())
 }
 
 fn object(path: &Path, options: &[&str]) -> Value {
@@ -146,8 +135,7 @@ fn bad_records_that_are_allowed_are_told() {
 #[test]
 fn memory_is_bounded() {
     const REQUESTS: u64 = 1_000_000;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bench-runner"))
-        .args(["trace-info", "/dev/stdin", "--json"])
+    let mut child = program(&["trace-info", "/dev/stdin", "--json"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
