@@ -9,11 +9,11 @@ use std::time::SystemTime;
 use clap::Parser;
 use serde_json::json;
 
-use crate::bench::Bench;
-use crate::cli::{Cli, Command, RunOptions};
+use crate::bench::{Bench, SECTOR_BYTES};
+use crate::cli::{Cli, Command, ReplayOptions, RunOptions};
 use crate::failure::{EXIT_OK, EXIT_USAGE, Failure};
 use crate::nbd::Address;
-use crate::results::{MEASURE, RunFolder, rfc3339};
+use crate::results::{RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
@@ -65,6 +65,10 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             Ok(tell(&quick::run(&options.scratch, &out)?, options.json))
         }
         Command::Run(options) => Ok(tell(&run(&options)?, options.json)),
+        Command::Replay(ReplayOptions { paths, run: mut options }) => {
+            options.trace.splice(..0, paths);
+            Ok(tell(&run(&options)?, options.json))
+        }
         Command::Plan(options) => plan::tell(&options),
         Command::Workloads { json } => {
             workloads::list(json);
@@ -100,16 +104,18 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
 fn run(options: &RunOptions) -> Result<Session, Failure> {
     let request = plan::Request::parse(options)?;
     let out = out_folder(options.out.clone())?;
-    let bench = claim(options, request.queue_depth_max())?;
-    let plan = request.on(&options.device, bench.identity().size_bytes)?;
+    let bench = claim(options, &request)?;
+    let logical_block_bytes = bench.geometry().logical_block_bytes;
+    let plan = request.on(&options.device, bench.identity().size_bytes, logical_block_bytes)?;
     if let Some(export) = bench.export() {
-        plan::refuse_undurable(export, &plan)?;
+        plan::refuse_undurable(export, &request, &plan)?;
     }
     eprintln!("{}", plan::sentence(&plan, bench.path()));
     session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {})
 }
 
-fn claim(options: &RunOptions, queue_depth_max: u32) -> Result<Bench, Failure> {
+fn claim(options: &RunOptions, request: &plan::Request) -> Result<Bench, Failure> {
+    let queue_depth_max = request.queue_depth_max();
     if let Some(address) = Address::of(&options.device)? {
         let destroy = options.destroy.as_deref();
         return Bench::claim_export(&address, destroy, queue_depth_max, options.force, options.connections);
@@ -117,7 +123,7 @@ fn claim(options: &RunOptions, queue_depth_max: u32) -> Result<Bench, Failure> {
     match options.create {
         Some(size_bytes) if !options.device.exists() => {
             // Refused before the file is made.
-            plan::Request::parse(options)?.on(&options.device, size_bytes)?;
+            request.on(&options.device, size_bytes, SECTOR_BYTES)?;
             Bench::create(&options.device, size_bytes, queue_depth_max)
         }
         _ => Bench::claim(&options.device, options.destroy.as_deref(), queue_depth_max, options.force),
@@ -137,7 +143,12 @@ fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// Tells how a run ended and gives the exit code.
 fn tell(session: &Session, json: bool) -> i32 {
-    if session.data.runs.iter().any(|run| run.phase == MEASURE || Load::is_open_phase(&run.phase)) {
+    if session
+        .data
+        .runs
+        .iter()
+        .any(|run| Load::is_closed_phase(&run.phase) || Load::is_open_phase(&run.phase))
+    {
         eprint!("\n{}", summary::table(&session.data));
     }
     for sentence in report::headlines(&session.data) {

@@ -105,6 +105,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
             slo_ns: plan.slo_ns,
         },
         dropped,
+        trace: plan.trace.as_ref().map(|trace| trace.facts.clone()),
         ..Manifest::default()
     }
 }

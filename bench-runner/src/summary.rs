@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::open_loads;
 use crate::report;
-use crate::results::{MEASURE, MetricRow, RunData};
+use crate::results::{MetricRow, RunData};
 use crate::session::Session;
 use crate::suite::Load;
 
@@ -38,7 +38,7 @@ fn suites(data: &RunData) -> Vec<Value> {
     let is_suite = |row: &&MetricRow| {
         row.run.is_none()
             && row.metric != "runner_cost"
-            && row.phase != MEASURE
+            && !Load::is_closed_phase(&row.phase)
             && row.value.is_some()
             && !Load::is_open_phase(&row.phase)
     };
@@ -56,7 +56,9 @@ fn suites(data: &RunData) -> Vec<Value> {
 }
 
 fn pooled(data: &RunData) -> impl Iterator<Item = &MetricRow> {
-    data.metrics.iter().filter(|row| row.run.is_none() && row.phase == MEASURE && row.op == "all")
+    data.metrics
+        .iter()
+        .filter(|row| row.run.is_none() && Load::is_closed_phase(&row.phase) && row.op == "all")
 }
 
 fn figures(data: &RunData) -> Vec<Value> {

@@ -53,6 +53,7 @@ pub fn differences(a: &Manifest, b: &Manifest) -> Vec<Difference> {
     let all = |_: &str| true;
     compare("device", value_of(&a.device), value_of(&b.device), &all);
     compare("environment", value_of(&a.environment), value_of(&b.environment), &all);
+    compare("trace", value_of(&a.trace), value_of(&b.trace), &all);
     compare("plan", value_of(&a.plan), value_of(&b.plan), &|field| OF_THE_PLAN.contains(&field));
     found
 }

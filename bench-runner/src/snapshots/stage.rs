@@ -410,6 +410,7 @@ impl SnapshotPlan {
             measure_ns: 0,
             seed,
             offered_per_second: None,
+            replay: None,
         }
     }
 }

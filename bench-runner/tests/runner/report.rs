@@ -11,7 +11,7 @@ use bench_runner::measure::{
 use bench_runner::report;
 use bench_runner::results::{
     ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
-    ResultsError, RunData, RunFolder, Stopping, WindowRow,
+    ResultsError, RunData, RunFolder, Stopping, TraceFacts, TraceFile, WindowRow,
 };
 use bench_runner::suite::Load;
 use hdrhistogram::Histogram;
@@ -71,6 +71,7 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
     let bytes = u64::from(task.workload.operation_bytes_max());
     let flushes = if task.workload.name() == "durable-4k" && arm == "raw" { operations } else { 0 };
     ArmOutcome {
+        replayed: None,
         read: figures(random, reads, median_ns, bytes),
         write: figures(random, operations - reads, median_ns * 0.9, bytes),
         flush: figures(random, flushes, median_ns * 0.6, 0),
@@ -151,6 +152,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             preconditioning: "span written once, then 2 s of the workload".into(),
         },
         stopping: Some(Stopping::default()),
+        trace: Some(TraceFacts { files: vec![TraceFile::default()], ..TraceFacts::default() }),
         dropped: vec![Dropped { what: "seqwrite-1m".into(), why: "does not fit the time asked for".into() }],
         ..Manifest::default()
     }
@@ -175,6 +177,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
                 let speed = speed * drift * (0.006 * normal(&mut random)).exp();
                 let task = ArmTask {
                     offered_per_second: None,
+                    replay: None,
                     path: PathBuf::from("/dev/synthetic"),
                     span_offset_bytes: 1 << 20,
                     span_bytes: 8 << 30,
@@ -312,6 +315,7 @@ fn too_few_samples_leave_the_row_and_no_value() {
     let mut run_folder = RunFolder::create(&path, manifest(&["raw"], &["seqread-1m"])).unwrap();
     let task = ArmTask {
         offered_per_second: None,
+        replay: None,
         path: PathBuf::from("/dev/synthetic"),
         span_offset_bytes: 0,
         span_bytes: 1 << 30,
@@ -557,6 +561,7 @@ fn run_of_loads(path: &Path, with_open: bool) -> String {
             let offered = 40_000.0 * share;
             let task = ArmTask {
                 offered_per_second: (load != Load::Closed).then_some(offered),
+                replay: None,
                 path: PathBuf::from("/dev/synthetic"),
                 span_offset_bytes: 1 << 20,
                 span_bytes: 8 << 30,
