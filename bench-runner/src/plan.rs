@@ -16,7 +16,7 @@ use crate::bench::{self, DataSpan, SECTOR_BYTES, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
 use crate::nbd::{Address, ConnectOptions, Export};
-use crate::replay::{self, Asked};
+use crate::replay::{self, Asked, tell};
 use crate::suite::{Cell, Load, SuitePlan, time_text};
 
 /// The span if none is given. Every arm fills and compares all of it, so that a larger one costs more time than
@@ -213,9 +213,10 @@ fn filled_bytes(plan: &SuitePlan) -> u64 {
 
 /// The plan in one sentence, for stderr.
 pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
+    let trace = plan.trace.as_ref().map(|trace| format!("\n{}", tell::sentence(&trace.facts)));
     format!(
         "{}: {} blocks of {} arms on {} workloads and depths, span of {} bytes from byte {}, seed {}; about {}, {} bytes \
-         of filling",
+         of filling{}",
         path.display(),
         plan.repeats,
         plan.arms.len(),
@@ -225,6 +226,7 @@ pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
         plan.seed,
         time_text(duration(plan)),
         filled_bytes(plan),
+        trace.unwrap_or_default(),
     )
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::open_loads;
+use crate::replay;
 use crate::report;
 use crate::results::{MetricRow, RunData};
 use crate::session::Session;
@@ -26,6 +27,7 @@ pub fn object(session: &Session) -> Value {
         "runner_cost": runner_cost(&session.data),
         "suites": suites(&session.data),
         "open": open_loads::object(&session.data),
+        "replays": replay::tell::object(&session.data),
     });
     if let Some(failure) = &session.stopped {
         object["error"] = json!({ "exit_code": failure.exit_code, "message": failure.message });
@@ -139,6 +141,9 @@ pub fn table(data: &RunData) -> String {
     }
     text.push_str("times in microseconds; - is not measured, or too few samples\n");
     text.push_str(&open_loads::table(data));
+    for sentence in replay::tell::sentences(data) {
+        let _ = writeln!(text, "{sentence}");
+    }
     for row in data.metrics.iter().filter(|row| row.metric == "runner_cost") {
         let depth = row.queue_depth.unwrap_or_default();
         let _ = writeln!(

@@ -153,3 +153,24 @@ impl Line {
         self.ahead
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use icecore_workloads::Arrival;
+
+    use super::*;
+
+    /// Ten thousand a second for twenty seconds of which nothing is begun: half of them are kept, the youngest.
+    #[test]
+    fn those_for_which_too_many_wait_are_given_up_from_the_front() {
+        let schedule = Schedule::new(Arrival::Constant, 10_000.0, 1);
+        let mut line = Line::new(Source::Schedule(schedule), (0, u64::MAX));
+        let mut given_up = 0;
+        for second in 1..=20 {
+            given_up += line.see(second * 1_000_000_000);
+        }
+        assert_eq!((given_up, line.len()), (100_000, BACKLOG_MAX));
+        assert_eq!(line.take().map(|first| first.due_ns), Some(10_000_100_000));
+        assert_eq!((line.len(), line.is_over()), (BACKLOG_MAX - 1, false));
+    }
+}

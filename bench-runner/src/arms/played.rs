@@ -362,6 +362,21 @@ fn changes_of_one_place_wait_for_each_other() {
     assert!(outcome.open.is_none());
 }
 
+/// Requests that are due at one moment while every task is idle are under way together.
+#[test]
+fn what_is_due_together_is_begun_together() {
+    let Some(runtime) = runtime() else { return };
+    // The last of the first four comes before the pause: all tasks have been idle since.
+    let at = |number: u64| if number < 4 { number * MS } else { 400 * MS };
+    let records = (0..12).map(|number| Record::new(at(number), 0, RecordKind::Read, number * 4096, 4096));
+    let mut task = task_of_memory();
+    task.replay.as_mut().unwrap().speed = Some(Speed::RECORDED);
+    let target = Memory::new(runtime.context(), (250 * MS, 250 * MS + 1));
+    let feed = feed(records.collect(), None);
+    let outcome = played_from(&runtime, target.clone(), &task, Source::Trace(feed));
+    assert_eq!((outcome.read.operations, target.in_flight_max.get()), (12, 8));
+}
+
 /// Two thousand a second of a target that serves 4 in 4 ms: what waits for its turn shows in what was intended alone.
 #[test]
 fn beyond_capacity_the_queue_shows_in_what_was_intended() {

@@ -5,6 +5,7 @@
 //! no memory is taken for its length. docs/decisions/0034 says why so.
 
 pub(crate) mod feed;
+pub(crate) mod tell;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -62,6 +62,7 @@ pub(super) fn render(view: &View) -> String {
         noise::noise(view, &mut page);
         facts::runner_cost(view, &mut page);
     }
+    facts::trace(view, &mut page);
     facts::left_out(view, &mut page);
     facts::environment(view, &mut page);
     page.push_str(MEANING);

@@ -118,8 +118,16 @@ fn every_arm_plays_a_trace_and_says_what_became_of_it() {
     let told =
         object["figures"].as_array().unwrap().len() + object["open"]["loads"].as_array().unwrap().len();
     assert!(told >= 5, "{object}");
-    assert!(stderr.contains("replay-max"), "{stderr}");
-    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("made.csv"));
+    let replays = object["replays"].as_array().unwrap();
+    assert_eq!(replays.len(), 10, "{object}");
+    for replay in replays {
+        assert_eq!((&replay["begun"], &replay["passed_over"]), (&1_800.into(), &0.into()), "{replay}");
+        let line =
+            format!("{} depth 32 {}: 1800 requests begun", replay["phase"], replay["arm"]).replace('"', "");
+        assert!(stderr.contains(&line), "{line}: {stderr}");
+        let report = fs::read_to_string(out.join("report.html")).unwrap();
+        assert!(report.contains("made.csv: 1800 requests in 1.998 s") && report.contains(&line), "{line}");
+    }
 }
 
 #[test]
