@@ -461,6 +461,51 @@ fn damage_on_the_way_is_told_with_its_line() {
     assert!(reason.contains("changed since it was looked at"), "{reason}");
 }
 
+/// A target that has no discards.
+#[derive(Clone)]
+struct WithoutDiscards(Memory);
+
+impl Target for WithoutDiscards {
+    const FLUSHES_APART: bool = true;
+
+    async fn read(&self, offset_bytes: u64, buf: Buf) -> (Result<()>, Buf) {
+        self.0.read(offset_bytes, buf).await
+    }
+
+    async fn write(&self, offset_bytes: u64, buf: Buf, durable: bool) -> (Result<()>, Buf) {
+        self.0.write(offset_bytes, buf, durable).await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.0.flush().await
+    }
+}
+
+/// Discards that cannot be done leave what is there, and are counted; a trace that ends before the measuring begins counts as nothing.
+#[test]
+fn what_is_passed_over_is_counted() {
+    let Some(runtime) = runtime() else { return };
+    let records = || {
+        let kinds = [RecordKind::Write, RecordKind::Discard, RecordKind::Flush];
+        kinds.map(|kind| Record::new(0, 0, kind, 0, 4096)).to_vec()
+    };
+    let target = WithoutDiscards(Memory::new(runtime.context(), (1, 2)));
+    let task = task_of_memory();
+    let outcome = played_from(&runtime, target.clone(), &task, Source::Order(feed(records(), None)));
+    let replayed = outcome.replayed.unwrap();
+    assert_eq!((replayed.begun, replayed.discards, replayed.passed_over), (3, 0, 1));
+    assert_eq!(task.stamper().verify(&target.0.bytes.borrow()[..4096], 0, 1), Ok(()));
+    assert_eq!(
+        (&outcome.generations.counts()[..9], outcome.flush.operations),
+        (&[1, 1, 1, 1, 1, 1, 1, 1, 0][..], 1)
+    );
+
+    let late = ArmTask { warmup_ns: 60_000 * MS, ..task };
+    let outcome = played_from(&runtime, target, &late, Source::Order(feed(records(), None)));
+    let reason = outcome.replayed.unwrap().refusal(outcome.elapsed_ns).unwrap();
+    assert!(reason.contains("ended within the warm-up"), "{reason}");
+}
+
 /// Too long requests are played in pieces, one after another where they change places; counted once.
 #[test]
 fn long_requests_are_split() {
