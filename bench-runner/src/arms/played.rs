@@ -171,7 +171,9 @@ fn every_arm_plays_the_same_and_is_verified() {
     if runtime().is_none() {
         return;
     }
-    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    // Beside the program: /tmp may be in memory.
+    let program = std::env::current_exe().unwrap();
+    let folder = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
     let bench = Bench::create(&folder.path().join("disk"), DEVICE_BYTES, 32).unwrap();
     let arms = [Backend::Direct, Backend::Log, Backend::Cow].map(Arm::Engine);
     for (name, expected) in fixtures() {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::side::Side;
-use crate::results::Manifest;
+use crate::results::{Manifest, TraceFacts};
 use crate::validity;
 
 /// A fact in which two runs differ.
@@ -64,7 +64,9 @@ fn value_of<T: Serialize>(facts: &T) -> Value {
 
 /// Whether two runs with one seed did the same in the same order.
 pub fn plans_agree(a: &Manifest, b: &Manifest) -> bool {
-    a.seed == b.seed
+    let played = |trace: &TraceFacts| (trace.digest.clone(), trace.addresses.clone(), trace.alignment_bytes);
+    a.trace.as_ref().map(played) == b.trace.as_ref().map(played)
+        && a.seed == b.seed
         && a.plan.arms == b.plan.arms
         && a.plan.workloads == b.plan.workloads
         && a.plan.queue_depths == b.plan.queue_depths
