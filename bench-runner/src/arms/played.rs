@@ -369,11 +369,11 @@ fn changes_of_one_place_wait_for_each_other() {
 fn what_is_due_together_is_begun_together() {
     let Some(runtime) = runtime() else { return };
     // The last of the first four comes before the pause: all tasks have been idle since.
-    let at = |number: u64| if number < 4 { number * MS } else { 400 * MS };
+    let at = |number: u64| if number < 4 { number * MS } else { 1_200 * MS };
     let records = (0..12).map(|number| Record::new(at(number), 0, RecordKind::Read, number * 4096, 4096));
     let mut task = task_of_memory();
     task.replay.as_mut().unwrap().speed = Some(Speed::RECORDED);
-    let target = Memory::new(runtime.context(), (250 * MS, 250 * MS + 1));
+    let target = Memory::new(runtime.context(), (800 * MS, 800 * MS + 1));
     let feed = feed(records.collect(), None);
     let outcome = played_from(&runtime, target.clone(), &task, Source::Trace(feed));
     assert_eq!((outcome.read.operations, target.in_flight_max.get()), (12, 8));
@@ -415,7 +415,7 @@ fn a_trace_that_is_read_too_slowly_voids_the_run() {
         let of = |number: u64| Record::new(number * 1_000, 0, RecordKind::Read, number % 1_000 * 4096, 4096);
         (0..6_000).map(of).collect()
     };
-    let pause = Some((2_000, Duration::from_millis(400)));
+    let pause = Some((2_000, Duration::from_millis(1_000)));
     let mut task = task_of_memory();
     let target = Memory::new(runtime.context(), (1, 2));
     let outcome = played_from(&runtime, target.clone(), &task, Source::Order(feed(records(), pause)));
