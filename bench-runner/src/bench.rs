@@ -18,7 +18,7 @@ use crate::nbd::{Address, ConnectOptions, Export};
 /// Buffer memory that superblocks, signatures and rounding need beside the operations'.
 const OTHER_BUFFER_BYTES: usize = 4 << 20;
 /// The smallest sector; a volume's block is larger where the device's is.
-const SECTOR_BYTES: u32 = 512;
+pub(crate) const SECTOR_BYTES: u32 = 512;
 const MIB: u64 = 1 << 20;
 /// Buffers are given out in powers of two; each size class of the operations is counted by itself.
 const BUFFER_KINDS_4K: usize = 2;

@@ -4,7 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use icecore_workloads::trace::Speed;
+
 use crate::method::{BLOCKS_MAX, Method};
+
+/// Records that are sorted within unless another number is given.
+const SORT_WINDOW_RECORDS: usize = 65_536;
 
 /// Measures what each way of keeping a volume costs on your own disks.
 #[derive(Debug, Parser)]
@@ -24,6 +29,8 @@ pub enum Command {
     Run(RunOptions),
     /// Say what `run` would do, and the exact --destroy argument. Writes nothing.
     Plan(RunOptions),
+    /// Measure a device or file by playing a recorded trace: the same as `run --trace`.
+    Replay(ReplayOptions),
     /// Measure what keeping snapshots costs: taking, holding, reading, deleting them, going back, running full.
     Snapshots(SnapshotOptions),
     /// Measure snapshots beside other systems, on the same device: qcow2, nbdkit, XFS, btrfs.
@@ -58,6 +65,7 @@ impl Command {
         match self {
             Command::Quick(options) => options.results.json,
             Command::Run(options) | Command::Plan(options) => options.results.json,
+            Command::Replay(options) => options.run.results.json,
             Command::Doctor(options) => options.json,
             Command::Recovery(options) => options.results.json,
             Command::Snapshots(options) => options.results.json,
@@ -151,11 +159,11 @@ pub struct RunOptions {
     /// Arms: ring, fio, or a backend by its name, direct if not given; raw always runs beside them. Of an export: fio; nbd always runs.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub backend: Vec<String>,
-    /// Workloads by name (`bench-runner workloads` lists them), or paths of TOML files.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "randread-4k,randwrite-4k")]
+    /// Workloads by name (`bench-runner workloads` lists them), or paths of TOML files; randread-4k,randwrite-4k if not given.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub workload: Vec<String>,
     /// Requests in flight (for durable workloads, independent writers; under an open load at most so many); what the workload
-    /// says, or 1,32, if not given.
+    /// says, or 1,32, if not given; for a trace 32.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub queue_depth: Vec<u32>,
     /// Open loads, in percent of what each arm does under the closed one, which runs before them.
@@ -170,9 +178,9 @@ pub struct RunOptions {
     /// Measured seconds of each arm.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Seconds under load before that.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=86_400))]
-    pub warmup: u64,
+    /// Seconds under load before that; 2 if not given, none for a trace.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub warmup: Option<u64>,
     /// Blocks: how often every arm is repeated.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub repeats: u32,
@@ -185,12 +193,79 @@ pub struct RunOptions {
     /// Seed of addresses, content and order; random, and printed, if not given.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Length of the data span; 1 GiB, or what the device has, if not given.
+    /// Length of the data span; 1 GiB, or what the device has, if not given; of a trace whose addresses stay as they are, up to
+    /// their end.
     #[arg(long, value_name = "BYTES")]
     pub span: Option<u64>,
     /// What becomes of the results.
     #[command(flatten)]
     pub results: ResultOptions,
+    /// Play this recorded trace instead of workloads, for --seconds at most; several files are merged by time.
+    #[arg(long, value_name = "PATH")]
+    pub trace: Vec<PathBuf>,
+    /// How it is played.
+    #[command(flatten)]
+    pub playing: TracePlaying,
+    /// How it is read.
+    #[command(flatten)]
+    pub reading: TraceReading,
+}
+
+/// Options of `replay`: those of `run`, for a trace.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayOptions {
+    /// The trace; several files are merged by time. gzip and zstd are unpacked. For blktrace, its output name will do.
+    #[arg(value_name = "TRACE", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// The rest.
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+impl ReplayOptions {
+    /// The same as options of `run`.
+    pub fn into_run(self) -> RunOptions {
+        RunOptions { trace: self.paths.into_iter().chain(self.run.trace).collect(), ..self.run }
+    }
+}
+
+/// How a trace is played.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Playing a trace")]
+pub struct TracePlaying {
+    /// How many times as fast as recorded (1 if not given), or max: as fast as the queue depth allows.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = speed)]
+    pub speed: Vec<ReplaySpeed>,
+    /// What is done with addresses beyond the span, for which a trace is refused otherwise: fold takes them modulo the span,
+    /// scale shrinks (or stretches) all of them to it.
+    #[arg(long, value_enum)]
+    pub addresses: Option<TraceAddresses>,
+}
+
+/// What is done with a trace's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TraceAddresses {
+    /// Modulo the span.
+    Fold,
+    /// In proportion to the span.
+    Scale,
+}
+
+/// How fast a trace is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplaySpeed {
+    /// On its schedule, at so many times the recorded speed.
+    Times(Speed),
+    /// In its order, as fast as the queue depth allows.
+    Max,
+}
+
+fn speed(text: &str) -> Result<ReplaySpeed, String> {
+    if text == "max" {
+        return Ok(ReplaySpeed::Max);
+    }
+    let factor = text.parse().map_err(|_| "a number, or max".to_owned())?;
+    Speed::new(factor).map(ReplaySpeed::Times).map_err(|error| error.to_string())
 }
 
 impl RunOptions {
@@ -442,6 +517,18 @@ pub struct TraceInfoOptions {
     /// The trace; several files are merged by time. gzip and zstd are unpacked. For blktrace, its output name will do.
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
+    /// How it is read.
+    #[command(flatten)]
+    pub reading: TraceReading,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a trace is read.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Reading a trace")]
+pub struct TraceReading {
     /// The format, if its first lines or bytes do not tell; an unknown name is answered with all of them.
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
@@ -455,14 +542,23 @@ pub struct TraceInfoOptions {
     #[arg(long, value_enum, default_value = "queued")]
     pub event: TraceEvent,
     /// Records that a record may have to be put in front of, in each file; one takes 48 bytes.
-    #[arg(long, value_name = "RECORDS", default_value_t = 65_536)]
+    #[arg(long, value_name = "RECORDS", default_value_t = SORT_WINDOW_RECORDS)]
     pub sort_window: usize,
     /// Bad records to leave out and count, in each file, before it is refused.
     #[arg(long, value_name = "RECORDS", default_value_t = 0)]
     pub bad_records: u64,
-    /// Print one JSON object on stdout.
-    #[arg(long)]
-    pub json: bool,
+}
+
+impl TraceReading {
+    /// Whether nothing was asked for that is not so anyway.
+    pub fn is_default(&self) -> bool {
+        self.format.is_none()
+            && self.volume.is_empty()
+            && self.limit.is_none()
+            && self.event == TraceEvent::Queued
+            && self.sort_window == SORT_WINDOW_RECORDS
+            && self.bad_records == 0
+    }
 }
 
 /// Events of a request in the block layer.

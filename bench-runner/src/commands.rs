@@ -9,11 +9,11 @@ use std::time::SystemTime;
 use clap::Parser;
 use serde_json::json;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, SECTOR_BYTES};
 use crate::cli::{Cli, Command, RunOptions};
 use crate::failure::{EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, Failure};
 use crate::nbd::Address;
-use crate::results::{MANIFEST_FILE, MEASURE, Manifest, RunFolder, rfc3339};
+use crate::results::{MANIFEST_FILE, Manifest, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
@@ -66,6 +66,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             tell_end(ended, None, &out, options.results.json)
         }
         Command::Run(options) => run(&resume::run_options(&options)?),
+        Command::Replay(options) => run(&resume::run_options(&options.into_run())?),
         Command::Plan(options) => plan::tell(&options),
         Command::Workloads { json } => {
             workloads::list(json);
@@ -114,10 +115,11 @@ fn run(options: &RunOptions) -> Result<i32, Failure> {
         Some(folder) => folder.clone(),
         None => out_folder(options.results.out.clone())?,
     };
-    let bench = claim(options, request.queue_depth_max())?;
-    let plan = request.on(options.device(), bench.identity().size_bytes)?;
+    let bench = claim(options, &request)?;
+    let logical_block_bytes = bench.geometry().logical_block_bytes;
+    let plan = request.on(options.device(), bench.identity().size_bytes, logical_block_bytes)?;
     if let Some(export) = bench.export() {
-        plan::refuse_undurable(export, &plan)?;
+        plan::refuse_undurable(export, &request, &plan)?;
     }
     eprintln!("{}", plan::sentence(&plan, bench.path()));
     let ended = match &options.resume {
@@ -127,7 +129,8 @@ fn run(options: &RunOptions) -> Result<i32, Failure> {
     tell_end(ended, Some("run"), &out, options.results.json)
 }
 
-fn claim(options: &RunOptions, queue_depth_max: u32) -> Result<Bench, Failure> {
+fn claim(options: &RunOptions, request: &plan::Request) -> Result<Bench, Failure> {
+    let queue_depth_max = request.queue_depth_max();
     let device = options.device();
     if let Some(address) = Address::of(device)? {
         let destroy = options.destroy.as_deref();
@@ -136,7 +139,7 @@ fn claim(options: &RunOptions, queue_depth_max: u32) -> Result<Bench, Failure> {
     match options.create {
         Some(size_bytes) if !device.exists() => {
             // Refused before the file is made.
-            plan::Request::parse(options)?.on(device, size_bytes)?;
+            request.on(device, size_bytes, SECTOR_BYTES)?;
             Bench::create(device, size_bytes, queue_depth_max)
         }
         _ => Bench::claim(device, options.destroy.as_deref(), queue_depth_max, options.force),
@@ -191,7 +194,12 @@ fn tell_end(
 
 /// Tells how a run ended and gives the exit code.
 fn tell(session: &Session, json: bool) -> i32 {
-    if session.data.runs.iter().any(|run| run.phase == MEASURE || Load::is_open_phase(&run.phase)) {
+    if session
+        .data
+        .runs
+        .iter()
+        .any(|run| Load::is_closed_phase(&run.phase) || Load::is_open_phase(&run.phase))
+    {
         eprint!("\n{}", summary::table(&session.data));
     }
     for sentence in report::headlines(&session.data) {

@@ -37,13 +37,17 @@ pub const PRECONDITIONING: &str =
 pub struct WrongBlock {
     /// Its number in the span, in blocks of 4 KiB.
     pub block: u64,
-    /// What is wrong with it.
-    pub mismatch: Mismatch,
+    /// What is wrong with it; `None` where it was discarded and does not read as zero.
+    pub mismatch: Option<Mismatch>,
 }
 
 impl fmt::Display for WrongBlock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "wrong content in block {} of the span: {}", self.block, self.mismatch)
+        write!(formatter, "wrong content in block {} of the span: ", self.block)?;
+        match &self.mismatch {
+            Some(mismatch) => mismatch.fmt(formatter),
+            None => formatter.write_str("it was discarded, and does not read as zero"),
+        }
     }
 }
 
@@ -191,11 +195,17 @@ pub(crate) fn compare_between<T: Target>(
                 for (unit, bytes) in (first_unit..).zip(buf.chunks_exact(unit_bytes as usize)) {
                     let of = |generations: &[u32]| generations.get(unit as usize).copied().unwrap_or(0);
                     let at = unit * unit_bytes;
-                    if let Err(mismatch) = stamper.verify(bytes, at, of(&oldest)) {
+                    if Generations::is_discarded(of(&oldest)) {
+                        if bytes.iter().any(|byte| *byte != 0) {
+                            let block = at / STAMP_BLOCK_BYTES as u64;
+                            note(&wrong, WrongBlock { block, mismatch: None });
+                        }
+                    } else if let Err(mismatch) = stamper.verify(bytes, at, of(&oldest)) {
                         let later = of(&oldest) + 1..=of(&newest);
                         if !later.into_iter().any(|generation| stamper.verify(bytes, at, generation).is_ok())
                         {
-                            note(&wrong, WrongBlock { block: at / STAMP_BLOCK_BYTES as u64, mismatch });
+                            let block = at / STAMP_BLOCK_BYTES as u64;
+                            note(&wrong, WrongBlock { block, mismatch: Some(mismatch) });
                         }
                     }
                 }

@@ -131,6 +131,7 @@ fn flush_cost(bench: &Bench, findings: &mut Map<String, Value>) -> Result<(), Fa
         measure_ns: FLUSHING_NS,
         seed: 1,
         offered_per_second: None,
+        replay: None,
     };
     let outcome = engine::run(bench.runtime(), Bare::new(bench.device(), 0), &task, Content::Stamped)?;
     let p50 = |figures: &crate::measure::OperationFigures| figures.latency_ns.value_at_quantile(0.5);

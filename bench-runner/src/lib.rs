@@ -25,6 +25,7 @@ pub mod plan;
 pub mod quick;
 pub mod recorder;
 pub mod recovery;
+pub(crate) mod replay;
 pub mod report;
 pub mod results;
 pub(crate) mod resume;

@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use hdrhistogram::Histogram;
 use icecore_workloads::{Generations, Stamper, Workload};
 
+use crate::failure::Failure;
+use crate::replay::Replay;
+use crate::replay::feed::Made;
+
 /// One measurement of one arm: a workload at a queue depth over a span of a device.
 #[derive(Clone, Debug)]
 pub struct ArmTask {
@@ -30,6 +34,8 @@ pub struct ArmTask {
     /// Operations a second that are to begin, however long those before them take; `None` for a closed load, where an
     /// operation begins when one has completed.
     pub offered_per_second: Option<f64>,
+    /// The trace that is played in the place of the workload's stream; the workload then stands for it.
+    pub replay: Option<Replay>,
 }
 
 impl ArmTask {
@@ -73,11 +79,15 @@ pub const ACHIEVED_MIN: f64 = 0.99;
 /// latency if that is more: the runner would be part of what it measures.
 const LATENESS_NS_MAX: u64 = 20_000;
 
+/// The same of a replay: between the pauses of a trace a processor goes to sleep, and its clocks were no more exact.
+const REPLAY_LATENESS_NS_MAX: u64 = 1_000_000;
+
 impl OpenFigures {
     /// Why the load does not count, if the runner was too late; `service_p50_ns`: the median latency from the beginning of an
     /// operation.
-    pub fn refusal(&self, service_p50_ns: u64) -> Option<String> {
-        let bound_ns = LATENESS_NS_MAX.max(service_p50_ns / 10);
+    pub fn refusal(&self, service_p50_ns: u64, is_replay: bool) -> Option<String> {
+        let least_ns = if is_replay { REPLAY_LATENESS_NS_MAX } else { LATENESS_NS_MAX };
+        let bound_ns = least_ns.max(service_p50_ns / 10);
         let late_ns = self.lateness_ns.value_at_quantile(0.99);
         (late_ns > bound_ns).then(|| {
             format!("the runner began operations late: p99 {late_ns} ns, above {bound_ns} ns; leave the processor to it")
@@ -88,6 +98,77 @@ impl OpenFigures {
     pub fn is_saturated(&self, operations: u64, elapsed_ns: u64) -> bool {
         let achieved = operations as f64 * 1e9 / elapsed_ns.max(1) as f64;
         self.overflow > 0 || achieved < ACHIEVED_MIN * self.offered_per_second
+    }
+}
+
+/// What only a replay shows: what became of the requests of the trace that were begun.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayFigures {
+    /// Requests of the trace that were begun, warm-up included.
+    pub begun: u64,
+    /// Of these, requests that were too long and were begun as several.
+    pub split: u64,
+    /// Requests beyond the span, which were folded, or scaled to its end.
+    pub beyond_span: u64,
+    /// Requests that were rounded to whole blocks of the target.
+    pub aligned: u64,
+    /// Requests moved back to end within the span.
+    pub moved_back: u64,
+    /// Requests shortened to the span.
+    pub shortened: u64,
+    /// Discards that were passed over because the target has none.
+    pub passed_over: u64,
+    /// Discards that were done.
+    pub discards: u64,
+    /// Changes of a place that waited until an earlier one of it had completed.
+    pub waited: u64,
+    /// Whether everything was played that was to be: the whole trace, or as far as it is due within the time.
+    pub is_whole: bool,
+    /// Time in which a request could have been begun and none had been read yet.
+    pub starved_ns: u64,
+    /// Why the trace could not be read further.
+    pub failure: Option<Failure>,
+}
+
+/// Share of the time that a replay as fast as possible may have waited for the trace, in percent.
+const STARVED_PERCENT_MAX: f64 = 1.0;
+
+impl ReplayFigures {
+    /// Counts a request that is begun.
+    pub(crate) fn begun(&mut self, made: Made) {
+        if made.is(Made::PIECE) {
+            return;
+        }
+        self.begun += 1;
+        self.split += u64::from(made.is(Made::SPLIT));
+        self.beyond_span += u64::from(made.is(Made::BEYOND));
+        self.aligned += u64::from(made.is(Made::ALIGNED));
+        self.moved_back += u64::from(made.is(Made::MOVED));
+        self.shortened += u64::from(made.is(Made::SHORTENED));
+    }
+
+    /// Counts a discard, or a piece of one.
+    pub(crate) fn discarded(&mut self, is_done: bool) {
+        *(if is_done { &mut self.discards } else { &mut self.passed_over }) += 1;
+    }
+
+    /// Why the replay does not count, if the reading was in its way or nothing was measured.
+    pub fn refusal(&self, elapsed_ns: u64) -> Option<String> {
+        if let Some(failure) = &self.failure {
+            return Some(failure.message.clone());
+        }
+        if elapsed_ns == 0 {
+            return Some(
+                "the trace ended within the warm-up, so that nothing was measured: --warmup 0".to_owned(),
+            );
+        }
+        let percent = self.starved_ns as f64 * 100.0 / elapsed_ns as f64;
+        (percent > STARVED_PERCENT_MAX).then(|| {
+            format!(
+                "the load waited for the trace to be read for {percent:.1} % of the time, above {STARVED_PERCENT_MAX} %; leave \
+                 a processor to the reading, or unpack the trace"
+            )
+        })
     }
 }
 
@@ -146,6 +227,8 @@ pub struct ArmOutcome {
     pub generations: Generations,
     /// Of an open load, what it alone shows.
     pub open: Option<OpenFigures>,
+    /// Of a replay, what became of the trace.
+    pub replayed: Option<ReplayFigures>,
 }
 
 impl ArmOutcome {

@@ -1,6 +1,7 @@
 //! What a run would do, worked out without writing anything.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use icecore::device::{Identity, safety};
@@ -11,10 +12,11 @@ use icecore_workloads::{Durability, Workload};
 use serde_json::{Value, json};
 
 use crate::arms::Arm;
-use crate::bench::{self, DataSpan, data_span};
+use crate::bench::{self, DataSpan, SECTOR_BYTES, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
 use crate::nbd::{Address, ConnectOptions, Export};
+use crate::replay::{self, Asked, tell};
 use crate::resume;
 use crate::suite::{Cell, Load, SuitePlan, time_text};
 
@@ -24,6 +26,12 @@ const SPAN_BYTES_DEFAULT: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 /// Depths of a workload that says none, if none are asked for.
 const QUEUE_DEPTHS_DEFAULT: [u32; 2] = [1, 32];
+/// Requests in flight of a trace, if none are asked for: fewer would make a queue of what the traced system did at once.
+const QUEUE_DEPTH_OF_TRACES: u32 = 32;
+/// Workloads that run if none are named.
+const WORKLOADS_DEFAULT: [&str; 2] = ["randread-4k", "randwrite-4k"];
+/// Seconds under load before a workload is measured. A trace has a beginning of its own.
+const WARMUP_SECONDS_DEFAULT: u64 = 2;
 /// Bytes a second at which a plan assumes that a span is filled and compared, for the duration it tells.
 const ASSUMED_BYTES_PER_SECOND: u64 = 500_000_000;
 
@@ -32,6 +40,7 @@ const ASSUMED_BYTES_PER_SECOND: u64 = 500_000_000;
 pub struct Request {
     plan: SuitePlan,
     span_bytes: Option<u64>,
+    trace: Option<Asked>,
 }
 
 impl Request {
@@ -64,8 +73,32 @@ impl Request {
                 arms.push(arm);
             }
         }
+        if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
+            return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
+        }
+        let measure_ns = options.seconds * 1_000_000_000;
+        let warmup =
+            options.warmup.unwrap_or(if options.trace.is_empty() { WARMUP_SECONDS_DEFAULT } else { 0 });
+        let warmup_ns = warmup * 1_000_000_000;
+        let trace = Asked::of(options, warmup_ns + measure_ns)?;
         let mut cells: Vec<Cell> = Vec::new();
-        for name in &options.workload {
+        if let Some(trace) = &trace {
+            let depths = if options.queue_depth.is_empty() {
+                &[QUEUE_DEPTH_OF_TRACES][..]
+            } else {
+                &options.queue_depth
+            };
+            for queue_depth in depths {
+                for load in replay::loads(&options.playing.speed) {
+                    // What stands for the trace is known when its target is.
+                    let workload = trace.on(u64::MAX, SECTOR_BYTES).workload;
+                    cells.push(Cell { workload, queue_depth: *queue_depth, load });
+                }
+            }
+        }
+        let defaults = WORKLOADS_DEFAULT.map(str::to_owned);
+        let named = if options.workload.is_empty() { &defaults[..] } else { &options.workload };
+        for name in named.iter().filter(|_| trace.is_none()) {
             for workload in Workload::named(name)? {
                 let depths = match &options.queue_depth {
                     asked if !asked.is_empty() => &asked[..],
@@ -87,23 +120,21 @@ impl Request {
                 }
             }
         }
-        if options.span.is_some_and(|bytes| bytes == 0 || !bytes.is_multiple_of(MIB)) {
-            return Err(Failure::usage("--span must be a multiple of 1048576 bytes, and not 0"));
-        }
         let plan = SuitePlan {
             arms,
             cells,
             repeats: options.blocks(),
-            warmup_ns: options.warmup * 1_000_000_000,
-            measure_ns: options.seconds * 1_000_000_000,
+            warmup_ns,
+            measure_ns,
             seed: options.seed.unwrap_or_else(random_seed),
             span_offset_bytes: 0,
             span_bytes: 0,
             references: true,
             slo_ns: options.slo_us.map(|slo_us| slo_us * 1_000),
             method: options.method(),
+            trace: None,
         };
-        Ok(Self { plan, span_bytes: options.span })
+        Ok(Self { plan, span_bytes: options.span, trace })
     }
 
     /// The deepest queue.
@@ -111,14 +142,17 @@ impl Request {
         self.plan.queue_depth_max()
     }
 
-    /// The plan on a device of this size.
+    /// The plan on a device of this size that takes multiples of `logical_block_bytes`.
     ///
     /// # Errors
     /// The device or the span is too small.
-    pub fn on(&self, path: &Path, device_bytes: u64) -> Result<SuitePlan, Failure> {
+    pub fn on(&self, path: &Path, device_bytes: u64, logical_block_bytes: u32) -> Result<SuitePlan, Failure> {
         let DataSpan { offset_bytes, bytes: largest, least } =
             data_span(device_bytes, path, &self.plan.arms)?;
-        let span_bytes = self.span_bytes.unwrap_or(largest.min(SPAN_BYTES_DEFAULT));
+        let span_bytes = match &self.trace {
+            Some(trace) => trace.span_bytes(self.span_bytes, largest, SPAN_BYTES_DEFAULT)?,
+            None => self.span_bytes.unwrap_or(largest.min(SPAN_BYTES_DEFAULT)),
+        };
         if span_bytes > largest || span_bytes == 0 {
             let name = path.display();
             return Err(Failure::usage(format!(
@@ -126,15 +160,23 @@ impl Request {
                 least.name()
             )));
         }
-        let plan = SuitePlan { span_offset_bytes: offset_bytes, span_bytes, ..self.plan.clone() };
+        let mut plan = SuitePlan { span_offset_bytes: offset_bytes, span_bytes, ..self.plan.clone() };
+        if let Some(trace) = &self.trace {
+            let trace = trace.on(span_bytes, logical_block_bytes);
+            for cell in &mut plan.cells {
+                cell.workload = trace.workload.clone();
+            }
+            plan.trace = Some(Arc::new(trace));
+        }
         plan.check()?;
         Ok(plan)
     }
 }
 
 /// Refuses loads that wait for durability where the server promises none.
-pub(crate) fn refuse_undurable(export: &Export, plan: &SuitePlan) -> Result<(), Failure> {
-    let waits = |cell: &&Cell| cell.workload.durability() != Durability::None;
+pub(crate) fn refuse_undurable(export: &Export, request: &Request, plan: &SuitePlan) -> Result<(), Failure> {
+    let has_flushes = request.trace.as_ref().is_some_and(|trace| trace.flushes);
+    let waits = |cell: &&Cell| has_flushes || cell.workload.durability() != Durability::None;
     match plan.cells.iter().find(waits) {
         Some(cell) if !export.agreed().has(SEND_FLUSH) => Err(Failure::environment(format!(
             "{}: the server takes no flushes, so that nobody knows what is durable; leave {} out",
@@ -172,9 +214,10 @@ fn filled_bytes(plan: &SuitePlan) -> u64 {
 
 /// The plan in one sentence, for stderr.
 pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
+    let trace = plan.trace.as_ref().map(|trace| format!("\n{}", tell::sentence(&trace.facts)));
     format!(
         "{}: {} blocks of {} arms on {} workloads and depths, span of {} bytes from byte {}, seed {}; about {}, {} bytes \
-         of filling",
+         of filling{}",
         path.display(),
         plan.repeats,
         plan.arms.len(),
@@ -184,6 +227,7 @@ pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
         plan.seed,
         time_text(duration(plan)),
         filled_bytes(plan),
+        trace.unwrap_or_default(),
     )
 }
 
@@ -218,7 +262,7 @@ fn describe(options: &RunOptions) -> Result<Value, Failure> {
         }
         (Err(error), _) => return Err(error.into()),
     };
-    let plan = request.on(path, size_bytes)?;
+    let plan = request.on(path, size_bytes, SECTOR_BYTES)?;
     let cells: Vec<String> = plan.cells.iter().map(Cell::name).collect();
     let extra = json!({
         "device": path.display().to_string(),
@@ -231,6 +275,7 @@ fn describe(options: &RunOptions) -> Result<Value, Failure> {
         "filled_bytes": filled_bytes(&plan),
         "duration_s": duration(&plan).as_secs(),
         "seed": plan.seed,
+        "trace": plan.trace.as_ref().map(|trace| &trace.facts),
     });
     if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
         object.extend(extra);

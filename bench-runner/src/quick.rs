@@ -90,6 +90,7 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
         .map(|(name, depth)| Ok(Cell::closed(Workload::from_name(name)?, *depth)))
         .collect();
     let plan = SuitePlan {
+        trace: None,
         arms: arms(),
         cells: cells?,
         repeats: fitted.repeats,

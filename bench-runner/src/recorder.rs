@@ -109,6 +109,18 @@ pub fn empty_figures() -> OperationFigures {
     OperationFigures { operations: 0, bytes: 0, latency_ns: latency_histogram() }
 }
 
+/// What was offered in the window.
+#[derive(Clone, Copy, Debug)]
+pub enum Offered {
+    /// So many reads and writes.
+    Due(u64),
+    /// Those that completed, in a time shorter by this.
+    Completed {
+        /// How late the last of them was.
+        late_ns: u64,
+    },
+}
+
 /// Collects one arm's completions.
 #[derive(Clone, Debug)]
 pub struct Recorder {
@@ -156,6 +168,30 @@ impl Recorder {
         let open =
             OpenFigures { offered_per_second, read_ns, write_ns, lateness_ns, backlog_max: 0, overflow: 0 };
         Self { open: Some(open), ..self }
+    }
+
+    /// Ends the window now, if it is open: a trace has ended, and its last request completed. False, and nothing done, where it
+    /// has been closed before.
+    pub fn end_at(&mut self, now_ns: u64) -> bool {
+        if self.phase == Phase::Done {
+            return false;
+        }
+        self.measure_ns = now_ns.saturating_sub(self.begin_ns).min(self.measure_ns);
+        self.seconds.truncate(self.measure_ns.div_ceil(SECOND_NS) as usize);
+        self.enter(Phase::Done, now_ns);
+        true
+    }
+
+    /// Says what an open load was, where that is known at its end alone.
+    pub fn set_offered(&mut self, offered: Offered) {
+        let operations: u64 = self.figures[..2].iter().map(|figures| figures.operations).sum();
+        let (operations, elapsed_ns) = match offered {
+            Offered::Due(operations) => (operations, self.measure_ns),
+            Offered::Completed { late_ns } => (operations, self.measure_ns.saturating_sub(late_ns)),
+        };
+        if let Some(open) = &mut self.open {
+            open.offered_per_second = operations as f64 * 1e9 / elapsed_ns.max(1) as f64;
+        }
     }
 
     /// Counts how long after it was to begin an operation of an open load completed, if that was inside the window.
@@ -310,6 +346,7 @@ impl Recorded {
             bare: Vec::new(),
             generations,
             open: self.open,
+            replayed: None,
         }
     }
 }

@@ -23,7 +23,11 @@ const MAY_DIFFER: [&str; 2] = ["device.path", "environment.memory_bytes"];
 /// The folder holds no run of this command.
 pub(crate) fn run_options(given: &RunOptions) -> Result<RunOptions, Failure> {
     let Some(folder) = &given.resume else { return Ok(given.clone()) };
-    let (Command::Run(typed), seed) = typed(folder)? else { return Err(other_command(folder, "run")) };
+    let (typed, seed) = match typed(folder)? {
+        (Command::Run(typed), seed) => (typed, seed),
+        (Command::Replay(typed), seed) => (typed.into_run(), seed),
+        _ => return Err(other_command(folder, "run")),
+    };
     Ok(RunOptions {
         resume: given.resume.clone(),
         device: given.device.clone().or(typed.device),

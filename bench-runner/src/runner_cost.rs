@@ -100,6 +100,7 @@ pub fn on_null(
         measure_ns,
         seed,
         offered_per_second: None,
+        replay: None,
     };
     engine::run(&runtime, Bare::new(&device, 0), &task, content)
 }

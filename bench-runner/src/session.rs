@@ -138,6 +138,7 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
             digest: Plan::digest_of(plan),
         },
         dropped,
+        trace: plan.trace.as_ref().map(|trace| trace.facts.clone()),
         ..Manifest::default()
     }
 }

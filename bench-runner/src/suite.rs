@@ -5,10 +5,13 @@
 //! the next block begins, so that a run cut short has blocks of everything.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use icecore::store::Backend;
 use icecore_workloads::Workload;
+use icecore_workloads::trace::Speed;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -18,12 +21,17 @@ use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
 use crate::method::Method;
+use crate::replay::{Replay, TracePlan};
 use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder, RunRow};
 use crate::validity::{self, ForeignWatch};
 use crate::{resume, stats};
 
 /// What the phases of open loads begin with.
 pub(crate) const OPEN: &str = "open-";
+/// What the phases of traces begin with.
+const REPLAY: &str = "replay-";
+/// The phase of a trace without its schedule.
+const REPLAY_MAX: &str = "replay-max";
 
 /// How operations are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -35,6 +43,10 @@ pub enum Load {
     PerSecond(f64),
     /// So many percent of what the arm did under the closed load of the same block.
     PercentOfClosed(f64),
+    /// A trace on its schedule, so many times as fast as recorded.
+    Replay(Speed),
+    /// A trace in its order, where one begins when one has completed.
+    ReplayMax,
 }
 
 impl Load {
@@ -44,12 +56,29 @@ impl Load {
             Load::Closed => MEASURE.to_owned(),
             Load::PerSecond(per_second) => format!("{OPEN}{per_second}-per-s"),
             Load::PercentOfClosed(percent) => format!("{OPEN}{percent}%"),
+            Load::Replay(speed) => format!("{REPLAY}{}x", speed.factor()),
+            Load::ReplayMax => REPLAY_MAX.to_owned(),
         }
     }
 
     /// Whether rows of this phase are of an open load.
     pub fn is_open_phase(phase: &str) -> bool {
-        phase.starts_with(OPEN)
+        phase.starts_with(OPEN) || (Self::is_replay_phase(phase) && phase != REPLAY_MAX)
+    }
+
+    /// Whether rows of this phase are of a closed load.
+    pub fn is_closed_phase(phase: &str) -> bool {
+        phase == MEASURE || phase == REPLAY_MAX
+    }
+
+    /// Whether rows of this phase are of a trace.
+    pub fn is_replay_phase(phase: &str) -> bool {
+        phase.starts_with(REPLAY)
+    }
+
+    /// Whether it is a trace that is played.
+    pub fn is_replay(self) -> bool {
+        matches!(self, Load::Replay(_) | Load::ReplayMax)
     }
 }
 
@@ -86,6 +115,7 @@ impl Cell {
     pub fn refusal(&self, arm: Arm) -> Option<String> {
         let known = self.workload.only_part().is_some_and(|(part, _)| fio::can_be_asked(part));
         match arm {
+            Arm::Ring | Arm::Fio if self.load.is_replay() => Some("it plays no traces".to_owned()),
             Arm::Ring | Arm::Fio if self.load != Load::Closed => Some("it has closed loads alone".to_owned()),
             Arm::Fio if !known => {
                 Some("fio is asked for requests of one length, uniform or sequential, alone".to_owned())
@@ -120,6 +150,8 @@ pub struct SuitePlan {
     pub slo_ns: Option<u64>,
     /// Whether arms are measured twice, and when there are blocks enough.
     pub method: Method,
+    /// The trace that cells with a load of one play.
+    pub trace: Option<Arc<TracePlan>>,
 }
 
 impl SuitePlan {
@@ -147,7 +179,10 @@ impl SuitePlan {
     /// # Errors
     /// A usage failure that names the workload and the span it needs.
     pub fn check(&self) -> Result<(), Failure> {
-        for Cell { workload, queue_depth: depth, .. } in &self.cells {
+        // Changes of a trace wait for their place.
+        for Cell { workload, queue_depth: depth, .. } in
+            self.cells.iter().filter(|cell| !cell.load.is_replay())
+        {
             // Two writes of one place are never in flight together, so that there must be places to choose from.
             let needed_bytes = u64::from(workload.operation_bytes_max()) * u64::from(2 * *depth).max(1);
             if self.span_bytes < needed_bytes {
@@ -179,9 +214,10 @@ impl SuitePlan {
         pairs.filter_map(refused).collect()
     }
 
-    fn task(&self, bench: &Bench, cell: &Cell, seed: u64) -> ArmTask {
+    /// What each arm is asked for on this device; of a share of the closed load all but the rate.
+    pub(crate) fn task(&self, path: &Path, cell: &Cell, seed: u64) -> ArmTask {
         ArmTask {
-            path: bench.path().to_owned(),
+            path: path.to_owned(),
             span_offset_bytes: self.span_offset_bytes,
             span_bytes: self.span_bytes,
             workload: cell.workload.clone(),
@@ -190,6 +226,14 @@ impl SuitePlan {
             measure_ns: self.measure_ns,
             seed,
             offered_per_second: None,
+            replay: self.trace.as_ref().and_then(|trace| {
+                let speed = match cell.load {
+                    Load::Replay(speed) => Some(speed),
+                    Load::ReplayMax => None,
+                    Load::Closed | Load::PerSecond(_) | Load::PercentOfClosed(_) => return None,
+                };
+                Some(Replay { trace: Arc::clone(trace), speed })
+            }),
         }
     }
 }
@@ -227,7 +271,7 @@ pub fn run(
         // By arm, operations a second of the closed load.
         let mut closed: Vec<(String, f64)> = Vec::new();
         for cell in &plan.cells {
-            let task = plan.task(bench, cell, random.next_u64());
+            let task = plan.task(bench.path(), cell, random.next_u64());
             let mut arms = plan.arms_of(cell);
             shuffle(&mut arms, &mut random);
             if cell.load == Load::Closed {
@@ -245,7 +289,7 @@ pub fn run(
                 }
                 let own = closed.iter().find(|(other, _)| *other == name).map(|(_, per_second)| *per_second);
                 let offered_per_second = match cell.load {
-                    Load::Closed => None,
+                    Load::Closed | Load::Replay(_) | Load::ReplayMax => None,
                     Load::PerSecond(per_second) => Some(per_second),
                     // Of an arm that did nothing nothing is asked.
                     Load::PercentOfClosed(percent) => Some((own.unwrap_or(1.0) * percent / 100.0).max(1.0)),
@@ -290,7 +334,12 @@ pub fn run(
                 if let (Load::Closed, Ok(measured)) = (cell.load, &measured) {
                     closed.push((name, measured.outcome.per_second()));
                 }
-                if let Err(failure) = measured {
+                let failure = match measured {
+                    Err(failure) => Some(failure),
+                    // A trace that this arm could not read to its end no other one can.
+                    Ok(measured) => measured.outcome.replayed.and_then(|replayed| replayed.failure),
+                };
+                if let Some(failure) = failure {
                     folder.append_event("failed", &failure.message)?;
                     end.stopped = Some(failure);
                     return Ok(end);
@@ -338,7 +387,12 @@ fn one_arm(
     };
     if let Some(open) = &outcome.open {
         let service = results::merged([&outcome.read.latency_ns, &outcome.write.latency_ns]);
-        wrong = wrong.or(service.and_then(|service| open.refusal(service.value_at_quantile(0.5))));
+        let refusal =
+            |service: Histogram<u64>| open.refusal(service.value_at_quantile(0.5), task.replay.is_some());
+        wrong = wrong.or(service.and_then(refusal));
+    }
+    if let Some(replayed) = &outcome.replayed {
+        wrong = replayed.refusal(outcome.elapsed_ns).or(wrong);
     }
     if let Some(log) = outcome.log.filter(|_| references && task.offered_per_second.is_none()) {
         outcome.bare = reference::measure(bench, task, &log)?;
@@ -428,6 +482,7 @@ mod tests {
             references: true,
             slo_ns: None,
             method: Method::default(),
+            trace: None,
         };
         assert!(plan.check().unwrap_err().message.contains("67108864"));
         assert!(SuitePlan { span_bytes: 64 << 20, ..plan }.check().is_ok());

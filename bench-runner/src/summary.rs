@@ -5,8 +5,9 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::open_loads;
+use crate::replay;
 use crate::report;
-use crate::results::{MEASURE, MetricRow, RunData};
+use crate::results::{MetricRow, RunData};
 use crate::session::Session;
 use crate::suite::Load;
 
@@ -26,6 +27,7 @@ pub fn object(session: &Session) -> Value {
         "runner_cost": runner_cost(&session.data),
         "suites": suites(&session.data),
         "open": open_loads::object(&session.data),
+        "replays": replay::tell::object(&session.data),
     });
     if let Some(failure) = &session.stopped {
         object["error"] = json!({ "exit_code": failure.exit_code, "message": failure.message });
@@ -38,7 +40,7 @@ fn suites(data: &RunData) -> Vec<Value> {
     let is_suite = |row: &&MetricRow| {
         row.run.is_none()
             && row.metric != "runner_cost"
-            && row.phase != MEASURE
+            && !Load::is_closed_phase(&row.phase)
             && row.value.is_some()
             && !Load::is_open_phase(&row.phase)
     };
@@ -56,7 +58,9 @@ fn suites(data: &RunData) -> Vec<Value> {
 }
 
 fn pooled(data: &RunData) -> impl Iterator<Item = &MetricRow> {
-    data.metrics.iter().filter(|row| row.run.is_none() && row.phase == MEASURE && row.op == "all")
+    data.metrics
+        .iter()
+        .filter(|row| row.run.is_none() && Load::is_closed_phase(&row.phase) && row.op == "all")
 }
 
 fn figures(data: &RunData) -> Vec<Value> {
@@ -137,6 +141,9 @@ pub fn table(data: &RunData) -> String {
     }
     text.push_str("times in microseconds; - is not measured, or too few samples\n");
     text.push_str(&open_loads::table(data));
+    for sentence in replay::tell::sentences(data) {
+        let _ = writeln!(text, "{sentence}");
+    }
     for row in data.metrics.iter().filter(|row| row.metric == "runner_cost") {
         let depth = row.queue_depth.unwrap_or_default();
         let _ = writeln!(

@@ -181,6 +181,29 @@ impl Workload {
         }
     }
 
+    /// What stands for a trace that is played: its name and the bounds of its requests. No stream is drawn from it.
+    ///
+    /// # Panics
+    /// When a length is 0 or no multiple of 512.
+    pub fn of_trace(
+        name: &str,
+        operation_bytes_max: u32,
+        unit_bytes: u32,
+        reads: bool,
+        writes: bool,
+    ) -> Workload {
+        assert!(unit_bytes > 0 && unit_bytes.is_multiple_of(SECTOR_BYTES));
+        let read_percent = match (reads, writes) {
+            (true, true) => 50,
+            (reads, _) => 100 * u8::from(reads),
+        };
+        let access = Access::UniformRandom;
+        let mut workload = Self::simple(name, access, read_percent, operation_bytes_max, Durability::None);
+        workload.question = "What does it make of what was recorded?".to_owned();
+        workload.parts[0].sizes.push(SizeShare { bytes: unit_bytes, weight: 1.0 });
+        workload
+    }
+
     /// The built-in workloads of that name, or those of the file, if the name is a path (has a `/`, or ends in `.toml`). One
     /// name gives several where the file has a sweep; a member of a sweep has a name of its own, too.
     ///

@@ -3,7 +3,8 @@
 //! There are `queue_depth` tasks. Each takes the next operation of the shared stream, stamps its content, awaits
 //! the operation and records it; all are on the engine's own thread, so that nothing is locked and nothing is
 //! allocated once they run. Of a closed load a task begins its next operation when its last one has completed; of an open
-//! load (`pace`) not before the schedule says so.
+//! load (`pace`) not before the schedule says so. A trace (`replay`) takes the place of the stream: its requests are begun in its
+//! order, on its schedule or as fast as there are tasks for them.
 //!
 //! **Latency**, as in [`ring`](super::ring), by the readings of `turns`; an operation's is taken after
 //! its content was stamped.
@@ -20,14 +21,20 @@ use std::rc::Rc;
 use icecore::buf::Buf;
 use icecore::error::Error;
 use icecore::runtime::{Context, Runtime};
-use icecore_workloads::{Durability, Generations, InFlight, Operation, OperationKind, Stamper, Stream};
+use icecore_workloads::trace::RecordKind;
+use icecore_workloads::{
+    Durability, Generations, InFlight, Operation, OperationKind, Schedule, Stamper, Stream,
+};
 
+use super::claims::Claims;
+use super::line::Source;
 use super::pace::{Due, Pace};
 use super::target::Target;
 use super::turns::TurnClock;
 use crate::failure::Failure;
-use crate::measure::{ArmOutcome, ArmTask};
-use crate::recorder::{Phase, RecordKind, Recorder};
+use crate::measure::{ArmOutcome, ArmTask, ReplayFigures};
+use crate::recorder::{self, Offered, Phase, Recorder};
+use crate::replay::feed::{Feed, Request};
 
 /// What a write's buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +55,35 @@ pub(crate) fn run<T: Target>(
     task: &ArmTask,
     content: Content,
 ) -> Result<ArmOutcome, Failure> {
+    let source = match (&task.replay, task.offered_per_second) {
+        (Some(replay), _) => {
+            let feed = Feed::open(replay, task.warmup_ns + task.measure_ns)?;
+            Some(if replay.speed.is_some() { Source::Trace(feed) } else { Source::Order(feed) })
+        }
+        (None, Some(per_second)) => {
+            Some(Source::Schedule(Schedule::new(task.workload.arrival(), per_second, task.seed)))
+        }
+        (None, None) => None,
+    };
+    run_from(runtime, target, task, content, source)
+}
+
+/// The same from this source of what is to begin; `None`: the workload's stream, as fast as it is completed.
+pub(super) fn run_from<T: Target>(
+    runtime: &Runtime,
+    target: T,
+    task: &ArmTask,
+    content: Content,
+    source: Option<Source>,
+) -> Result<ArmOutcome, Failure> {
     let context = runtime.context();
     let shared = Rc::new(RefCell::new(Shared::new(context, task, content)?));
-    let pace = task.offered_per_second.map(|per_second| Rc::new(Pace::new(context, task, per_second)));
+    let window = (task.warmup_ns, task.warmup_ns + task.measure_ns);
+    let pace = source.map(|source| Rc::new(Pace::new(context, task.queue_depth, source, window)));
+    let claims = Rc::new(Claims::new(context, task.queue_depth, task.workload.operation_bytes_max()));
     let mut workers = Vec::with_capacity(task.queue_depth as usize);
     for slot in 0..task.queue_depth as usize {
-        workers.push(Worker::new(slot, &shared, pace.clone(), target.clone(), task, content)?);
+        workers.push(Worker::new(slot, &shared, (&pace, &claims), target.clone(), task, content)?);
     }
     let clock = TurnClock::start(context);
     if let Some(pace) = &pace {
@@ -66,24 +96,41 @@ pub(crate) fn run<T: Target>(
             task.await;
         }
     });
-    let shared = match Rc::try_unwrap(shared) {
+    let mut shared = match Rc::try_unwrap(shared) {
         Ok(shared) => shared.into_inner(),
         Err(_) => unreachable!("every worker has ended and given its share up"),
     };
-    match shared.failed {
-        Some(error) => Err(error.into()),
-        None => {
-            let io_path = format!("{}, O_DIRECT", context.io_path());
-            Ok(shared.recorder.finish().into_outcome(io_path, shared.generations))
-        }
+    if let Some(error) = shared.failed {
+        return Err(error.into());
     }
+    let mut replayed = None;
+    if let Some(pace) = pace.filter(|_| task.replay.is_some()) {
+        let (played, read) = pace.finish();
+        // What had begun before the trace ended is all there is to be measured.
+        let is_early = played.is_whole && shared.recorder.end_at(shared.completed_ns);
+        shared.replayed.waited = claims.waited();
+        shared.replayed.is_whole = played.is_whole && read.is_ok();
+        shared.replayed.starved_ns = played.starved_ns;
+        shared.replayed.failure = read.err();
+        shared.recorder.set_offered(match is_early {
+            // All were completed, in the time that the last of them stood in the line beside what it would have taken.
+            true => Offered::Completed { late_ns: played.last_wait_ns },
+            false => Offered::Due(played.in_window),
+        });
+        replayed = Some(shared.replayed);
+    }
+    let io_path = format!("{}, O_DIRECT", context.io_path());
+    let mut outcome = shared.recorder.finish().into_outcome(io_path, shared.generations);
+    outcome.replayed = replayed;
+    Ok(outcome)
 }
 
 /// What the tasks of one measurement share.
 struct Shared {
     context: Context,
     clock: TurnClock,
-    stream: Stream,
+    /// `None` where a trace is played.
+    stream: Option<Stream>,
     in_flight: InFlight,
     stamper: Stamper,
     content: Content,
@@ -91,12 +138,18 @@ struct Shared {
     recorder: Recorder,
     done: bool,
     failed: Option<Error>,
+    replayed: ReplayFigures,
+    /// When the last operation of a replay completed.
+    completed_ns: u64,
 }
 
 impl Shared {
     fn new(context: &Context, task: &ArmTask, content: Content) -> Result<Self, Failure> {
-        let stream = Stream::new(&task.workload, task.span_bytes, task.seed)
-            .map_err(|error| Failure::usage(error.to_string()))?;
+        let stream = || {
+            Stream::new(&task.workload, task.span_bytes, task.seed)
+                .map_err(|error| Failure::usage(error.to_string()))
+        };
+        let stream = if task.replay.is_some() { None } else { Some(stream()?) };
         let recorder = Recorder::new(task.warmup_ns, task.measure_ns);
         Ok(Self {
             context: context.clone(),
@@ -106,12 +159,16 @@ impl Shared {
             stamper: task.stamper(),
             content,
             generations: task.generations(),
-            recorder: match task.offered_per_second {
-                Some(per_second) => recorder.open(per_second),
-                None => recorder,
+            recorder: match (task.offered_per_second, &task.replay) {
+                (Some(per_second), _) => recorder.open(per_second),
+                // What was offered is known when it was played.
+                (None, Some(replay)) if replay.speed.is_some() => recorder.open(0.0),
+                (None, _) => recorder,
             },
             done: false,
             failed: None,
+            replayed: ReplayFigures::default(),
+            completed_ns: 0,
         })
     }
 
@@ -122,13 +179,20 @@ impl Shared {
             return None;
         }
         let operation = loop {
-            let operation = self.stream.next_operation();
+            let operation = self.stream.as_mut()?.next_operation();
             if operation.kind == OperationKind::Read
                 || self.in_flight.claim(slot, operation.offset_bytes, operation.len_bytes)
             {
                 break operation;
             }
         };
+        self.fill(&operation, write_buf);
+        Some((operation, self.issue_time_ns()))
+    }
+
+    /// Puts the content of a write into its buffer.
+    #[inline]
+    fn fill(&mut self, operation: &Operation, write_buf: Option<&mut Buf>) {
         if operation.kind == OperationKind::Write
             && let Some(buf) = write_buf
         {
@@ -137,7 +201,6 @@ impl Shared {
                 self.generations.stamp_next(&self.stamper, buf, operation.offset_bytes);
             }
         }
-        Some((operation, self.issue_time_ns()))
     }
 
     /// The time before an operation that is about to be begun.
@@ -160,8 +223,8 @@ impl Shared {
     fn complete(&mut self, slot: usize, operation: &Operation, issued_ns: u64, due: Option<Due>) {
         self.see_turn();
         let kind = match operation.kind {
-            OperationKind::Read => RecordKind::Read,
-            OperationKind::Write => RecordKind::Write,
+            OperationKind::Read => recorder::RecordKind::Read,
+            OperationKind::Write => recorder::RecordKind::Write,
         };
         let now_ns = self.clock.turn_ns();
         self.recorder.record(kind, issued_ns, now_ns, u64::from(operation.len_bytes));
@@ -169,6 +232,7 @@ impl Shared {
             self.recorder.record_intended(kind, due.due_ns, now_ns);
         }
         self.in_flight.release(slot);
+        self.completed_ns = now_ns;
     }
 
     /// Of an open load: the operation is begun now.
@@ -177,10 +241,20 @@ impl Shared {
         self.recorder.record_begun(issued_ns, lateness_ns, due.backlog, due.overflow);
     }
 
+    /// The same of a request of a trace; gives the time.
+    fn begin_request(&mut self, due: Due, request: &Request) -> u64 {
+        let issued_ns = self.issue_time_ns();
+        self.begin(due, issued_ns);
+        self.replayed.begun(request.made);
+        issued_ns
+    }
+
     #[inline]
     fn complete_flush(&mut self, issued_ns: u64) {
         self.see_turn();
-        self.recorder.record(RecordKind::Flush, issued_ns, self.clock.turn_ns(), 0);
+        let now_ns = self.clock.turn_ns();
+        self.recorder.record(recorder::RecordKind::Flush, issued_ns, now_ns, 0);
+        self.completed_ns = now_ns;
     }
 
     /// Whether the load is over; of an open one, where nobody may be about to complete anything.
@@ -201,6 +275,7 @@ struct Worker<T> {
     slot: usize,
     shared: Rc<RefCell<Shared>>,
     pace: Option<Rc<Pace>>,
+    claims: Rc<Claims>,
     target: T,
     /// A read overwrites its buffer, a write needs the filler in it: a mixed workload has both.
     read_buf: Option<Buf>,
@@ -213,7 +288,7 @@ impl<T: Target> Worker<T> {
     fn new(
         slot: usize,
         shared: &Rc<RefCell<Shared>>,
-        pace: Option<Rc<Pace>>,
+        (pace, claims): (&Option<Rc<Pace>>, &Rc<Claims>),
         target: T,
         task: &ArmTask,
         content: Content,
@@ -231,15 +306,26 @@ impl<T: Target> Worker<T> {
             state.stamper.prepare(buf);
         }
         let flushes_apart = T::FLUSHES_APART && task.workload.durability() == Durability::WriteThenFlush;
-        Ok(Self { slot, shared: Rc::clone(shared), pace, target, read_buf, write_buf, flushes_apart })
+        let (shared, pace, claims) = (Rc::clone(shared), pace.clone(), Rc::clone(claims));
+        Ok(Self { slot, shared, pace, claims, target, read_buf, write_buf, flushes_apart })
     }
 
     async fn work(mut self) {
         loop {
             let due = match &self.pace {
-                Some(pace) => Some(pace.wait(self.slot, || self.shared.borrow_mut().is_done()).await),
+                Some(pace) => match pace.wait(self.slot, || self.shared.borrow_mut().is_done()).await {
+                    Some(due) => Some(due),
+                    None => return,
+                },
                 None => None,
             };
+            if let Some((due, request)) = due.and_then(|due| Some((due, due.request?))) {
+                match self.play(due, &request).await {
+                    Ok(true) => continue,
+                    Ok(false) => return,
+                    Err(error) => return self.shared.borrow_mut().fail(error),
+                }
+            }
             let next = self.shared.borrow_mut().next(self.slot, self.write_buf.as_mut());
             let Some((operation, issued_ns)) = next else { return };
             if let Some(due) = due {
@@ -254,6 +340,71 @@ impl<T: Target> Worker<T> {
                 Err(error) => return self.shared.borrow_mut().fail(error),
             }
         }
+    }
+
+    /// Plays a request of a trace; false where the load is over.
+    async fn play(&mut self, mut due: Due, request: &Request) -> Result<bool, Error> {
+        if self.shared.borrow_mut().is_done() {
+            return Ok(false);
+        }
+        let changes = matches!(request.kind, RecordKind::Write | RecordKind::Discard);
+        if changes {
+            let asked_ns = self.shared.borrow().clock.now_ns();
+            if self.claims.claim(self.slot, request.offset_bytes, request.len_bytes).await {
+                // Waiting for another's place is a queue, and nothing that the runner was late for.
+                due.ready_ns += self.shared.borrow().clock.now_ns() - asked_ns;
+            }
+        }
+        let played = self.play_claimed(due, request).await;
+        if changes {
+            self.claims.release(self.slot);
+        }
+        played
+    }
+
+    /// The same with its place, if it changes one.
+    async fn play_claimed(&mut self, due: Due, request: &Request) -> Result<bool, Error> {
+        let kind = match request.kind {
+            RecordKind::Read => OperationKind::Read,
+            RecordKind::Write => OperationKind::Write,
+            RecordKind::Discard | RecordKind::Flush => return self.play_other(due, request).await,
+        };
+        let &Request { offset_bytes, len_bytes, .. } = request;
+        let operation = Operation { kind, offset_bytes, len_bytes, durable: false };
+        let issued_ns = {
+            let mut shared = self.shared.borrow_mut();
+            if shared.done {
+                return Ok(false);
+            }
+            shared.fill(&operation, self.write_buf.as_mut());
+            shared.begin_request(due, request)
+        };
+        match kind {
+            OperationKind::Read => self.read(&operation).await?,
+            OperationKind::Write => self.write(&operation).await?,
+        }
+        self.shared.borrow_mut().complete(self.slot, &operation, issued_ns, Some(due));
+        Ok(true)
+    }
+
+    /// Plays what is neither a read nor a write.
+    async fn play_other(&mut self, due: Due, request: &Request) -> Result<bool, Error> {
+        let issued_ns = self.shared.borrow_mut().begin_request(due, request);
+        if request.kind == RecordKind::Flush {
+            self.target.flush().await?;
+            self.shared.borrow_mut().complete_flush(issued_ns);
+            return Ok(true);
+        }
+        let len_bytes = u64::from(request.len_bytes);
+        let is_done = self.target.discard(request.offset_bytes, len_bytes).await?;
+        let mut shared = self.shared.borrow_mut();
+        shared.see_turn();
+        shared.completed_ns = shared.clock.turn_ns();
+        if is_done {
+            shared.generations.discard(request.offset_bytes, len_bytes);
+        }
+        shared.replayed.discarded(is_done);
+        Ok(true)
     }
 
     async fn read(&mut self, operation: &Operation) -> Result<(), Error> {

@@ -267,6 +267,7 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
         "one thread"
     };
     Ok(ArmOutcome {
+        replayed: None,
         read,
         write,
         flush,

@@ -4,9 +4,13 @@
 //! every backend of the engine is an arm under its own name, and `nbd` an export of an NBD server. [`engine`] drives `raw`, `nbd` and the
 //! backends alike.
 
+mod claims;
 pub mod engine;
 pub mod fio;
+mod line;
 mod pace;
+#[cfg(test)]
+mod played;
 pub mod reference;
 pub mod ring;
 pub mod target;

@@ -1,27 +1,32 @@
 //! The pace of an open load: who begins the next operation, and when.
 //!
-//! Operations are due by a [`Schedule`], in order. One task at a time, the *next*, waits for the moment at which the operation
+//! Operations are due by a [`Schedule`](icecore_workloads::Schedule) or by a trace, in order. One task at a time, the *next*, waits for
+//! the moment at which the operation
 //! that comes first is due, begins it and hands over to another idle one; a task whose operation has completed while others
 //! are due goes on at once. So an operation waits for its turn only while all of them are under way, which is the queue
-//! that an open load is there to show.
+//! that an open load is there to show. A trace that is played as fast as possible has an order alone: its next request is due
+//! as soon as there is a task for it.
 //!
 //! Where it is still long until then the task sleeps; for the rest it gives way to others again and again, since no timer of the
 //! system is as exact as the schedule. That costs a processor: an open load keeps one busy.
 //!
-//! Invariants: operations are begun in the order in which they are due, and none before it is; at most [`BACKLOG_MAX`] are
-//! due and not begun, those before them are given up and counted.
+//! Invariants: operations are begun in the order in which they are due, and none before it is; at most
+//! [`BACKLOG_MAX`](crate::measure::BACKLOG_MAX) are due and not begun, those before them are given up and counted.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use icecore::runtime::{Context, Signal};
-use icecore_workloads::Schedule;
 
-use crate::measure::{ArmTask, BACKLOG_MAX};
+use super::line::{First, Line, Source};
+use crate::failure::Failure;
 use crate::recorder::Clock;
+use crate::replay::feed::Request;
 
 /// Time before a due operation from which on nobody sleeps: more than a timer of the system is late.
 const AWAKE_NS: u64 = 200_000;
+/// The longest sleep: a trace may pause for hours, and a load is to end when it is over, or a signal has come.
+const SLEEP_NS_MAX: u64 = 50_000_000;
 
 /// An operation that is due.
 #[derive(Clone, Copy, Debug)]
@@ -34,42 +39,49 @@ pub(super) struct Due {
     pub backlog: u64,
     /// Operations given up right before it.
     pub overflow: u64,
+    /// What it is, where a trace says so.
+    pub request: Option<Request>,
 }
 
-/// The schedule of a load and the tasks that are idle.
+/// How a trace was played, seen from its line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Played {
+    /// Whether all of it was begun, as far as it was to be.
+    pub is_whole: bool,
+    /// Reads and writes that were due in the measured window.
+    pub in_window: u64,
+    /// How long the last one stood in the line.
+    pub last_wait_ns: u64,
+    /// Time in which a task was idle and nothing had been read for it.
+    pub starved_ns: u64,
+}
+
+/// The line of what is to begin and the tasks that are idle.
 #[derive(Debug)]
 pub(super) struct Pace {
     context: Context,
     clock: Cell<Clock>,
-    begun: RefCell<Schedule>,
-    /// The same schedule, as far as time has come.
-    due: RefCell<Schedule>,
-    /// When the first operation behind those counted below is due.
-    next_due_ns: Cell<u64>,
-    due_count: Cell<u64>,
-    begun_count: Cell<u64>,
+    line: RefCell<Line>,
     /// Somebody waits for the next operation.
     is_awaited: Cell<bool>,
     idle: RefCell<VecDeque<usize>>,
     signals: Box<[Signal]>,
+    last_wait_ns: Cell<u64>,
+    starved_ns: Cell<u64>,
 }
 
 impl Pace {
-    pub fn new(context: &Context, task: &ArmTask, per_second: f64) -> Self {
-        let schedule = Schedule::new(task.workload.arrival(), per_second, task.seed);
-        let mut due = schedule.clone();
-        let next_due_ns = due.next_ns();
+    /// For so many tasks; what is due in the window is counted.
+    pub fn new(context: &Context, queue_depth: u32, source: Source, window: (u64, u64)) -> Self {
         Self {
             context: context.clone(),
             clock: Cell::new(Clock::start()),
-            begun: RefCell::new(schedule),
-            due: RefCell::new(due),
-            next_due_ns: Cell::new(next_due_ns),
-            due_count: Cell::new(0),
-            begun_count: Cell::new(0),
+            line: RefCell::new(Line::new(source, window)),
             is_awaited: Cell::new(false),
-            idle: RefCell::new(VecDeque::with_capacity(task.queue_depth as usize)),
-            signals: (0..task.queue_depth).map(|_| Signal::new(context)).collect(),
+            idle: RefCell::new(VecDeque::with_capacity(queue_depth as usize)),
+            signals: (0..queue_depth).map(|_| Signal::new(context)).collect(),
+            last_wait_ns: Cell::new(0),
+            starved_ns: Cell::new(0),
         }
     }
 
@@ -78,53 +90,77 @@ impl Pace {
         self.clock.set(clock);
     }
 
-    /// Ends when the task of this slot is to begin an operation, or when the load is done.
-    pub async fn wait(&self, slot: usize, mut is_done: impl FnMut() -> bool) -> Due {
+    /// Ends when the task of this slot is to begin an operation; `None` when the load is done, or the trace at its end.
+    pub async fn wait(&self, slot: usize, is_done: impl FnMut() -> bool) -> Option<Due> {
         let came_ns = self.clock.get().now_ns();
         while self.is_awaited.get() {
             self.idle.borrow_mut().push_back(slot);
             self.signals[slot].wait().await;
         }
         self.is_awaited.set(true);
-        let overflow = self.give_up(came_ns);
-        let due_ns = self.begun.borrow_mut().next_ns();
-        self.begun_count.set(self.begun_count.get() + 1);
-        let mut now_ns = self.clock.get().now_ns();
-        while now_ns < due_ns && !is_done() {
-            match due_ns - now_ns {
-                left_ns if left_ns > AWAKE_NS => self.context.sleep(left_ns - AWAKE_NS).await,
-                _ => self.context.yield_now().await,
-            }
-            now_ns = self.clock.get().now_ns();
-        }
+        let due = self.next(came_ns, is_done).await;
         self.is_awaited.set(false);
         if let Some(next) = self.idle.borrow_mut().pop_front() {
             self.signals[next].give();
         }
-        self.count_due(now_ns);
-        let backlog = (self.due_count.get() + 1).saturating_sub(self.begun_count.get());
-        Due { due_ns, ready_ns: due_ns.max(came_ns), backlog, overflow }
+        due
     }
 
-    /// Counts what is due by now.
-    fn count_due(&self, now_ns: u64) {
-        let mut due = self.due.borrow_mut();
-        while self.next_due_ns.get() <= now_ns {
-            self.due_count.set(self.due_count.get() + 1);
-            self.next_due_ns.set(due.next_ns());
+    /// The operation that comes first, once it is due.
+    async fn next(&self, came_ns: u64, mut is_done: impl FnMut() -> bool) -> Option<Due> {
+        let mut now_ns = self.clock.get().now_ns();
+        let mut overflow = self.line.borrow_mut().see(now_ns);
+        let mut starved_since_ns: Option<u64> = None;
+        loop {
+            let first = self.line.borrow_mut().first();
+            if matches!(first, First::At(_))
+                && let Some(since_ns) = starved_since_ns.take()
+            {
+                self.starved_ns.set(self.starved_ns.get() + (now_ns - since_ns));
+            }
+            match first {
+                First::At(due_ns) if due_ns <= now_ns => break,
+                First::End => return None,
+                _ if is_done() => return None,
+                First::At(due_ns) if due_ns - now_ns > AWAKE_NS => {
+                    self.context.sleep((due_ns - now_ns - AWAKE_NS).min(SLEEP_NS_MAX)).await;
+                }
+                First::NotYet => {
+                    starved_since_ns.get_or_insert(now_ns);
+                    self.context.yield_now().await;
+                }
+                First::At(_) => self.context.yield_now().await,
+            }
+            now_ns = self.clock.get().now_ns();
         }
+        let mut line = self.line.borrow_mut();
+        let next = line.take()?;
+        overflow += line.see(now_ns);
+        self.last_wait_ns.set(now_ns.saturating_sub(next.due_ns));
+        Some(Due {
+            due_ns: next.due_ns,
+            ready_ns: next.due_ns.max(came_ns),
+            backlog: line.len() + 1,
+            overflow,
+            request: next.request,
+        })
     }
 
-    /// Gives up the operations for which too many are due behind them.
-    fn give_up(&self, now_ns: u64) -> u64 {
-        self.count_due(now_ns);
-        let mut overflow = 0;
-        while self.due_count.get().saturating_sub(self.begun_count.get()) > BACKLOG_MAX {
-            self.begun.borrow_mut().next_ns();
-            self.begun_count.set(self.begun_count.get() + 1);
-            overflow += 1;
-        }
-        overflow
+    /// Ends the reading of a trace, when every task has ended.
+    ///
+    /// # Errors
+    /// It could not be read as far as it was played, beside what was played of it.
+    pub fn finish(&self) -> (Played, Result<(), Failure>) {
+        let mut line = self.line.borrow_mut();
+        let is_whole = line.is_over();
+        let in_window = line.count_window();
+        let played = Played {
+            is_whole,
+            in_window,
+            last_wait_ns: self.last_wait_ns.get(),
+            starved_ns: self.starved_ns.get(),
+        };
+        (played, line.finish())
     }
 }
 
@@ -138,7 +174,7 @@ mod tests {
     use super::*;
     use crate::arms::engine::{self, Content};
     use crate::arms::target::Target;
-    use crate::measure::ArmOutcome;
+    use crate::measure::{ArmOutcome, ArmTask};
 
     const SERVICE_NS: u64 = 2_000_000;
     const DEPTH: u32 = 4;
@@ -188,6 +224,7 @@ mod tests {
             measure_ns,
             seed: 3,
             offered_per_second,
+            replay: None,
         };
         let target = Served { context: runtime.context().clone(), begun: Clock::start(), stall_ns };
         engine::run(&runtime, target, &task, Content::AsItIs).expect("a measurement")

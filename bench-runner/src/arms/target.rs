@@ -19,6 +19,11 @@ pub(crate) trait Target: Clone + 'static {
 
     /// Makes everything that completed before durable.
     async fn flush(&self) -> Result<()>;
+
+    /// Makes the range read as zero, giving its space back if it can; false where it has no way to, and nothing was done.
+    async fn discard(&self, _offset_bytes: u64, _len_bytes: u64) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// The data span of a device, without a volume.
@@ -54,6 +59,11 @@ impl Target for Bare {
     async fn flush(&self) -> Result<()> {
         self.device.flush(Io::of(Cause::Application)).await
     }
+
+    async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<bool> {
+        let io = Io::of(Cause::Application);
+        self.device.discard(self.place(offset_bytes), len_bytes, io).await.map(|()| true)
+    }
 }
 
 impl Target for Volume {
@@ -70,5 +80,9 @@ impl Target for Volume {
 
     async fn flush(&self) -> Result<()> {
         Volume::flush(self).await
+    }
+
+    async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<bool> {
+        Volume::discard(self, ByteOffset(offset_bytes), len_bytes).await.map(|()| true)
     }
 }

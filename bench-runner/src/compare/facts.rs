@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::side::Side;
-use crate::results::Manifest;
+use crate::results::{Manifest, TraceFacts};
 use crate::validity;
 
 /// A fact in which two runs differ.
@@ -53,6 +53,7 @@ pub fn differences(a: &Manifest, b: &Manifest, wanted: &dyn Fn(&str) -> bool) ->
     let all = |_: &str| true;
     compare("device", value_of(&a.device), value_of(&b.device), &all);
     compare("environment", value_of(&a.environment), value_of(&b.environment), &all);
+    compare("trace", value_of(&a.trace), value_of(&b.trace), &all);
     compare("plan", value_of(&a.plan), value_of(&b.plan), wanted);
     found
 }
@@ -63,7 +64,9 @@ fn value_of<T: Serialize>(facts: &T) -> Value {
 
 /// Whether two runs with one seed did the same in the same order.
 pub fn plans_agree(a: &Manifest, b: &Manifest) -> bool {
-    a.seed == b.seed
+    let played = |trace: &TraceFacts| (trace.digest.clone(), trace.addresses.clone(), trace.alignment_bytes);
+    a.trace.as_ref().map(played) == b.trace.as_ref().map(played)
+        && a.seed == b.seed
         && a.plan.arms == b.plan.arms
         && a.plan.workloads == b.plan.workloads
         && a.plan.queue_depths == b.plan.queue_depths

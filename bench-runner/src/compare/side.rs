@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::quantity::Quantity;
 use crate::failure::Failure;
 use crate::results::{MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RunData, RunRow, read_metrics};
+use crate::suite::Load;
 
 /// What must agree for two values to be comparable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +38,10 @@ impl Cell {
             workload: row.workload.clone(),
             queue_depth: row.queue_depth,
             // A share of what each arm can do is another number in each block; the phase says which share.
-            offered_iops: row.offered_iops.filter(|_| !row.phase.ends_with('%')),
+            // What a trace asked for is counted, and differs a little.
+            offered_iops: row
+                .offered_iops
+                .filter(|_| !row.phase.ends_with('%') && !Load::is_replay_phase(&row.phase)),
             chain_depth: row.chain_depth,
             phase: row.phase.clone(),
             bs_bytes: row.bs_bytes,

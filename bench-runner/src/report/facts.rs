@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::page::NOT_MEASURED;
 use super::text::{escape, size, time, whole};
 use super::view::View;
+use crate::replay::tell;
 
 /// A share below this is not written out.
 const SMALLEST_SHARE: f64 = 0.0001;
@@ -57,6 +58,16 @@ pub(super) fn runner_cost(view: &View, page: &mut String) {
         }
     }
     page.push_str("</table></div>\n");
+}
+
+/// The trace that was played, and what became of its requests; nothing where none was.
+pub(super) fn trace(view: &View, page: &mut String) {
+    let Some(trace) = &view.data.manifest.trace else { return };
+    let _ = writeln!(page, "<h2>The trace</h2>\n<p>{}</p>\n<ul>", escape(&tell::sentence(trace)));
+    for sentence in tell::sentences(view.data) {
+        let _ = writeln!(page, "<li>{}</li>", escape(&sentence));
+    }
+    page.push_str("</ul>\n");
 }
 
 /// Runs that do not count, and what of the plan was not run.

@@ -6,7 +6,7 @@ use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, wo
 use super::view::View;
 use super::{facts, loads, noise, plots, recovery, snapshots, writing};
 use crate::compare::noise::AGAIN;
-use crate::results::{MEASURE, MetricRow, RunRow};
+use crate::results::{MetricRow, RunRow};
 use crate::stats::BLOCKS_FOR_INTERVAL;
 use crate::suite::Load;
 use crate::validity;
@@ -43,7 +43,7 @@ pub(super) fn render(view: &View) -> String {
     page.push_str("</ul>\n");
     let recoveries = &view.data.recovery;
     let is_open = |run: &RunRow| Load::is_open_phase(&run.phase);
-    let has_suites = view.data.runs.iter().any(|run| run.phase != MEASURE && !is_open(run));
+    let has_suites = view.data.runs.iter().any(|run| !Load::is_closed_phase(&run.phase) && !is_open(run));
     let has_loads = view.data.runs.iter().any(is_open);
     if sentences.is_empty() && recoveries.is_empty() && !has_suites && !has_loads {
         page.push_str(
@@ -62,6 +62,7 @@ pub(super) fn render(view: &View) -> String {
         noise::noise(view, &mut page);
         facts::runner_cost(view, &mut page);
     }
+    facts::trace(view, &mut page);
     facts::left_out(view, &mut page);
     facts::environment(view, &mut page);
     page.push_str(MEANING);

@@ -6,8 +6,9 @@ use super::svg::{Anchor, Frame, Scale, WIDTH};
 use super::text::{count, depth_words, short, time};
 use super::view::View;
 use crate::open_loads::OpenLoad;
-use crate::results::{MEASURE, MetricRow};
+use crate::results::MetricRow;
 use crate::stats;
+use crate::suite::Load;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -196,7 +197,9 @@ pub(super) fn seconds(view: &View, (workload, depth): (&str, u32)) -> Option<(St
         .data
         .runs
         .iter()
-        .filter(|run| run.phase == MEASURE && run.workload == workload && run.queue_depth == depth)
+        .filter(|run| {
+            Load::is_closed_phase(&run.phase) && run.workload == workload && run.queue_depth == depth
+        })
         .filter(|run| run.measured_ns.is_some())
         .collect();
     runs.sort_by_key(|run| run.started_ns);

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use super::noise;
 use crate::compare::Side;
-use crate::results::{MEASURE, MetricRow, RunData, RunRow, merged, pooled_rows};
+use crate::results::{MetricRow, RunData, RunRow, merged, pooled_rows};
 use crate::suite::Load;
 
 /// Arms that stand first in tables and legends: the bare device, then other ways of measuring it.
@@ -34,7 +34,7 @@ impl<'a> View<'a> {
             if !arms.contains(&run.arm.as_str()) {
                 arms.push(&run.arm);
             }
-            if run.phase != MEASURE {
+            if !Load::is_closed_phase(&run.phase) {
                 continue;
             }
             match workloads.iter_mut().find(|(name, _)| *name == run.workload) {
@@ -59,7 +59,7 @@ impl<'a> View<'a> {
             written
         };
         let (loads, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| Load::is_open_phase(&row.phase));
-        let (pooled, suites) = all.into_iter().partition(|row| row.phase == MEASURE);
+        let (pooled, suites) = all.into_iter().partition(|row| Load::is_closed_phase(&row.phase));
         View { data, twice: noise::twice(data), pooled, suites, loads, arms, workloads }
     }
 
@@ -123,7 +123,9 @@ impl<'a> View<'a> {
         self.data
             .runs
             .iter()
-            .filter(move |run| run.phase == MEASURE && run.arm == arm && run.workload == workload)
+            .filter(move |run| {
+                Load::is_closed_phase(&run.phase) && run.arm == arm && run.workload == workload
+            })
             .filter(move |run| run.queue_depth == depth)
     }
 

@@ -65,6 +65,13 @@ impl ArmRun<'_> {
         }
     }
 
+    /// What was asked of an open load; of a trace, what it was seen to ask.
+    fn offered_per_second(&self) -> Option<f64> {
+        let played =
+            self.outcome.and_then(|outcome| outcome.open.as_ref()).map(|open| open.offered_per_second);
+        self.task.offered_per_second.or(played)
+    }
+
     fn backend(&self) -> &str {
         if self.part.is_some_and(|part| part.is_peer) { PEER } else { first_name(self.arm) }
     }
@@ -190,6 +197,7 @@ impl ArmRun<'_> {
             }
         }
         self.add_open(&mut rows, run, outcome);
+        self.add_replay(&mut rows, run, outcome);
         self.add_writing(&mut rows, run, outcome);
         for figure in self.part.map_or(&[][..], |part| part.figures) {
             rows.push(MetricRow {
@@ -225,12 +233,39 @@ impl ArmRun<'_> {
             let value = stats::percentile(&open.lateness_ns, q).map(|value| value as f64);
             add("all", "lateness", stat, "ns", value);
         }
+        add("all", "lateness", "max", "ns", Some(open.lateness_ns.max() as f64));
         let achieved = outcome.per_second() / open.offered_per_second;
         add("all", "achieved_of_offered", "mean", "1", Some(achieved));
         add("all", "backlog", "max", "1", Some(open.backlog_max as f64));
         add("all", "overflow", "total", "1", Some(open.overflow as f64));
         let saturated = open.is_saturated(operations, outcome.elapsed_ns);
         add("all", "saturated", "mean", "1", Some(f64::from(u8::from(saturated))));
+    }
+
+    /// What became of the requests of a trace.
+    fn add_replay(&self, rows: &mut Vec<MetricRow>, run: u64, outcome: &ArmOutcome) {
+        let Some(replayed) = &outcome.replayed else { return };
+        let counts = [
+            ("begun", replayed.begun),
+            ("split", replayed.split),
+            ("beyond_span", replayed.beyond_span),
+            ("aligned", replayed.aligned),
+            ("moved_back", replayed.moved_back),
+            ("shortened", replayed.shortened),
+            ("discards", replayed.discards),
+            ("passed_over", replayed.passed_over),
+            ("waited_for_place", replayed.waited),
+            ("is_whole", u64::from(replayed.is_whole)),
+        ];
+        let row = |metric: &str, stat: &str, unit: &str, value: u64| MetricRow {
+            metric: metric.to_string(),
+            stat: stat.to_string(),
+            unit: unit.to_string(),
+            value: Some(value as f64),
+            ..self.metric_row(run, "all", replayed.begun)
+        };
+        rows.extend(counts.map(|(stat, value)| row("trace_requests", stat, "1", value)));
+        rows.push(row("trace_starved", "total", "ns", replayed.starved_ns));
     }
 
     /// What the device wrote, how the log wrote, and both beside the bare device in its place.
@@ -286,7 +321,7 @@ impl ArmRun<'_> {
             op: op.to_string(),
             bs_bytes: Some(u64::from(self.task.workload.operation_bytes_max())),
             queue_depth: Some(self.task.queue_depth),
-            offered_iops: self.task.offered_per_second.map(|per_second| per_second.round() as u64),
+            offered_iops: self.offered_per_second().map(|per_second| per_second.round() as u64),
             chain_depth: self.part.and_then(|part| part.snapshots),
             phase: self.phase(),
             n: operations,

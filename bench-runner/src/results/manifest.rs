@@ -35,6 +35,9 @@ pub struct Manifest {
     pub plan: Plan,
     /// What was left out of the plan, and why.
     pub dropped: Vec<Dropped>,
+    /// The trace that was played instead of workloads.
+    #[serde(default)]
+    pub trace: Option<TraceFacts>,
     /// When it stops; `None` for a fixed number of blocks.
     #[serde(default)]
     pub stopping: Option<Stopping>,
@@ -139,6 +142,54 @@ impl Plan {
         format!("{plan:?}").hash(&mut hasher);
         format!("{:016x}", hasher.finish())
     }
+}
+
+/// A trace, as it was looked at before it was played, and how it was made to fit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TraceFacts {
+    /// Its files.
+    pub files: Vec<TraceFile>,
+    /// Requests that were looked at: all that can be played in the time asked for.
+    pub requests: u64,
+    /// Whether there are more behind them.
+    pub goes_on: bool,
+    /// FNV-1a over time, offset, length, volume and kind of each.
+    pub digest: String,
+    /// From the first to the last of them, as recorded.
+    pub duration_ns: u64,
+    /// Their lowest address.
+    pub begin_bytes: u64,
+    /// The first byte behind their highest.
+    pub end_bytes: u64,
+    /// Distinct blocks that they touch, in bytes.
+    pub footprint_bytes: u64,
+    /// Their longest.
+    pub request_bytes_max: u64,
+    /// Volumes that took part; empty for all.
+    pub volumes: Vec<u32>,
+    /// `as they are`, `fold` (modulo the span) or `scale` (times the span, over `end_bytes`).
+    pub addresses: String,
+    /// What offsets and lengths were rounded to.
+    pub alignment_bytes: u64,
+    /// The longest piece that was handed to a target; longer requests were split.
+    pub piece_bytes_max: u64,
+}
+
+/// One file of a trace.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TraceFile {
+    /// Its path as given.
+    pub path: String,
+    /// Its size, packed as it is.
+    pub size_bytes: u64,
+    /// Its format.
+    pub format: String,
+    /// How it is packed.
+    pub packing: String,
+    /// Bad records that were left out.
+    pub bad_records: u64,
+    /// Records that were not in order and have been put right.
+    pub sorted_records: u64,
 }
 
 /// A run that goes on until its intervals are narrow.

@@ -24,7 +24,9 @@ pub(crate) use arm_rows::WRITE_AMPLIFICATION;
 pub use error::ResultsError;
 pub use folder::{Ending, RunFolder};
 pub use histogram_log::{RunHistograms, merged};
-pub use manifest::{DeviceFacts, Dropped, EnvironmentFacts, FORMAT_VERSION, Manifest, Plan, Stopping};
+pub use manifest::{
+    DeviceFacts, Dropped, EnvironmentFacts, FORMAT_VERSION, Manifest, Plan, Stopping, TraceFacts, TraceFile,
+};
 pub use pool::pooled_rows;
 pub use read::{RunData, read_metrics};
 pub(crate) use rows::MEASURE;

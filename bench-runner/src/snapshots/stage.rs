@@ -437,6 +437,7 @@ impl SnapshotPlan {
             measure_ns: 0,
             seed,
             offered_per_second: None,
+            replay: None,
         }
     }
 }

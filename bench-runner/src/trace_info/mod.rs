@@ -5,14 +5,15 @@
 mod object;
 mod picture;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use icecore_workloads::trace::{
-    BlockEvent, FileReport, RecordSource, Summary, SummaryBuilder, TraceError, TraceErrorKind, TraceOptions,
-    TraceStream,
+    BlockEvent, FileReport, Record, RecordSource, Summary, SummaryBuilder, TraceError, TraceErrorKind,
+    TraceOptions, TraceStream,
 };
 
-use crate::cli::{TraceEvent, TraceInfoOptions};
+use crate::cli::{TraceEvent, TraceInfoOptions, TraceReading};
 use crate::failure::{EXIT_DAMAGE, EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, Failure};
 use crate::interrupt;
 
@@ -21,13 +22,15 @@ const RECORDS_A_LOOK: u64 = 1 << 16;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// A trace that has been read.
-struct Seen {
-    files: Vec<FileReport>,
-    summary: Summary,
+pub(crate) struct Seen {
+    /// Its files.
+    pub files: Vec<FileReport>,
+    /// What is in it.
+    pub summary: Summary,
     /// Records of volumes that were not asked for.
     other_volumes: u64,
     /// The trace goes on behind what was asked for.
-    limited: bool,
+    pub limited: bool,
     /// The names of volumes that have one.
     names: Vec<(u32, String)>,
 }
@@ -37,7 +40,7 @@ struct Seen {
 /// # Errors
 /// A file cannot be read or is damaged, its format is not known, or a signal came.
 pub fn tell(options: &TraceInfoOptions) -> Result<i32, Failure> {
-    let seen = read(options)?;
+    let seen = read(&options.paths, &options.reading, |_| true)?;
     for file in &seen.files {
         for message in &file.bad_messages {
             eprintln!("bench-runner: left out: {message}");
@@ -51,30 +54,49 @@ pub fn tell(options: &TraceInfoOptions) -> Result<i32, Failure> {
     Ok(EXIT_OK)
 }
 
-fn read(options: &TraceInfoOptions) -> Result<Seen, Failure> {
-    let format = options.format.as_deref().map(str::parse).transpose();
-    let how = TraceOptions {
+/// How a trace is read, as the command line says it.
+///
+/// # Errors
+/// A usage failure that lists the formats.
+pub(crate) fn trace_options(reading: &TraceReading) -> Result<TraceOptions, Failure> {
+    let format = reading.format.as_deref().map(str::parse).transpose();
+    Ok(TraceOptions {
         format: format
             .map_err(|error: icecore_workloads::trace::UnknownFormat| Failure::usage(error.to_string()))?,
-        event: match options.event {
+        event: match reading.event {
             TraceEvent::Queued => BlockEvent::Queued,
             TraceEvent::Issued => BlockEvent::Issued,
         },
-        sort_window_records: options.sort_window,
-        bad_records_max: options.bad_records,
-    };
-    let mut stream = TraceStream::open(&options.paths, &how)?;
+        sort_window_records: reading.sort_window,
+        bad_records_max: reading.bad_records,
+    })
+}
+
+/// Reads a trace to its end, to the limit, or until `goes_on` says no of a record, which then is not part of it.
+///
+/// # Errors
+/// A file cannot be read or is damaged, its format is not known, there is nothing in it, or a signal came.
+pub(crate) fn read(
+    paths: &[PathBuf],
+    reading: &TraceReading,
+    mut goes_on: impl FnMut(&Record) -> bool,
+) -> Result<Seen, Failure> {
+    let mut stream = TraceStream::open(paths, &trace_options(reading)?)?;
     let mut builder = SummaryBuilder::default();
     let (mut records, mut taken, mut other_volumes) = (0_u64, 0_u64, 0_u64);
     let mut limited = false;
     let begun = Instant::now();
     let mut told = begun;
     while let Some(record) = stream.next()? {
-        if options.limit.is_some_and(|limit| taken >= limit) {
+        if reading.limit.is_some_and(|limit| taken >= limit) {
             limited = true;
             break;
         }
-        if options.volume.is_empty() || options.volume.contains(&record.volume) {
+        if reading.volume.is_empty() || reading.volume.contains(&record.volume) {
+            if !goes_on(&record) {
+                limited = true;
+                break;
+            }
             taken += 1;
             builder.add(&record);
         } else {
@@ -94,7 +116,7 @@ fn read(options: &TraceInfoOptions) -> Result<Seen, Failure> {
     }
     let summary = builder.finish();
     if records == 0 {
-        let path = options.paths.first().map(|path| path.display().to_string()).unwrap_or_default();
+        let path = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
         return Err(Failure::usage(format!("{path}: the trace holds no request")));
     }
     if taken == 0 {

@@ -89,6 +89,7 @@ impl Made<'_> {
 fn task(seed: u64) -> ArmTask {
     ArmTask {
         offered_per_second: None,
+        replay: None,
         path: "/dev/synthetic".into(),
         span_offset_bytes: 0,
         span_bytes: 1 << 30,
@@ -110,6 +111,7 @@ fn outcome(operations: u64) -> ArmOutcome {
     };
     let none = || OperationFigures { operations: 0, bytes: 0, latency_ns: Histogram::new(3).unwrap() };
     ArmOutcome {
+        replayed: None,
         open: None,
         read: figures(operations, 4 * SECOND_NS / operations),
         write: none(),

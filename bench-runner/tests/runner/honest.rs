@@ -22,6 +22,7 @@ fn measure(folder: &Path, name: &str, damage: bool) -> Session {
     let arms: Vec<Arm> = ["raw", "ring", "direct"].map(|arm| Arm::from_name(arm).unwrap()).into();
     let span = bench.data_span(&arms).unwrap();
     let plan = SuitePlan {
+        trace: None,
         arms,
         cells: vec![Cell::closed(Workload::from_name(name).unwrap(), 4)],
         repeats: 1,

@@ -8,6 +8,7 @@ mod loads;
 mod nbd;
 mod nbd_server;
 mod recovery;
+mod replay;
 mod report;
 mod resampled;
 mod resume;

@@ -11,7 +11,7 @@ use bench_runner::measure::{
 use bench_runner::report;
 use bench_runner::results::{
     ArmRun, DeviceFacts, Dropped, Ending, EnvironmentFacts, Manifest, MetricRow, Plan, RecoveryRow,
-    ResultsError, RunData, RunFolder, Stopping, WindowRow,
+    ResultsError, RunData, RunFolder, Stopping, TraceFacts, TraceFile, WindowRow,
 };
 use bench_runner::suite::Load;
 use hdrhistogram::Histogram;
@@ -71,6 +71,7 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
     let bytes = u64::from(task.workload.operation_bytes_max());
     let flushes = if task.workload.name() == "durable-4k" && arm == "raw" { operations } else { 0 };
     ArmOutcome {
+        replayed: None,
         read: figures(random, reads, median_ns, bytes),
         write: figures(random, operations - reads, median_ns * 0.9, bytes),
         flush: figures(random, flushes, median_ns * 0.6, 0),
@@ -152,6 +153,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             digest: "0123456789abcdef".into(),
         },
         stopping: Some(Stopping::default()),
+        trace: Some(TraceFacts { files: vec![TraceFile::default()], ..TraceFacts::default() }),
         dropped: vec![Dropped { what: "seqwrite-1m".into(), why: "does not fit the time asked for".into() }],
         ..Manifest::default()
     }
@@ -160,6 +162,7 @@ fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
 fn task(workload: &str, queue_depth: u32, seed: u64) -> ArmTask {
     ArmTask {
         offered_per_second: None,
+        replay: None,
         path: PathBuf::from("/dev/synthetic"),
         span_offset_bytes: 1 << 20,
         span_bytes: 8 << 30,

@@ -216,6 +216,7 @@ fn a_folder_cut_anywhere_is_gone_on_with() {
         span_bytes: 1 << 20,
         references: false,
         slo_ns: None,
+        trace: None,
         method: Method::default(),
         arms,
     };

@@ -310,6 +310,7 @@ fn arms_twice_and_blocks_until_settled() {
     let arms: Vec<Arm> = ["raw", "direct"].map(|arm| Arm::from_name(arm).unwrap()).into();
     let span = bench.data_span(&arms).unwrap();
     let plan = SuitePlan {
+        trace: None,
         slo_ns: None,
         arms,
         cells: vec![Cell::closed(Workload::from_name("randread-4k").unwrap(), 4)],

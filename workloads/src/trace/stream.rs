@@ -76,6 +76,8 @@ struct SortedFile {
     reader: FileReader,
     sorter: Sorter,
     ended: bool,
+    /// Why it ended early.
+    failed: Option<TraceError>,
     window_records: usize,
 }
 
@@ -83,16 +85,24 @@ impl SortedFile {
     #[inline]
     fn next(&mut self, names: &mut Names) -> Result<Option<Record>, TraceError> {
         while !self.ended && !self.sorter.full() {
-            match self.reader.next(names)? {
-                Some(record) => {
+            match self.reader.next(names) {
+                Ok(Some(record)) => {
                     if let Err(late_ns) = self.sorter.push(record) {
                         return Err(self.too_late(late_ns));
                     }
                 }
-                None => self.ended = true,
+                Ok(None) => self.ended = true,
+                // What stands before it is in the window, and comes first.
+                Err(error) => {
+                    self.ended = true;
+                    self.failed = Some(error);
+                }
             }
         }
-        Ok(self.sorter.pop())
+        match self.sorter.pop() {
+            Some(record) => Ok(Some(record)),
+            None => self.failed.take().map_or(Ok(None), Err),
+        }
     }
 
     #[cold]
@@ -149,6 +159,7 @@ impl TraceStream {
                 reader: FileReader::open(path, number as u32, paths.len(), options)?,
                 sorter: Sorter::new(options.sort_window_records),
                 ended: false,
+                failed: None,
                 window_records: options.sort_window_records,
             });
         }

@@ -15,6 +15,7 @@ fn task(name: &str, queue_depth: u32) -> ArmTask {
         measure_ns: 250_000_000,
         seed: 9,
         offered_per_second: None,
+        replay: None,
     }
 }
 

@@ -22,6 +22,7 @@ fn task(path: &Path, name: &str, queue_depth: u32) -> ArmTask {
         measure_ns: 100_000_000,
         seed: 77,
         offered_per_second: None,
+        replay: None,
     }
 }
 
