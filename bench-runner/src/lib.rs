@@ -7,6 +7,7 @@
 
 pub mod allocations;
 pub mod arms;
+pub(crate) mod bands;
 pub mod bench;
 pub(crate) mod child;
 pub mod cli;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::{
-    ArmRun, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, MANIFEST_FILE, METRICS_FILE, Manifest,
-    MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow, SERIES_FILE, SecondRow,
-    TIMESERIES_FILE, WindowRow, histogram_log, pooled_rows, rfc3339,
+    ArmRun, BandRow, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, LATENCIES_FILE, MANIFEST_FILE,
+    METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow,
+    SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow, histogram_log, pooled_rows, rfc3339,
 };
 
 /// A run folder being written.
@@ -27,6 +27,8 @@ pub struct RunFolder {
     metrics: Table,
     timeseries: Table,
     events: Table,
+    /// Made with its first row.
+    bands: Option<Table>,
     /// Made with its first row.
     recovery: Option<Table>,
     /// Made with its first row.
@@ -62,6 +64,7 @@ impl RunFolder {
             metrics: Table::create::<MetricRow>(path.join(METRICS_FILE))?,
             timeseries: Table::create::<SecondRow>(path.join(TIMESERIES_FILE))?,
             events: Table::create::<EventRow>(path.join(EVENTS_FILE))?,
+            bands: None,
             recovery: None,
             series: None,
         };
@@ -122,6 +125,7 @@ impl RunFolder {
             None => String::new(),
         };
         self.timeseries.append(&arm.second_rows(run))?;
+        self.append_bands(&arm.band_rows(run))?;
         self.append_windows(&arm.window_rows(run))?;
         self.metrics.append(&arm.metric_rows(run))?;
         self.runs.append(&[arm.run_row(run, rfc3339(started_at), hist_file)])?;
@@ -142,6 +146,18 @@ impl RunFolder {
             none => none.insert(Table::create::<RecoveryRow>(path)?),
         };
         table.append(std::slice::from_ref(row))
+    }
+
+    fn append_bands(&mut self, rows: &[BandRow]) -> Result<(), ResultsError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.join(LATENCIES_FILE);
+        let table = match &mut self.bands {
+            Some(table) => table,
+            none => none.insert(Table::create::<BandRow>(path)?),
+        };
+        table.append(rows)
     }
 
     /// Adds windows of a run.

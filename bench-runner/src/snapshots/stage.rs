@@ -291,6 +291,7 @@ impl Stage<'_> {
             cpu_system_ns: None,
             allocations: None,
             seconds: Vec::new(),
+            bands: Vec::new(),
         };
         let outcome = nothing
             .into_outcome(self.bench.runtime().context().io_path().to_string(), Generations::default());

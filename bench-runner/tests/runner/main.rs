@@ -2,7 +2,9 @@
 //!
 //! One program of tests, so that it is linked once.
 
+mod browser;
 mod compare;
+mod drawn;
 mod honest;
 mod loads;
 mod nbd;
