@@ -32,9 +32,11 @@ pub(super) fn bars(
     let x = Scale::linear(0.0, most * 1.02);
     let height = bars.len() as f64 * ROW_HEIGHT + 58.0;
     let mut frame = Frame::new(height, (left, 66.0, 6.0, 46.0), x, Scale::linear(0.0, 1.0));
+    // Nothing is nothing in any unit.
+    let text_of = |tick: f64| if tick == 0.0 { "0".to_owned() } else { tick_text(tick) };
     // Long labels leave little room: as many ticks as stand clear of each other.
     let room = (WIDTH - left - 66.0) / 58.0;
-    let ticks: Vec<(f64, String)> = x.ticks().into_iter().map(|tick| (tick, tick_text(tick))).collect();
+    let ticks: Vec<(f64, String)> = x.ticks().into_iter().map(|tick| (tick, text_of(tick))).collect();
     let step = (ticks.len() as f64 / room).ceil().max(1.0) as usize;
     frame.x_axis(&ticks.into_iter().step_by(step).collect::<Vec<_>>(), title);
     for (index, bar) in bars.iter().enumerate() {

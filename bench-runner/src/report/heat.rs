@@ -74,7 +74,7 @@ pub(super) fn latency_over_time(view: &View, arm: &str, panel: (&str, u32)) -> O
     let mut events = Vec::new();
     for (at, run, seconds) in places {
         frame.vertical(at as f64, "block");
-        frame.text(frame.x_of(at as f64) + 3.0, 24.0, Anchor::Start, "small", &run.block.to_string());
+        frame.text(frame.x_of(at as f64) + 3.0, 26.0, Anchor::Start, "small", &run.block.to_string());
         for row in view.data.seconds.iter().filter(|row| row.run == run.run) {
             if u64::from(row.second) < seconds {
                 let start = at as f64 + f64::from(row.second);

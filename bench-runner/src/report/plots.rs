@@ -311,7 +311,7 @@ pub(super) fn seconds(
         if run.block != block {
             block = run.block;
             frame.vertical(*start, "block");
-            frame.text(frame.x_of(*start) + 3.0, 24.0, Anchor::Start, "small", &format!("block {block}"));
+            frame.text(frame.x_of(*start) + 3.0, 26.0, Anchor::Start, "small", &format!("block {block}"));
         }
         let class = format!("{}{}", view.colour(&run.arm), if run.valid { "" } else { " invalid" });
         // A second is drawn at its middle.

@@ -187,8 +187,8 @@ fn draw(
         }
         if let Some((at, ends)) = line.points.last() {
             let mut height = frame.y_of(ends[1]) + 4.0;
-            while names.iter().any(|other| (other - height).abs() < 11.0) {
-                height += 11.0;
+            while names.iter().any(|other| (other - height).abs() < 12.0) {
+                height += 12.0;
             }
             names.push(height);
             frame.text(frame.x_of(*at) + 7.0, height, Anchor::Start, "small", &name(line));
