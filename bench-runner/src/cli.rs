@@ -35,6 +35,8 @@ pub enum Command {
     RecoveryVictim(VictimOptions),
     /// Say what has changed from one run to another: 1 if anything is worse, 2 if nothing could be compared.
     Compare(CompareOptions),
+    /// Set what is said of the cost of logs, snapshots and recovery beside what run folders show. 2 if they show nothing of it.
+    Claims(ClaimsOptions),
     /// Make the report of a run folder again.
     Report {
         /// The run folder.
@@ -64,6 +66,7 @@ impl Command {
             Command::Workloads { json } => *json,
             Command::TraceInfo(options) => options.json,
             Command::Compare(options) => options.json,
+            Command::Claims(options) => options.json,
             Command::Peers(options) => options.json,
             Command::Report { .. } | Command::RecoveryVictim(_) => false,
         }
@@ -343,6 +346,17 @@ pub struct CompareOptions {
     /// Arms: all that both have if not given. X=Y compares arm X of A with arm Y of B.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub arm: Vec<String>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `claims`.
+#[derive(Args, Debug)]
+pub struct ClaimsOptions {
+    /// Run folders.
+    #[arg(value_name = "DIR", required = true)]
+    pub folders: Vec<PathBuf>,
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,

@@ -17,8 +17,8 @@ use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
-    compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary, trace_info,
-    workloads,
+    claims, compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary,
+    trace_info, workloads,
 };
 
 /// Runs the program on its arguments; gives its exit code.
@@ -87,6 +87,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             Ok(exit_code)
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
+        Command::Claims(options) => claims::tell(&options),
         Command::Compare(options) => compare::tell(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());

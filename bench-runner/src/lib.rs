@@ -10,6 +10,7 @@ pub mod arms;
 pub(crate) mod bands;
 pub mod bench;
 pub(crate) mod child;
+pub(crate) mod claims;
 pub mod cli;
 pub mod commands;
 pub mod compare;

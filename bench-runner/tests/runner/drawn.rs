@@ -67,7 +67,7 @@ fn task(workload: &str, seed: u64) -> ArmTask {
     }
 }
 
-fn append_part(
+pub fn append_part(
     folder: &mut RunFolder,
     random: &mut Xoshiro256PlusPlus,
     (suite, block, arm, speed): (&str, u32, &str, f64),
@@ -143,7 +143,7 @@ fn chain(folder: &mut RunFolder, random: &mut Xoshiro256PlusPlus, block: u32, ar
     }
 }
 
-fn recovery(tail_mib: u64, depth: u32) -> RecoveryRow {
+pub fn recovery(tail_mib: u64, depth: u32) -> RecoveryRow {
     let replay_ns = tail_mib * 3_000_000 + u64::from(depth) * 1_500_000;
     RecoveryRow {
         run: tail_mib + u64::from(depth),

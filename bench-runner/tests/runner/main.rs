@@ -3,6 +3,7 @@
 //! One program of tests, so that it is linked once.
 
 mod browser;
+mod claims;
 mod compare;
 mod drawn;
 mod honest;
