@@ -42,6 +42,8 @@ pub enum Command {
         /// The run folder.
         folder: PathBuf,
     },
+    /// Give a run folder in the format of other programs: JSON as fio writes it, or Parquet.
+    Export(ExportOptions),
     /// List the workloads: what each asks, and the digest of its first operations.
     Workloads {
         /// Print one JSON object on stdout.
@@ -68,7 +70,7 @@ impl Command {
             Command::Compare(options) => options.json,
             Command::Claims(options) => options.json,
             Command::Peers(options) => options.json,
-            Command::Report { .. } | Command::RecoveryVictim(_) => false,
+            Command::Report { .. } | Command::Export(_) | Command::RecoveryVictim(_) => false,
         }
     }
 }
@@ -360,6 +362,29 @@ pub struct ClaimsOptions {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+pub struct ExportOptions {
+    /// The run folder.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The format.
+    #[arg(long, value_enum)]
+    pub to: ExportFormat,
+    /// The file of fio-json (stdout if not given); the folder of Parquet's files, which must be empty.
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+}
+
+/// Formats of other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// What `fio --output-format=json` prints, with each run that counts as a job.
+    FioJson,
+    /// Each table as a file; only in builds with --features parquet.
+    Parquet,
 }
 
 /// Options of `doctor`.

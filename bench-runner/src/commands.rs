@@ -17,7 +17,7 @@ use crate::results::{MEASURE, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
-    claims, compare, doctor, interrupt, plan, quick, recovery, report, session, snapshots, summary,
+    claims, compare, doctor, export, interrupt, plan, quick, recovery, report, session, snapshots, summary,
     trace_info, workloads,
 };
 
@@ -93,6 +93,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             println!("report: {}", report::write(&folder)?.display());
             Ok(EXIT_OK)
         }
+        Command::Export(options) => export::tell(&options),
         Command::Doctor(options) => doctor::tell(&options),
         Command::TraceInfo(options) => trace_info::tell(&options),
     }

@@ -17,6 +17,7 @@ pub mod compare;
 pub mod content;
 pub mod doctor;
 pub mod environment;
+pub(crate) mod export;
 pub mod failure;
 pub mod interrupt;
 pub mod measure;

@@ -27,6 +27,7 @@ pub use pool::pooled_rows;
 pub use read::{RunData, read_metrics};
 pub(crate) use rows::MEASURE;
 pub use rows::{BandRow, EventRow, MetricRow, RecoveryRow, RunRow, SecondRow, WindowRow};
+pub(crate) use utc::parse_rfc3339;
 pub use utc::rfc3339;
 
 /// What was run, on what, and whether it ended.

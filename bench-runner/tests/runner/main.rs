@@ -6,6 +6,7 @@ mod browser;
 mod claims;
 mod compare;
 mod drawn;
+mod export;
 mod honest;
 mod loads;
 mod nbd;
