@@ -27,7 +27,7 @@ const MEASURED: [&str; 8] = [
 const NOT_MEASURED: &str = "fold-on-read";
 
 /// Five blocks in which a copying first touch costs one read and two writes of the device.
-fn run(path: &Path) {
+pub fn run(path: &Path) {
     let arms = [("raw", 1.0), ("log", 1.0)];
     let mut folder = RunFolder::create(path, manifest(&["raw", "log"], &["randwrite-4k"])).unwrap();
     append_closed(&mut folder, &arms, &["randwrite-4k", "seqwrite-1m"], &[32]);

@@ -17,4 +17,5 @@ mod resampled;
 mod run;
 mod snapshots;
 mod support;
+mod tables;
 mod trace_info;
