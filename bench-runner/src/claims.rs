@@ -24,8 +24,8 @@ struct Statement {
     says: &'static str,
     /// What to look at in a run folder.
     measure: fn(&Folder) -> Vec<Finding>,
-    /// What measures it, if there is a suite for it.
-    command: Option<&'static str>,
+    /// What measures it.
+    command: &'static str,
 }
 
 /// The statements, in the order of a volume's life.
@@ -34,55 +34,55 @@ const STATEMENTS: [Statement; 9] = [
         name: "sequential-log",
         says: "Persisting data one after another in a log takes 7 to 8 times less time than writing it at random places.",
         measure: sequential_log,
-        command: Some("run --backend log --workload randwrite-4k,seqwrite-1m"),
+        command: "run --backend log --workload randwrite-4k,seqwrite-1m",
     },
     Statement {
         name: "recovery-grows",
         says: "Much data in the log makes the start after a crash long.",
         measure: recovery_grows,
-        command: Some("recovery --tail 10,98"),
+        command: "recovery --tail 10,98",
     },
     Statement {
         name: "instant-creation",
         says: "An instant snapshot can be used at once, however large the volume.",
         measure: instant_creation,
-        command: Some("snapshots --suite creation"),
+        command: "snapshots --suite creation",
     },
     Statement {
         name: "copy-on-write",
         says: "Copy-on-write is expensive: writes need further I/O.",
         measure: |folder| first_touches(folder, "cow"),
-        command: Some("snapshots --suite cliff --backend cow"),
+        command: "snapshots --suite cliff --backend cow",
     },
     Statement {
         name: "overlay-writes",
         says: "Writes to an overlay are cheap: nothing is copied to keep the version before.",
         measure: overlay_writes,
-        command: Some("snapshots --suite cliff --backend cow,overlay"),
+        command: "snapshots --suite cliff --backend cow,overlay",
     },
     Statement {
         name: "fold-on-read",
         says: "Moving data from an overlay home as it is read is expensive.",
-        measure: |_| Vec::new(),
-        command: None,
+        measure: fold_on_read,
+        command: "snapshots --suite read-home --backend overlay",
     },
     Statement {
         name: "many-snapshots",
         says: "As snapshots become many, I/O may suffer.",
         measure: many_snapshots,
-        command: Some("snapshots --suite chain"),
+        command: "snapshots --suite chain",
     },
     Statement {
         name: "deletion-moves-nothing",
         says: "The oldest copy-on-write snapshot is deleted without moving data.",
         measure: deletion_moves_nothing,
-        command: Some("snapshots --suite delete --backend cow"),
+        command: "snapshots --suite delete --backend cow",
     },
     Statement {
         name: "space-as-changed",
         says: "Space taken for each write as it comes is used better than space reserved for all of the volume.",
         measure: space_as_changed,
-        command: Some("snapshots --suite overwrite-fraction"),
+        command: "snapshots --suite overwrite-fraction",
     },
 ];
 
@@ -108,6 +108,7 @@ enum Unit {
     PerWrite,
     BytesPerByte,
     BytesPerWrite,
+    BytesPerRead,
 }
 
 impl Unit {
@@ -118,6 +119,7 @@ impl Unit {
             Unit::PerWrite => "1/write",
             Unit::BytesPerByte => "bytes/byte",
             Unit::BytesPerWrite => "bytes/write",
+            Unit::BytesPerRead => "bytes/read",
         }
     }
 
@@ -128,6 +130,7 @@ impl Unit {
             Unit::PerWrite => format!("{value:.3} for each write"),
             Unit::BytesPerByte => format!("{value:.3} bytes for each byte"),
             Unit::BytesPerWrite => format!("{} for each write", size(value.round() as u64)),
+            Unit::BytesPerRead => format!("{} for each read", size(value.round() as u64)),
         }
     }
 }
@@ -336,6 +339,28 @@ fn overlay_writes(folder: &Folder) -> Vec<Finding> {
     findings
 }
 
+fn fold_on_read(folder: &Folder) -> Vec<Finding> {
+    let of = |arm: &str, phase: &str, metric: (&str, &str)| {
+        folder.part("read-home", arm, (phase, Some(0)), metric)
+    };
+    let mut findings = Vec::new();
+    for (arm, ..) in folder.parts("read-home").iter().filter(|part| part.1 == "moving") {
+        findings.extend(folder.ratio(
+            format!("time of a read that moves its block home over that of one that does not, {arm}"),
+            Unit::Times,
+            &of(arm, "staying", ("iops", "mean")),
+            &of(arm, "moving", ("iops", "mean")),
+        ));
+        let written = of(arm, "moving", ("device_write_bytes", "total"));
+        findings.extend(folder.mean(
+            format!("bytes written for such a read, {arm}"),
+            Unit::BytesPerRead,
+            &written,
+        ));
+    }
+    findings
+}
+
 fn many_snapshots(folder: &Folder) -> Vec<Finding> {
     let parts = folder.parts("chain");
     let longest = parts.iter().filter_map(|part| part.2).max();
@@ -478,10 +503,7 @@ fn text(all: &[(&Statement, Vec<(&Folder, Finding)>)]) -> String {
             );
         }
         if found.is_empty() {
-            let _ = match statement.command {
-                Some(command) => writeln!(text, "  not measured here; bench-runner {command} measures it"),
-                None => writeln!(text, "  not measured: there is no suite for it yet"),
-            };
+            let _ = writeln!(text, "  not measured here; bench-runner {} measures it", statement.command);
         }
     }
     text

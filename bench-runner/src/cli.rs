@@ -190,7 +190,7 @@ pub struct SnapshotOptions {
     /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).
     #[arg(long, value_name = "PROGRAM", value_delimiter = ',')]
     pub peer: Vec<PathBuf>,
-    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction; all if not given.
+    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction, read-home; all if not given.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub suite: Vec<String>,
     /// Lengths of the chain, snapshots held at first touches, and where a part of creation ends.
