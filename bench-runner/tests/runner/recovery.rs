@@ -58,7 +58,7 @@ fn a_killed_process_leaves_all_that_was_acknowledged() {
     }
     let page = fs::read_to_string(&session.report).unwrap();
     assert!(page.contains("<h2>Recovery</h2>") && page.contains("nothing acknowledged was lost"));
-    assert_eq!(page.matches("<svg").count(), 1);
+    assert_eq!(page.matches("<svg").count(), 2);
     // The report is made again from the folder alone.
     let mut again = Command::new(env!("CARGO_BIN_EXE_bench-runner"));
     assert!(again.arg("report").arg(folder.path().join("out")).status().unwrap().success());
