@@ -115,7 +115,7 @@ pub struct Second {
     pub latency_ns_max: u64,
 }
 
-/// Operations of one second whose latencies lie in one band ([`crate::bands`]).
+/// Operations of one second whose latencies lie in one band.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BandCount {
     /// Seconds since measuring began.
