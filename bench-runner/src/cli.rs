@@ -42,11 +42,15 @@ pub enum Command {
     RecoveryVictim(VictimOptions),
     /// Say what has changed from one run to another: 1 if anything is worse, 2 if nothing could be compared.
     Compare(CompareOptions),
+    /// Set what is said of the cost of logs, snapshots and recovery beside what run folders show. 2 if they show nothing of it.
+    Claims(ClaimsOptions),
     /// Make the report of a run folder again.
     Report {
         /// The run folder.
         folder: PathBuf,
     },
+    /// Give a run folder in the format of other programs: JSON as fio writes it, or Parquet.
+    Export(ExportOptions),
     /// List the workloads: what each asks, and the digest of its first operations.
     Workloads {
         /// Print one JSON object on stdout.
@@ -72,8 +76,9 @@ impl Command {
             Command::Workloads { json } => *json,
             Command::TraceInfo(options) => options.json,
             Command::Compare(options) => options.json,
+            Command::Claims(options) => options.json,
             Command::Peers(options) => options.results.json,
-            Command::Report { .. } | Command::RecoveryVictim(_) => false,
+            Command::Report { .. } | Command::Export(_) | Command::RecoveryVictim(_) => false,
         }
     }
 }
@@ -310,7 +315,7 @@ pub struct SnapshotOptions {
     /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).
     #[arg(long, value_name = "PROGRAM", value_delimiter = ',')]
     pub peer: Vec<PathBuf>,
-    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction; all if not given.
+    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction, read-home; all if not given.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub suite: Vec<String>,
     /// Lengths of the chain, snapshots held at first touches, and where a part of creation ends.
@@ -438,6 +443,40 @@ pub struct CompareOptions {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `claims`.
+#[derive(Args, Debug)]
+pub struct ClaimsOptions {
+    /// Run folders.
+    #[arg(value_name = "DIR", required = true)]
+    pub folders: Vec<PathBuf>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+pub struct ExportOptions {
+    /// The run folder.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The format.
+    #[arg(long, value_enum)]
+    pub to: ExportFormat,
+    /// The file of fio-json (stdout if not given); the folder of Parquet's files, which must be empty.
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+}
+
+/// Formats of other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// What `fio --output-format=json` prints, with each run that counts as a job.
+    FioJson,
+    /// Each table as a file; only in builds with --features parquet.
+    Parquet,
 }
 
 /// Options of `doctor`.

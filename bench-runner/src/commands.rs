@@ -17,8 +17,8 @@ use crate::results::{MANIFEST_FILE, Manifest, RunFolder, rfc3339};
 use crate::session::Session;
 use crate::suite::Load;
 use crate::{
-    compare, doctor, interrupt, plan, quick, recovery, report, resume, session, snapshots, summary,
-    trace_info, workloads,
+    claims, compare, doctor, export, interrupt, plan, quick, recovery, report, resume, session, snapshots,
+    summary, trace_info, workloads,
 };
 
 /// Runs the program on its arguments; gives its exit code.
@@ -99,11 +99,13 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             exit_code
         }
         Command::RecoveryVictim(options) => recovery::be_victim(&options),
+        Command::Claims(options) => claims::tell(&options),
         Command::Compare(options) => compare::tell(&options),
         Command::Report { folder } => {
             println!("report: {}", report::write(&folder)?.display());
             Ok(EXIT_OK)
         }
+        Command::Export(options) => export::tell(&options),
         Command::Doctor(options) => doctor::tell(&options),
         Command::TraceInfo(options) => trace_info::tell(&options),
     }

@@ -7,14 +7,17 @@
 
 pub mod allocations;
 pub mod arms;
+pub(crate) mod bands;
 pub mod bench;
 pub(crate) mod child;
+pub(crate) mod claims;
 pub mod cli;
 pub mod commands;
 pub mod compare;
 pub mod content;
 pub mod doctor;
 pub mod environment;
+pub(crate) mod export;
 pub mod failure;
 pub mod interrupt;
 pub mod measure;

@@ -196,6 +196,19 @@ pub struct Second {
     pub latency_ns_max: u64,
 }
 
+/// Operations of one second whose latencies lie in one band.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BandCount {
+    /// Seconds since measuring began.
+    pub second: u32,
+    /// The shortest latency of the band.
+    pub from_ns: u64,
+    /// The shortest of the band above it.
+    pub below_ns: u64,
+    /// Operations completed in that second after such a time; at least 1.
+    pub operations: u64,
+}
+
 /// What an arm measured.
 #[derive(Clone, Debug)]
 pub struct ArmOutcome {
@@ -215,6 +228,8 @@ pub struct ArmOutcome {
     pub allocations: Option<u64>,
     /// One entry a second.
     pub seconds: Vec<Second>,
+    /// Latencies by second, where they are kept.
+    pub bands: Vec<BandCount>,
     /// How the I/O was done: `io_uring, registered buffers, registered files` and the like.
     pub io_path: String,
     /// What the device wrote for it, where the arm goes through the engine's device and writes.

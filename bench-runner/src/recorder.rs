@@ -14,7 +14,8 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use icecore_workloads::Generations;
 
-use crate::measure::{ArmOutcome, OpenFigures, OperationFigures, Second};
+use crate::bands::{BANDS, band, bounds_ns};
+use crate::measure::{ArmOutcome, BandCount, OpenFigures, OperationFigures, Second};
 use crate::{allocations, interrupt};
 
 /// Longest latency a histogram holds; a longer one is counted as this. Well above the 30 s after which the
@@ -130,6 +131,8 @@ pub struct Recorder {
     /// By [`RecordKind`].
     figures: [OperationFigures; 3],
     seconds: Vec<Second>,
+    /// By second: operations in each band of latency.
+    bands: Vec<[u32; BANDS]>,
     phase: Phase,
     begin: Option<Usage>,
     end: Option<Usage>,
@@ -149,8 +152,9 @@ impl Recorder {
     pub fn new(warmup_ns: u64, measure_ns: u64) -> Self {
         let seconds = (0..measure_ns.div_ceil(SECOND_NS) as u32)
             .map(|second| Second { second, ..Second::default() })
-            .collect();
+            .collect::<Vec<_>>();
         Self {
+            bands: vec![[0; BANDS]; seconds.len()],
             begin_ns: warmup_ns,
             measure_ns,
             figures: [empty_figures(), empty_figures(), empty_figures()],
@@ -230,7 +234,10 @@ impl Recorder {
         figures.bytes += bytes;
         figures.latency_ns.saturating_record(latency_ns);
         if kind != RecordKind::Flush {
-            let second = &mut self.seconds[(since_begin_ns / SECOND_NS) as usize];
+            let index = (since_begin_ns / SECOND_NS) as usize;
+            let count = &mut self.bands[index][band(latency_ns)];
+            *count = count.saturating_add(1);
+            let second = &mut self.seconds[index];
             second.operations += 1;
             second.latency_ns_sum += latency_ns;
             second.latency_ns_max = second.latency_ns_max.max(latency_ns);
@@ -271,6 +278,7 @@ impl Recorder {
     pub fn finish(self) -> Recorded {
         let cpu = self.cpu_over_window();
         let allocations = self.allocations_in_window();
+        let bands = self.band_counts();
         let [read, write, flush] = self.figures;
         Recorded {
             read,
@@ -281,8 +289,21 @@ impl Recorder {
             cpu_system_ns: cpu.map(|times| times.system_ns),
             allocations,
             seconds: self.seconds,
+            bands,
             open: self.open,
         }
+    }
+
+    /// The bands that hold anything, by second.
+    fn band_counts(&self) -> Vec<BandCount> {
+        let of_second = |(second, counts): (usize, &[u32; BANDS])| {
+            let count = move |(band, count): (usize, &u32)| {
+                let (from_ns, below_ns) = bounds_ns(band);
+                BandCount { second: second as u32, from_ns, below_ns, operations: u64::from(*count) }
+            };
+            counts.iter().enumerate().filter(|(_, count)| **count > 0).map(count).collect::<Vec<_>>()
+        };
+        self.bands.iter().enumerate().flat_map(of_second).collect()
     }
 
     fn allocations_in_window(&self) -> Option<u64> {
@@ -324,6 +345,8 @@ pub struct Recorded {
     pub allocations: Option<u64>,
     /// One entry a second.
     pub seconds: Vec<Second>,
+    /// Latencies by second.
+    pub bands: Vec<BandCount>,
     /// Of an open load.
     pub open: Option<OpenFigures>,
 }
@@ -340,6 +363,7 @@ impl Recorded {
             cpu_system_ns: self.cpu_system_ns,
             allocations: self.allocations,
             seconds: self.seconds,
+            bands: self.bands,
             io_path,
             written: None,
             log: None,
@@ -378,6 +402,15 @@ mod tests {
         assert_eq!(recorded.seconds[0].latency_ns_max, 5 * MS);
         assert_eq!(recorded.seconds[0].latency_ns_sum, 7 * MS);
         assert_eq!(recorded.seconds[1].second, 1);
+        // Of the first second two latencies of 1 ms and one of 5 ms, of the second two of 1 ms.
+        let bands: Vec<_> = recorded
+            .bands
+            .iter()
+            .map(|count| {
+                (count.second, (count.from_ns..count.below_ns).contains(&(5 * MS)), count.operations)
+            })
+            .collect();
+        assert_eq!(bands, [(0, false, 2), (0, true, 1), (1, false, 2)]);
     }
 
     #[test]

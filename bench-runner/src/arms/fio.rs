@@ -276,6 +276,7 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
         cpu_system_ns: cpu_ns(number(job, "/sys_cpu")?),
         allocations: None,
         seconds: Vec::new(),
+        bands: Vec::new(),
         io_path: format!("{version}, io_uring, O_DIRECT, registered buffers, registered file, {seen}"),
         written: None,
         log: None,

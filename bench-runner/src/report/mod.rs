@@ -3,7 +3,10 @@
 //! It is made from the folder alone, so that anybody can make it again from published results, and it fails where
 //! a file it needs is missing instead of leaving a picture out.
 
+mod bars;
+mod cost;
 mod facts;
+mod heat;
 mod loads;
 mod noise;
 mod page;

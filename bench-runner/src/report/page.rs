@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::plots::Course;
 use super::text::{bandwidth, depth_words, escape, percent, size, time, whole, workload_words};
 use super::view::View;
-use super::{facts, loads, noise, plots, recovery, snapshots, writing};
+use super::{cost, facts, heat, loads, noise, plots, recovery, snapshots, writing};
 use crate::compare::noise::AGAIN;
 use crate::results::{MetricRow, RunRow};
 use crate::stats::BLOCKS_FOR_INTERVAL;
@@ -57,6 +58,8 @@ pub(super) fn render(view: &View) -> String {
         tables(view, &mut page);
         ratios(view, &mut page);
         writing::writing(view, &mut page);
+        cost::cost(view, &mut page);
+        sweeps(view, &mut page);
         curves(view, &mut page);
         series(view, &mut page);
         noise::noise(view, &mut page);
@@ -289,59 +292,142 @@ fn ratios(view: &View, page: &mut String) {
     }
 }
 
+/// The part of pictures that have one for each of these places; nothing without any.
+fn pictures(title: &str, words: &str, view: &View, figures: &[String], page: &mut String) {
+    if figures.is_empty() {
+        return;
+    }
+    let _ = writeln!(page, "<h2>{title}</h2>\n<p>{words}</p>");
+    legend(view, page);
+    let _ = writeln!(page, "<div class=\"grid\">\n{}</div>", figures.concat());
+}
+
+fn figure(title: &str, picture: &str) -> String {
+    format!("<figure><h3>{}</h3>{picture}</figure>\n", escape(title))
+}
+
+/// A picture below which its events are listed.
+fn figure_with_events(title: &str, picture: &str, events: &[String]) -> String {
+    let items: String = events.iter().map(|event| format!("<li>{}</li>", escape(event))).collect();
+    let list = if events.is_empty() { String::new() } else { format!("<ol>{items}</ol>") };
+    format!("<figure><h3>{}</h3>{picture}{list}</figure>\n", escape(title))
+}
+
+fn panel_title((workload, depth): (&str, u32)) -> String {
+    format!("{workload}, {}", depth_words(workload, depth))
+}
+
 fn curves(view: &View, page: &mut String) {
-    page.push_str(
-        "<h2>Latency</h2>\n<p>Share of I/Os that were at least this fast, merged over the valid blocks. A \
-                   curve ends where fewer than 100 samples lie beyond it.</p>\n",
+    let of_panels = |plot: fn(&View, (&str, u32)) -> Option<String>| -> Vec<String> {
+        view.panels().filter_map(|panel| Some(figure(&panel_title(panel), &plot(view, panel)?))).collect()
+    };
+    pictures(
+        "Latency",
+        "Share of I/Os that were at least this fast, merged over the valid blocks. A curve ends where fewer than 100 samples lie \
+         beyond it.",
+        view,
+        &of_panels(plots::percentile_curves),
+        page,
     );
-    legend(view, page);
-    page.push_str("<div class=\"grid\">\n");
-    for panel in view.panels() {
-        if let Some(picture) = plots::percentile_curves(view, panel) {
-            let _ = writeln!(
-                page,
-                "<figure><h3>{}, {}</h3>{picture}</figure>",
-                escape(panel.0),
-                escape(&depth_words(panel.0, panel.1))
-            );
-        }
-    }
-    page.push_str(
-        "</div>\n<h2>Latency over achieved IOPS</h2>\n<p>For each arm and depth a column: the filled dot is \
-                   p50, the ring p99, the small ring p99.9.</p>\n",
+    pictures(
+        "Distribution of latency",
+        "The same on an even scale, up to 99 %: where the bulk of the I/Os lies, and whether there are several kinds of them.",
+        view,
+        &of_panels(plots::distribution),
+        page,
     );
-    legend(view, page);
-    page.push_str("<div class=\"grid\">\n");
-    for (workload, depths) in &view.workloads {
-        if let Some(picture) = plots::latency_over_iops(view, workload, depths) {
-            let _ = writeln!(page, "<figure><h3>{}</h3>{picture}</figure>", escape(workload));
-        }
-    }
-    page.push_str("</div>\n");
+    let over_iops: Vec<String> = view
+        .workloads
+        .iter()
+        .filter_map(|(name, depths)| Some(figure(name, &plots::latency_over_iops(view, name, depths)?)))
+        .collect();
+    pictures(
+        "Latency over achieved IOPS",
+        "For each arm and depth a column: the filled dot is p50, the ring p99, the small ring p99.9.",
+        view,
+        &over_iops,
+        page,
+    );
 }
 
 fn series(view: &View, page: &mut String) {
-    if view.panels().all(|panel| plots::seconds(view, panel).is_none()) {
+    let of = |course: Course| -> Vec<String> {
+        let figure = |panel: (&str, u32)| {
+            let (picture, events) = plots::seconds(view, panel, course)?;
+            Some(figure_with_events(&panel_title(panel), &picture, &events))
+        };
+        view.panels().filter_map(figure).collect()
+    };
+    let courses = of(Course::Iops);
+    if courses.is_empty() {
         page.push_str(
             "<h2>Second by second</h2>\n<p>The arms of this run were too short for a course over time.</p>\n",
         );
         return;
     }
-    page.push_str("<h2>Second by second</h2>\n<p>Arms of a block run one after another in random order. A faint line is \
-                   a run that does not count; a numbered line is an event.</p>\n");
-    legend(view, page);
-    page.push_str("<div class=\"grid\">\n");
+    pictures(
+        "Second by second",
+        "Arms of a block run one after another in random order. A faint line is a run that does not count; a numbered line is an \
+         event.",
+        view,
+        &courses,
+        page,
+    );
+    pictures(
+        "Latency by second",
+        "The line is the mean of each second, a dot its longest.",
+        view,
+        &of(Course::Latency),
+        page,
+    );
+    latency_over_time(view, page);
+}
+
+fn latency_over_time(view: &View, page: &mut String) {
+    let mut figures = Vec::new();
     for panel in view.panels() {
-        let Some((picture, events)) = plots::seconds(view, panel) else { continue };
-        let depth = depth_words(panel.0, panel.1);
-        let _ = writeln!(page, "<figure><h3>{}, {}</h3>{picture}", escape(panel.0), escape(&depth));
-        if !events.is_empty() {
-            let items: String = events.iter().map(|event| format!("<li>{}</li>", escape(event))).collect();
-            let _ = writeln!(page, "<ol>{items}</ol>");
+        for arm in &view.arms {
+            if let Some((picture, events)) = heat::latency_over_time(view, arm, panel) {
+                figures.push(figure_with_events(
+                    &format!("{arm}: {}", panel_title(panel)),
+                    &picture,
+                    &events,
+                ));
+            }
         }
-        page.push_str("</figure>\n");
     }
-    page.push_str("</div>\n");
+    if figures.is_empty() {
+        page.push_str("<h2>Latency over time</h2>\n<p>Latencies by second were not kept in this run.</p>\n");
+        return;
+    }
+    page.push_str(
+        "<h2>Latency over time</h2>\n<p>Each second of the valid blocks from below to above: the fuller the colour, the larger \
+         the share of its I/Os that took so long. Numbers at the top are blocks.</p>\n<div class=\"legend\">",
+    );
+    for (shade, (_, words)) in heat::SHADES.iter().enumerate() {
+        let _ = write!(page, "<span><span class=\"mark s1 h{shade}\"></span>{words}</span>");
+    }
+    let _ = writeln!(page, "</div>\n<div class=\"grid\">\n{}</div>", figures.concat());
+}
+
+/// Sizes and mixes of the sweeps that were run.
+fn sweeps(view: &View, page: &mut String) {
+    let mut figures = Vec::new();
+    for sweep in heat::sweeps(view) {
+        for arm in &view.arms {
+            if let Some(picture) = heat::sizes_and_mixes(view, arm, sweep) {
+                figures.push(figure(&format!("{arm}: {}", panel_title(sweep)), &picture));
+            }
+        }
+    }
+    if !figures.is_empty() {
+        let _ = writeln!(
+            page,
+            "<h2>Sizes and mixes</h2>\n<p>IOPS of each size and share of reads, and below it the share of the bare device’s. The fuller \
+             the colour, the more bytes a second.</p>\n<div class=\"grid\">\n{}</div>",
+            figures.concat()
+        );
+    }
 }
 
 const MEANING: &str = "<h2>What these numbers mean</h2>\n\

@@ -6,7 +6,7 @@ use super::svg::{Anchor, Frame, Scale, WIDTH};
 use super::text::{count, depth_words, short, time};
 use super::view::View;
 use crate::open_loads::OpenLoad;
-use crate::results::MetricRow;
+use crate::results::{MetricRow, SecondRow};
 use crate::stats;
 use crate::suite::Load;
 
@@ -23,6 +23,9 @@ const MOST_NINES: f64 = 5.0;
 
 /// Points of the percentile curve for each factor of ten in `1 − q`.
 const POINTS_PER_NINE: u32 = 25;
+
+/// Labels of times that stand clear of each other below a picture.
+const MOST_TIME_TICKS: usize = 8;
 
 /// Percentiles of the scatter plot with the radius of their dots; the classes fill, ring and shade them.
 const SCATTER: [(&str, f64, &str); 3] =
@@ -190,9 +193,75 @@ pub(super) fn latency_over_load(view: &View, loads: &[&OpenLoad]) -> Option<Stri
     Some(frame.finish("p50 and p99 of intended latency over the achieved load"))
 }
 
-/// IOPS of every measured second, runs one after another with the pauses between them cut out, and a line for each
+/// Share of I/Os over latency, one curve an arm, merged over its valid blocks; up to 99 %, beyond which the percentile curve is
+/// the one to look at.
+pub(super) fn distribution(view: &View, panel: (&str, u32)) -> Option<String> {
+    let curves: Vec<(&str, Vec<(f64, f64)>)> = view
+        .arms
+        .iter()
+        .filter_map(|arm| {
+            let latencies = view.latencies(arm, panel)?;
+            let points: Vec<(f64, f64)> = (1..100)
+                .map(|percent| f64::from(percent) / 100.0)
+                .filter_map(|share| {
+                    Some((stats::percentile(&latencies, share)?.max(1) as f64, share * 100.0))
+                })
+                .collect();
+            (!points.is_empty()).then_some((*arm, points))
+        })
+        .collect();
+    if curves.is_empty() {
+        return None;
+    }
+    let x = Scale::logarithmic(curves.iter().flat_map(|(_, points)| points.iter().map(|(ns, _)| *ns)), 1.05);
+    let y = Scale::linear(0.0, 100.0);
+    let mut frame = Frame::usual(x, y);
+    let ticks = time_ticks(&x);
+    let step = ticks.len().div_ceil(MOST_TIME_TICKS).max(1);
+    frame.x_axis(&ticks.into_iter().step_by(step).collect::<Vec<_>>(), "latency");
+    let ticks: Vec<(f64, String)> = y.ticks().into_iter().map(|tick| (tick, format!("{tick} %"))).collect();
+    frame.y_axis(&ticks, "I/Os at least this fast");
+    for (arm, points) in curves.into_iter().rev() {
+        frame.line(&format!("curve {}", view.colour(arm)), points);
+    }
+    Some(frame.finish(&format!("Distribution of latency of {} at depth {}", panel.0, panel.1)))
+}
+
+/// What is told of each second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    /// Operations completed in it.
+    Iops,
+    /// Mean of their latencies as a line, the longest as dots.
+    Latency,
+}
+
+/// A line for each event of a second that is drawn from `start` on; adds its text to `events`, whose place is its number.
+pub(super) fn event_lines(
+    frame: &mut Frame,
+    view: &View,
+    (start, since_start_ns): (f64, u64),
+    events: &mut Vec<String>,
+) {
+    for event in &view.data.events {
+        let Some(within) = event.since_start_ns.checked_sub(since_start_ns) else { continue };
+        if within < NANOSECONDS_PER_SECOND {
+            let place = start + within as f64 / NANOSECONDS_PER_SECOND as f64;
+            events.push(format!("{}: {}", event.event, event.detail));
+            frame.vertical(place, "event");
+            let number = events.len().to_string();
+            frame.text(frame.x_of(place) + 3.0, 40.0, Anchor::Start, "small strong", &number);
+        }
+    }
+}
+
+/// A value of every measured second, runs one after another with the pauses between them cut out, and a line for each
 /// event that fell into a measured second. Also returns the events' texts, in the order of their numbers.
-pub(super) fn seconds(view: &View, (workload, depth): (&str, u32)) -> Option<(String, Vec<String>)> {
+pub(super) fn seconds(
+    view: &View,
+    (workload, depth): (&str, u32),
+    course: Course,
+) -> Option<(String, Vec<String>)> {
     let mut runs: Vec<_> = view
         .data
         .runs
@@ -203,19 +272,18 @@ pub(super) fn seconds(view: &View, (workload, depth): (&str, u32)) -> Option<(St
         .filter(|run| run.measured_ns.is_some())
         .collect();
     runs.sort_by_key(|run| run.started_ns);
-    let mut of_run: BTreeMap<u64, Vec<(u32, u64, u64)>> = BTreeMap::new();
+    let mut of_run: BTreeMap<u64, Vec<&SecondRow>> = BTreeMap::new();
     for second in &view.data.seconds {
-        of_run.entry(second.run).or_default().push((second.second, second.since_start_ns, second.operations));
+        of_run.entry(second.run).or_default().push(second);
     }
     let mut cut = Vec::new();
-    let (mut at, mut most) = (0.0, 0u64);
+    let mut at = 0.0;
     for run in runs {
         // The last second of a run is a part of one, and would look like a collapse.
         let whole_seconds = run.measured_ns.unwrap_or_default() / NANOSECONDS_PER_SECOND;
         let seconds = of_run.remove(&run.run).unwrap_or_default();
-        let points: Vec<_> =
-            seconds.into_iter().filter(|second| u64::from(second.0) < whole_seconds).collect();
-        most = points.iter().map(|point| point.2).fold(most, u64::max);
+        let points: Vec<&SecondRow> =
+            seconds.into_iter().filter(|row| u64::from(row.second) < whole_seconds).collect();
         let length = points.len() as f64;
         cut.push((at, run, points));
         at += length;
@@ -223,41 +291,55 @@ pub(super) fn seconds(view: &View, (workload, depth): (&str, u32)) -> Option<(St
     if at == 0.0 {
         return None;
     }
-    let (x, y) = (Scale::linear(0.0, at), Scale::linear(0.0, most as f64 * 1.08));
+    let all = || cut.iter().flat_map(|(_, _, points)| points.iter().copied());
+    let x = Scale::linear(0.0, at);
+    let (y, words) = match course {
+        Course::Iops => {
+            let most = all().map(|row| row.operations).max().unwrap_or(0);
+            (Scale::linear(0.0, most as f64 * 1.08), "IOPS of each second")
+        }
+        Course::Latency => {
+            let values = all().flat_map(|row| [row.latency_mean_ns, row.latency_max_ns]).flatten();
+            (Scale::logarithmic(values.map(|ns| ns as f64), 1.3), "latency: line mean, dots longest")
+        }
+    };
     let mut frame = Frame::usual(x, y);
-    let ticks =
+    let counts =
         |scale: &Scale| scale.ticks().into_iter().map(|tick| (tick, short(count(tick)))).collect::<Vec<_>>();
-    frame.x_axis(&ticks(&x), "measured seconds in the order they were run, pauses cut out");
-    frame.y_axis(&ticks(&y), "IOPS of each second");
+    frame.x_axis(&counts(&x), "measured seconds in the order they were run, pauses cut out");
+    frame.y_axis(&if course == Course::Iops { counts(&y) } else { time_ticks(&y) }, words);
     let mut events = Vec::new();
     let mut block = 0;
     for (start, run, points) in &cut {
         if run.block != block {
             block = run.block;
             frame.vertical(*start, "block");
-            frame.text(frame.x_of(*start) + 3.0, 24.0, Anchor::Start, "small", &format!("block {block}"));
+            frame.text(frame.x_of(*start) + 3.0, 26.0, Anchor::Start, "small", &format!("block {block}"));
         }
         let class = format!("{}{}", view.colour(&run.arm), if run.valid { "" } else { " invalid" });
         // A second is drawn at its middle.
-        let places = |index: usize| start + index as f64 + 0.5;
-        frame.line(&class, points.iter().enumerate().map(|(index, point)| (places(index), point.2 as f64)));
-        for (index, point) in points.iter().enumerate() {
-            for event in &view.data.events {
-                if let Some(within) = event.since_start_ns.checked_sub(point.1)
-                    && within < NANOSECONDS_PER_SECOND
-                {
-                    let place = start + index as f64 + within as f64 / NANOSECONDS_PER_SECOND as f64;
-                    events.push(format!("{}: {}", event.event, event.detail));
-                    frame.vertical(place, "event");
-                    let number = events.len().to_string();
-                    frame.text(frame.x_of(place) + 3.0, 40.0, Anchor::Start, "small strong", &number);
-                }
+        let place = |index: usize| start + index as f64 + 0.5;
+        let of = |row: &SecondRow| match course {
+            Course::Iops => Some(row.operations as f64),
+            Course::Latency => row.latency_mean_ns.map(|ns| ns as f64),
+        };
+        frame.line(
+            &class,
+            points.iter().enumerate().filter_map(|(index, row)| Some((place(index), of(row)?))),
+        );
+        for (index, row) in points.iter().enumerate() {
+            if let (Course::Latency, Some(longest_ns)) = (course, row.latency_max_ns) {
+                let hover =
+                    format!("{}, second {}: longest {}", run.arm, row.second, time(longest_ns as f64));
+                frame.dot(&class, (place(index), longest_ns as f64), 1.2, &hover);
             }
+            event_lines(&mut frame, view, (start + index as f64, row.since_start_ns), &mut events);
         }
     }
-    Some((frame.finish(&format!("IOPS by second of {workload} at depth {depth}")), events))
+    let what = if course == Course::Iops { "IOPS" } else { "Latency" };
+    Some((frame.finish(&format!("{what} by second of {workload} at depth {depth}")), events))
 }
 
-fn time_ticks(scale: &Scale) -> Vec<(f64, String)> {
+pub(super) fn time_ticks(scale: &Scale) -> Vec<(f64, String)> {
     scale.ticks().into_iter().map(|tick| (tick, short(time(tick)))).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::bars::{Bar, bars};
 use super::page::NOT_MEASURED;
 use super::svg::{Frame, Scale};
 use super::text::{escape, short, size, time};
@@ -68,6 +69,13 @@ pub(super) fn recovery(rows: &[RecoveryRow], page: &mut String) {
     if let Some(picture) = picture(rows, colour) {
         let _ = writeln!(page, "<figure>{picture}</figure>");
     }
+    if let Some(picture) = phases(rows) {
+        page.push_str("<h3>Phases until the first read</h3>\n<p>Of several recoveries of one kind the median one.</p>\n<div class=\"legend\">");
+        for (index, (name, _)) in PHASES.iter().enumerate() {
+            let _ = write!(page, "<span><span class=\"mark s{}\"></span>{name}</span>", index + 1);
+        }
+        let _ = writeln!(page, "</div>\n<figure>{picture}</figure>");
+    }
     page.push_str(
         "<div class=\"scroll\"><table>\n<tr><th class=\"text\">cut</th><th>volume</th><th>checkpoint</th><th>depth</th>\
          <th>tail</th><th>batches</th><th>detected</th><th>opened</th><th>first read</th><th>applied</th><th>durable \
@@ -98,6 +106,51 @@ pub(super) fn recovery(rows: &[RecoveryRow], page: &mut String) {
         );
     }
     page.push_str("</table></div>\n");
+}
+
+/// What opening and the first read consist of, one after another.
+type Phase = (&'static str, fn(&RecoveryRow) -> Option<u64>);
+const PHASES: [Phase; 5] = [
+    ("superblock", |row| row.detected_ns),
+    ("metadata", |row| row.load_ns),
+    ("log", |row| row.replay_ns),
+    ("rest of opening", |row| {
+        Some(
+            row.opened_ns?
+                .saturating_sub(row.detected_ns? + row.load_ns.unwrap_or(0) + row.replay_ns.unwrap_or(0)),
+        )
+    }),
+    ("first read", |row| Some(row.first_read_ns?.saturating_sub(row.opened_ns?))),
+];
+
+/// A bar for each kind of recovery: of those that count, the one with the median time to its first read.
+fn phases(rows: &[RecoveryRow]) -> Option<String> {
+    let mut kinds: Vec<Vec<&RecoveryRow>> = Vec::new();
+    for row in rows.iter().filter(|row| row.valid && row.first_read_ns.is_some()) {
+        let is_same = |kind: &&mut Vec<&RecoveryRow>| {
+            (series(kind[0]), kind[0].tail_percent) == (series(row), row.tail_percent)
+        };
+        match kinds.iter_mut().find(is_same) {
+            Some(kind) => kind.push(row),
+            None => kinds.push(vec![row]),
+        }
+    }
+    let bar = |mut kind: Vec<&RecoveryRow>| {
+        kind.sort_by_key(|row| row.first_read_ns);
+        let row = kind[(kind.len() - 1) / 2];
+        let (volume, tail) = (size(row.volume_bytes), row.tail_bytes.map_or(NOT_MEASURED.to_string(), size));
+        let part = |(index, (name, of)): (usize, &Phase)| {
+            let ns = of(row).filter(|ns| *ns > 0)? as f64;
+            Some((format!("s{}", index + 1), ns, format!("{name} {}", time(ns))))
+        };
+        Bar {
+            label: format!("{volume}, {tail} of log, depth {}", row.queue_depth),
+            parts: PHASES.iter().enumerate().filter_map(part).collect(),
+            total: time(row.first_read_ns.unwrap_or(0) as f64),
+        }
+    };
+    let all: Vec<Bar> = kinds.into_iter().map(bar).collect();
+    bars(&all, "time since the open began", |tick| short(time(tick)), false, "Phases of recovery")
 }
 
 /// Each step's time over the length of the log's tail.

@@ -6,6 +6,9 @@ use super::view::View;
 use crate::results::{MetricRow, RunRow, WindowRow};
 use crate::snapshots::Suite;
 
+/// Width of a character of the names at the ends of lines.
+const NAME_CHARACTER_WIDTH: f64 = 6.3;
+
 /// A title and its picture.
 type Picture = (String, String);
 
@@ -159,7 +162,10 @@ fn draw(
     points().next()?;
     let x = Scale::logarithmic(points().map(|point| point.0), 1.15);
     let y = Scale::logarithmic(points().flat_map(|point| point.1), 1.25);
-    let mut frame = Frame::new(300.0, (62.0, 96.0, 28.0, 48.0), x, y);
+    let name = |line: &Line| format!("{} {}", line.arm, line.phase).trim().to_string();
+    let longest = lines.iter().map(|line| name(line).chars().count()).max().unwrap_or(0);
+    let right = (longest as f64 * NAME_CHARACTER_WIDTH + 12.0).clamp(60.0, super::svg::WIDTH / 3.0);
+    let mut frame = Frame::new(300.0, (62.0, right, 28.0, 48.0), x, y);
     let mut places: Vec<f64> = points().map(|point| point.0).collect();
     places.sort_by(f64::total_cmp);
     places.dedup();
@@ -181,12 +187,11 @@ fn draw(
         }
         if let Some((at, ends)) = line.points.last() {
             let mut height = frame.y_of(ends[1]) + 4.0;
-            while names.iter().any(|other| (other - height).abs() < 11.0) {
-                height += 11.0;
+            while names.iter().any(|other| (other - height).abs() < 12.0) {
+                height += 12.0;
             }
             names.push(height);
-            let name = format!("{} {}", line.arm, line.phase);
-            frame.text(frame.x_of(*at) + 7.0, height, Anchor::Start, "small", name.trim());
+            frame.text(frame.x_of(*at) + 7.0, height, Anchor::Start, "small", &name(line));
         }
     }
     Some(frame.finish(&format!("{y_title} over {x_title}")))

@@ -45,6 +45,10 @@ fn words(suite: Suite) -> &'static str {
             "Snapshots are taken and everything is overwritten until a write is refused. Every block is read back then, \
              and once more after the volume was opened again; then snapshots are deleted until it takes writes."
         }
+        Suite::ReadHome => {
+            "After a snapshot everything was overwritten, and the snapshot deleted, so that all of the image lies in overlays. Then each \
+             block is read once, one at a time: by a volume that moves home what it reads, and by one that lets it stay."
+        }
         Suite::OverwriteFraction => {
             "A part of the volume is overwritten once after a snapshot: what the device wrote and how much space it takes \
              for each changed byte."
@@ -224,6 +228,7 @@ pub(super) fn snapshots(view: &View, page: &mut String) {
             Suite::OverwriteFraction => plots::fractions(view),
             Suite::Rollback => plots::rollback(view),
             Suite::Full => plots::course(view, suite, "filling"),
+            Suite::ReadHome => Vec::new(),
         };
         if !pictures.is_empty() {
             page.push_str("<div class=\"grid\">\n");

@@ -37,7 +37,8 @@ impl Scale {
         Scale { low: low / margin, high: high * margin, logarithmic: true }
     }
 
-    fn position(&self, value: f64) -> f64 {
+    /// Where between the ends a value lies, from 0 to 1.
+    pub fn position(&self, value: f64) -> f64 {
         let share = if self.logarithmic {
             (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
         } else {
@@ -146,7 +147,7 @@ impl Frame {
             self.segment("grid", (self.left, y), (self.right, y));
             self.text(self.left - 7.0, y + 4.5, Anchor::End, "tick", label);
         }
-        self.text(2.0, 11.0, Anchor::Start, "axis", title);
+        self.text(2.0, 13.0, Anchor::Start, "axis", title);
     }
 
     /// A line over the whole height at `x`.
@@ -174,11 +175,30 @@ impl Frame {
         );
     }
 
+    /// Rectangles of one colour: left, right, low and high end of each, in values.
+    pub fn cells(&mut self, class: &str, cells: &[[f64; 4]]) {
+        if cells.is_empty() {
+            return;
+        }
+        let mut path = String::new();
+        for [left, right, low, high] in cells {
+            let (left, right, low, high) =
+                (self.x_of(*left), self.x_of(*right), self.y_of(*low), self.y_of(*high));
+            // A little over the edge, so that no seam shows between neighbours.
+            let (width, height) = (right - left + 0.1, high - low - 0.1);
+            let _ = write!(path, "M{left:.1},{low:.1}h{width:.1}v{height:.1}h{:.1}z", -width);
+        }
+        let _ = writeln!(self.body, r#"<path class="cells {class}" d="{path}"/>"#);
+    }
+
     /// A line through values.
     pub fn line(&mut self, class: &str, points: impl IntoIterator<Item = (f64, f64)>) {
         let mut path = String::new();
         for (x, y) in points {
             let _ = write!(path, "{:.1},{:.1} ", self.x_of(x), self.y_of(y));
+        }
+        if path.is_empty() {
+            return;
         }
         let _ = writeln!(self.body, r#"<polyline class="line {class}" points="{}"/>"#, path.trim_end());
     }

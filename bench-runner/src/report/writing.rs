@@ -5,16 +5,11 @@ use std::fmt::Write;
 
 use icecore::device::Cause;
 
+use super::bars::{Bar, bars};
 use super::page::NOT_MEASURED;
-use super::svg::{Anchor, Frame, Scale, WIDTH};
 use super::text::{depth_words, escape, percent, size, time, whole};
 use super::view::View;
 use crate::results::{MetricRow, WRITE_AMPLIFICATION};
-
-/// Height of a bar with its space.
-const ROW_HEIGHT: f64 = 24.0;
-/// Width of a character of a label.
-const CHARACTER_WIDTH: f64 = 7.2;
 
 /// The whole part; nothing where nothing was written through the engine's device.
 pub(super) fn writing(view: &View, page: &mut String) {
@@ -41,43 +36,26 @@ fn amplification(view: &View) -> Option<(String, Vec<&'static str>)> {
     let total =
         |(panel, arm): ((&str, u32), &&str)| view.pooled(arm, panel, "write", WRITE_AMPLIFICATION, "total");
     let places = view.panels().flat_map(|panel| view.arms.iter().map(move |arm| (panel, arm)));
-    let totals: Vec<&MetricRow> = places.filter_map(total).filter(|row| row.value.is_some()).collect();
-    let label =
-        |row: &MetricRow| format!("{} {} qd {}", row.arm, row.workload, row.queue_depth.unwrap_or_default());
-    let longest = totals.iter().map(|row| label(row).chars().count()).max()?;
-    let most = totals.iter().filter_map(|row| row.value).fold(1.0, f64::max);
-    let left = (longest as f64 * CHARACTER_WIDTH + 10.0).min(WIDTH * 0.5);
-    let x = Scale::linear(0.0, most * 1.02);
-    let height = totals.len() as f64 * ROW_HEIGHT + 58.0;
-    let mut frame = Frame::new(height, (left, 62.0, 6.0, 46.0), x, Scale::linear(0.0, 1.0));
-    let ticks: Vec<(f64, String)> = x.ticks().into_iter().map(|tick| (tick, format!("{tick:.1}"))).collect();
-    frame.x_axis(&ticks, "bytes written by the device for each byte of the application");
-    for (index, total) in totals.iter().enumerate() {
-        let top = 6.0 + index as f64 * ROW_HEIGHT + 4.0;
-        let middle = top + ROW_HEIGHT / 2.0 - 4.0;
-        frame.text(left - 10.0, middle + 4.5, Anchor::End, "tick", &label(total));
-        let mut from = 0.0;
-        for (colour, cause) in causes.iter().enumerate() {
-            let of_cause =
-                |row: &&&MetricRow| is_of(row, total) && row.stat == *cause && row.value > Some(0.0);
-            let Some(share) = rows.iter().find(of_cause) else {
-                continue;
-            };
-            let to = from + share.value.unwrap_or(0.0);
-            let hover = format!("{}: {cause} {:.3}", label(total), to - from);
-            frame.bar(&format!("s{colour}"), (from, to), (top, ROW_HEIGHT - 8.0), &hover);
-            from = to;
-        }
-        frame.text(
-            WIDTH - 2.0,
-            middle + 4.5,
-            Anchor::End,
-            "tick",
-            &format!("{:.3}", total.value.unwrap_or(0.0)),
-        );
-    }
-    frame.vertical(1.0, "one");
-    Some((frame.finish("Bytes written by the device for each byte of the application, by cause"), causes))
+    let bar = |total: &MetricRow| {
+        let value = total.value?;
+        let label = format!("{} {} qd {}", total.arm, total.workload, total.queue_depth.unwrap_or_default());
+        let part = |(colour, cause): (usize, &&str)| {
+            let of_cause = |row: &&&MetricRow| is_of(row, total) && row.stat == *cause;
+            let share = rows.iter().find(of_cause)?.value.filter(|share| *share > 0.0)?;
+            Some((format!("s{colour}"), share, format!("{label}: {cause} {share:.3}")))
+        };
+        let parts = causes.iter().enumerate().filter_map(part).collect();
+        Some(Bar { parts, total: format!("{value:.3}"), label })
+    };
+    let all: Vec<Bar> = places.filter_map(total).filter_map(bar).collect();
+    let picture = bars(
+        &all,
+        "bytes written by the device for each byte of the application",
+        |tick| format!("{tick:.1}"),
+        true,
+        "Bytes written by the device for each byte of the application, by cause",
+    );
+    Some((picture?, causes))
 }
 
 fn is_of(row: &MetricRow, other: &MetricRow) -> bool {

@@ -5,9 +5,11 @@
 
 use hdrhistogram::Histogram;
 
-use super::{MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
+use super::{BandRow, MetricRow, RunHistograms, RunRow, SecondRow, WindowRow, merged};
 use crate::compare::noise::first_name;
-use crate::measure::{ArmOutcome, ArmTask, BareKind, BareRate, OpenFigures, OperationFigures, SuitePart};
+use crate::measure::{
+    ArmOutcome, ArmTask, BandCount, BareKind, BareRate, OpenFigures, OperationFigures, SuitePart,
+};
 use crate::suite::Load;
 use crate::{stats, validity};
 
@@ -157,6 +159,18 @@ impl ArmRun<'_> {
                 latency_max_ns: (second.operations > 0).then_some(second.latency_ns_max),
             })
             .collect()
+    }
+
+    pub(super) fn band_rows(&self, run: u64) -> Vec<BandRow> {
+        let bands = self.outcome.map_or(&[][..], |outcome| &outcome.bands);
+        let row = |count: &BandCount| BandRow {
+            run,
+            second: count.second,
+            from_ns: count.from_ns,
+            below_ns: count.below_ns,
+            operations: count.operations,
+        };
+        bands.iter().map(row).collect()
     }
 
     pub(super) fn window_rows(&self, run: u64) -> Vec<WindowRow> {

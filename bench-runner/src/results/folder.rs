@@ -12,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::{
-    ArmRun, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, MANIFEST_FILE, METRICS_FILE, Manifest,
-    MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow, SERIES_FILE, SecondRow,
-    TIMESERIES_FILE, WindowRow, from_rfc3339, histogram_log, pooled_rows, rest, rfc3339,
+    ArmRun, BandRow, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, LATENCIES_FILE, MANIFEST_FILE,
+    METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow,
+    SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow, from_rfc3339, histogram_log, pooled_rows, rest,
+    rfc3339,
 };
 
 /// A run folder being written.
@@ -30,6 +31,8 @@ pub struct RunFolder {
     metrics: Table,
     timeseries: Table,
     events: Table,
+    /// Made with its first row.
+    bands: Option<Table>,
     /// Made with its first row.
     recovery: Option<Table>,
     /// Made with its first row.
@@ -66,6 +69,7 @@ impl RunFolder {
             metrics: Table::create::<MetricRow>(path.join(METRICS_FILE))?,
             timeseries: Table::create::<SecondRow>(path.join(TIMESERIES_FILE))?,
             events: Table::create::<EventRow>(path.join(EVENTS_FILE))?,
+            bands: None,
             recovery: None,
             series: None,
         };
@@ -92,6 +96,7 @@ impl RunFolder {
         })?;
         rest::keep(&path.join(TIMESERIES_FILE), |row: &SecondRow| numbers.contains(&row.run))?;
         rest::keep(&path.join(EVENTS_FILE), |_: &EventRow| true)?;
+        rest::keep(&path.join(LATENCIES_FILE), |row: &BandRow| numbers.contains(&row.run))?;
         rest::keep(&path.join(SERIES_FILE), |row: &WindowRow| numbers.contains(&row.run))?;
         let histograms = path.join(HISTOGRAM_FOLDER);
         for entry in fs::read_dir(&histograms).map_err(ResultsError::io(&histograms, "read"))? {
@@ -116,12 +121,10 @@ impl RunFolder {
             metrics: Table::open(path.join(METRICS_FILE))?,
             timeseries: Table::open(path.join(TIMESERIES_FILE))?,
             events: Table::open(path.join(EVENTS_FILE))?,
+            bands: Table::open_if_there(path.join(LATENCIES_FILE))?,
             recovery: None,
-            series: None,
+            series: Table::open_if_there(path.join(SERIES_FILE))?,
         };
-        if path.join(SERIES_FILE).exists() {
-            folder.series = Some(Table::open(path.join(SERIES_FILE))?);
-        }
         folder.change_manifest(|manifest| (manifest.ended_utc, manifest.interrupted) = (None, false))?;
         folder.append_event("resumed", &format!("{} runs were there", runs.len()))?;
         Ok((folder, runs))
@@ -180,6 +183,7 @@ impl RunFolder {
             None => String::new(),
         };
         self.timeseries.append(&arm.second_rows(run))?;
+        self.append_bands(&arm.band_rows(run))?;
         self.append_windows(&arm.window_rows(run))?;
         self.metrics.append(&arm.metric_rows(run))?;
         self.runs.append(&[arm.run_row(run, rfc3339(started_at), hist_file)])?;
@@ -200,6 +204,18 @@ impl RunFolder {
             none => none.insert(Table::create::<RecoveryRow>(path)?),
         };
         table.append(std::slice::from_ref(row))
+    }
+
+    fn append_bands(&mut self, rows: &[BandRow]) -> Result<(), ResultsError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.join(LATENCIES_FILE);
+        let table = match &mut self.bands {
+            Some(table) => table,
+            none => none.insert(Table::create::<BandRow>(path)?),
+        };
+        table.append(rows)
     }
 
     /// Adds windows of a run.
@@ -296,6 +312,11 @@ impl Table {
     fn open(path: PathBuf) -> Result<Self, ResultsError> {
         let file = File::options().append(true).open(&path).map_err(ResultsError::io(&path, "write"))?;
         Ok(Table { path, file })
+    }
+
+    /// A table that not every run has.
+    fn open_if_there(path: PathBuf) -> Result<Option<Self>, ResultsError> {
+        if path.exists() { Table::open(path).map(Some) } else { Ok(None) }
     }
 
     fn append<Row: Serialize>(&mut self, rows: &[Row]) -> Result<(), ResultsError> {

@@ -30,7 +30,7 @@ pub use manifest::{
 pub use pool::pooled_rows;
 pub use read::{RunData, read_metrics};
 pub(crate) use rows::MEASURE;
-pub use rows::{EventRow, MetricRow, RecoveryRow, RunRow, SecondRow, WindowRow};
+pub use rows::{BandRow, EventRow, MetricRow, RecoveryRow, RunRow, SecondRow, WindowRow};
 pub use utc::{from_rfc3339, rfc3339};
 
 /// What was run, on what, and whether it ended.
@@ -41,6 +41,8 @@ pub const RUNS_FILE: &str = "runs.csv";
 pub const METRICS_FILE: &str = "metrics.csv";
 /// One row a second of a run.
 pub const TIMESERIES_FILE: &str = "timeseries.csv";
+/// One row a second and band of latency; only where latencies were kept by second.
+pub const LATENCIES_FILE: &str = "latencies.csv";
 /// One row an event.
 pub const EVENTS_FILE: &str = "events.csv";
 /// One row a recovery; only where recoveries were measured.

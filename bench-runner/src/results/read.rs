@@ -6,9 +6,9 @@ use std::path::{Component, Path};
 use serde::de::DeserializeOwned;
 
 use super::{
-    EVENTS_FILE, EventRow, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE,
-    RecoveryRow, ResultsError, RunHistograms, RunRow, SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow,
-    histogram_log, rest,
+    BandRow, EVENTS_FILE, EventRow, LATENCIES_FILE, MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow,
+    RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunHistograms, RunRow, SERIES_FILE, SecondRow,
+    TIMESERIES_FILE, WindowRow, histogram_log, rest,
 };
 
 /// A run folder in memory.
@@ -22,6 +22,8 @@ pub struct RunData {
     pub metrics: Vec<MetricRow>,
     /// One row a second; likewise.
     pub seconds: Vec<SecondRow>,
+    /// One row a second and band of latency; likewise.
+    pub bands: Vec<BandRow>,
     /// One row an event.
     pub events: Vec<EventRow>,
     /// One row a recovery.
@@ -46,6 +48,8 @@ impl RunData {
         let events = read_table(&folder.join(EVENTS_FILE), is_whole)?;
         // Most runs measure no recovery, and no suite of snapshots.
         let recovery = read_if_there(&folder.join(RECOVERY_FILE), is_whole)?;
+        // Runs of earlier versions kept no latencies by second, and fio tells none.
+        let mut bands: Vec<BandRow> = read_if_there(&folder.join(LATENCIES_FILE), is_whole)?;
         let mut windows: Vec<WindowRow> = read_if_there(&folder.join(SERIES_FILE), is_whole)?;
         let mut histograms = BTreeMap::new();
         for run in runs.iter().filter(|run| !run.hist_file.is_empty()) {
@@ -61,8 +65,9 @@ impl RunData {
         let listed: HashSet<u64> = runs.iter().map(|run| run.run).collect();
         metrics.retain(|row| row.run.is_none_or(|run| listed.contains(&run)));
         seconds.retain(|row| listed.contains(&row.run));
+        bands.retain(|row| listed.contains(&row.run));
         windows.retain(|row| listed.contains(&row.run));
-        Ok(RunData { manifest, runs, metrics, seconds, events, recovery, windows, histograms })
+        Ok(RunData { manifest, runs, metrics, seconds, bands, events, recovery, windows, histograms })
     }
 }
 

@@ -190,6 +190,21 @@ pub struct SecondRow {
     pub latency_max_ns: Option<u64>,
 }
 
+/// `latencies.csv`: operations of one second of one run whose latencies lie in one band.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BandRow {
+    /// The row of `runs.csv`.
+    pub run: u64,
+    /// Second of the measured time, from 0.
+    pub second: u32,
+    /// The shortest latency of the band.
+    pub from_ns: u64,
+    /// The shortest latency above it.
+    pub below_ns: u64,
+    /// Reads and writes completed in that second with such a latency.
+    pub operations: u64,
+}
+
 /// `series.csv`: a short piece of the time of one run; finer than a second, for suites of snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WindowRow {

@@ -265,6 +265,7 @@ impl Load {
             cpu_system_ns: used(|cpu| cpu.system_ns),
             allocations: None,
             seconds: Vec::new(),
+            bands: Vec::new(),
         };
         let io_path = format!("{}, O_DIRECT", self.context.io_path());
         Seen { outcome: recorded.into_outcome(io_path, Generations::default()), windows }

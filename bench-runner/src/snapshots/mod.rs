@@ -14,6 +14,7 @@ mod cliff;
 mod creation;
 mod delete;
 mod full;
+mod home;
 mod load;
 mod overwrite;
 mod peer;
@@ -76,11 +77,13 @@ pub enum Suite {
     Full,
     /// Overwriting a part of the volume.
     OverwriteFraction,
+    /// Reads that bring what they read home.
+    ReadHome,
 }
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Suite; 8] = [
+    pub const ALL: [Suite; 9] = [
         Suite::Cliff,
         Suite::Chain,
         Suite::Creation,
@@ -89,6 +92,7 @@ impl Suite {
         Suite::Rollback,
         Suite::Full,
         Suite::OverwriteFraction,
+        Suite::ReadHome,
     ];
 
     /// The name on the command line, and in the column `workload` of results.
@@ -102,6 +106,7 @@ impl Suite {
             Suite::Rollback => "rollback",
             Suite::Full => "full",
             Suite::OverwriteFraction => "overwrite-fraction",
+            Suite::ReadHome => "read-home",
         }
     }
 
@@ -120,6 +125,7 @@ impl Suite {
             }
             Suite::Delete | Suite::Full => [&abilities.take, &abilities.delete],
             Suite::Rollback => [&abilities.take, &abilities.go_back],
+            Suite::ReadHome => [&abilities.move_home, &abilities.delete],
         };
         needs.into_iter().find_map(|ability| ability.as_ref().err()).map(String::as_str)
     }
@@ -127,7 +133,7 @@ impl Suite {
     /// Whether the bare device runs it as an arm of its own.
     fn has_raw(self) -> bool {
         // In a chain it is measured beside each part, and it takes no snapshots.
-        !matches!(self, Suite::Chain | Suite::Creation)
+        !matches!(self, Suite::Chain | Suite::Creation | Suite::ReadHome)
     }
 
     /// As [`Work::run`].
@@ -141,6 +147,7 @@ impl Suite {
             Suite::Rollback => rollback::run(stage)?,
             Suite::Full => full::run(stage)?,
             Suite::OverwriteFraction => overwrite::run(stage)?,
+            Suite::ReadHome => home::run(stage)?,
         }
         Ok(Vec::new())
     }

@@ -311,6 +311,7 @@ impl<'a> Stage<'a> {
             cpu_system_ns: None,
             allocations: None,
             seconds: Vec::new(),
+            bands: Vec::new(),
         };
         let outcome = nothing
             .into_outcome(self.bench.runtime().context().io_path().to_string(), Generations::default());

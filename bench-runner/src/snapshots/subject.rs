@@ -8,7 +8,7 @@ use icecore::device::Device;
 use icecore::error::{Error, Reason, Result};
 use icecore::object::ObjectKind;
 use icecore::store::Backend;
-use icecore::store::log::{Image, ImageOptions};
+use icecore::store::log::{Image, ImageOptions, OpenOptions};
 use icecore::units::{ByteOffset, Seq};
 use icecore::volume::{CreateOptions, OpenMode, Volume};
 
@@ -208,6 +208,12 @@ impl Keeper {
         Ok(Self(Volume::open(device.clone(), OpenMode::ReadWrite).await?))
     }
 
+    /// Opens it so that what is read of an overlay goes home, or does not.
+    pub async fn open_moving(device: &Device, moves: bool) -> Result<Self> {
+        let options = OpenOptions { move_home_on_read: moves, ..OpenOptions::default() };
+        Ok(Self(Volume::open_with(device.clone(), OpenMode::ReadWrite, options).await?))
+    }
+
     pub fn subject(&self) -> Subject {
         Subject::Volume(self.0.clone())
     }
@@ -252,6 +258,7 @@ pub(super) struct Abilities {
     pub image: std::result::Result<(), String>,
     pub go_back: std::result::Result<(), String>,
     pub delete: std::result::Result<(), String>,
+    pub move_home: std::result::Result<(), String>,
 }
 
 impl Abilities {
@@ -275,7 +282,9 @@ impl Abilities {
             let go_back = say(keeper.go_back(NAME).await.map(drop));
             let delete = say(keeper.delete(NAME).await);
             keeper.0.close().await?;
-            Ok(Self { take, image, go_back, delete })
+            let moves = kept.backend == Backend::Overlay;
+            let move_home = if moves { Ok(()) } else { Err("nothing moves home as it is read".to_owned()) };
+            Ok(Self { take, image, go_back, delete, move_home })
         })
     }
 }

@@ -121,6 +121,7 @@ fn outcome(operations: u64) -> ArmOutcome {
         cpu_system_ns: Some(300_000_000),
         allocations: Some(0),
         seconds: Vec::new(),
+        bands: Vec::new(),
         io_path: "synthetic".to_owned(),
         written: None,
         log: None,

@@ -2,7 +2,11 @@
 //!
 //! One program of tests, so that it is linked once.
 
+mod browser;
+mod claims;
 mod compare;
+mod drawn;
+mod export;
 mod honest;
 mod loads;
 mod nbd;
@@ -15,4 +19,5 @@ mod resume;
 mod run;
 mod snapshots;
 mod support;
+mod tables;
 mod trace_info;

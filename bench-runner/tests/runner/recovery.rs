@@ -53,7 +53,7 @@ fn a_killed_process_leaves_all_that_was_acknowledged() {
     }
     let page = fs::read_to_string(&session.report).unwrap();
     assert!(page.contains("<h2>Recovery</h2>") && page.contains("nothing acknowledged was lost"));
-    assert_eq!(page.matches("<svg").count(), 1);
+    assert_eq!(page.matches("<svg").count(), 2);
     // The report is made again from the folder alone.
     expect(&run(&["report", text(&folder.path().join("out"))]), 0);
 }

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bench_runner::measure::{
-    ArmOutcome, ArmTask, BareKind, BareRate, LogBatches, OpenFigures, OperationFigures, Second, Written,
+    ArmOutcome, ArmTask, BandCount, BareKind, BareRate, LogBatches, OpenFigures, OperationFigures, Second,
+    Written,
 };
 use bench_runner::report;
 use bench_runner::results::{
@@ -43,8 +44,27 @@ fn figures(random: &mut Xoshiro256PlusPlus, operations: u64, median_ns: f64, byt
     OperationFigures { operations, bytes: operations * bytes, latency_ns }
 }
 
+/// Latencies of each second in four bands around their median.
+fn bands(seconds: &[Second], median_ns: f64) -> Vec<BandCount> {
+    let edges = [0.7, 0.9, 1.1, 1.4, 9.0].map(|share| (median_ns * share) as u64);
+    let of_second = |second: &Second| {
+        let shares = [second.operations / 10, second.operations / 4, second.operations / 1_500];
+        let rest = second.operations - shares.iter().sum::<u64>();
+        let counts = [shares[0], rest, shares[1], shares[2]];
+        let second = second.second;
+        let band = |(index, operations): (usize, u64)| BandCount {
+            second,
+            from_ns: edges[index],
+            below_ns: edges[index + 1],
+            operations,
+        };
+        counts.into_iter().enumerate().map(band).filter(|count| count.operations > 0).collect::<Vec<_>>()
+    };
+    seconds.iter().flat_map(of_second).collect()
+}
+
 /// What an arm would measure that is `speed` times as fast as the bare device.
-fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f64) -> ArmOutcome {
+pub fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f64) -> ArmOutcome {
     let bare_ns = match task.workload.name() {
         "durable-4k" => 900_000.0,
         "mixed-4k" => 80_000.0,
@@ -79,6 +99,7 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
         cpu_user_ns: Some((operations as f64 * 620.0 / speed) as u64),
         cpu_system_ns: (arm != "fio").then_some((operations as f64 * 2_900.0 / speed) as u64),
         allocations: (arm != "fio").then_some(0),
+        bands: bands(&seconds, median_ns),
         seconds,
         io_path: "io_uring, registered buffers, registered files".to_string(),
         written: (reads < operations && arm != "fio" && arm != "ring").then(|| {
@@ -110,7 +131,7 @@ fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed: f6
     }
 }
 
-fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
+pub fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
     Manifest {
         command_line: ["bench-runner", "run", "--device", "/dev/synthetic <&>"].map(String::from).to_vec(),
         seed: 42,
@@ -178,6 +199,13 @@ fn task(workload: &str, queue_depth: u32, seed: u64) -> ArmTask {
 fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricRow> {
     let arms = [("raw", 1.0), ("ring", 1.004), ("direct", 0.985), ("log", 1.9), ("fio", 0.997)];
     let mut folder = RunFolder::create(path, manifest(&arms.map(|(arm, _)| arm), workloads)).unwrap();
+    append_closed(&mut folder, &arms, workloads, depths);
+    folder.append_event("frequency_drop", "CPU 3 fell, \"2.1\" GHz").unwrap();
+    folder.finish(Ending::Complete).unwrap()
+}
+
+/// Five blocks of each arm, which is so many times as fast as the bare device, and the runner's cost.
+pub fn append_closed(folder: &mut RunFolder, arms: &[(&str, f64)], workloads: &[&str], depths: &[u32]) {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
     for (depth, cost_ns) in [(1, 310.4), (32, 96.25)] {
         folder.append_metric(&MetricRow::runner_cost("ring", depth, cost_ns, 1_000_000, 42)).unwrap();
@@ -185,7 +213,7 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
     let mut started_ns = 0;
     for (workload, depth) in workloads.iter().flat_map(|name| depths.iter().map(move |depth| (*name, *depth)))
     {
-        for block in 1..=5 {
+        for block in 1..=5u32 {
             let drift = (0.08 * normal(&mut random)).exp();
             for place in 0..arms.len() {
                 let (arm, speed) = arms[(place + block as usize) % arms.len()];
@@ -212,8 +240,6 @@ fn synthetic_run(path: &Path, workloads: &[&str], depths: &[u32]) -> Vec<MetricR
             }
         }
     }
-    folder.append_event("frequency_drop", "CPU 3 fell, \"2.1\" GHz").unwrap();
-    folder.finish(Ending::Complete).unwrap()
 }
 
 /// A small run folder of one workload in a temporary folder.
@@ -261,9 +287,9 @@ fn a_full_report_is_one_closed_file() {
     ] {
         assert!(html.contains(expected), "{expected}");
     }
-    // Four forests for each of three references (fio's CPU is not known), six panels of percentiles and of seconds,
-    // three of latency over IOPS, and what was written.
-    assert_eq!(html.matches("<svg").count(), 11 + 6 + 6 + 3 + 1);
+    // Four forests for each of three references (fio's CPU is not known); six panels of percentiles, distributions, seconds and
+    // their latencies, and each of five arms over time in them; three of latency over IOPS; CPU, and what was written.
+    assert_eq!(html.matches("<svg").count(), 11 + 6 * 4 + 6 * 5 + 3 + 1 + 1);
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
 }
 
@@ -516,6 +542,10 @@ fn the_schema_page_says_what_the_code_writes() {
     let text = fs::read_to_string(folder.path().join("series/series.csv")).unwrap();
     let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
     assert_eq!(documented(&schema, "series.csv"), header);
+    let small = small_run();
+    let text = fs::read_to_string(small.path().join("latencies.csv")).unwrap();
+    let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    assert_eq!(documented(&schema, "latencies.csv"), header);
     let manifest = fs::read_to_string(folder.path().join("manifest.json")).unwrap();
     let mut found = BTreeSet::new();
     keys("", &serde_json::from_str(&manifest).unwrap(), &mut found);
@@ -541,6 +571,13 @@ fn run_of_loads(path: &Path, with_open: bool) -> String {
         ..manifest(&["raw", "direct"], &["randread-4k"])
     };
     let mut folder = RunFolder::create(path, manifest).unwrap();
+    append_loads(&mut folder, with_open);
+    folder.finish(Ending::Complete).unwrap();
+    fs::read_to_string(report::write(path).unwrap()).unwrap()
+}
+
+/// The same in a folder that holds other runs.
+pub fn append_loads(folder: &mut RunFolder, with_open: bool) {
     let mut started_ns = 0;
     let closed = ["raw", "direct"].map(|arm| (arm, Load::Closed));
     let shares = [20.0, 50.0, 90.0, 120.0].map(Load::PercentOfClosed);
@@ -588,8 +625,6 @@ fn run_of_loads(path: &Path, with_open: bool) -> String {
             started_ns += 16 * SECOND_NS;
         }
     }
-    folder.finish(Ending::Complete).unwrap();
-    fs::read_to_string(report::write(path).unwrap()).unwrap()
 }
 
 /// The picture whose label begins with this.

@@ -58,6 +58,11 @@ fn rows(folder: &Path) -> BTreeSet<Key> {
     let table = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     assert_eq!(table("metrics.csv").lines().count(), 1 + data.metrics.len());
     assert_eq!(table("timeseries.csv").lines().count(), 1 + data.seconds.len());
+    if !data.bands.is_empty() {
+        assert_eq!(table("latencies.csv").lines().count(), 1 + data.bands.len());
+    }
+    let bands: BTreeSet<_> = data.bands.iter().map(|row| serde_json::to_string(row).unwrap()).collect();
+    assert_eq!(bands.len(), data.bands.len(), "a band is there twice");
     let files = fs::read_dir(folder.join("hist")).unwrap().count();
     assert_eq!(files, data.runs.iter().filter(|row| !row.hist_file.is_empty()).count());
     keys

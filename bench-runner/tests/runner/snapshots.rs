@@ -98,6 +98,46 @@ fn every_suite_leaves_its_parts() {
     }
 }
 
+/// Reading each block once brings all of it home, or nothing.
+#[test]
+fn reads_bring_overlays_home() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let arguments = [
+        "--create",
+        "134217728",
+        "--span",
+        "16777216",
+        "--seconds",
+        "60",
+        "--warmup",
+        "0.1",
+        "--repeats",
+        "1",
+    ];
+    let more = ["--seed", "3", "--suite", "read-home", "--backend", "overlay,cow"];
+    let output = program(folder.path(), &[&arguments[..], &more].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("left out: read-home on cow: nothing moves home"), "{stderr}");
+    let data = RunData::read(&folder.path().join("out")).unwrap();
+    assert_eq!(data.runs.len(), 2);
+    for (phase, moved) in [("staying", 0.0), ("moving", 1.0)] {
+        let run = part(&data, "read-home", phase, "overlay");
+        assert!(run.valid && run.verified_blocks >= Some(SPAN_BYTES / 4096), "{run:?}");
+        assert_eq!(run.operations, Some(SPAN_BYTES / 4096), "each block once");
+        // Whatever else is written for it, the block itself is, and once.
+        let applied = value(&data, run, "device_write_bytes", "apply").unwrap();
+        assert!((applied / 4096.0 - moved).abs() < 0.001, "{phase}: {applied} bytes a read");
+        let all = value(&data, run, "device_write_bytes", "total").unwrap();
+        assert!(if moved > 0.0 { all > 4096.0 } else { all < 64.0 }, "{phase}: {all} bytes a read");
+    }
+    let page = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    assert!(page.contains("<h2>Snapshots: read-home</h2>"));
+}
+
 /// What follows from how a log keeps things, without measuring.
 fn figures(data: &RunData) {
     let log = |suite: &str, phase: &str, metric: &str, stat: &str| {
@@ -154,7 +194,8 @@ fn ledger(data: &RunData) {
         if total > 10.0 * slack {
             // In place, or in the log; some go both ways.
             let most = |one: &&str, other: &&str| of(one).partial_cmp(&of(other)).unwrap();
-            let payload = ["application", "log"].into_iter().max_by(most).unwrap();
+            let ways = if run.workload == "read-home" { &["apply"][..] } else { &["application", "log"] };
+            let payload = ways.iter().copied().max_by(most).unwrap();
             let rest: Vec<&str> = CAUSES.into_iter().filter(|cause| *cause != payload).collect();
             assert!((by_cause(&rest) - kernel).abs() > slack + total * 0.4, "{run:?}");
             compared += 1;
