@@ -198,37 +198,16 @@ impl RunFolder {
 
     /// Adds one recovery.
     pub fn append_recovery(&mut self, row: &RecoveryRow) -> Result<(), ResultsError> {
-        let path = self.path.join(RECOVERY_FILE);
-        let table = match &mut self.recovery {
-            Some(table) => table,
-            none => none.insert(Table::create::<RecoveryRow>(path)?),
-        };
-        table.append(std::slice::from_ref(row))
+        Table::append_or_create(&mut self.recovery, self.path.join(RECOVERY_FILE), std::slice::from_ref(row))
     }
 
     fn append_bands(&mut self, rows: &[BandRow]) -> Result<(), ResultsError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let path = self.path.join(LATENCIES_FILE);
-        let table = match &mut self.bands {
-            Some(table) => table,
-            none => none.insert(Table::create::<BandRow>(path)?),
-        };
-        table.append(rows)
+        Table::append_or_create(&mut self.bands, self.path.join(LATENCIES_FILE), rows)
     }
 
     /// Adds windows of a run.
     pub fn append_windows(&mut self, rows: &[WindowRow]) -> Result<(), ResultsError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let path = self.path.join(SERIES_FILE);
-        let table = match &mut self.series {
-            Some(table) => table,
-            none => none.insert(Table::create::<WindowRow>(path)?),
-        };
-        table.append(rows)
+        Table::append_or_create(&mut self.series, self.path.join(SERIES_FILE), rows)
     }
 
     /// Adds an event that happens now. `event` is one word of lower case and underscores.
@@ -312,6 +291,22 @@ impl Table {
     fn open(path: PathBuf) -> Result<Self, ResultsError> {
         let file = File::options().append(true).open(&path).map_err(ResultsError::io(&path, "write"))?;
         Ok(Table { path, file })
+    }
+
+    /// Adds rows to a table that not every run has: it is made with its first row.
+    fn append_or_create<Row: Serialize + Default>(
+        table: &mut Option<Self>,
+        path: PathBuf,
+        rows: &[Row],
+    ) -> Result<(), ResultsError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let table = match table {
+            Some(table) => table,
+            none => none.insert(Table::create::<Row>(path)?),
+        };
+        table.append(rows)
     }
 
     /// A table that not every run has.

@@ -221,7 +221,7 @@ impl Core {
         let most = BATCH_BYTES / self.geometry.block_bytes as usize;
         let (mut failed, mut moved, mut is_end) = (None, 0, false);
         while !bringing.is_closed.get() {
-            // Those are behind the readers already.
+            // Blocks that were named anew: the readers have passed them.
             let mut blocks: Vec<u64> = moving.take(most);
             while !is_end && blocks.len() < most {
                 // Branches come behind the volume.
@@ -265,7 +265,7 @@ impl Core {
         while !unsure.is_empty() {
             let mut seen: Vec<Vec<(u64, Version)>> = Vec::new();
             for (lba, version) in unsure.drain(..) {
-                if !self.is_newest(moving, lba, version) {
+                if !self.is_newest_or_note(moving, lba, version) {
                     stays.insert(lba);
                     continue;
                 }

@@ -312,8 +312,8 @@ impl Core {
             .journal()
             .commit(|state| {
                 let is_moved_to = |physical: u32| moved.iter().any(|(_, row)| row.segments().any(|at| at == physical));
-                let is_taken = state.leases.iter().any(|lease| is_moved_to(lease.physical.get()));
-                debug_assert!(!is_taken, "rows have been moved to a segment that the log has leased");
+                let is_taken = || state.leases.iter().any(|lease| is_moved_to(lease.physical.get()));
+                debug_assert!(!is_taken(), "rows have been moved to a segment that the log has leased");
                 let mut changes = self.news_of_rows(state, 0);
                 // Of these, more is said below.
                 changes.retain(|change| {

@@ -299,7 +299,7 @@ impl Core {
 
     /// Whether this is still the newest version of a block, and lies where it did. One whose row has been gathered with others
     /// meanwhile is to go home all the same: it is noted.
-    pub(super) fn is_newest(&self, moving: &Moving, lba: u64, version: Version) -> bool {
+    pub(super) fn is_newest_or_note(&self, moving: &Moving, lba: u64, version: Version) -> bool {
         let now = self.contents.index().current_now(lba);
         if now.is_some_and(|now| now != version && now.birth == version.birth) {
             moving.noted.borrow_mut().insert(lba);
@@ -319,7 +319,7 @@ impl Core {
             let reading: Vec<_> = pieces.iter().map(|blocks| self.read_piece(blocks)).collect();
             let results = join_all(reading).await;
             for (result, blocks) in results.into_iter().zip(std::mem::take(&mut pieces)) {
-                let is_current = |one: &Moved| self.is_newest(moving, one.lba, one.version);
+                let is_current = |one: &Moved| self.is_newest_or_note(moving, one.lba, one.version);
                 match result {
                     Ok(buf) => found.push(Piece { blocks, buf }),
                     Err(error) if blocks.iter().all(is_current) => batch.failed = Some(error),
@@ -351,7 +351,7 @@ impl Core {
         let Some(moving) = &self.moving else { return Vec::new() };
         let index = self.contents.index();
         let mut moved = moving.copied.take();
-        moved.retain(|one| self.is_newest(moving, one.lba, one.version));
+        moved.retain(|one| self.is_newest_or_note(moving, one.lba, one.version));
         moved.iter().for_each(|one| index.note_in_base(one.lba, one.version.birth));
         moved
     }
