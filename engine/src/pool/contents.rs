@@ -156,7 +156,7 @@ impl Contents {
             (number < GATHERED_FIRST || (number >= HOME_FIRST && has_objects))
                 && journal.state().rows.get(&number).is_some_and(|row| row.is_live(slot))
         };
-        for run in index.runs() {
+        for run in index.runs().iter() {
             run.deaths(|death| match death.death.get() > window {
                 _ if is_revived(&death) => {}
                 true => pending.push(death),

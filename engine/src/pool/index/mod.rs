@@ -41,7 +41,8 @@ pub struct Index {
     fresh: RefCell<Fresh>,
     /// What a checkpoint is writing.
     frozen: RefCell<Fresh>,
-    runs: RefCell<Vec<Rc<Run>>>,
+    /// Replaced as a whole, so that who looks something up shares it.
+    runs: RefCell<Rc<[Rc<Run>]>>,
     /// Counts checkpoints; pages changed since number n are dirty while n has not ended.
     checkpoint: Cell<u64>,
     /// Counts what a page that is being read meanwhile would miss: versions that came into a run, new names.
@@ -106,7 +107,7 @@ impl Index {
             pages,
             fresh: RefCell::default(),
             frozen: RefCell::default(),
-            runs: RefCell::new(runs),
+            runs: RefCell::new(runs.into()),
             checkpoint: Cell::new(1),
             changes: Cell::new(0),
             history: RefCell::new(history),
@@ -174,7 +175,7 @@ impl Index {
         let is_of_volume = branch_of(first) == 0;
         let changes = self.changes.get();
         let runs = self.runs();
-        for run in &runs {
+        for run in runs.iter() {
             // Oldest run first, and within a run the oldest version first: the last one stays.
             run.range(&self.pages, first, first + PAGE_BLOCKS, |entry| {
                 let is_current = !is_of_volume || self.history.borrow().is_current(entry.sequence.get());
@@ -385,7 +386,7 @@ impl Index {
         for fresh in [&self.frozen, &self.fresh] {
             fresh.borrow().deaths.iter().copied().for_each(&mut tell);
         }
-        for run in &runs {
+        for run in runs.iter() {
             run.deaths(&mut tell).await?;
         }
         Ok(())
@@ -477,7 +478,8 @@ impl Index {
     /// Ends a checkpoint whose run is durable and named by the journal.
     pub fn thaw(&self, run: Option<Rc<Run>>) {
         *self.frozen.borrow_mut() = Fresh::default();
-        self.runs.borrow_mut().extend(run);
+        let runs = self.runs().iter().cloned().chain(run).collect();
+        self.runs.replace(runs);
         self.changes.set(self.changes.get() + 1);
         self.current.borrow_mut().clean_before(self.checkpoint.get());
     }
@@ -495,15 +497,16 @@ impl Index {
 
     /// Replaces adjacent runs by what they were merged to.
     pub fn replace(&self, merged: &[Rc<Run>], by: Option<Rc<Run>>) {
-        let mut runs = self.runs.borrow_mut();
+        let mut runs = self.runs().to_vec();
         runs.retain(|run| !merged.iter().any(|gone| Rc::ptr_eq(gone, run)));
         runs.extend(by);
         runs.sort_by_key(|run| run.order());
+        self.runs.replace(runs.into());
     }
 
     /// The runs, oldest first.
-    pub fn runs(&self) -> Vec<Rc<Run>> {
-        self.runs.borrow().clone()
+    pub fn runs(&self) -> Rc<[Rc<Run>]> {
+        Rc::clone(&self.runs.borrow())
     }
 
     /// Where pages are read, written and kept.
@@ -526,7 +529,7 @@ impl Index {
         }
         let mut found = BTreeMap::new();
         let runs = self.runs();
-        for run in &runs {
+        for run in runs.iter() {
             run.range(&self.pages, lba, lba + 1, |entry| {
                 found.insert(entry.sequence.get(), *entry);
             })

@@ -7,7 +7,6 @@
 //! it any more; a page with a wrong checksum, run, number or address is damage and never taken for data.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::buf::Buf;
@@ -34,14 +33,22 @@ pub struct Pages {
     cache: RefCell<Cache>,
 }
 
-type Cached = (Rc<[IndexEntry]>, bool);
+/// A page of entries in memory.
+#[derive(Debug)]
+struct Cached {
+    /// The number of its run, and its own there.
+    key: (u64, u32),
+    entries: Rc<[IndexEntry]>,
+    /// Since the hand passed.
+    used: bool,
+}
 
 #[derive(Debug, Default)]
 struct Cache {
-    /// By run and page: the entries, and whether they were used since the hand passed.
-    pages: BTreeMap<(u64, u32), Cached>,
+    /// Each in its place until another one takes that.
+    pages: Vec<Cached>,
     pages_max: usize,
-    hand: (u64, u32),
+    hand: usize,
 }
 
 impl Pages {
@@ -114,27 +121,34 @@ impl Pages {
         }
     }
 
-    fn cached(&self, run: u64, page: u32) -> Option<Rc<[IndexEntry]>> {
+    /// The page of this key, if it still is where it was put.
+    fn cached(&self, key: (u64, u32), place: u32) -> Option<Rc<[IndexEntry]>> {
         let mut cache = self.cache.borrow_mut();
-        let (entries, used) = cache.pages.get_mut(&(run, page))?;
-        *used = true;
-        Some(Rc::clone(entries))
+        let cached = cache.pages.get_mut(place as usize).filter(|cached| cached.key == key)?;
+        cached.used = true;
+        Some(Rc::clone(&cached.entries))
     }
 
-    fn keep(&self, run: u64, page: u32, entries: &Rc<[IndexEntry]>) {
+    /// Keeps a page that was put at `place` last time, and tells where it is now.
+    fn keep(&self, key: (u64, u32), place: u32, entries: &Rc<[IndexEntry]>) -> u32 {
+        if self.cached(key, place).is_some() {
+            // Somebody else has read it meanwhile.
+            return place;
+        }
         let cache = &mut *self.cache.borrow_mut();
-        while cache.pages.len() >= cache.pages_max {
-            let next = cache.pages.range(cache.hand..).next().or_else(|| cache.pages.iter().next());
-            let Some((&key, _)) = next else { break };
-            cache.hand = (key.0, key.1 + 1);
-            match cache.pages.get_mut(&key) {
-                Some((_, used)) if *used => *used = false,
-                _ => {
-                    cache.pages.remove(&key);
-                }
+        let cached = Cached { key, entries: Rc::clone(entries), used: false };
+        if cache.pages.len() < cache.pages_max {
+            cache.pages.push(cached);
+            return cache.pages.len() as u32 - 1;
+        }
+        loop {
+            let place = cache.hand;
+            cache.hand = (place + 1) % cache.pages.len();
+            if !std::mem::take(&mut cache.pages[place].used) {
+                cache.pages[place] = cached;
+                return place as u32;
             }
         }
-        cache.pages.insert((run, page), (Rc::clone(entries), false));
     }
 
     fn damaged(&self, address: u64) -> Error {
@@ -155,6 +169,8 @@ pub struct Run {
     pages: Rc<Pages>,
     info: RunInfo,
     fences: Box<[IndexFence]>,
+    /// Where each entry page was put last time; another one may have taken that place.
+    places: Box<[Cell<u32>]>,
     /// The journal does not name it any more: its pages are free once nobody reads it.
     replaced: Cell<bool>,
 }
@@ -186,8 +202,13 @@ impl Run {
         if !sound || !pages.claim(&info.extents) {
             return Err(pages.damaged(pages.area.offset.get()));
         }
-        let mut run =
-            Self { pages: Rc::clone(pages), info, fences: Box::default(), replaced: Cell::new(false) };
+        let mut run = Self {
+            pages: Rc::clone(pages),
+            info,
+            fences: Box::default(),
+            places: vec![Cell::new(0); entry_pages as usize].into(),
+            replaced: Cell::new(false),
+        };
         run.fences = run.items::<IndexFence>(first_fence, fence_pages).await?.into();
         if run.fences.len() != entry_pages as usize {
             return Err(pages.damaged(run.address(first_fence)));
@@ -217,7 +238,7 @@ impl Run {
 
     /// Bytes in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.fences.len() * size_of::<IndexFence>()
+        self.fences.len() * (size_of::<IndexFence>() + size_of::<u32>())
     }
 
     /// The journal has forgotten it.
@@ -267,12 +288,12 @@ impl Run {
     }
 
     async fn entry_page(&self, pages: &Pages, page: u32) -> Result<Rc<[IndexEntry]>> {
-        let number = self.info.run.run.get();
-        if let Some(entries) = pages.cached(number, page) {
+        let (key, place) = ((self.info.run.run.get(), page), &self.places[page as usize]);
+        if let Some(entries) = pages.cached(key, place.get()) {
             return Ok(entries);
         }
         let entries: Rc<[IndexEntry]> = self.items::<IndexEntry>(page, 1).await?.into();
-        pages.keep(number, page, &entries);
+        place.set(pages.keep(key, place.get(), &entries));
         Ok(entries)
     }
 
@@ -532,6 +553,13 @@ impl RunWriter {
             deaths: (deaths.len() as u64).into(),
         };
         let info = RunInfo { run, extents: std::mem::take(&mut self.extents) };
-        Ok(Run { pages: Rc::clone(&self.pages), info, fences: fences.into(), replaced: Cell::new(false) })
+        let places = vec![Cell::new(0); fences.len()].into();
+        Ok(Run {
+            pages: Rc::clone(&self.pages),
+            info,
+            fences: fences.into(),
+            places,
+            replaced: Cell::new(false),
+        })
     }
 }

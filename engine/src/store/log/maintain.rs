@@ -369,7 +369,7 @@ impl Core {
         let merged = merge::merge(index, &older, number, true, &wanted, &rename).await?;
         // What checkpoints have written meanwhile is little. None is under way until all names are changed.
         let _turn = self.run_turn.lock(0, 1).await;
-        let newer = index.runs().split_off(older.len());
+        let newer = index.runs()[older.len()..].to_vec();
         // With what was wanted at the beginning: what has been given up since is still to be swept.
         let number = self.take_run_number();
         let merged_newer = if newer.is_empty() {
