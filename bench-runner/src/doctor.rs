@@ -59,6 +59,8 @@ fn machine(runtime: &Runtime, findings: &mut Map<String, Value>) {
     note("kernel", json!(facts.kernel));
     note("cpu", json!(environment::cpu_model()));
     note("cores", json!(facts.cores));
+    note("processors", json!(facts.processors));
+    note("kernel_worker_processors", json!(facts.kernel_worker_processors));
     note("governor", json!(environment::governor()));
     note("clock_source", json!(facts.clock_source));
     note("io_uring", json!(io_path.to_string()));

@@ -68,6 +68,8 @@ pub fn environment_facts() -> EnvironmentFacts {
         kernel_command_line: line("/proc/cmdline"),
         cpu_model: cpu_model(),
         cores: std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64),
+        processors: processors(),
+        kernel_worker_processors: kernel_worker_processors(),
         governor: governor(),
         memory_bytes: memory_bytes(),
         rustc: env!("ICECORE_RUSTC").to_owned(),
@@ -77,6 +79,18 @@ pub fn environment_facts() -> EnvironmentFacts {
             .map(|source| format!("CLOCK_MONOTONIC ({source})")),
         engine_features: Vec::new(),
     }
+}
+
+/// The processors that this process may run on, as a list of ranges.
+fn processors() -> Option<String> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    Some(text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim().to_owned())
+}
+
+/// The processors that the kernel's unbound workers may run on, as a hexadecimal mask. Such a worker does the I/O of a loop
+/// device: at depth 1, where it runs decides more than the device does.
+fn kernel_worker_processors() -> Option<String> {
+    first_line(Path::new("/sys/devices/virtual/workqueue/cpumask"))
 }
 
 /// The frequency governor, or `none` where the kernel scales no frequency.

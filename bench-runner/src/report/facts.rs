@@ -160,6 +160,8 @@ pub(super) fn environment(view: &View, page: &mut String) {
         ("queue depths, blocks", format!("{}; {} blocks", depths.join(", "), plan.repeats)),
         ("I/O path", paths.join("; ")),
         ("CPU", format!("{}, {} usable", known(&machine.cpu_model), machine.cores)),
+        ("processors allowed", known(&machine.processors)),
+        ("those of the kernel's workers (mask)", known(&machine.kernel_worker_processors)),
         ("governor", machine.governor.clone()),
         ("memory", machine.memory_bytes.map_or(NOT_MEASURED.to_string(), size)),
         ("kernel", machine.kernel.clone()),

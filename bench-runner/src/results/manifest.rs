@@ -89,6 +89,12 @@ pub struct EnvironmentFacts {
     pub cpu_model: Option<String>,
     /// CPUs this process may use.
     pub cores: u64,
+    /// The processors that the process may run on: `0-1`.
+    #[serde(default)]
+    pub processors: Option<String>,
+    /// Those of the kernel's unbound workers, as a hexadecimal mask; a loop device's I/O is theirs.
+    #[serde(default)]
+    pub kernel_worker_processors: Option<String>,
     /// Frequency governor, or `none` where the kernel has no frequency scaling.
     pub governor: String,
     /// Memory in bytes.
