@@ -4,7 +4,8 @@
 //! reads what it writes.
 
 use std::io;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,27 @@ pub(crate) fn output(mut command: Command, limit: Option<Duration>) -> io::Resul
         thread::sleep(POLL_INTERVAL);
     }
     waiting.join().map_err(|_panic| io::Error::other("the thread that waited for it panicked"))?
+}
+
+/// Runs a program that says what it has to say on stderr while it goes on. A request to stop is handed on once; it must end by itself then.
+/// Signals of the terminal do not reach it.
+///
+/// # Errors
+/// It could not be started, or not be waited for.
+pub(crate) fn watched(mut command: Command) -> io::Result<ExitStatus> {
+    command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
+    let mut child = command.spawn()?;
+    let mut is_asked = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if interrupt::requested() && !is_asked {
+            is_asked = true;
+            end_process(child.id());
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
 }
 
 #[allow(unsafe_code, reason = "std can end a child only through the value that waits for it")]

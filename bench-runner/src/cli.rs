@@ -359,10 +359,11 @@ pub struct PeerOptions {
     /// cliff, chain, quick.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "cliff,chain,quick")]
     pub suite: Vec<String>,
-    /// Peers, by the names of their programs; all that can run here if not given. What a peer is held against comes with it.
+    /// Peers, by the names of their programs; all that can run here if not given. What a peer is held against comes with it. Those of
+    /// device-mapper (dm-thin, dm-snapshot, dm-clone-4k and more) run in a guest (scripts/lab/README.md), beside ours there.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub peers: Vec<String>,
-    /// Folder of these programs; scripts/peers of the checkout if not given.
+    /// Folder of these programs; scripts/peers of the checkout if not given. The guest is that of the folder `lab` beside it.
     #[arg(long, value_name = "DIR")]
     pub scripts: Option<PathBuf>,
     /// Backends beside them.

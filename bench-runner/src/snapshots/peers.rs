@@ -3,19 +3,21 @@
 //! In each block every arm of a suite has the whole device to itself once, in random order: ours claim it and let it go, a peer's
 //! program makes what it needs on it and takes it away. Ratios are of ours to a peer in the same block. A peer behind NBD pays for a server's
 //! hop, which ours do not: so a peer is also held against its own kind of raw, the same server without snapshots, and that ratio against ours of
-//! the bare device.
+//! the bare device. Peers that need a kernel of their own come last, all in one guest, beside ours there.
 //!
 //! Invariants: the device is held, or lent to one peer; a peer is taken away before anybody else has it, also after an error or a signal.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::beside::{Beside, SUITES};
+use super::guest::{self, Guest};
+use super::ratios::{self, TABLE_FILE};
 use super::*;
 use crate::cli::{OverwriteOptions, PeerOptions};
-use crate::results::RunRow;
-use crate::stats;
+use crate::failure::EXIT_REFUSED;
 
 /// The span if none is given: every arm fills and compares it several times.
 const SPAN_BYTES: u64 = 256 << 20;
@@ -31,10 +33,9 @@ const PEERS: [&str; 9] = [
     "xfs-reflink",
     "btrfs-reflink",
 ];
-/// The table that is kept beside the others.
-const TABLE_FILE: &str = "peers.csv";
-/// What ours promise.
-const OURS: &str = "direct I/O; durable after a flush";
+
+/// What letting go of a device may take.
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// Runs the suites and leaves a run folder with its report; gives the table of ratios too.
 ///
@@ -48,7 +49,8 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     let path = &options.device;
     let OverwriteOptions { destroy, force } = &options.overwrite;
     let bench = Bench::claim(path, destroy.as_deref(), plan.queue_depth, *force)?;
-    plan.peers = found(options, &mut dropped)?;
+    let (peers, mut guest) = found(options, &mut dropped)?;
+    plan.peers = peers;
     let is_given = plan.span_bytes > 0;
     plan.on(path, bench.identity().size_bytes)?;
     if !is_given {
@@ -62,6 +64,12 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
             Ok(()) => ours.push(Who::Engine(*kept)),
             Err(why) => dropped.push(Dropped { what: kept.name().to_owned(), why }),
         }
+    }
+    if !guest.peers.is_empty()
+        && let Err(why) = guest.check(&plan)
+    {
+        dropped.push(Dropped { what: guest.what(), why });
+        guest.peers.clear();
     }
     let arms: Vec<Who> = ours.into_iter().chain(plan.peers.iter().cloned().map(Who::Peer)).collect();
     for one in &dropped {
@@ -81,24 +89,70 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     let mut folder = RunFolder::create(out, manifest)?;
     precondition(&bench, &plan)?;
     drop(bench);
+    let names: Vec<&str> = suites.iter().map(|suite| suite.0).collect();
     let work: Vec<Work> = suites.into_iter().map(|suite| work(suite, &arms)).collect();
-    let end = in_turns(&plan, &work, (&mut folder, &[]), after_arm, &mut |who, turn| {
+    let mut end = in_turns(&plan, &work, (&mut folder, &[]), after_arm, &mut |who, turn| {
         let bench = match who {
-            Who::Peer(_) => Bench::lent_out(path, plan.queue_depth),
+            Who::Peer(_) => soon(|| is_free(path)).and_then(|()| Bench::lent_out(path, plan.queue_depth)),
             // What a peer has left there was made by us.
-            _ => Bench::claim(path, options.overwrite.destroy.as_deref(), plan.queue_depth, true),
+            _ => soon(|| Bench::claim(path, options.overwrite.destroy.as_deref(), plan.queue_depth, true)),
         };
         match bench {
             Ok(bench) => turn(&bench),
             Err(failure) => Ok(Some(failure)),
         }
     })?;
+    let mut of_guest = Vec::new();
+    if !guest.peers.is_empty() && end.stopped.is_none() {
+        match guest.measure(&plan, &names, out) {
+            Ok(measured) => {
+                of_guest = measured.lines;
+                end.invalid.extend(measured.invalid);
+                folder.change_manifest(|manifest| manifest.dropped.extend(measured.dropped))?;
+            }
+            Err(failure) if failure.exit_code == EXIT_INTERRUPTED => end.stopped = Some(failure),
+            // The device's own rows stand without it.
+            Err(Failure { message: why, .. }) => {
+                end.invalid.push(format!("{}: {why}", guest.what()));
+                folder.append_event("failed", &why)?;
+                folder
+                    .change_manifest(|manifest| manifest.dropped.push(Dropped { what: guest.what(), why }))?;
+            }
+        }
+    }
     let session = Session::end(folder, end)?;
-    let table = table(&session.data.runs, &arms, plan.seed);
-    write_csv(&out.join(TABLE_FILE), &table)?;
+    let mut lines = ratios::table(&session.data.runs, &arms, plan.seed);
+    lines.extend(of_guest);
+    ratios::write_csv(&out.join(TABLE_FILE), &lines)?;
     let is_file = Identity::of(path)?.device_number.is_none();
-    let text = shown(&table, &arms, is_file);
+    let text = ratios::shown(&lines, is_file);
     Ok((session, text))
+}
+
+/// What is done with a device that has just been let go, for which the system may take a moment: a ring closes its files in the background.
+fn soon<T>(attempt: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let since = Instant::now();
+    loop {
+        match attempt() {
+            Err(failure) if failure.exit_code == EXIT_REFUSED && since.elapsed() < LET_GO => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether nobody has the device to himself.
+fn is_free(path: &Path) -> Result<(), Failure> {
+    let opened = File::options().read(true).custom_flags(libc::O_EXCL).open(path);
+    opened.map(drop).map_err(|error| {
+        let what = format!("open {}: {error}", path.display());
+        if error.raw_os_error() == Some(libc::EBUSY) {
+            Failure::refused(what)
+        } else {
+            Failure::environment(what)
+        }
+    })
 }
 
 fn suites(names: &[String]) -> Result<Vec<Beside>, Failure> {
@@ -126,26 +180,33 @@ fn work((name, suite): Beside, arms: &[Who]) -> Work {
     Work { name, arms, leaves_out_raw: false, run: Box::new(run) }
 }
 
-/// The peers that can run here, with those that they are held against. What is missing for the others is told.
-fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<Vec<Rc<Peer>>, Failure> {
+/// The peers that can run here, with those that they are held against, and those that need a guest. What is missing for the others is told.
+fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<(Vec<Rc<Peer>>, Guest), Failure> {
     let scripts = options.scripts.clone().unwrap_or_else(|| {
         let of_checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/peers");
         if of_checkout.is_dir() { of_checkout } else { PathBuf::from("scripts/peers") }
     });
     let device = options.device.canonicalize();
     let device = device.map_err(|error| Failure::usage(format!("{}: {error}", options.device.display())))?;
+    let mut guest = Guest::of(&scripts.join("../lab"));
     let mut names: Vec<String> = options.peers.clone();
     if names.is_empty() {
-        names = PEERS.map(str::to_owned).to_vec();
+        let of_guest = guest::PEERS.into_iter().filter(|name| guest.knows(name));
+        names = PEERS.into_iter().chain(of_guest).map(str::to_owned).collect();
     }
     let mut peers: Vec<Rc<Peer>> = Vec::new();
     let mut at = 0;
     while let Some(name) = names.get(at).cloned() {
         at += 1;
-        if peers.iter().any(|peer| peer.name == name) {
+        if peers.iter().any(|peer| peer.name == name) || guest.peers.contains(&name) {
             continue;
         }
-        match Peer::of(&scripts.join(&name))?.lent(&device) {
+        let program = scripts.join(&name);
+        if guest.knows(&name) && !program.exists() {
+            guest.peers.push(name);
+            continue;
+        }
+        match Peer::of(&program)?.lent(&device) {
             Ok(peer) => {
                 names.extend(peer.description.reference.clone());
                 peers.push(Rc::new(peer));
@@ -154,191 +215,10 @@ fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<Vec<Rc<Pee
             Err(failure) => dropped.push(Dropped { what: name, why: failure.message }),
         }
     }
-    Ok(peers)
+    Ok((peers, guest))
 }
 
 fn fio_is_here() -> bool {
     let found = std::process::Command::new("fio").arg("--version").output();
     found.is_ok_and(|output| output.status.success())
-}
-
-/// A row of the table: ours beside a peer in one part of a suite.
-#[derive(Clone, Debug)]
-struct Line {
-    suite: String,
-    phase: String,
-    chain_depth: Option<u32>,
-    ours: String,
-    peer: String,
-    /// Of operations a second.
-    ratio: Option<stats::Ratio>,
-    /// Both as shares of their own kind of raw.
-    of_own_raw: Option<stats::Ratio>,
-    reference: String,
-    durability: String,
-}
-
-/// Part of a suite, and arm: operations a second by block.
-type Rates = BTreeMap<(String, String, Option<u32>), BTreeMap<String, BTreeMap<u32, f64>>>;
-
-fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
-    let mut rates: Rates = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.valid) {
-        if let Some(rate) = run.per_second().filter(|rate| *rate > 0.0 && run.measured_ns > Some(0)) {
-            let part = (run.workload.clone(), run.phase.clone(), run.chain_depth);
-            let of_arm = rates.entry(part).or_default().entry(run.arm.clone()).or_default();
-            of_arm.insert(run.block, rate);
-        }
-    }
-    let mut lines = Vec::new();
-    for ((suite, phase, chain_depth), of_arms) in &rates {
-        for peer in arms {
-            let Who::Peer(peer) = peer else { continue };
-            let reference = peer.description.reference.as_deref().unwrap_or("raw");
-            for ours in arms.iter().filter(|arm| matches!(arm, Who::Raw | Who::Engine(_))) {
-                let Some((mine, theirs)) = of_arms.get(ours.name()).zip(of_arms.get(&peer.name)) else {
-                    continue;
-                };
-                let both = |block: &u32| Some((*mine.get(block)?, *theirs.get(block)?));
-                let (a, b): (Vec<f64>, Vec<f64>) = mine.keys().filter_map(both).unzip();
-                // What keeps no snapshots has no oldest one: reads are reads.
-                let of_raw = match phase.as_str() {
-                    "oldest-warm" => rates.get(&(suite.clone(), "newest-warm".to_owned(), *chain_depth)),
-                    _ => Some(of_arms),
-                };
-                let own = of_raw.and_then(|of_raw| of_raw.get("raw").zip(of_raw.get(reference)));
-                let shares = |block: &u32| {
-                    let (raw, theirs_raw) =
-                        own.and_then(|(raw, own)| Some((*raw.get(block)?, *own.get(block)?)))?;
-                    let (mine, theirs) = both(block)?;
-                    Some((mine / raw, theirs / theirs_raw))
-                };
-                let (c, d): (Vec<f64>, Vec<f64>) = mine.keys().filter_map(shares).unzip();
-                lines.push(Line {
-                    suite: suite.clone(),
-                    phase: phase.clone(),
-                    chain_depth: *chain_depth,
-                    ours: ours.name().to_owned(),
-                    peer: peer.name.clone(),
-                    ratio: stats::paired_ratio(&a, &b, seed),
-                    of_own_raw: stats::paired_ratio(&c, &d, seed),
-                    reference: reference.to_owned(),
-                    durability: peer.description.durability.clone(),
-                });
-            }
-        }
-    }
-    lines
-}
-
-/// Both ends of an interval, where it has some.
-fn ends(ratio: Option<&stats::Ratio>) -> [String; 3] {
-    let Some(ratio) = ratio else { return Default::default() };
-    let text = |value: f64| format!("{value:.4}");
-    if ratio.ci_high.is_finite() {
-        [ratio.median, ratio.ci_low, ratio.ci_high].map(text)
-    } else {
-        // One block has none.
-        [text(ratio.median), String::new(), String::new()]
-    }
-}
-
-fn write_csv(path: &Path, lines: &[Line]) -> Result<(), Failure> {
-    let failed = |error: csv::Error| Failure::environment(format!("{}: {error}", path.display()));
-    let mut file = csv::Writer::from_path(path).map_err(failed)?;
-    file.write_record([
-        "suite",
-        "phase",
-        "chain_depth",
-        "ours",
-        "peer",
-        "blocks",
-        "iops_ratio",
-        "ci_low",
-        "ci_high",
-        "reference",
-        "of_own_raw",
-        "of_own_raw_ci_low",
-        "of_own_raw_ci_high",
-        "durability_ours",
-        "durability_peer",
-    ])
-    .map_err(failed)?;
-    for line in lines {
-        let depth = line.chain_depth.map_or(String::new(), |depth| depth.to_string());
-        let blocks = line.ratio.as_ref().map_or(0, |ratio| ratio.n).to_string();
-        let [ratio, low, high] = ends(line.ratio.as_ref());
-        let [own, own_low, own_high] = ends(line.of_own_raw.as_ref());
-        let row = [
-            &line.suite,
-            &line.phase,
-            &depth,
-            &line.ours,
-            &line.peer,
-            &blocks,
-            &ratio,
-            &low,
-            &high,
-            &line.reference,
-            &own,
-            &own_low,
-            &own_high,
-            OURS,
-            &line.durability,
-        ]
-        .map(|cell: &str| cell);
-        file.write_record(row).map_err(failed)?;
-    }
-    file.flush().map_err(|error| Failure::environment(format!("{}: {error}", path.display())))
-}
-
-/// The table for people.
-fn shown(lines: &[Line], arms: &[Who], is_file: bool) -> String {
-    let cell = |ratio: Option<&stats::Ratio>| {
-        let [median, low, high] = ends(ratio);
-        match (median.is_empty(), low.is_empty()) {
-            (true, _) => "-".to_owned(),
-            (false, true) => median,
-            (false, false) => format!("{median} ({low}-{high})"),
-        }
-    };
-    let mut text = String::from(
-        "Operations a second, ours over the peer's in the same block: median and 95 % interval.\n\
-         of own raw: the same with each as a share of its own kind of raw, ours of the bare device: that takes a server's hop out.\n",
-    );
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        text,
-        "{:<7} {:<16} {:>5} {:<9} {:<24} {:<26} {:<26} own raw",
-        "suite", "phase", "depth", "ours", "peer", "ours / peer", "of own raw"
-    );
-    for line in lines {
-        let _ = writeln!(
-            text,
-            "{:<7} {:<16} {:>5} {:<9} {:<24} {:<26} {:<26} {}",
-            line.suite,
-            line.phase,
-            line.chain_depth.map_or(String::new(), |depth| depth.to_string()),
-            line.ours,
-            line.peer,
-            cell(line.ratio.as_ref()),
-            cell(line.of_own_raw.as_ref()),
-            line.reference
-        );
-    }
-    let _ = writeln!(text, "\nWhat the figures promise:\n  ours: {OURS}");
-    for arm in arms {
-        if let Who::Peer(peer) = arm {
-            let _ = writeln!(text, "  {}: {}", peer.name, peer.description.durability);
-        }
-    }
-    text.push_str(
-        "Snapshots are taken at rest, and the peers' time to take one has the start of programs in it.\n",
-    );
-    if is_file {
-        text.push_str(
-            "The device is a file: peers have a loop device between it and them, ours have none.\n",
-        );
-    }
-    text
 }

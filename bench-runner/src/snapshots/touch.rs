@@ -3,6 +3,7 @@
 //! over. A unit is what a system keeps as one: with units as large as the largest of those that are compared, every
 //! write is a first touch for each of them. The only suite that other systems take part in.
 
+use super::chain;
 use super::stage::{Stage, figure};
 use crate::arms::target::Target;
 use crate::failure::Failure;
@@ -24,7 +25,15 @@ fn touch(stage: &Stage, depth: u32) -> Result<(), Failure> {
             stage.to_its_end(&mut load)?;
         }
         stage.patiently("a flush", subject.flush())?;
-        stage.take(keeper.as_ref(), &format!("s{number}"))?;
+        if let Err(failure) = stage.take(keeper.as_ref(), &format!("s{number}")) {
+            if stage.parts.borrow().is_empty() {
+                return Err(failure);
+            }
+            // What was measured with fewer of them stands.
+            chain::ends(stage, number - 1, depth, failure)?;
+            drop((load, subject));
+            return stage.leave(keeper);
+        }
         if number == 1 {
             oldest = load.completed();
         }

@@ -7,6 +7,7 @@ mod claims;
 mod compare;
 mod drawn;
 mod export;
+mod guest;
 mod honest;
 mod loads;
 mod nbd;

@@ -11,10 +11,11 @@ use crate::claims;
 const MARKS: &str = "before\n\n<!-- Made by scripts/readme-tables from results/reference; what stands here is written over. -->\nold\n\
                      <!-- Here end the tables. -->\nafter\n";
 const PEERS: &str = "suite,phase,chain_depth,ours,peer,blocks,iops_ratio,ci_low,ci_high,reference,of_own_raw,of_own_raw_ci_low,\
-                     of_own_raw_ci_high,durability_ours,durability_peer\n\
-                     cliff,first-touch,1,overlay,qcow2-overlay,5,2.51,2.4,2.6,raw-qemu-nbd,1.52,1.4,1.7,a,b\n\
-                     chain,oldest-warm,1,cow,qcow2-overlay,5,8.88,8,9,raw-qemu-nbd,1.1,1,1.2,a,b\n\
-                     chain,oldest-warm,16,cow,qcow2-overlay,5,3.25,3,3.5,raw-qemu-nbd,,,,a,b\n";
+                     of_own_raw_ci_high,durability_ours,durability_peer,measured_in\n\
+                     cliff,first-touch,1,overlay,qcow2-overlay,5,2.51,2.4,2.6,raw-qemu-nbd,1.52,1.4,1.7,a,b,device\n\
+                     cliff,first-touch,1,cow,dm-thin,5,4.44,4,5,raw,4.45,4,5,a,\"b, c\",guest\n\
+                     chain,oldest-warm,1,cow,qcow2-overlay,5,8.88,8,9,raw-qemu-nbd,1.1,1,1.2,a,b,device\n\
+                     chain,oldest-warm,16,cow,qcow2-overlay,5,3.25,3,3.5,raw-qemu-nbd,,,,a,b,device\n";
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -87,6 +88,8 @@ fn tables_are_made_of_the_set_alone() {
     assert_eq!(row(&text, "| 4 GiB | 64 MiB | 32 | 64 MiB")[4..], ["3", "300.0 ms", "0"]);
     let first = row(&text, "| first writes after a snapshot | overlay");
     assert_eq!(first[2..], ["qcow2-overlay", "2.51 (2.40–2.60)", "1.52 (1.40–1.70)"]);
+    let in_guest = row(&text, "| first writes after a snapshot | cow");
+    assert_eq!(in_guest[2..4], ["dm-thin (both in a guest, on a memory disk)", "4.44 (4.00–5.00)"]);
     let deepest = row(&text, "| reads of the oldest of 16 snapshots | cow");
     assert_eq!(deepest[2..], ["qcow2-overlay", "3.25 (3.00–3.50)", "–"]);
     assert!(!text.contains("8.88"), "of a chain the longest alone");
