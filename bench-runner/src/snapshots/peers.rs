@@ -97,7 +97,8 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     let table = table(&session.data.runs, &arms, plan.seed);
     write_csv(&out.join(TABLE_FILE), &table)?;
     let is_file = Identity::of(path)?.device_number.is_none();
-    let text = shown(&table, &arms, is_file);
+    let unsteady = session.data.runs.iter().filter(|run| run.valid && run.steady == Some(false)).count();
+    let text = shown(&table, &arms, (is_file, unsteady));
     Ok((session, text))
 }
 
@@ -183,7 +184,8 @@ type Rates = BTreeMap<(String, String, Option<u32>), BTreeMap<String, BTreeMap<u
 
 fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
     let mut rates: Rates = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.valid) {
+    // What was not steady is kept, and not ranked.
+    for run in runs.iter().filter(|run| run.valid && run.steady != Some(false)) {
         if let Some(rate) = run.per_second().filter(|rate| *rate > 0.0 && run.measured_ns > Some(0)) {
             let part = (run.workload.clone(), run.phase.clone(), run.chain_depth);
             let of_arm = rates.entry(part).or_default().entry(run.arm.clone()).or_default();
@@ -293,7 +295,7 @@ fn write_csv(path: &Path, lines: &[Line]) -> Result<(), Failure> {
 }
 
 /// The table for people.
-fn shown(lines: &[Line], arms: &[Who], is_file: bool) -> String {
+fn shown(lines: &[Line], arms: &[Who], (is_file, unsteady): (bool, usize)) -> String {
     let cell = |ratio: Option<&stats::Ratio>| {
         let [median, low, high] = ends(ratio);
         match (median.is_empty(), low.is_empty()) {
@@ -335,6 +337,10 @@ fn shown(lines: &[Line], arms: &[Who], is_file: bool) -> String {
     text.push_str(
         "Snapshots are taken at rest, and the peers' time to take one has the start of programs in it.\n",
     );
+    if unsteady > 0 {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{unsteady} runs were not steady: they are kept, and in no ratio.");
+    }
     if is_file {
         text.push_str(
             "The device is a file: peers have a loop device between it and them, ours have none.\n",
