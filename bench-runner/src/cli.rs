@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use icecore_workloads::trace::Speed;
 
 use crate::method::{BLOCKS_MAX, Method};
+use crate::precondition::Precondition;
 
 /// Records that are sorted within unless another number is given.
 const SORT_WINDOW_RECORDS: usize = 65_536;
@@ -143,7 +144,7 @@ pub struct RunOptions {
     /// needed as ever, --device where its path has changed.
     #[arg(long, value_name = "DIR", conflicts_with_all = [
         "connections", "create", "backend", "workload", "queue_depth", "load", "offered", "slo_us", "seconds", "warmup", "repeats",
-        "until_settled", "a_a", "seed", "out", "span"])]
+        "until_settled", "precondition", "until_steady", "a_a", "seed", "out", "span"])]
     pub resume: Option<PathBuf>,
     /// Block device or file, or an export of an NBD server: nbd://HOST:PORT/EXPORT, nbd+unix:///EXPORT?socket=PATH.
     #[arg(long, value_name = "PATH", required_unless_present = "resume")]
@@ -192,6 +193,14 @@ pub struct RunOptions {
     /// Add blocks until each arm's ratio to raw is known within 2 % for IOPS and 5 % for p99; 5 to 15 of them.
     #[arg(long, conflicts_with = "repeats")]
     pub until_settled: bool,
+    /// Before the run (=arm: before each arm of each block) discard all of the device, and write it twice over in 128 KiB writes in
+    /// order: a device that is new or empty is faster than it will be. `plan` says what that writes, and how long it takes.
+    #[arg(long, value_name = "WHEN", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "run")]
+    pub precondition: Option<Precondition>,
+    /// Let each closed load go on until it is steady: a round is a fifth of --seconds, and the last five are measured once they are
+    /// level; 25 rounds at most, after which it is kept and not ranked. Open loads and traces have a course of their own.
+    #[arg(long)]
+    pub until_steady: bool,
     /// A/A: run each arm twice in each block, as X and X-again. What the two differ by is noise (`compare --noise`).
     #[arg(long)]
     pub a_a: bool,
@@ -279,9 +288,14 @@ impl RunOptions {
         self.device.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// How the run is repeated.
+    /// How the run is made.
     pub fn method(&self) -> Method {
-        Method { a_a: self.a_a, until_settled: self.until_settled }
+        Method {
+            a_a: self.a_a,
+            until_settled: self.until_settled,
+            precondition: self.precondition.unwrap_or_default(),
+            until_steady: self.until_steady,
+        }
     }
 
     /// Blocks at most.
@@ -296,7 +310,7 @@ pub struct SnapshotOptions {
     /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
     /// needed as ever, --device where its path has changed.
     #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "create", "backend", "peer", "suite", "snapshots", "sizes", "changes", "unit", "queue_depth", "batch", "seconds", "warmup",
+        "create", "backend", "peer", "suite", "loads", "snapshots", "sizes", "changes", "unit", "queue_depth", "batch", "seconds", "warmup",
         "repeats", "seed", "out", "span"])]
     pub resume: Option<PathBuf>,
     /// Block device or file.
@@ -315,9 +329,14 @@ pub struct SnapshotOptions {
     /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).
     #[arg(long, value_name = "PROGRAM", value_delimiter = ',')]
     pub peer: Vec<PathBuf>,
-    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction, read-home; all if not given.
+    /// cliff, chain, creation, first-touch, delete, rollback, full, overwrite-fraction, read-home, merge, backup, aging; all if not
+    /// given.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub suite: Vec<String>,
+    /// Run suites under load: the workload oltp, begun by a schedule at so many percent of what each arm does of it as fast as it can.
+    /// Of backup, delete, rollback, merge, full and overwrite-fraction; all of these if no suite is given. backup takes 50 without it.
+    #[arg(long = "load", value_name = "PERCENT", value_delimiter = ',', value_parser = percent)]
+    pub loads: Vec<f64>,
     /// Lengths of the chain, snapshots held at first touches, and where a part of creation ends.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64,256",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]

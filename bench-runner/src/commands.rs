@@ -123,7 +123,7 @@ fn run(options: &RunOptions) -> Result<i32, Failure> {
     if let Some(export) = bench.export() {
         plan::refuse_undurable(export, &request, &plan)?;
     }
-    eprintln!("{}", plan::sentence(&plan, bench.path()));
+    eprintln!("{}", plan::sentence(&plan, bench.path(), bench.identity().size_bytes));
     let ended = match &options.resume {
         None => session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {}),
         Some(_) => session::resume(&bench, &plan, &out, &mut |_, _| {}),

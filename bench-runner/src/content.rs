@@ -136,11 +136,44 @@ pub(crate) fn fill<T: Target>(
     span_bytes: u64,
     stamper: Stamper,
 ) -> Result<(), Failure> {
+    write_over(runtime, target, span_bytes, stamper, Passes { count: 1, transfer_bytes: TRANSFER_BYTES })
+}
+
+/// How a span is written over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passes {
+    /// How often.
+    pub count: u32,
+    /// Bytes of each write.
+    pub transfer_bytes: usize,
+}
+
+/// Writes generation 0 of this content to the whole span, as often as is asked, in the order of places; makes it durable.
+pub(crate) fn write_over<T: Target>(
+    runtime: &Runtime,
+    target: &T,
+    span_bytes: u64,
+    stamper: Stamper,
+    passes: Passes,
+) -> Result<(), Failure> {
     let stamper = Rc::new(stamper);
-    walk(runtime, span_bytes, |walker| {
-        let (target, stamper) = (target.clone(), Rc::clone(&stamper));
+    for _ in 0..passes.count {
+        write_once(runtime, target, span_bytes, &stamper, passes.transfer_bytes)?;
+    }
+    Ok(runtime.block_on(target.flush())?)
+}
+
+fn write_once<T: Target>(
+    runtime: &Runtime,
+    target: &T,
+    span_bytes: u64,
+    stamper: &Rc<Stamper>,
+    transfer_bytes: usize,
+) -> Result<(), Failure> {
+    walk(runtime, (span_bytes, transfer_bytes), |walker| {
+        let (target, stamper) = (target.clone(), Rc::clone(stamper));
         async move {
-            let mut buf = walker.buffers.get(TRANSFER_BYTES)?;
+            let mut buf = walker.buffers.get(walker.transfer_bytes)?;
             stamper.prepare(&mut buf);
             while let Some((offset_bytes, length)) = walker.next() {
                 buf.set_len(length);
@@ -151,8 +184,7 @@ pub(crate) fn fill<T: Target>(
             }
             Ok(())
         }
-    })?;
-    Ok(runtime.block_on(target.flush())?)
+    })
 }
 
 /// Compares the whole span.
@@ -180,7 +212,7 @@ pub(crate) fn compare_between<T: Target>(
     let (oldest, newest): (Rc<[u32]>, Rc<[u32]>) = (oldest.into(), newest.into());
     let compared = Rc::new(Cell::new(0));
     let wrong: Rc<RefCell<Option<WrongBlock>>> = Rc::default();
-    walk(runtime, span_bytes, |walker| {
+    walk(runtime, (span_bytes, TRANSFER_BYTES), |walker| {
         let (target, stamper) = (target.clone(), Rc::clone(&stamper));
         let (oldest, newest) = (Rc::clone(&oldest), Rc::clone(&newest));
         let (compared, wrong) = (Rc::clone(&compared), Rc::clone(&wrong));
@@ -231,6 +263,7 @@ fn note(lowest: &RefCell<Option<WrongBlock>>, wrong: WrongBlock) {
 struct Walker {
     next_bytes: Rc<Cell<u64>>,
     span_bytes: u64,
+    transfer_bytes: usize,
     buffers: icecore::buf::BufPool,
 }
 
@@ -242,7 +275,7 @@ impl Walker {
         if left_bytes == 0 || interrupt::requested() {
             return None;
         }
-        let length = left_bytes.min(TRANSFER_BYTES as u64);
+        let length = left_bytes.min(self.transfer_bytes as u64);
         self.next_bytes.set(offset_bytes + length);
         Some((offset_bytes, length as usize))
     }
@@ -250,7 +283,7 @@ impl Walker {
 
 fn walk<F: Future<Output = Result<(), Error>> + 'static>(
     runtime: &Runtime,
-    span_bytes: u64,
+    (span_bytes, transfer_bytes): (u64, usize),
     mut walk_one: impl FnMut(Walker) -> F,
 ) -> Result<(), Failure> {
     let context = runtime.context();
@@ -258,7 +291,8 @@ fn walk<F: Future<Output = Result<(), Error>> + 'static>(
     let tasks: Vec<_> = (0..TRANSFERS_IN_FLIGHT)
         .map(|_| {
             let next_bytes = Rc::clone(&next_bytes);
-            context.spawn(walk_one(Walker { next_bytes, span_bytes, buffers: context.buffers().clone() }))
+            let buffers = context.buffers().clone();
+            context.spawn(walk_one(Walker { next_bytes, span_bytes, transfer_bytes, buffers }))
         })
         .collect();
     runtime.block_on(async {

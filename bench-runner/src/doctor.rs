@@ -134,6 +134,7 @@ fn flush_cost(bench: &Bench, findings: &mut Map<String, Value>) -> Result<(), Fa
         seed: 1,
         offered_per_second: None,
         replay: None,
+        until_steady: false,
     };
     let outcome = engine::run(bench.runtime(), Bare::new(bench.device(), 0), &task, Content::Stamped)?;
     let p50 = |figures: &crate::measure::OperationFigures| figures.latency_ns.value_at_quantile(0.5);

@@ -25,6 +25,7 @@ pub mod method;
 pub mod nbd;
 pub(crate) mod open_loads;
 pub mod plan;
+pub mod precondition;
 pub mod quick;
 pub mod recorder;
 pub mod recovery;

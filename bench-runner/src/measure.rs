@@ -11,6 +11,7 @@ use icecore_workloads::{Generations, Stamper, Workload};
 use crate::failure::Failure;
 use crate::replay::Replay;
 use crate::replay::feed::Made;
+use crate::stats::steady::{self, Rounds};
 
 /// One measurement of one arm: a workload at a queue depth over a span of a device.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct ArmTask {
     pub offered_per_second: Option<f64>,
     /// The trace that is played in the place of the workload's stream; the workload then stands for it.
     pub replay: Option<Replay>,
+    /// Whether the load goes on until it is steady; of what is measured then, the end is. Closed loads alone.
+    pub until_steady: bool,
 }
 
 impl ArmTask {
@@ -244,6 +247,8 @@ pub struct ArmOutcome {
     pub open: Option<OpenFigures>,
     /// Of a replay, what became of the trace.
     pub replayed: Option<ReplayFigures>,
+    /// Of a load that went on until it was steady, its rounds.
+    pub rounds: Option<Rounds>,
 }
 
 impl ArmOutcome {
@@ -255,6 +260,12 @@ impl ArmOutcome {
     /// The same a second.
     pub fn per_second(&self) -> f64 {
         self.operations() as f64 * 1e9 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// Time under load between the warm-up and what was measured, in which it was not steady yet.
+    pub fn unsteady_ns(&self) -> u64 {
+        let before = self.rounds.as_ref().map_or(0, Rounds::before);
+        before as u64 * (self.elapsed_ns / steady::WINDOW as u64)
     }
 }
 

@@ -1,4 +1,5 @@
-//! How a run is repeated: each arm once or twice in a block, and when there are blocks enough.
+//! How a run is made: the state of the device before it, how long a load goes on, each arm once or twice in a block, and when there
+//! are blocks enough.
 //!
 //! Blocks are enough when the interval of every arm's ratio to the bare device is narrow. What the ratio is has no say in it:
 //! who stops when a difference shows will find one.
@@ -7,21 +8,28 @@ use crate::arms::Arm;
 use crate::compare::noise::AGAIN;
 use crate::compare::quantity::{IOPS, LATENCY_P99, RATE_HALF_WIDTH, TIME_HALF_WIDTH};
 use crate::compare::{BARE, Cell, Pairing, Series, Side, estimate};
+use crate::content::PRECONDITIONING;
 use crate::failure::Failure;
+use crate::precondition::Precondition;
 use crate::results::{METRICS_FILE, RunFolder, Stopping, read_metrics};
+use crate::stats::steady;
 
 /// Fewest blocks of a run that goes on until it is settled: with fewer there is no 95 % interval.
 pub const BLOCKS_MIN: u32 = 5;
 /// Most blocks of it.
 pub const BLOCKS_MAX: u32 = 15;
 
-/// How a run is repeated.
+/// How a run is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Method {
     /// Each arm twice in each block: the second time its name ends with [`AGAIN`].
     pub a_a: bool,
     /// As many blocks as narrow intervals take, from [`BLOCKS_MIN`] to [`BLOCKS_MAX`].
     pub until_settled: bool,
+    /// When the device is purged and written over.
+    pub precondition: Precondition,
+    /// Each closed load as long as it takes to be steady: five rounds at least, which are what is measured, and 25 at most.
+    pub until_steady: bool,
 }
 
 impl Method {
@@ -30,6 +38,29 @@ impl Method {
         let second: &[Arm] = if self.a_a { arms } else { &[] };
         let named = arms.iter().map(|arm| (*arm, arm.name().to_owned()));
         named.chain(second.iter().map(|arm| (*arm, format!("{}{AGAIN}", arm.name())))).collect()
+    }
+
+    /// How the span is prepared, in words for results.
+    pub fn preconditioning(&self) -> String {
+        format!("{}{PRECONDITIONING}", self.precondition.words())
+    }
+
+    /// When a load ends, in words for results; `None` where that is a matter of time alone.
+    pub fn steady_state(&self, measure_ns: u64) -> Option<String> {
+        let round_s = measure_ns as f64 / 1e9 / steady::WINDOW as f64;
+        let rule =
+            || format!("{}; rounds of {round_s} s, at most {} of them", steady::rule(), steady::ROUNDS_MAX);
+        self.until_steady.then(rule)
+    }
+
+    /// Times under load of an arm that is asked for so much: the shortest and the longest.
+    pub fn load_ns(&self, is_closed: bool, measure_ns: u64) -> (u64, u64) {
+        let most = if self.until_steady && is_closed {
+            measure_ns / steady::WINDOW as u64 * steady::ROUNDS_MAX as u64
+        } else {
+            measure_ns
+        };
+        (measure_ns, most)
     }
 
     /// Looks at the folder after a block: whether no further one is needed. Says so in the manifest.
@@ -156,7 +187,7 @@ mod tests {
     fn each_arm_twice_under_two_names() {
         let once = Method::default().arms(&[Arm::Raw, Arm::Ring]);
         assert_eq!(once.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["raw", "ring"]);
-        let twice = Method { a_a: true, until_settled: false }.arms(&[Arm::Raw, Arm::Ring]);
+        let twice = Method { a_a: true, ..Method::default() }.arms(&[Arm::Raw, Arm::Ring]);
         let names: Vec<&str> = twice.iter().map(|(_, name)| name.as_str()).collect();
         assert_eq!(names, ["raw", "ring", "raw-again", "ring-again"]);
     }

@@ -16,8 +16,10 @@ use crate::bench::{self, DataSpan, SECTOR_BYTES, data_span};
 use crate::cli::RunOptions;
 use crate::failure::{EXIT_OK, Failure};
 use crate::nbd::{Address, ConnectOptions, Export};
+use crate::precondition::PASSES;
 use crate::replay::{self, Asked, tell};
 use crate::resume;
+use crate::stats::steady;
 use crate::suite::{Cell, Load, SuitePlan, time_text};
 
 /// The span if none is given. Every arm fills and compares all of it, so that a larger one costs more time than
@@ -80,6 +82,15 @@ impl Request {
         let warmup =
             options.warmup.unwrap_or(if options.trace.is_empty() { WARMUP_SECONDS_DEFAULT } else { 0 });
         let warmup_ns = warmup * 1_000_000_000;
+        if options.until_steady && !options.trace.is_empty() {
+            return Err(Failure::usage("a trace has a course of its own: --until-steady is for workloads"));
+        }
+        if options.until_steady && !options.seconds.is_multiple_of(steady::WINDOW as u64) {
+            return Err(Failure::usage(format!(
+                "with --until-steady a round is a fifth of --seconds, in whole seconds: --seconds {}",
+                options.seconds.next_multiple_of(steady::WINDOW as u64)
+            )));
+        }
         let trace = Asked::of(options, warmup_ns + measure_ns)?;
         let mut cells: Vec<Cell> = Vec::new();
         if let Some(trace) = &trace {
@@ -197,27 +208,62 @@ pub(crate) fn random_seed() -> u64 {
     hasher.finish() >> 32
 }
 
-/// About how long the plan takes.
-pub(crate) fn duration(plan: &SuitePlan) -> Duration {
-    let span = Duration::from_nanos(
-        u64::try_from(u128::from(plan.span_bytes) * 2_000_000_000 / u128::from(ASSUMED_BYTES_PER_SECOND))
-            .unwrap_or(u64::MAX),
-    );
-    let arm = Duration::from_nanos(plan.warmup_ns + plan.measure_ns);
-    (arm + span) * plan.runs() as u32 + arm * plan.reference_runs() as u32
+/// What a plan takes on a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Takes {
+    /// About how long, where every load is steady at once.
+    duration: Duration,
+    /// Where none ever is.
+    duration_most: Duration,
+    /// Bytes that filling alone writes; the workloads' own writes come to that.
+    filled_bytes: u64,
+    /// Bytes that preconditioning writes beside.
+    preconditioned_bytes: u64,
 }
 
-/// Bytes that filling alone writes; the workloads' own writes come to that.
-fn filled_bytes(plan: &SuitePlan) -> u64 {
-    plan.span_bytes * plan.runs() as u64
+/// What a plan takes on a device of this size.
+pub(crate) fn takes(plan: &SuitePlan, device_bytes: u64) -> Takes {
+    let times = plan.method.precondition.times(plan.runs());
+    let preconditioned_bytes = device_bytes.saturating_mul(u64::from(PASSES)).saturating_mul(times);
+    let moving = |bytes: u128| {
+        let ns = bytes * 1_000_000_000 / u128::from(ASSUMED_BYTES_PER_SECOND);
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    };
+    let filled_bytes = plan.span_bytes * plan.runs() as u64;
+    // What is filled is read back.
+    let beside = moving(2 * u128::from(filled_bytes) + u128::from(preconditioned_bytes))
+        + Duration::from_nanos(plan.warmup_ns + plan.measure_ns) * plan.reference_runs() as u32;
+    let loads = |of: fn((u64, u64)) -> u64| {
+        let of_cell = |cell: &Cell| {
+            let load_ns = of(plan.method.load_ns(cell.load == Load::Closed, plan.measure_ns));
+            Duration::from_nanos(plan.warmup_ns + load_ns) * plan.runs_of(cell) as u32
+        };
+        plan.cells.iter().map(of_cell).sum::<Duration>()
+    };
+    Takes {
+        duration: beside + loads(|(least, _)| least),
+        duration_most: beside + loads(|(_, most)| most),
+        filled_bytes,
+        preconditioned_bytes,
+    }
 }
 
 /// The plan in one sentence, for stderr.
-pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
+pub(crate) fn sentence(plan: &SuitePlan, path: &Path, device_bytes: u64) -> String {
+    let takes = takes(plan, device_bytes);
+    let most = if takes.duration_most > takes.duration {
+        format!(" to {}", time_text(takes.duration_most))
+    } else {
+        String::new()
+    };
+    let preconditioning = match takes.preconditioned_bytes {
+        0 => String::new(),
+        bytes => format!(", {bytes} bytes of preconditioning"),
+    };
     let trace = plan.trace.as_ref().map(|trace| format!("\n{}", tell::sentence(&trace.facts)));
     format!(
-        "{}: {} blocks of {} arms on {} workloads and depths, span of {} bytes from byte {}, seed {}; about {}, {} bytes \
-         of filling{}",
+        "{}: {} blocks of {} arms on {} workloads and depths, span of {} bytes from byte {}, seed {}; about {}{most}, {} bytes \
+         of filling{preconditioning}{}",
         path.display(),
         plan.repeats,
         plan.arms.len(),
@@ -225,8 +271,8 @@ pub(crate) fn sentence(plan: &SuitePlan, path: &Path) -> String {
         plan.span_bytes,
         plan.span_offset_bytes,
         plan.seed,
-        time_text(duration(plan)),
-        filled_bytes(plan),
+        time_text(takes.duration),
+        takes.filled_bytes,
         trace.unwrap_or_default(),
     )
 }
@@ -264,6 +310,7 @@ fn describe(options: &RunOptions) -> Result<Value, Failure> {
     };
     let plan = request.on(path, size_bytes, SECTOR_BYTES)?;
     let cells: Vec<String> = plan.cells.iter().map(Cell::name).collect();
+    let takes = takes(&plan, size_bytes);
     let extra = json!({
         "device": path.display().to_string(),
         "size_bytes": size_bytes,
@@ -272,8 +319,12 @@ fn describe(options: &RunOptions) -> Result<Value, Failure> {
         "repeats": plan.repeats,
         "span_offset_bytes": plan.span_offset_bytes,
         "span_bytes": plan.span_bytes,
-        "filled_bytes": filled_bytes(&plan),
-        "duration_s": duration(&plan).as_secs(),
+        "preconditioning": plan.method.preconditioning(),
+        "steady_state": plan.method.steady_state(plan.measure_ns),
+        "filled_bytes": takes.filled_bytes,
+        "preconditioned_bytes": takes.preconditioned_bytes,
+        "duration_s": takes.duration.as_secs(),
+        "duration_most_s": takes.duration_most.as_secs(),
         "seed": plan.seed,
         "trace": plan.trace.as_ref().map(|trace| &trace.facts),
     });

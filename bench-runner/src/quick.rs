@@ -81,7 +81,8 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
     let speed = calibrate(&bench, seed).map_err(|failure| name_folder(failure, folder))?;
     let span = bench.data_span(&arms())?;
     let fitted = fit(&speed, BUDGET.saturating_sub(started.elapsed() + RESERVE), span.bytes);
-    for dropped in &fitted.dropped {
+    let dropped: Vec<Dropped> = fitted.dropped.iter().cloned().chain(beside()).collect();
+    for dropped in &dropped {
         eprintln!("left out: {}: {}", dropped.what, dropped.why);
     }
     let cells: Result<Vec<_>, Failure> = fitted
@@ -112,7 +113,19 @@ pub fn run(folder: &Path, out: &Path) -> Result<Session, Failure> {
         plan.span_bytes / MIB,
         time_text(fitted.duration),
     );
-    session::run(&bench, &plan, out, fitted.dropped, &mut |_, _| {})
+    session::run(&bench, &plan, out, dropped, &mut |_, _| {})
+}
+
+/// What the method of `run` has that takes longer than there is time for.
+fn beside() -> [Dropped; 2] {
+    let of = |what: &str, option: &str| Dropped {
+        what: what.to_owned(),
+        why: format!("takes longer than three minutes; `run {option}` has it"),
+    };
+    [
+        of("purge and preconditioning of the disk", "--precondition"),
+        of("waiting for steady state", "--until-steady"),
+    ]
 }
 
 /// What is kept in memory shows nothing of a disk, and durability least of all.

@@ -6,8 +6,12 @@
 //!
 //! Everything is allocated by [`Recorder::new`]; recording is a few array updates. Operations still in flight
 //! when the window closes are not counted, however long they take.
+//!
+//! Of a load that goes on until it is steady, the window is the last five of its rounds. Each round has a recorder of its
+//! own, made when the one before has ended; those that the window has left behind are dropped.
 #![allow(unsafe_code, reason = "getrusage for one thread has no safe wrapper in std")]
 
+use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::time::Instant;
 
@@ -16,6 +20,7 @@ use icecore_workloads::Generations;
 
 use crate::bands::{BANDS, band, bounds_ns};
 use crate::measure::{ArmOutcome, BandCount, OpenFigures, OperationFigures, Second};
+use crate::stats::steady::{self, Rounds};
 use crate::{allocations, interrupt};
 
 /// Longest latency a histogram holds; a longer one is counted as this. Well above the 30 s after which the
@@ -137,6 +142,15 @@ pub struct Recorder {
     begin: Option<Usage>,
     end: Option<Usage>,
     open: Option<OpenFigures>,
+    past: Option<Past>,
+}
+
+/// The rounds that have ended, of a load that goes on until it is steady.
+#[derive(Clone, Debug, Default)]
+struct Past {
+    rounds: Rounds,
+    /// The last of them, which are the window.
+    window: VecDeque<Recorder>,
 }
 
 /// What the thread had used at a moment.
@@ -145,6 +159,12 @@ struct Usage {
     now_ns: u64,
     cpu: Option<CpuTimes>,
     allocations: Option<u64>,
+}
+
+impl Usage {
+    fn at(now_ns: u64) -> Self {
+        Self { now_ns, cpu: CpuTimes::of_this_thread(), allocations: allocations::count() }
+    }
 }
 
 impl Recorder {
@@ -163,7 +183,14 @@ impl Recorder {
             begin: None,
             end: None,
             open: None,
+            past: None,
         }
+    }
+
+    /// The same for a load that goes on until it is steady: a round is a fifth of the window.
+    pub fn until_steady(self) -> Self {
+        let round_ns = self.measure_ns / steady::WINDOW as u64;
+        Self { past: Some(Past::default()), ..Self::new(self.begin_ns, round_ns) }
     }
 
     /// The same for an open load of that rate.
@@ -251,6 +278,12 @@ impl Recorder {
         if interrupt::requested() {
             return Phase::Done;
         }
+        if self.past.is_some() && now_ns >= self.begin_ns + self.measure_ns {
+            self.end_rounds(now_ns);
+        }
+        if self.past.as_ref().is_some_and(|past| past.rounds.is_over()) {
+            return Phase::Done;
+        }
         let phase = match now_ns.checked_sub(self.begin_ns) {
             None => Phase::WarmUp,
             Some(since_begin_ns) if since_begin_ns < self.measure_ns => Phase::Measuring,
@@ -265,8 +298,7 @@ impl Recorder {
     #[cold]
     fn enter(&mut self, phase: Phase, now_ns: u64) {
         self.phase = phase;
-        let cpu = CpuTimes::of_this_thread();
-        let usage = Some(Usage { now_ns, cpu, allocations: allocations::count() });
+        let usage = Some(Usage::at(now_ns));
         match phase {
             Phase::WarmUp => {}
             Phase::Measuring => self.begin = usage,
@@ -274,8 +306,57 @@ impl Recorder {
         }
     }
 
+    /// Ends every round that is over by now, until no further one is needed.
+    #[cold]
+    fn end_rounds(&mut self, now_ns: u64) {
+        let Some(mut past) = self.past.take() else { return };
+        while now_ns >= self.begin_ns + self.measure_ns && !past.rounds.is_over() {
+            self.enter(Phase::Done, now_ns);
+            let next = Self::new(self.begin_ns + self.measure_ns, self.measure_ns);
+            let ended = std::mem::replace(self, next);
+            self.enter(Phase::Measuring, now_ns);
+            past.rounds.operations.push(ended.figures[..2].iter().map(|figures| figures.operations).sum());
+            past.window.push_back(ended);
+            if past.window.len() > steady::WINDOW {
+                past.window.pop_front();
+            }
+        }
+        self.past = Some(past);
+    }
+
+    /// Adds the round that followed this one.
+    fn join(&mut self, next: Self) {
+        let before = (self.measure_ns / SECOND_NS) as usize;
+        self.measure_ns += next.measure_ns;
+        self.end = next.end;
+        for (figures, more) in self.figures.iter_mut().zip(next.figures) {
+            figures.operations += more.operations;
+            figures.bytes += more.bytes;
+            // Both have the same bounds, so that it cannot fail.
+            let _same_bounds = figures.latency_ns.add(&more.latency_ns);
+        }
+        let seconds = self.measure_ns.div_ceil(SECOND_NS) as usize;
+        self.bands.resize(seconds, [0; BANDS]);
+        self.seconds.resize(seconds, Second::default());
+        for (second, more) in self.seconds[before..].iter_mut().zip(next.seconds) {
+            second.operations += more.operations;
+            second.latency_ns_sum += more.latency_ns_sum;
+            second.latency_ns_max = second.latency_ns_max.max(more.latency_ns_max);
+        }
+        (0..).zip(&mut self.seconds).for_each(|(number, second)| second.second = number);
+        for (counts, more) in self.bands[before..].iter_mut().zip(next.bands) {
+            counts.iter_mut().zip(more).for_each(|(count, more)| *count = count.saturating_add(more));
+        }
+    }
+
     /// What was measured.
-    pub fn finish(self) -> Recorded {
+    pub fn finish(mut self) -> Recorded {
+        if let Some(Past { rounds, mut window }) = self.past.take()
+            && let Some(mut first) = window.pop_front()
+        {
+            window.into_iter().for_each(|next| first.join(next));
+            return Recorded { rounds: Some(rounds), ..first.finish() };
+        }
         let cpu = self.cpu_over_window();
         let allocations = self.allocations_in_window();
         let bands = self.band_counts();
@@ -291,6 +372,7 @@ impl Recorder {
             seconds: self.seconds,
             bands,
             open: self.open,
+            rounds: None,
         }
     }
 
@@ -349,6 +431,8 @@ pub struct Recorded {
     pub bands: Vec<BandCount>,
     /// Of an open load.
     pub open: Option<OpenFigures>,
+    /// Of a load that went on until it was steady.
+    pub rounds: Option<Rounds>,
 }
 
 impl Recorded {
@@ -370,6 +454,7 @@ impl Recorded {
             bare: Vec::new(),
             generations,
             open: self.open,
+            rounds: self.rounds,
             replayed: None,
         }
     }
@@ -427,6 +512,66 @@ mod tests {
         let mut open = Recorder::new(10, 100);
         open.advance(20);
         assert_eq!(open.finish().cpu_user_ns, None);
+    }
+
+    /// Rounds of two seconds: operations of the first four are dropped, and those of the window lie in its seconds.
+    #[test]
+    fn the_window_is_the_last_five_rounds() {
+        let mut recorder = Recorder::new(SECOND_NS, 10 * SECOND_NS).until_steady();
+        let mut done_at = None;
+        for tenth in 0..400_u64 {
+            let now_ns = tenth * 100 * MS;
+            if recorder.advance(now_ns) == Phase::Done {
+                done_at.get_or_insert(tenth);
+            }
+            let round = now_ns.saturating_sub(SECOND_NS) / (2 * SECOND_NS);
+            // Four rounds that are slower and slower, then level ones.
+            for _ in 0..[40, 30, 20, 15].get(round as usize).copied().unwrap_or(10) {
+                recorder.record(RecordKind::Write, now_ns - now_ns.min(tenth * MS), now_ns, 4096);
+            }
+        }
+        // A second of warm-up, and nine rounds of two.
+        assert_eq!(done_at, Some(190));
+        let recorded = recorder.finish();
+        let rounds = recorded.rounds.unwrap();
+        assert_eq!(rounds.operations, [800, 600, 400, 300, 200, 200, 200, 200, 200]);
+        assert!(rounds.is_steady() && rounds.before() == 4);
+        assert_eq!((recorded.elapsed_ns, recorded.write.operations), (10 * SECOND_NS, 1_000));
+        assert_eq!((recorded.write.bytes, recorded.write.latency_ns.len()), (1_000 * 4096, 1_000));
+        let seconds: Vec<_> =
+            recorded.seconds.iter().map(|second| (second.second, second.operations)).collect();
+        assert_eq!(seconds, (0..10).map(|second| (second, 100)).collect::<Vec<_>>());
+        assert_eq!(recorded.bands.iter().map(|band| band.operations).sum::<u64>(), 1_000);
+        assert_eq!(recorded.bands.iter().map(|band| band.second).max(), Some(9));
+        // The tenth operation of a second is a millisecond slower than the first one of it, from 9 s on.
+        assert_eq!(recorded.seconds[0].latency_ns_max, 99 * MS);
+        assert_eq!(recorded.seconds[9].latency_ns_max, 189 * MS);
+        assert!(recorded.cpu_user_ns.is_some());
+    }
+
+    /// A stall of many rounds is as many rounds in which nothing was done.
+    #[test]
+    fn what_never_is_steady_ends_after_25_rounds() {
+        let mut recorder = Recorder::new(0, 500 * MS).until_steady();
+        for round in 0..9 {
+            recorder.advance(round * 100 * MS);
+            for _ in 0..=round {
+                recorder.record(RecordKind::Read, round * 100 * MS, round * 100 * MS + 5, 1);
+            }
+        }
+        assert_eq!(recorder.advance(2_400 * MS), Phase::Measuring);
+        recorder.record(RecordKind::Read, 0, 2_400 * MS, 1);
+        assert_eq!((recorder.advance(2_500 * MS), recorder.advance(2_501 * MS)), (Phase::Done, Phase::Done));
+        recorder.record(RecordKind::Read, 0, 2_500 * MS, 1);
+        let recorded = recorder.finish();
+        let rounds = recorded.rounds.unwrap();
+        assert_eq!((rounds.operations.len(), rounds.is_steady()), (25, false));
+        assert_eq!(
+            (&rounds.operations[..10], rounds.operations[24]),
+            (&[1, 2, 3, 4, 5, 6, 7, 8, 9, 0][..], 1)
+        );
+        // What it did is kept.
+        assert_eq!((recorded.read.operations, recorded.elapsed_ns), (1, 500 * MS));
     }
 
     #[test]

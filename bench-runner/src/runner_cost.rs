@@ -101,6 +101,7 @@ pub fn on_null(
         seed,
         offered_per_second: None,
         replay: None,
+        until_steady: false,
     };
     engine::run(&runtime, Bare::new(&device, 0), &task, content)
 }

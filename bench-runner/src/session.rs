@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::bench::Bench;
-use crate::content::PRECONDITIONING;
 use crate::environment;
 use crate::failure::{EXIT_INTERRUPTED, EXIT_INVALID_RUN, EXIT_OK, Failure};
+use crate::precondition::Precondition;
 use crate::results::{Dropped, Ending, Manifest, Plan, RunData, RunFolder, RunRow};
 use crate::suite::{self, AfterArm, Cell, SuiteEnd, SuitePlan};
 use crate::{interrupt, report, resume, runner_cost};
@@ -103,7 +103,14 @@ fn measure(
             folder.append_metric(&cost.row(plan.seed))?;
         }
     }
-    let end = suite::run(bench, plan, &mut folder, there, after_arm)?;
+    let prepared = match plan.method.precondition {
+        Precondition::Run => suite::precondition(bench, plan.seed, &mut folder)?,
+        Precondition::Never | Precondition::Arm => Ok(()),
+    };
+    let end = match prepared {
+        Ok(()) => suite::run(bench, plan, &mut folder, there, after_arm)?,
+        Err(stopped) => SuiteEnd { stopped: Some(stopped), ..SuiteEnd::default() },
+    };
     Session::end(folder, end)
 }
 
@@ -133,7 +140,8 @@ fn manifest(bench: &Bench, plan: &SuitePlan, dropped: Vec<Dropped>) -> Manifest 
             warmup_ns: plan.warmup_ns,
             span_offset_bytes: plan.span_offset_bytes,
             span_bytes: plan.span_bytes,
-            preconditioning: PRECONDITIONING.to_owned(),
+            preconditioning: plan.method.preconditioning(),
+            steady_state: plan.method.steady_state(plan.measure_ns),
             slo_ns: plan.slo_ns,
             digest: Plan::digest_of(plan),
         },

@@ -21,6 +21,7 @@ use crate::content;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::measure::{ArmOutcome, ArmTask};
 use crate::method::Method;
+use crate::precondition::{self, Precondition};
 use crate::replay::{Replay, TracePlan};
 use crate::results::{self, ArmRun, Dropped, MEASURE, RunFolder, RunRow};
 use crate::validity::{self, ForeignWatch};
@@ -157,8 +158,12 @@ pub struct SuitePlan {
 impl SuitePlan {
     /// Arms that will run, over all blocks.
     pub fn runs(&self) -> usize {
-        let of = |cell: &Cell| self.arms_of(cell).len();
-        self.cells.iter().map(of).sum::<usize>() * self.repeats as usize
+        self.cells.iter().map(|cell| self.runs_of(cell)).sum()
+    }
+
+    /// Those of a cell.
+    pub fn runs_of(&self, cell: &Cell) -> usize {
+        self.arms_of(cell).len() * self.repeats as usize
     }
 
     /// Measurements of the bare device in a log's place, over all blocks.
@@ -197,10 +202,21 @@ impl SuitePlan {
         Ok(())
     }
 
+    /// Whether a cell's load goes on until it is steady.
+    fn goes_on(&self, cell: &Cell) -> bool {
+        self.method.until_steady && cell.load == Load::Closed
+    }
+
+    /// Why an arm cannot be asked for a cell; `None` if it can.
+    fn refusal(&self, cell: &Cell, arm: Arm) -> Option<String> {
+        let has_rounds = || "it cannot be asked to go on until it is steady".to_owned();
+        cell.refusal(arm).or_else(|| (arm == Arm::Fio && self.goes_on(cell)).then(has_rounds))
+    }
+
     /// The arms of a cell with their names.
     fn arms_of(&self, cell: &Cell) -> Vec<(Arm, String)> {
         let possible: Vec<Arm> =
-            self.arms.iter().copied().filter(|arm| cell.refusal(*arm).is_none()).collect();
+            self.arms.iter().copied().filter(|arm| self.refusal(cell, *arm).is_none()).collect();
         self.method.arms(&possible)
     }
 
@@ -208,7 +224,7 @@ impl SuitePlan {
     pub fn left_out(&self) -> Vec<Dropped> {
         let pairs = self.cells.iter().flat_map(|cell| self.arms.iter().map(move |arm| (cell, *arm)));
         let refused = |(cell, arm): (&Cell, Arm)| {
-            let why = cell.refusal(arm)?;
+            let why = self.refusal(cell, arm)?;
             Some(Dropped { what: format!("{} on {}", cell.name(), arm.name()), why })
         };
         pairs.filter_map(refused).collect()
@@ -226,6 +242,7 @@ impl SuitePlan {
             measure_ns: self.measure_ns,
             seed,
             offered_per_second: None,
+            until_steady: self.goes_on(cell),
             replay: self.trace.as_ref().and_then(|trace| {
                 let speed = match cell.load {
                     Load::Replay(speed) => Some(speed),
@@ -295,7 +312,12 @@ pub fn run(
                     Load::PercentOfClosed(percent) => Some((own.unwrap_or(1.0) * percent / 100.0).max(1.0)),
                 };
                 let task = ArmTask { offered_per_second, ..task.clone() };
-                let measured = one_arm(bench, arm, &task, plan.references, folder, after_arm);
+                let prepared = match plan.method.precondition {
+                    Precondition::Arm => precondition(bench, task.seed, folder)?,
+                    Precondition::Never | Precondition::Run => Ok(()),
+                };
+                let measured =
+                    prepared.and_then(|()| one_arm(bench, arm, &task, plan.references, folder, after_arm));
                 let run = match &measured {
                     Err(failure) if failure.exit_code == EXIT_INTERRUPTED => {
                         end.stopped = Some(failure.clone());
@@ -353,6 +375,28 @@ pub fn run(
         }
     }
     Ok(end)
+}
+
+/// Purges the device and writes it over, and says so in the folder.
+///
+/// # Errors
+/// The folder cannot be written. The inner one: what the device says, or that a signal stopped it.
+pub(crate) fn precondition(
+    bench: &Bench,
+    seed: u64,
+    folder: &mut RunFolder,
+) -> Result<Result<(), Failure>, Failure> {
+    eprintln!("{}: discarding and writing over all of it", bench.path().display());
+    let done = match precondition::precondition(bench, seed) {
+        Ok(done) => done,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    eprintln!("{}: {}", bench.path().display(), done.words);
+    folder.append_event("preconditioned", &done.words)?;
+    if let Some(why) = done.not_purged {
+        folder.drop_part("the purge", &why)?;
+    }
+    Ok(Ok(()))
 }
 
 struct Measured {
@@ -427,13 +471,18 @@ impl Progress {
             Load::Closed => String::new(),
             load => format!(" {}", load.phase()),
         };
+        let rounds =
+            run.outcome.and_then(|outcome| outcome.rounds.as_ref()).map_or(String::new(), |rounds| {
+                let state = if rounds.is_steady() { "steady" } else { "NOT STEADY" };
+                format!(" {state} after {} rounds,", rounds.operations.len())
+            });
         let state = match (&run.invalid_reason, run.verified_blocks) {
             (Some(reason), _) => format!("DOES NOT COUNT: {reason}"),
             (None, Some(blocks)) => format!("{blocks} blocks verified"),
             (None, None) => "content not verified".to_owned(),
         };
         eprintln!(
-            "[{}/{}] block {} {} depth {}{load} {}:{figures} {state}; {} left",
+            "[{}/{}] block {} {} depth {}{load} {}:{figures}{rounds} {state}; {} left",
             self.done,
             self.runs,
             run.block,

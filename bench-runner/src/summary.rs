@@ -99,7 +99,7 @@ fn ratios(data: &RunData) -> Vec<Value> {
             Some(json!({
                 "arm": arm, "reference": reference, "workload": row.workload, "queue_depth": row.queue_depth,
                 "metric": row.metric, "median": row.value, "ci_low": row.ci_low, "ci_high": row.ci_high,
-                "blocks": row.n,
+                "blocks": row.n, "steady": row.steady,
             }))
         })
         .collect()
@@ -113,12 +113,13 @@ fn runner_cost(data: &RunData) -> Vec<Value> {
 /// The table of a run's figures.
 pub fn table(data: &RunData) -> String {
     let mut text = format!(
-        "{:<17} {:>5} {:<8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}\n",
-        "workload", "depth", "arm", "IOPS", "p50", "p99", "p99.9", "max", "CPU/IO", "of raw"
+        "{:<17} {:>5} {:<8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6}\n",
+        "workload", "depth", "arm", "IOPS", "p50", "p99", "p99.9", "max", "CPU/IO", "of raw", "steady"
     );
     for iops in pooled(data).filter(|row| row.metric == "iops") {
         let time = |metric: &str, stat: &str| microseconds(figure(data, iops, metric, stat));
         let cpu = figure(data, iops, "cpu_user", "mean").zip(figure(data, iops, "cpu_system", "mean"));
+        let steady = iops.steady.map_or("-", |steady| if steady { "yes" } else { "no" });
         let of_raw = pooled(data).find(|row| {
             row.metric == "iops_ratio"
                 && row.arm == format!("{}/raw", iops.arm)
@@ -126,7 +127,7 @@ pub fn table(data: &RunData) -> String {
         });
         let _ = writeln!(
             text,
-            "{:<17} {:>5} {:<8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}",
+            "{:<17} {:>5} {:<8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {steady:>6}",
             iops.workload,
             iops.queue_depth.unwrap_or_default(),
             iops.arm,
@@ -136,10 +137,13 @@ pub fn table(data: &RunData) -> String {
             time("latency", "p99.9"),
             time("latency", "max"),
             microseconds(cpu.map(|(user, system)| user + system)),
-            of_raw.and_then(|row| row.value).map_or("-".to_owned(), |ratio| format!("{:.1}%", ratio * 100.0)),
+            match of_raw {
+                Some(row) if row.steady == Some(false) => "unranked".to_owned(),
+                row => percent(row.and_then(|row| row.value)),
+            },
         );
     }
-    text.push_str("times in microseconds; - is not measured, or too few samples\n");
+    text.push_str("times in microseconds; - is not measured, or too few samples; what is not steady in a block is not ranked\n");
     text.push_str(&open_loads::table(data));
     for sentence in replay::tell::sentences(data) {
         let _ = writeln!(text, "{sentence}");
@@ -154,6 +158,10 @@ pub fn table(data: &RunData) -> String {
         );
     }
     text
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.1}%", share * 100.0))
 }
 
 pub(crate) fn microseconds(nanoseconds: Option<f64>) -> String {

@@ -149,6 +149,11 @@ impl Workload {
         &ALL
     }
 
+    /// The same under another name.
+    pub fn renamed(&self, name: &str) -> Workload {
+        Workload { name: name.to_owned(), ..self.clone() }
+    }
+
     /// A workload of one part over the whole span with requests of one length.
     ///
     /// # Panics

@@ -163,6 +163,7 @@ impl Shared {
                 (Some(per_second), _) => recorder.open(per_second),
                 // What was offered is known when it was played.
                 (None, Some(replay)) if replay.speed.is_some() => recorder.open(0.0),
+                (None, None) if task.until_steady => recorder.until_steady(),
                 (None, _) => recorder,
             },
             done: false,

@@ -8,13 +8,15 @@ mod claims;
 pub mod engine;
 pub mod fio;
 mod line;
-mod pace;
+pub(crate) mod pace;
 #[cfg(test)]
 mod played;
 pub mod reference;
 pub mod ring;
 pub mod target;
 pub(crate) mod turns;
+#[cfg(test)]
+mod until_steady;
 
 use icecore::store::Backend;
 use icecore::volume::{OpenMode, Volume};

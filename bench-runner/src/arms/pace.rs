@@ -1,6 +1,6 @@
 //! The pace of an open load: who begins the next operation, and when.
 //!
-//! Operations are due by a [`Schedule`](icecore_workloads::Schedule) or by a trace, in order. One task at a time, the *next*, waits for
+//! Operations are due by a [`Schedule`] or by a trace, in order. One task at a time, the *next*, waits for
 //! the moment at which the operation
 //! that comes first is due, begins it and hands over to another idle one; a task whose operation has completed while others
 //! are due goes on at once. So an operation waits for its turn only while all of them are under way, which is the queue
@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use icecore::runtime::{Context, Signal};
+use icecore_workloads::Schedule;
 
 use super::line::{First, Line, Source};
 use crate::failure::Failure;
@@ -30,7 +31,7 @@ const SLEEP_NS_MAX: u64 = 50_000_000;
 
 /// An operation that is due.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Due {
+pub(crate) struct Due {
     /// When it was to begin.
     pub due_ns: u64,
     /// When it could begin: then, or when there was a task for it.
@@ -58,7 +59,7 @@ pub(super) struct Played {
 
 /// The line of what is to begin and the tasks that are idle.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     context: Context,
     clock: Cell<Clock>,
     line: RefCell<Line>,
@@ -72,7 +73,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// For so many tasks; what is due in the window is counted.
-    pub fn new(context: &Context, queue_depth: u32, source: Source, window: (u64, u64)) -> Self {
+    pub(super) fn new(context: &Context, queue_depth: u32, source: Source, window: (u64, u64)) -> Self {
         Self {
             context: context.clone(),
             clock: Cell::new(Clock::start()),
@@ -83,6 +84,11 @@ impl Pace {
             last_wait_ns: Cell::new(0),
             starved_ns: Cell::new(0),
         }
+    }
+
+    /// For so many tasks, by a schedule alone.
+    pub fn scheduled(context: &Context, queue_depth: u32, schedule: Schedule) -> Self {
+        Self::new(context, queue_depth, Source::Schedule(schedule), (0, 0))
     }
 
     /// The schedule begins at 0 of this clock.
@@ -150,7 +156,7 @@ impl Pace {
     ///
     /// # Errors
     /// It could not be read as far as it was played, beside what was played of it.
-    pub fn finish(&self) -> (Played, Result<(), Failure>) {
+    pub(super) fn finish(&self) -> (Played, Result<(), Failure>) {
         let mut line = self.line.borrow_mut();
         let is_whole = line.is_over();
         let in_window = line.count_window();
@@ -225,6 +231,7 @@ mod tests {
             seed: 3,
             offered_per_second,
             replay: None,
+            until_steady: false,
         };
         let target = Served { context: runtime.context().clone(), begun: Clock::start(), stall_ns };
         engine::run(&runtime, target, &task, Content::AsItIs).expect("a measurement")

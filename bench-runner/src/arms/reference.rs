@@ -59,7 +59,14 @@ pub(crate) fn measure(bench: &Bench, task: &ArmTask, log: &LogBatches) -> Result
         };
         let workload =
             Workload::simple(task.workload.name(), Access::Sequential, 0, batch_bytes as u32, durability);
-        let task = ArmTask { span_bytes, workload, queue_depth, offered_per_second: None, ..task.clone() };
+        let task = ArmTask {
+            span_bytes,
+            workload,
+            queue_depth,
+            offered_per_second: None,
+            until_steady: false,
+            ..task.clone()
+        };
         let outcome = engine::run(bench.runtime(), bare.clone(), &task, Content::AsItIs)?;
         if interrupt::requested() {
             return Err(Failure::interrupted());

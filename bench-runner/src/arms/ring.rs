@@ -89,7 +89,8 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, RingError> {
     if task.workload.writes() {
         driver.prepare_write_buffers();
     }
-    let mut recorder = Recorder::new(task.warmup_ns, task.measure_ns);
+    let recorder = Recorder::new(task.warmup_ns, task.measure_ns);
+    let mut recorder = if task.until_steady { recorder.until_steady() } else { recorder };
     driver.drive(&mut recorder)?;
     let generations = std::mem::take(&mut driver.generations);
     drop(driver);

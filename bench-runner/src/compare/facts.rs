@@ -35,8 +35,8 @@ fn short(value: &Value) -> String {
 
 /// Facts of the plan that change what a figure means. What else a plan says (arms, workloads, depths, number of blocks) changes
 /// only which figures there are.
-pub const OF_THE_PLAN: [&str; 5] =
-    ["measure_ns", "warmup_ns", "span_offset_bytes", "span_bytes", "preconditioning"];
+pub const OF_THE_PLAN: [&str; 6] =
+    ["measure_ns", "warmup_ns", "span_offset_bytes", "span_bytes", "preconditioning", "steady_state"];
 
 /// Every fact of device, environment and plan in which the two differ; of the plan those that are `wanted`.
 pub fn differences(a: &Manifest, b: &Manifest, wanted: &dyn Fn(&str) -> bool) -> Vec<Difference> {

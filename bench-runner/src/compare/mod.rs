@@ -52,7 +52,7 @@ pub struct Line {
     pub verdict: Verdict,
     /// Why.
     pub reason: String,
-    /// Blocks whose load was not steady, of A and B.
+    /// Blocks whose load was not steady, of A and B: they are in no ratio.
     pub unsteady: (usize, usize),
 }
 
@@ -292,18 +292,29 @@ impl Context<'_> {
                 return leave(None, format!("no block of {letter} counts: {reasons}"), true);
             }
         }
+        let unsteady = (a.unsteady(arm_a, cell), b.unsteady(arm_b, cell));
         let mut found = Vec::new();
         for quantity in quantities {
             if !a.has_rows(arm_a, cell, quantity) || !b.has_rows(arm_b, cell, quantity) {
                 continue;
             }
-            let (of_a, of_b) = (a.series(arm_a, cell, quantity), b.series(arm_b, cell, quantity));
+            let (mut of_a, mut of_b) = (a.series(arm_a, cell, quantity), b.series(arm_b, cell, quantity));
             if of_a.is_empty() || of_b.is_empty() {
                 let letter = if of_a.is_empty() { "A" } else { "B" };
                 leave(Some(*quantity), format!("not measured in {letter}, or by too few samples"), false);
                 continue;
             }
             let pairing = Pairing::of(&of_a, &of_b, self.same_folder, self.plans_agree);
+            of_a.retain(|block, _| !unsteady.0.contains(block));
+            of_b.retain(|block, _| !unsteady.1.contains(block));
+            if of_a.is_empty() || of_b.is_empty() {
+                let letter = if of_a.is_empty() { "A" } else { "B" };
+                let reason = format!(
+                    "not ranked: in no block of {letter} was the load steady; see `run --until-steady`"
+                );
+                leave(Some(*quantity), reason, false);
+                continue;
+            }
             let seed = a.manifest.as_ref().map_or(1, |manifest| manifest.seed);
             let Some(plain) = pairs::estimate(pairing, &of_a, &of_b, seed) else {
                 leave(Some(*quantity), "a value is 0, or no block is in both".to_owned(), false);
@@ -358,7 +369,7 @@ impl Context<'_> {
                 noise,
                 verdict,
                 reason,
-                unsteady: (a.unsteady(arm_a, cell), b.unsteady(arm_b, cell)),
+                unsteady: (unsteady.0.len(), unsteady.1.len()),
             });
         }
     }

@@ -197,17 +197,15 @@ impl Side {
         whole.unwrap_or_default()
     }
 
-    /// Valid blocks of the arm in which the load was not steady.
-    pub fn unsteady(&self, arm: &str, cell: &Cell) -> usize {
-        let blocks: BTreeSet<u32> = self
-            .values
+    /// Valid blocks of the arm in which the load was not steady: they are kept, and not ranked.
+    pub fn unsteady(&self, arm: &str, cell: &Cell) -> BTreeSet<u32> {
+        self.values
             .get(&(arm.to_owned(), cell.clone()))
             .into_iter()
             .flat_map(|metrics| metrics.values().flatten())
             .filter(|row| row.steady == Some(false))
             .filter_map(|row| row.block)
-            .collect();
-        blocks.len()
+            .collect()
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) fn text(comparison: &Comparison, a: &Side, b: &Side) -> String {
         };
         let unsteady = match line.unsteady {
             (0, 0) => String::new(),
-            (a, b) => format!("; not steady in {a} and {b} blocks"),
+            (a, b) => format!("; {a} and {b} blocks were not steady, and are not ranked"),
         };
         let machine = if line.is_of_the_machine() { " (the machine)" } else { "" };
         let _ = writeln!(

@@ -154,6 +154,7 @@ pub(super) fn environment(view: &View, page: &mut String) {
             format!("{} from byte {}", size(plan.span_bytes), whole(plan.span_offset_bytes as f64)),
         ),
         ("preconditioning", plan.preconditioning.clone()),
+        ("steady state", plan.steady_state.clone().unwrap_or_default()),
         ("measured, warm-up", format!("{}, {}", seconds(plan.measure_ns), seconds(plan.warmup_ns))),
         ("arms", plan.arms.join(", ")),
         ("workloads", plan.workloads.join(", ")),

@@ -275,7 +275,8 @@ fn ratios(view: &View, page: &mut String) {
     ];
     page.push_str(
         "<h2>Paired ratios</h2>\n<p>Each dot is the median over the blocks of one arm’s value divided by the \
-         reference’s in the same block. Where the bar crosses the line at 1, no difference is shown.</p>\n",
+         reference’s in the same block. Where the bar crosses the line at 1, no difference is shown; what was not steady is \
+         named, and not ranked.</p>\n",
     );
     for (reference, open) in [("raw", " open"), ("ring", ""), ("fio", "")] {
         let pictures: String = metrics
@@ -439,7 +440,7 @@ too narrow to be called 95 %. Two arms differ only where it excludes 1 and the e
 survives a power cut. The load is closed: a slow I/O delays the next one, so these latencies do not show the queue that \
 an application with its own clock would build up.</p>\n\
 <p><b>CPU/IO</b> is user and system time of the measuring thread; work that the kernel does elsewhere is not in it.</p>\n\
-<p><b>Steady</b> is SNIA’s rule over the run’s last five rounds: their range within 20 % of their mean, their slope within \
-10 %. What is not steady is shown and not ranked.</p>\n\
+<p><b>Steady</b> is SNIA’s rule over five rounds, each a fifth of what was measured: their range within 20 % of their mean, their \
+slope within 10 %. What is not steady is shown and not ranked.</p>\n\
 <p>These numbers hold for this device, kernel and machine. Make this page again from the folder with \
 <code>bench-runner report</code>.</p>\n";

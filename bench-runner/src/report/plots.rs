@@ -39,7 +39,8 @@ pub(super) fn forest(view: &View, reference: &str, metric: &str) -> Option<Strin
         .map(|(row, arm, _)| (row, arm))
         .collect();
     let label = |row: &MetricRow, arm: &str| {
-        format!("{arm} {} qd {}", row.workload, row.queue_depth.unwrap_or_default())
+        let unranked = if row.steady == Some(false) { " (not steady)" } else { "" };
+        format!("{arm} {} qd {}{unranked}", row.workload, row.queue_depth.unwrap_or_default())
     };
     let longest = rows.iter().map(|(row, arm)| label(row, arm).chars().count()).max()?;
     let ends = |row: &MetricRow| {

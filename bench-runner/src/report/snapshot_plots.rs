@@ -25,7 +25,10 @@ fn plain(value: f64) -> String {
 /// Rate and latency over time of the first block in which every arm counts, each arm from where the part `origin` begins.
 pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
     let runs: Vec<&RunRow> = view.data.runs.iter().filter(|run| run.workload == suite.name()).collect();
-    let bad = |block: u32| runs.iter().any(|run| run.block == block && !run.valid);
+    // Of an arm that counts, a part may not.
+    let counts =
+        |arm: &str, block: u32| runs.iter().any(|run| run.block == block && run.arm == arm && run.valid);
+    let bad = |block: u32| runs.iter().any(|run| run.block == block && !counts(&run.arm, block));
     let Some(block) = runs.iter().map(|run| run.block).filter(|block| !bad(*block)).min() else {
         return Vec::new();
     };
@@ -35,9 +38,11 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
     for arm in &view.arms {
         let own: Vec<&&RunRow> = runs.iter().filter(|run| run.arm == *arm && run.block == block).collect();
         let asked = own.iter().find(|run| run.phase == "creation");
-        let Some(begin) = asked.or_else(|| own.iter().find(|run| run.phase == origin)) else { continue };
+        let Some(begin) = asked.or_else(|| own.iter().find(|run| run.phase.starts_with(origin))) else {
+            continue;
+        };
         let place = |ns: u64| (ns as f64 - begin.started_ns as f64) / 1e9;
-        for run in &own {
+        for run in own.iter().filter(|run| run.valid) {
             // Where a window is cut short, its rate says little.
             let is_whole = |window: &&WindowRow| window.run == run.run && window.window_ns >= 20_000_000;
             let windows: Vec<(f64, &WindowRow)> = view
@@ -91,7 +96,9 @@ pub(super) fn course(view: &View, suite: Suite, origin: &str) -> Vec<Picture> {
         let labels = if index == 0 { ticks(&y, count) } else { ticks(&y, time) };
         frame.y_axis(&labels, if index == 0 { "I/Os a second" } else { "latency" });
         for (run, windows) in &lines {
-            let thin = if run.phase == "settled" || run.phase.ends_with("without") { " thin" } else { "" };
+            let is_thin =
+                run.phase == "settled" || run.phase.contains("without") || run.phase.contains("alone");
+            let thin = if is_thin { " thin" } else { "" };
             let class = format!("{}{thin}", view.colour(&run.arm));
             let middle = |at: f64, row: &WindowRow| at + row.window_ns as f64 / 2e9;
             let of = |row: &WindowRow| if index == 0 { rate(row) } else { mean(row) };
@@ -174,7 +181,7 @@ fn draw(
     frame.y_axis(&ticks(&y, text), y_title);
     let mut names: Vec<f64> = Vec::new();
     for line in lines {
-        let is_cold = line.phase.ends_with("cold");
+        let is_cold = ["cold", "without", "alone", "before"].iter().any(|word| line.phase.contains(word));
         let class = format!("{}{}", view.colour(line.arm), if is_cold { " thin" } else { "" });
         frame.line(&class, line.points.iter().map(|(at, ends)| (*at, ends[1])));
         for (at, ends) in &line.points {
@@ -254,10 +261,26 @@ pub(super) fn first_touch(view: &View) -> Vec<Picture> {
     .collect()
 }
 
-/// The number in a name such as `overwrite-25` or `after-128-writes`.
+/// Latency of the foreground over its load, for each kind of part.
+pub(super) fn under_load(view: &View, suite: Suite) -> Vec<Picture> {
+    let by_load = |row: &MetricRow| {
+        let (part, percent) = row.phase.strip_suffix('%')?.split_once("-oltp-")?;
+        Some((part.to_owned(), percent.parse().ok()?))
+    };
+    let of = |stat: &str| {
+        let lines = lines(view, suite, ("latency_intended", stat), 1.0, by_load);
+        let title = format!("Latency ({stat}) of the foreground over its load");
+        let y_title = format!("{stat} from when it was to begin");
+        Some((title, draw(view, &lines, "percent of what it can be", &y_title, time)?))
+    };
+    ["p50", "p99"].into_iter().filter_map(of).collect()
+}
+
+/// The number in a name such as `overwrite-25` or `after-128-writes`, with the load that it was under.
 fn number(row: &MetricRow) -> Option<(String, f64)> {
-    let number = row.phase.split('-').find_map(|part| part.parse::<f64>().ok())?;
-    Some((String::new(), number))
+    let (part, load) = row.phase.split_once("-oltp-").unwrap_or((&row.phase, ""));
+    let number = part.split('-').find_map(|part| part.parse::<f64>().ok())?;
+    Some((load.to_owned(), number))
 }
 
 /// Bytes of the device, and space, for each changed byte.

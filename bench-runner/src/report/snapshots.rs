@@ -49,12 +49,27 @@ fn words(suite: Suite) -> &'static str {
             "After a snapshot everything was overwritten, and the snapshot deleted, so that all of the image lies in overlays. Then each \
              block is read once, one at a time: by a volume that moves home what it reads, and by one that lets it stay."
         }
+        Suite::Merge => {
+            "Bringing the oldest overlay into the base. Under load, the foreground with nothing beside it and while that goes on."
+        }
+        Suite::Backup => {
+            "A snapshot is read in order, in pieces of 1 MiB one at a time, without a foreground and beside one: what that costs the \
+             foreground, and how fast it is. On the bare device the span itself is read."
+        }
+        Suite::Aging => {
+            "The volume is read in order when it is new, and after a hundred snapshots have come and gone with a twentieth of its \
+             blocks overwritten between two of them. On the bare device the same is overwritten, without snapshots."
+        }
         Suite::OverwriteFraction => {
             "A part of the volume is overwritten once after a snapshot: what the device wrote and how much space it takes \
              for each changed byte."
         }
     }
 }
+
+const UNDER_LOAD: &str = "<p>Under load the foreground is the workload oltp, begun by a schedule at a share of what each arm did of it \
+    as fast as it could. Its latencies over time count from when operations were to begin; the foreground ratios set it beside the same with \
+    nothing beside it.</p>\n";
 
 /// The pooled rows of one part.
 struct Group<'a> {
@@ -228,8 +243,13 @@ pub(super) fn snapshots(view: &View, page: &mut String) {
             Suite::OverwriteFraction => plots::fractions(view),
             Suite::Rollback => plots::rollback(view),
             Suite::Full => plots::course(view, suite, "filling"),
-            Suite::ReadHome => Vec::new(),
+            Suite::Backup => plots::course(view, suite, "foreground-beside"),
+            Suite::ReadHome | Suite::Merge | Suite::Aging => Vec::new(),
         };
+        if groups.iter().any(|group| group.first.phase.contains("-oltp-")) {
+            page.push_str(UNDER_LOAD);
+        }
+        let pictures: Vec<_> = pictures.into_iter().chain(plots::under_load(view, suite)).collect();
         if !pictures.is_empty() {
             page.push_str("<div class=\"grid\">\n");
             for (title, picture) in pictures {

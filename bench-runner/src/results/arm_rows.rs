@@ -10,6 +10,7 @@ use crate::compare::noise::first_name;
 use crate::measure::{
     ArmOutcome, ArmTask, BandCount, BareKind, BareRate, OpenFigures, OperationFigures, SuitePart,
 };
+use crate::stats::steady;
 use crate::suite::Load;
 use crate::{stats, validity};
 
@@ -82,11 +83,23 @@ impl ArmRun<'_> {
         self.part.map_or_else(|| self.load.phase(), |part| part.phase.to_string())
     }
 
+    /// Of what a schedule or a trace asks for, how much is done says nothing of the device.
     fn steady(&self) -> Option<bool> {
         let outcome = self.outcome?;
+        if self.load.is_replay() || outcome.open.is_some() {
+            return None;
+        }
+        if let Some(rounds) = &outcome.rounds {
+            return Some(rounds.is_steady());
+        }
         let whole_seconds = outcome.elapsed_ns / NANOSECONDS_PER_SECOND;
         let whole = outcome.seconds.iter().filter(|second| u64::from(second.second) < whole_seconds);
-        stats::steady(&whole.map(|second| second.operations).collect::<Vec<_>>())
+        steady::steady(&whole.map(|second| second.operations).collect::<Vec<_>>())
+    }
+
+    /// Time under load before what was measured.
+    fn warmup_ns(&self) -> u64 {
+        self.task.warmup_ns + self.outcome.map_or(0, ArmOutcome::unsteady_ns)
     }
 
     pub(super) fn run_row(&self, run: u64, started_utc: String, hist_file: String) -> RunRow {
@@ -103,7 +116,7 @@ impl ArmRun<'_> {
             span_offset_bytes: self.task.span_offset_bytes,
             span_bytes: self.task.span_bytes,
             measured_ns: outcome.map(|outcome| outcome.elapsed_ns),
-            warmup_ns: self.task.warmup_ns,
+            warmup_ns: self.warmup_ns(),
             seed: self.task.seed,
             started_utc,
             started_ns: self.started_ns,
@@ -142,7 +155,7 @@ impl ArmRun<'_> {
     }
 
     pub(super) fn second_rows(&self, run: u64) -> Vec<SecondRow> {
-        let measuring_since_ns = self.started_ns + self.task.warmup_ns;
+        let measuring_since_ns = self.started_ns + self.warmup_ns();
         let seconds = self.outcome.map_or(&[][..], |outcome| &outcome.seconds);
         seconds
             .iter()
@@ -212,6 +225,7 @@ impl ArmRun<'_> {
         }
         self.add_open(&mut rows, run, outcome);
         self.add_replay(&mut rows, run, outcome);
+        self.add_rounds(&mut rows, run, outcome);
         self.add_writing(&mut rows, run, outcome);
         for figure in self.part.map_or(&[][..], |part| part.figures) {
             rows.push(MetricRow {
@@ -280,6 +294,24 @@ impl ArmRun<'_> {
         };
         rows.extend(counts.map(|(stat, value)| row("trace_requests", stat, "1", value)));
         rows.push(row("trace_starved", "total", "ns", replayed.starved_ns));
+    }
+
+    /// How long it took a load to be steady, and how steady it was then.
+    fn add_rounds(&self, rows: &mut Vec<MetricRow>, run: u64, outcome: &ArmOutcome) {
+        let Some(rounds) = &outcome.rounds else { return };
+        let window = rounds.window();
+        let values = [
+            ("rounds", Some(rounds.operations.len() as f64)),
+            ("range", window.map(|window| window.range)),
+            ("slope", window.map(|window| window.slope)),
+        ];
+        rows.extend(values.map(|(stat, value)| MetricRow {
+            metric: "steady_state".to_string(),
+            stat: stat.to_string(),
+            unit: "1".to_string(),
+            value,
+            ..self.metric_row(run, "all", rounds.operations.len() as u64)
+        }));
     }
 
     /// What the device wrote, how the log wrote, and both beside the bare device in its place.

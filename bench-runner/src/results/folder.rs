@@ -12,10 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::{
-    ArmRun, BandRow, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, LATENCIES_FILE, MANIFEST_FILE,
-    METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError, RunData, RunRow,
-    SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow, from_rfc3339, histogram_log, pooled_rows, rest,
-    rfc3339,
+    ArmRun, BandRow, Dropped, EVENTS_FILE, EventRow, FORMAT_VERSION, HISTOGRAM_FOLDER, LATENCIES_FILE,
+    MANIFEST_FILE, METRICS_FILE, Manifest, MetricRow, RECOVERY_FILE, RUNS_FILE, RecoveryRow, ResultsError,
+    RunData, RunRow, SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow, from_rfc3339, histogram_log,
+    pooled_rows, rest, rfc3339,
 };
 
 /// A run folder being written.
@@ -158,6 +158,16 @@ impl RunFolder {
     pub fn change_manifest(&mut self, change: impl FnOnce(&mut Manifest)) -> Result<(), ResultsError> {
         change(&mut self.manifest);
         self.manifest.save(&self.path.join(MANIFEST_FILE))
+    }
+
+    /// Says that a part of the plan was left out, once.
+    pub fn drop_part(&mut self, what: &str, why: &str) -> Result<(), ResultsError> {
+        if self.manifest.dropped.iter().any(|one| one.what == what) {
+            return Ok(());
+        }
+        self.change_manifest(|manifest| {
+            manifest.dropped.push(Dropped { what: what.to_owned(), why: why.to_owned() });
+        })
     }
 
     /// Adds one arm of one block: histograms, seconds, metrics and, last, its row in `runs.csv`. Returns the number

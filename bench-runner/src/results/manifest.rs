@@ -132,6 +132,9 @@ pub struct Plan {
     pub span_bytes: u64,
     /// How the span was brought into its state before each arm.
     pub preconditioning: String,
+    /// When a load was steady enough to be measured; `None` where that was a matter of time alone.
+    #[serde(default)]
+    pub steady_state: Option<String>,
     /// Bound of the p99 of intended latency that loads were to meet.
     #[serde(default)]
     pub slo_ns: Option<u64>,

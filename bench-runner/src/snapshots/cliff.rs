@@ -1,7 +1,8 @@
 //! `cliff`: what taking a snapshot does to steady random writes. Before it; while it is taken; then every write goes to a
 //! block that has not been written since, until the span has been or time is over; then to those blocks again.
 
-use super::load::{Load, Seen};
+use super::load::Load;
+use super::record::Seen;
 use super::stage::{PATIENCE_NS, Stage, figure};
 use super::subject::Subject;
 use crate::failure::Failure;

@@ -4,11 +4,8 @@
 
 use super::stage::Stage;
 use super::subject::{Keeper, Subject};
-use crate::arms::target::{Bare, Target};
+use crate::arms::target::Bare;
 use crate::failure::Failure;
-use crate::interrupt;
-use crate::measure::ArmOutcome;
-use crate::recorder::{Clock, Phase, RecordKind, Recorder};
 use crate::suite::shuffle;
 
 const NAME: &str = "away";
@@ -34,7 +31,9 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
         let keeper = stage.patiently("opening", Keeper::open_moving(stage.bench.device(), moves))?;
         let read = keeper.subject();
         let since = stage.mark();
-        let outcome = read_each_once(stage, &read)?;
+        let mut blocks: Vec<u64> = (0..stage.blocks()).collect();
+        shuffle(&mut blocks, &mut stage.random.borrow_mut());
+        let outcome = stage.read_places(&read, blocks.into_iter().map(|block| block * 4096), 4096)?;
         // What is moved is written behind the reads, and is theirs.
         stage.settle(&read)?;
         let figures = stage.device_figures(&since, outcome.read.operations);
@@ -46,34 +45,4 @@ pub(super) fn run(stage: &Stage) -> Result<(), Failure> {
         stage.patiently("closing", keeper.0.close())?;
     }
     Ok(())
-}
-
-/// Until each block has been read or the measured time is over.
-fn read_each_once(stage: &Stage, subject: &Subject) -> Result<ArmOutcome, Failure> {
-    let mut blocks: Vec<u64> = (0..stage.blocks()).collect();
-    shuffle(&mut blocks, &mut stage.random.borrow_mut());
-    let context = stage.bench.runtime().context();
-    let mut buf = context.buffers().get(4096)?;
-    let mut recorder = Recorder::new(0, stage.plan.measure_ns);
-    let clock = Clock::start();
-    stage.wait(async {
-        for block in blocks {
-            let begun_ns = clock.now_ns();
-            if recorder.advance(begun_ns) == Phase::Done {
-                break;
-            }
-            let (result, back) = subject.read(block * 4096, buf).await;
-            result?;
-            buf = back;
-            recorder.record(RecordKind::Read, begun_ns, clock.now_ns(), 4096);
-        }
-        Ok::<(), Failure>(())
-    })?;
-    if interrupt::requested() {
-        return Err(Failure::interrupted());
-    }
-    let ended_ns = clock.now_ns();
-    let mut recorded = recorder.finish();
-    recorded.elapsed_ns = recorded.elapsed_ns.min(ended_ns);
-    Ok(recorded.into_outcome(format!("{}, O_DIRECT", context.io_path()), Default::default()))
 }

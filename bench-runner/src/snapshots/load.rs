@@ -1,31 +1,36 @@
-//! The foreground load of the suites: random 4 KiB writes of stamped content, in batches, that can change their places
-//! and be read off while they go on.
+//! The foreground load of the suites, which can change its places and be read off while it goes on. It is one of two:
 //!
-//! There are as many tasks as requests in flight. A task whose write has completed waits until a batch of them does, and
-//! then they all begin their next one, as an application does that submits and reaps in batches. Generations are counted
-//! when a write begins and once more when it has completed, so that what a moment between the two holds is known.
+//! - random 4 KiB writes of stamped content, in batches: there are as many tasks as requests in flight. A task whose write has completed
+//!   waits until a batch of them does, and then they all begin their next one, as an application does that submits and reaps in batches;
+//! - the operations of a workload ([`Load::mix`]), as fast as they complete or at a rate of their own ([`Load::at`]): then their
+//!   latency counts from when they were to begin, too (docs/decisions/0032).
+//!
+//! Generations are counted when a write begins and once more when it has completed, so that what a moment between the two
+//! holds is known.
 //!
 //! Invariants: two writes of one block are never in flight together; after `stop`, none is.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use icecore::buf::Buf;
 use icecore::error::Error;
 use icecore::runtime::{Context, Runtime, Signal, Task};
-use icecore_workloads::{Generations, InFlight, STAMP_BLOCK_BYTES, Stamper};
+use icecore_workloads::{InFlight, OperationKind, STAMP_BLOCK_BYTES, Schedule, Stamper, Stream, Workload};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
+use super::record::{Begun, Record, Seen};
 use super::subject::Subject;
+use crate::arms::pace::{Due, Pace};
 use crate::arms::target::Target;
 use crate::arms::turns::TurnClock;
 use crate::failure::Failure;
-use crate::measure::{ArmOutcome, OperationFigures, Window};
-use crate::recorder::{CpuTimes, Recorded, empty_figures};
+use crate::recorder::Clock;
 use crate::suite::shuffle;
 
-/// Length of a window of the series.
-const WINDOW_NS: u64 = 50_000_000;
+/// The longest operation of a workload that a load takes.
+const OPERATION_BYTES_MAX: u32 = 64 << 10;
 
 /// Where the next write goes.
 enum Places {
@@ -35,9 +40,11 @@ enum Places {
     Once(Vec<u32>, Vec<u32>),
     /// To any of these.
     Among(Vec<u32>),
+    /// Where a workload has it, reads too.
+    Mix(Box<Stream>),
 }
 
-/// Writes that have been started and go on until they are stopped.
+/// A load that has been started and goes on until it is stopped.
 pub(super) struct Load {
     shared: Rc<RefCell<Shared>>,
     gate: Rc<Signal>,
@@ -46,6 +53,9 @@ pub(super) struct Load {
     tasks: Vec<Task<()>>,
     depth: u32,
     batch: usize,
+    /// Streams and schedules that have been begun: each one is another.
+    begun: u64,
+    seed: u64,
 }
 
 struct Shared {
@@ -63,40 +73,16 @@ struct Shared {
     waiting: usize,
     /// When the last of them ended, if all have.
     ended_ns: Option<u64>,
+    /// Operations a second that are to begin, and how they come; `None` where one begins when one has completed.
+    rate: Option<(f64, Workload)>,
+    /// When the schedule was begun.
+    schedule_ns: u64,
+    /// Blocks that have been written since they are watched, and how many.
+    watched: Vec<bool>,
+    changed: u64,
     stopped: bool,
     failed: Option<Error>,
     refused: u64,
-}
-
-/// What has been measured since the last look.
-struct Record {
-    since_ns: u64,
-    cpu: Option<CpuTimes>,
-    write: OperationFigures,
-    windows: Vec<Window>,
-}
-
-impl Record {
-    fn from(since_ns: u64) -> Self {
-        Self { since_ns, cpu: CpuTimes::of_this_thread(), write: empty_figures(), windows: Vec::new() }
-    }
-}
-
-/// What a load did between two looks.
-pub(super) struct Seen {
-    pub outcome: ArmOutcome,
-    pub windows: Vec<Window>,
-}
-
-impl Seen {
-    pub fn writes(&self) -> u64 {
-        self.outcome.write.operations
-    }
-
-    /// Writes a second.
-    pub fn rate(&self) -> f64 {
-        self.writes() as f64 * 1e9 / self.outcome.elapsed_ns.max(1) as f64
-    }
 }
 
 impl Load {
@@ -109,11 +95,15 @@ impl Load {
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             blocks,
             places: Places::Span,
-            in_flight: InFlight::new(shape.0 as usize, 4096),
+            in_flight: InFlight::new(shape.0 as usize, OPERATION_BYTES_MAX),
             stamper: Stamper::new(seed),
             begun: vec![0; blocks as usize],
             completed: vec![0; blocks as usize],
-            record: Record::from(clock.now_ns()),
+            record: Record::from(clock.now_ns(), None),
+            rate: None,
+            schedule_ns: 0,
+            watched: Vec::new(),
+            changed: 0,
             clock,
             going: 0,
             waiting: 0,
@@ -130,6 +120,8 @@ impl Load {
             tasks: Vec::new(),
             depth: shape.0,
             batch: shape.1 as usize,
+            begun: 0,
+            seed,
         }
     }
 
@@ -140,7 +132,7 @@ impl Load {
 
     /// From now on writes go anywhere in the span.
     pub fn to_span(&self) {
-        self.shared.borrow_mut().places = Places::Span;
+        self.shared.borrow_mut().go_to(Places::Span);
     }
 
     /// From now on writes go to this many blocks of the span, drawn at random, once to each; then the load ends.
@@ -149,14 +141,14 @@ impl Load {
         let mut all: Vec<u32> = (0..shared.blocks as u32).collect();
         shuffle(&mut all, &mut shared.random);
         all.truncate(blocks as usize);
-        shared.places = Places::Once(all, Vec::new());
+        shared.go_to(Places::Once(all, Vec::new()));
     }
 
     /// From now on once to each of these; then the load ends.
     pub fn once_to(&self, mut blocks: Vec<u32>) {
         let shared = &mut *self.shared.borrow_mut();
         shuffle(&mut blocks, &mut shared.random);
-        shared.places = Places::Once(blocks, Vec::new());
+        shared.go_to(Places::Once(blocks, Vec::new()));
     }
 
     /// Whether it has reached enough of them for [`Load::among`].
@@ -166,14 +158,54 @@ impl Load {
 
     /// From now on writes go to any of these, of which there must be more than writes in flight.
     pub fn among(&self, blocks: Vec<u32>) {
-        self.shared.borrow_mut().places = Places::Among(blocks);
+        self.shared.borrow_mut().go_to(Places::Among(blocks));
+    }
+
+    /// From now on the operations of a workload, anywhere in the span.
+    ///
+    /// # Errors
+    /// The span is too short for it.
+    pub fn mix(&mut self, workload: &Workload) -> Result<(), Failure> {
+        let shared = &mut *self.shared.borrow_mut();
+        let span_bytes = shared.blocks * STAMP_BLOCK_BYTES as u64;
+        assert!(
+            workload.operation_bytes_max() <= OPERATION_BYTES_MAX
+                && workload.unit_bytes() == STAMP_BLOCK_BYTES as u32
+        );
+        // Of two streams of one seed the second one would go where the first one went.
+        self.begun += 1;
+        let stream = Stream::new(workload, span_bytes, self.seed ^ self.begun)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        shared.go_to(Places::Mix(Box::new(stream)));
+        Ok(())
+    }
+
+    /// The same at a rate of its own: so many a second are to begin, whatever becomes of them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn at(&mut self, workload: &Workload, per_second: f64) -> Result<(), Failure> {
+        self.mix(workload)?;
+        self.shared.borrow_mut().rate = Some((per_second, workload.clone()));
+        Ok(())
+    }
+
+    /// From now on counts blocks that are written for the first time since.
+    pub fn watch(&self) {
+        let shared = &mut *self.shared.borrow_mut();
+        (shared.watched, shared.changed) = (vec![false; shared.blocks as usize], 0);
+    }
+
+    /// How many it has seen.
+    pub fn changed(&self) -> u64 {
+        self.shared.borrow().changed
     }
 
     /// The blocks that [`Load::once`] has reached.
     pub fn touched(&self) -> Vec<u32> {
         match &self.shared.borrow().places {
             Places::Once(_, touched) => touched.clone(),
-            Places::Span | Places::Among(_) => Vec::new(),
+            Places::Span | Places::Among(_) | Places::Mix(_) => Vec::new(),
         }
     }
 
@@ -184,7 +216,7 @@ impl Load {
     pub fn start(&mut self) -> Result<(), Failure> {
         self.resume()?;
         let shared = &mut *self.shared.borrow_mut();
-        shared.record = Record::from(shared.clock.now_ns());
+        shared.record = Record::from(shared.clock.now_ns(), shared.offered());
         Ok(())
     }
 
@@ -193,24 +225,38 @@ impl Load {
     /// # Errors
     /// There are no buffers.
     pub fn resume(&mut self) -> Result<(), Failure> {
+        let is_mix = matches!(self.shared.borrow().places, Places::Mix(_));
+        let length = if is_mix { OPERATION_BYTES_MAX as usize } else { STAMP_BLOCK_BYTES };
         let mut buffers = Vec::new();
         for _ in 0..self.depth {
-            let mut buf = self.context.buffers().get(STAMP_BLOCK_BYTES)?;
+            let mut buf = self.context.buffers().get(length)?;
             self.shared.borrow().stamper.prepare(&mut buf);
-            buffers.push(buf);
+            // A read leaves its content in its buffer, a write needs the filler in it.
+            let read_buf = is_mix.then(|| self.context.buffers().get(length)).transpose()?;
+            buffers.push((buf, read_buf));
         }
         let shared = &mut *self.shared.borrow_mut();
         (shared.stopped, shared.ended_ns) = (false, None);
         (shared.going, shared.waiting) = (buffers.len(), 0);
-        for (slot, buf) in buffers.into_iter().enumerate() {
+        let pace = shared.rate.as_ref().map(|(per_second, workload)| {
+            self.begun += 1;
+            let schedule = Schedule::new(workload.arrival(), *per_second, self.seed ^ self.begun);
+            let pace = Rc::new(Pace::scheduled(&self.context, self.depth, schedule));
+            shared.schedule_ns = shared.clock.now_ns();
+            pace.start(Clock::start());
+            pace
+        });
+        for (slot, (write_buf, read_buf)) in buffers.into_iter().enumerate() {
             let worker = Worker {
                 slot,
                 shared: Rc::clone(&self.shared),
                 gate: Rc::clone(&self.gate),
                 subject: self.subject.clone(),
-                batch: self.batch,
+                batch: if is_mix { 1 } else { self.batch },
+                pace: pace.clone(),
+                read_buf,
             };
-            self.tasks.push(self.context.spawn(worker.work(buf)));
+            self.tasks.push(self.context.spawn(worker.work(write_buf)));
         }
         Ok(())
     }
@@ -220,10 +266,10 @@ impl Load {
         self.shared.borrow().going == 0
     }
 
-    /// Begins no more writes and waits for those in flight.
+    /// Begins nothing more and waits for what is in flight.
     ///
     /// # Errors
-    /// The first write that failed.
+    /// The first operation that failed.
     pub async fn stop(&mut self) -> Result<(), Error> {
         self.shared.borrow_mut().stopped = true;
         self.gate.give();
@@ -233,12 +279,12 @@ impl Load {
         self.check()
     }
 
-    /// The first write that failed since this was asked last.
+    /// The first operation that failed since this was asked last.
     pub fn check(&self) -> Result<(), Error> {
         self.shared.borrow_mut().failed.take().map_or(Ok(()), Err)
     }
 
-    /// Writes that failed so far.
+    /// Operations that failed so far.
     pub fn refused(&self) -> u64 {
         self.shared.borrow().refused
     }
@@ -248,27 +294,9 @@ impl Load {
         let shared = &mut *self.shared.borrow_mut();
         // Whoever looks at a load that has ended does so somewhat later.
         let now_ns = shared.ended_ns.unwrap_or_else(|| shared.clock.now_ns());
-        let Record { since_ns, cpu, write, mut windows } =
-            std::mem::replace(&mut shared.record, Record::from(now_ns));
-        let elapsed_ns = now_ns - since_ns;
-        if let Some(last) = windows.last_mut() {
-            last.length_ns = WINDOW_NS.min(elapsed_ns.saturating_sub(last.begin_ns));
-        }
-        let used = |of: fn(CpuTimes) -> u64| Some(of(shared.record.cpu?).saturating_sub(of(cpu?)));
-        let recorded = Recorded {
-            open: None,
-            read: empty_figures(),
-            write,
-            flush: empty_figures(),
-            elapsed_ns,
-            cpu_user_ns: used(|cpu| cpu.user_ns),
-            cpu_system_ns: used(|cpu| cpu.system_ns),
-            allocations: None,
-            seconds: Vec::new(),
-            bands: Vec::new(),
-        };
-        let io_path = format!("{}, O_DIRECT", self.context.io_path());
-        Seen { outcome: recorded.into_outcome(io_path, Generations::default()), windows }
+        let next = Record::from(now_ns, shared.offered());
+        let record = std::mem::replace(&mut shared.record, next);
+        record.seen(now_ns, format!("{}, O_DIRECT", self.context.io_path()))
     }
 
     /// The generation of each block whose write has completed last.
@@ -288,11 +316,26 @@ impl Load {
     }
 }
 
+/// Numbers of the blocks that a range touches.
+fn blocks_of(offset_bytes: u64, len_bytes: u32) -> std::ops::Range<usize> {
+    let end_bytes = offset_bytes + u64::from(len_bytes);
+    (offset_bytes / STAMP_BLOCK_BYTES as u64) as usize..(end_bytes / STAMP_BLOCK_BYTES as u64) as usize
+}
+
 impl Shared {
-    /// The next block to write, with its generation in the buffer; `None` when it is over.
-    fn next(&mut self, slot: usize, buf: &mut [u8]) -> Option<(u32, u32, u64)> {
-        let block = loop {
-            if self.stopped || self.failed.is_some() {
+    /// From now on to these places, as fast as operations complete.
+    fn go_to(&mut self, places: Places) {
+        (self.places, self.rate) = (places, None);
+    }
+
+    fn offered(&self) -> Option<f64> {
+        self.rate.as_ref().map(|(per_second, _)| *per_second)
+    }
+
+    /// The next operation, with the content of a write in the buffer; `None` when it is over.
+    fn next(&mut self, slot: usize, buf: &mut Buf, due: Option<Due>) -> Option<Begun> {
+        let (kind, offset_bytes, len_bytes) = loop {
+            if self.is_over() {
                 return None;
             }
             let mut below =
@@ -301,42 +344,61 @@ impl Shared {
                 Places::Span => below(self.blocks) as u32,
                 Places::Among(blocks) => blocks[below(blocks.len() as u64) as usize],
                 Places::Once(left, _) => left.pop()?,
+                Places::Mix(stream) => {
+                    let operation = stream.next_operation();
+                    let place = (operation.offset_bytes, operation.len_bytes);
+                    if operation.kind == OperationKind::Read || self.in_flight.claim(slot, place.0, place.1) {
+                        break (operation.kind, place.0, place.1);
+                    }
+                    continue;
+                }
             };
-            if self.in_flight.claim(
-                slot,
-                u64::from(block) * STAMP_BLOCK_BYTES as u64,
-                STAMP_BLOCK_BYTES as u32,
-            ) {
-                break block;
+            let place = (u64::from(block) * STAMP_BLOCK_BYTES as u64, STAMP_BLOCK_BYTES as u32);
+            if self.in_flight.claim(slot, place.0, place.1) {
+                if let Places::Once(_, touched) = &mut self.places {
+                    touched.push(block);
+                }
+                break (OperationKind::Write, place.0, place.1);
             }
         };
-        if let Places::Once(_, touched) = &mut self.places {
-            touched.push(block);
+        if kind == OperationKind::Write {
+            buf.set_len(len_bytes as usize);
+            for (block, bytes) in
+                blocks_of(offset_bytes, len_bytes).zip(buf.chunks_exact_mut(STAMP_BLOCK_BYTES))
+            {
+                let generation = &mut self.begun[block];
+                *generation += 1;
+                self.stamper.stamp(bytes, block as u64 * STAMP_BLOCK_BYTES as u64, *generation);
+            }
         }
-        let generation = &mut self.begun[block as usize];
-        *generation += 1;
-        self.stamper.stamp(buf, u64::from(block) * STAMP_BLOCK_BYTES as u64, *generation);
-        Some((block, *generation, self.clock.issue_ns()))
+        let begun_ns = self.clock.issue_ns();
+        if let Some(due) = due {
+            let lateness_ns = begun_ns.saturating_sub(self.schedule_ns + due.ready_ns);
+            self.record.begun(lateness_ns, due.backlog, due.overflow);
+        }
+        let due_ns = due.map(|due| self.schedule_ns + due.due_ns);
+        Some(Begun { kind, offset_bytes, len_bytes, begun_ns, due_ns })
     }
 
-    fn complete(&mut self, slot: usize, (block, generation, begun_ns): (u32, u32, u64)) {
-        self.in_flight.release(slot);
-        self.completed[block as usize] = generation;
-        let now_ns = self.clock.turn_ns();
-        let latency_ns = now_ns.saturating_sub(begun_ns);
-        let record = &mut self.record;
-        record.write.operations += 1;
-        record.write.bytes += STAMP_BLOCK_BYTES as u64;
-        record.write.latency_ns.saturating_record(latency_ns);
-        let index = (now_ns.saturating_sub(record.since_ns) / WINDOW_NS) as usize;
-        while record.windows.len() <= index {
-            let begin_ns = record.windows.len() as u64 * WINDOW_NS;
-            record.windows.push(Window { begin_ns, length_ns: WINDOW_NS, ..Window::default() });
+    /// Whether nothing more is to begin.
+    fn is_over(&self) -> bool {
+        self.stopped || self.failed.is_some()
+    }
+
+    fn complete(&mut self, slot: usize, begun: &Begun) {
+        if begun.kind == OperationKind::Write {
+            self.in_flight.release(slot);
+            for block in blocks_of(begun.offset_bytes, begun.len_bytes) {
+                // Nobody else has written to it meanwhile.
+                self.completed[block] = self.begun[block];
+                if let Some(seen) = self.watched.get_mut(block) {
+                    self.changed += u64::from(!*seen);
+                    *seen = true;
+                }
+            }
         }
-        let window = &mut record.windows[index];
-        window.operations += 1;
-        window.latency_ns_sum += latency_ns;
-        window.latency_ns_max = window.latency_ns_max.max(latency_ns);
+        let now_ns = self.clock.turn_ns();
+        self.record.completed(begun, now_ns);
     }
 
     fn fail(&mut self, slot: usize, error: Error) {
@@ -357,22 +419,44 @@ struct Worker {
     gate: Rc<Signal>,
     subject: Subject,
     batch: usize,
+    pace: Option<Rc<Pace>>,
+    read_buf: Option<Buf>,
 }
 
 impl Worker {
-    async fn work(self, mut buf: icecore::buf::Buf) {
+    async fn work(mut self, mut write_buf: Buf) {
         loop {
-            let next = self.shared.borrow_mut().next(self.slot, &mut buf);
-            let Some(write) = next else { break };
-            let offset = u64::from(write.0) * STAMP_BLOCK_BYTES as u64;
-            let (result, back) = self.subject.write(offset, buf, false).await;
-            buf = back;
+            let due = match &self.pace {
+                Some(pace) => match pace.wait(self.slot, || self.shared.borrow().is_over()).await {
+                    Some(due) => Some(due),
+                    None => break,
+                },
+                None => None,
+            };
+            let next = self.shared.borrow_mut().next(self.slot, &mut write_buf, due);
+            let Some(begun) = next else { break };
+            let result = match (begun.kind, self.read_buf.take()) {
+                (OperationKind::Read, Some(mut buf)) => {
+                    buf.set_len(begun.len_bytes as usize);
+                    let (result, back) = self.subject.read(begun.offset_bytes, buf).await;
+                    self.read_buf = Some(back);
+                    result
+                }
+                (_, read_buf) => {
+                    let (result, back) = self.subject.write(begun.offset_bytes, write_buf, false).await;
+                    (write_buf, self.read_buf) = (back, read_buf);
+                    result
+                }
+            };
             match result {
-                Ok(()) => self.shared.borrow_mut().complete(self.slot, write),
+                Ok(()) => self.shared.borrow_mut().complete(self.slot, &begun),
                 Err(error) => {
                     self.shared.borrow_mut().fail(self.slot, error);
                     break;
                 }
+            }
+            if self.pace.is_some() {
+                continue;
             }
             self.shared.borrow_mut().waiting += 1;
             if !self.open_gate() {
@@ -445,5 +529,56 @@ mod tests {
         assert!(load.look().writes() > 0 && load.completed() == load.begun());
         let written = load.completed().iter().filter(|generation| **generation > 1).count();
         assert!((1..=20).contains(&written), "{written}");
+    }
+
+    /// A workload at its own rate on a device that completes at once; what is counted by the load is what the device was asked for.
+    #[test]
+    fn a_foreground_is_what_the_device_was_asked_for() {
+        const BLOCKS: u64 = 512;
+        let Ok(runtime) = bench::runtime(8) else {
+            println!("skipped: no io_uring");
+            return;
+        };
+        let device = Device::null(runtime.context(), BLOCKS * 4096);
+        let tally = || device.ledger().tally(icecore::device::Cause::Application);
+        let subject = Subject::Bare(Bare::new(&device, 0));
+        let mut load = Load::new(&runtime, &subject, BLOCKS * 4096, (8, 3), 5);
+        let oltp = Workload::from_name("oltp").unwrap();
+        let run = |load: &mut Load, for_ns: u64| {
+            let before = tally();
+            load.watch();
+            load.start().unwrap();
+            runtime.block_on(async {
+                runtime.context().sleep(for_ns).await;
+                load.stop().await.unwrap();
+            });
+            let (seen, after) = (load.look(), tally());
+            let (reads, writes) = (after.reads - before.reads, after.writes - before.writes);
+            assert_eq!((seen.outcome.read.operations, seen.writes()), (reads, writes));
+            assert_eq!(seen.outcome.write.bytes, after.write_bytes - before.write_bytes);
+            assert_eq!(seen.windows.iter().map(|window| window.operations).sum::<u64>(), reads + writes);
+            assert_eq!(load.completed(), load.begun());
+            seen
+        };
+        load.at(&oltp, 2_000.0).unwrap();
+        let paced = run(&mut load, 200_000_000);
+        let open = paced.outcome.open.as_ref().unwrap();
+        assert_eq!(open.offered_per_second, 2_000.0);
+        // No more than was due, within five deviations of a Poisson count; how much less is up to the machine.
+        let done = paced.outcome.operations();
+        assert!((1..=400 + 5 * 20 + 400).contains(&done), "{done}");
+        assert_eq!(open.read_ns.len() + open.write_ns.len(), done);
+        assert!(open.lateness_ns.len() >= done && paced.intended_ns(0.5).is_some() == (done >= 200));
+        let changed = load.completed().iter().filter(|generation| **generation > 0).count() as u64;
+        assert_eq!(load.changed(), changed);
+        assert_eq!(load.completed().iter().sum::<u32>() as u64, 2 * paced.writes(), "8 KiB are two blocks");
+        // As fast as it goes: much more, elsewhere, and no schedule.
+        load.mix(&oltp).unwrap();
+        let closed = run(&mut load, 50_000_000);
+        assert!(closed.outcome.open.is_none() && closed.rate() > 2.0 * paced.rate());
+        // And writes as before.
+        load.once(100);
+        let once = run(&mut load, 50_000_000);
+        assert_eq!((once.outcome.operations(), once.writes(), load.changed()), (100, 100, 100));
     }
 }

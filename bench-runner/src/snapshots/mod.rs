@@ -8,19 +8,24 @@
 //! Invariants: everything that a suite has written or kept is read back and compared before its runs count; background
 //! work that a part has caused is waited for before the device's work is counted, unless the part says otherwise.
 
+mod aging;
+mod backup;
 mod beside;
 mod chain;
 mod cliff;
 mod creation;
 mod delete;
+mod foreground;
 mod full;
 mod guest;
 mod home;
 mod load;
+mod merge;
 mod overwrite;
 mod peer;
 pub mod peers;
 mod ratios;
+mod record;
 mod rollback;
 mod stage;
 mod subject;
@@ -81,11 +86,17 @@ pub enum Suite {
     OverwriteFraction,
     /// Reads that bring what they read home.
     ReadHome,
+    /// Bringing an overlay into the base.
+    Merge,
+    /// Reading a snapshot in order, beside a foreground.
+    Backup,
+    /// Many snapshots that have come and gone.
+    Aging,
 }
 
 impl Suite {
     /// All of them.
-    pub const ALL: [Suite; 9] = [
+    pub const ALL: [Suite; 12] = [
         Suite::Cliff,
         Suite::Chain,
         Suite::Creation,
@@ -95,6 +106,9 @@ impl Suite {
         Suite::Full,
         Suite::OverwriteFraction,
         Suite::ReadHome,
+        Suite::Merge,
+        Suite::Backup,
+        Suite::Aging,
     ];
 
     /// The name on the command line, and in the column `workload` of results.
@@ -109,6 +123,9 @@ impl Suite {
             Suite::Full => "full",
             Suite::OverwriteFraction => "overwrite-fraction",
             Suite::ReadHome => "read-home",
+            Suite::Merge => "merge",
+            Suite::Backup => "backup",
+            Suite::Aging => "aging",
         }
     }
 
@@ -123,19 +140,46 @@ impl Suite {
     fn lacks(self, abilities: &Abilities) -> Option<&str> {
         let needs = match self {
             Suite::Cliff | Suite::Chain | Suite::Creation | Suite::FirstTouch | Suite::OverwriteFraction => {
-                [&abilities.take, &abilities.image]
+                vec![&abilities.take, &abilities.image]
             }
-            Suite::Delete | Suite::Full => [&abilities.take, &abilities.delete],
-            Suite::Rollback => [&abilities.take, &abilities.go_back],
-            Suite::ReadHome => [&abilities.move_home, &abilities.delete],
+            Suite::Delete | Suite::Full => vec![&abilities.take, &abilities.delete],
+            Suite::Rollback => vec![&abilities.take, &abilities.go_back],
+            Suite::ReadHome => vec![&abilities.move_home, &abilities.delete],
+            Suite::Merge => vec![&abilities.fold, &abilities.delete],
+            Suite::Backup | Suite::Aging => vec![&abilities.take, &abilities.image, &abilities.delete],
         };
         needs.into_iter().find_map(|ability| ability.as_ref().err()).map(String::as_str)
     }
 
     /// Whether the bare device runs it as an arm of its own.
-    fn has_raw(self) -> bool {
-        // In a chain it is measured beside each part, and it takes no snapshots.
-        !matches!(self, Suite::Chain | Suite::Creation | Suite::ReadHome)
+    fn has_raw(self, plan: &SnapshotPlan) -> bool {
+        match self {
+            // In a chain it is measured beside each part, and it takes no snapshots.
+            Suite::Chain | Suite::Creation | Suite::ReadHome => false,
+            // Without a foreground nothing is left of it there.
+            Suite::Merge => !plan.loads.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// Whether it can be run under load.
+    fn takes_load(self) -> bool {
+        matches!(
+            self,
+            Suite::Delete
+                | Suite::Rollback
+                | Suite::Full
+                | Suite::OverwriteFraction
+                | Suite::Merge
+                | Suite::Backup
+        )
+    }
+
+    /// Those that can be run under load, by their names.
+    fn under_load() -> String {
+        let names: Vec<&str> =
+            Self::ALL.into_iter().filter(|suite| suite.takes_load()).map(Suite::name).collect();
+        names.join(", ")
     }
 
     /// As [`Work::run`].
@@ -150,6 +194,9 @@ impl Suite {
             Suite::Full => full::run(stage)?,
             Suite::OverwriteFraction => overwrite::run(stage)?,
             Suite::ReadHome => home::run(stage)?,
+            Suite::Merge => merge::run(stage)?,
+            Suite::Backup => backup::run(stage)?,
+            Suite::Aging => aging::run(stage)?,
         }
         Ok(Vec::new())
     }
@@ -169,6 +216,8 @@ pub struct SnapshotPlan {
     changes: u64,
     /// What is written once by first touches.
     unit_bytes: u64,
+    /// Shares of what an arm does of the foreground as fast as it can, in percent; empty where suites have loads of their own.
+    loads: Vec<f64>,
     queue_depth: u32,
     /// Writes that are begun together.
     batch: u32,
@@ -205,6 +254,7 @@ impl SnapshotPlan {
             sizes: Vec::new(),
             changes: load.changes,
             unit_bytes: 4096,
+            loads: Vec::new(),
             queue_depth: load.queue_depth,
             batch: load.batch,
             measure_ns: (measure_s * 1e9) as u64,
@@ -232,9 +282,19 @@ impl SnapshotPlan {
         if !(peers.is_empty() || suites.is_empty() || suites.contains(&Suite::FirstTouch)) {
             return Err(Failure::usage("peers take part in the suite first-touch alone"));
         }
+        let mut loads = options.loads.clone();
+        loads.sort_by(f64::total_cmp);
+        loads.dedup();
+        if let Some(suite) = suites.iter().find(|suite| !loads.is_empty() && !suite.takes_load()) {
+            let under_load = Suite::under_load();
+            return Err(Failure::usage(format!("{} has no --load; these have: {under_load}", suite.name())));
+        }
+        let every =
+            || Suite::ALL.into_iter().filter(|suite| loads.is_empty() || suite.takes_load()).collect();
         let all = || Backend::ALL.map(Kept::mapped).to_vec();
         Ok(Self {
-            suites: if suites.is_empty() { Suite::ALL.to_vec() } else { suites },
+            suites: if suites.is_empty() { every() } else { suites },
+            loads: loads.clone(),
             backends: if plan.backends.is_empty() { all() } else { plan.backends },
             peers,
             sizes: ascending(&options.sizes),
@@ -390,7 +450,7 @@ fn choose(bench: &Bench, plan: &SnapshotPlan) -> Result<(Vec<Work>, Vec<Dropped>
         }
         if arms.len() > 1 {
             let suite = *suite;
-            let (name, leaves_out_raw) = (suite.name(), !suite.has_raw());
+            let (name, leaves_out_raw) = (suite.name(), !suite.has_raw(plan));
             work.push(Work { name, arms, leaves_out_raw, run: Box::new(move |stage| suite.run(stage)) });
         }
     }
@@ -483,15 +543,14 @@ fn append(
     let reason = failed.or_else(|| stage.wrong.borrow().clone());
     for (what, why) in stage.dropped.borrow_mut().drain(..) {
         eprintln!("left out: {what}: {why}");
-        folder.change_manifest(|manifest| {
-            if !manifest.dropped.iter().any(|one| one.what == what) {
-                manifest.dropped.push(Dropped { what, why });
-            }
-        })?;
+        folder.drop_part(&what, &why)?;
     }
     let verified = Some(*stage.verified_blocks.borrow());
     let parts = stage.parts.borrow();
-    let own = parts.iter().map(|part| (stage.arm.name(), part, verified, reason.clone()));
+    let own = parts.iter().map(|part| {
+        let reason = reason.clone().or_else(|| part.refusal.clone());
+        (stage.arm.name(), part, verified, reason)
+    });
     // Of what the bare device read under a volume nothing is known.
     let beside = beside.iter().map(|part| (Arm::Raw.name(), part, None, None));
     let is_peer = matches!(stage.arm, Who::Peer(_));
@@ -511,8 +570,10 @@ fn append(
     };
     for (arm, part, verified_blocks, invalid_reason) in own.chain(beside) {
         let mut task = task.clone();
-        if part.outcome.read.operations > 0 {
-            task.workload = random_4k(task.workload.name(), 100);
+        match &part.workload {
+            Some(workload) => task.workload = workload.renamed(stage.name),
+            None if part.outcome.read.operations > 0 => task.workload = random_4k(stage.name, 100),
+            None => {}
         }
         let of_suite = SuitePart {
             phase: &part.phase,
@@ -535,7 +596,8 @@ fn append(
     if parts.is_empty() {
         folder.append_arm(&nothing)?;
     }
-    Ok(reason)
+    let refused = parts.iter().find_map(|part| Some(format!("{}: {}", part.phase, part.refusal.as_ref()?)));
+    Ok(reason.or(refused))
 }
 
 fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manifest {
@@ -548,6 +610,7 @@ fn manifest(bench: &Bench, plan: &SnapshotPlan, dropped: Vec<Dropped>) -> Manife
         environment: environment::environment_facts(),
         plan: Plan {
             slo_ns: None,
+            steady_state: None,
             digest: Plan::digest_of(plan),
             arms: [Arm::Raw.name()].into_iter().chain(backends).chain(peers).map(str::to_owned).collect(),
             workloads: plan.suites.iter().map(|suite| suite.name().to_owned()).collect(),

@@ -125,7 +125,8 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     lines.extend(of_guest);
     ratios::write_csv(&out.join(TABLE_FILE), &lines)?;
     let is_file = Identity::of(path)?.device_number.is_none();
-    let text = ratios::shown(&lines, is_file);
+    let unsteady = session.data.runs.iter().filter(|run| run.valid && run.steady == Some(false)).count();
+    let text = ratios::shown(&lines, unsteady, is_file);
     Ok((session, text))
 }
 

@@ -51,7 +51,8 @@ type Rates = BTreeMap<(String, String, Option<u32>), BTreeMap<String, BTreeMap<u
 /// The rows of a run on its device.
 pub(super) fn table(runs: &[RunRow], arms: &[Who], seed: u64) -> Vec<Line> {
     let mut rates: Rates = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.valid) {
+    // What was not steady is kept, and not ranked.
+    for run in runs.iter().filter(|run| run.valid && run.steady != Some(false)) {
         if let Some(rate) = run.per_second().filter(|rate| *rate > 0.0 && run.measured_ns > Some(0)) {
             let part = (run.workload.clone(), run.phase.clone(), run.chain_depth);
             let of_arm = rates.entry(part).or_default().entry(run.arm.clone()).or_default();
@@ -160,7 +161,7 @@ pub(super) fn write_csv(path: &Path, lines: &[Line]) -> Result<(), Failure> {
 }
 
 /// The table for people.
-pub(super) fn shown(lines: &[Line], is_file: bool) -> String {
+pub(super) fn shown(lines: &[Line], unsteady: usize, is_file: bool) -> String {
     let mut text = String::from(
         "Operations a second, ours over the peer's in the same block: median and 95 % interval.\n\
          of own raw: the same with each as a share of its own kind of raw, ours of the bare device: that takes a server's hop out.\n",
@@ -171,6 +172,10 @@ pub(super) fn shown(lines: &[Line], is_file: bool) -> String {
     text.push_str(
         "Snapshots are taken at rest, and the peers' time to take one has the start of programs in it.\n",
     );
+    if unsteady > 0 {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{unsteady} runs were not steady: they are kept, and in no ratio.");
+    }
     if is_file {
         text.push_str(
             "The device is a file: peers have a loop device between it and them, ours have none.\n",

@@ -13,7 +13,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::SnapshotPlan;
-use super::load::{Load, Seen};
+use super::load::Load;
+use super::record::Seen;
 use super::subject::{Keeper, Subject, Who};
 use crate::arms;
 use crate::arms::engine::{self, Content};
@@ -21,7 +22,7 @@ use crate::arms::target::{Bare, Target};
 use crate::bench::Bench;
 use crate::failure::Failure;
 use crate::measure::{ArmOutcome, ArmTask, Figure, Window};
-use crate::recorder::{Clock, Recorded, empty_figures};
+use crate::recorder::{Clock, Phase, RecordKind, Recorded, Recorder, empty_figures};
 use crate::suite::AfterArm;
 use crate::validity::kernel_bytes;
 use crate::{content, interrupt};
@@ -43,6 +44,10 @@ pub(super) struct Part {
     pub outcome: ArmOutcome,
     pub figures: Vec<Figure>,
     pub windows: Vec<Window>,
+    /// What its requests were, where they are not the suite's.
+    pub workload: Option<Workload>,
+    /// Why it alone does not count.
+    pub refusal: Option<String>,
 }
 
 /// Something that happened while an arm was measured.
@@ -294,7 +299,8 @@ impl<'a> Stage<'a> {
     ) {
         // Of what another system does below its device nothing is known.
         let is_known = !matches!(self.arm, Who::Peer(_));
-        let mut figures = if is_known { until.device_figures(since, seen.writes()) } else { Vec::new() };
+        let mut figures =
+            if is_known { until.device_figures(since, seen.outcome.operations()) } else { Vec::new() };
         figures.extend(more);
         self.push(phase, snapshots, since, seen, figures);
     }
@@ -312,6 +318,7 @@ impl<'a> Stage<'a> {
             allocations: None,
             seconds: Vec::new(),
             bands: Vec::new(),
+            rounds: None,
         };
         let outcome = nothing
             .into_outcome(self.bench.runtime().context().io_path().to_string(), Generations::default());
@@ -367,7 +374,77 @@ impl<'a> Stage<'a> {
             outcome: seen.outcome,
             figures,
             windows: seen.windows,
+            workload: None,
+            refusal: None,
         });
+    }
+
+    fn change_last(&self, change: impl FnOnce(&mut Part)) {
+        if let Some(last) = self.parts.borrow_mut().last_mut() {
+            change(last);
+        }
+    }
+
+    /// The requests of the last part were those of a workload.
+    pub fn of_workload(&self, workload: &Workload) {
+        self.change_last(|part| part.workload = Some(workload.clone()));
+    }
+
+    /// The last part does not count, if there is a reason.
+    pub fn refuse_part(&self, reason: Option<String>) {
+        self.change_last(|part| part.refusal = reason);
+    }
+
+    /// Adds a figure to the last part.
+    pub fn figure_of_part(&self, figure: Figure) {
+        self.change_last(|part| part.figures.push(figure));
+    }
+
+    /// Adds a part of reads of such a length, in the order of places, with what the device has done since a mark.
+    pub fn part_of_reads(
+        &self,
+        phase: &str,
+        snapshots: Option<u32>,
+        since: &Mark,
+        outcome: ArmOutcome,
+        len_bytes: u32,
+    ) {
+        let figures = self.device_figures(since, outcome.read.operations);
+        self.part_of_outcome(phase, snapshots, since, outcome, figures);
+        self.of_workload(&Workload::simple(self.name, Access::Sequential, 100, len_bytes, Durability::None));
+    }
+
+    /// Reads these places one at a time, until all have been read or the measured time is over.
+    pub fn read_places(
+        &self,
+        subject: &Subject,
+        places: impl IntoIterator<Item = u64>,
+        len_bytes: u32,
+    ) -> Result<ArmOutcome, Failure> {
+        let context = self.bench.runtime().context();
+        let mut buf = context.buffers().get(len_bytes as usize)?;
+        let mut recorder = Recorder::new(0, self.plan.measure_ns);
+        let clock = Clock::start();
+        self.wait(async {
+            for offset_bytes in places {
+                let begun_ns = clock.now_ns();
+                if recorder.advance(begun_ns) == Phase::Done {
+                    break;
+                }
+                let (result, back) = subject.read(offset_bytes, buf).await;
+                result?;
+                buf = back;
+                recorder.record(RecordKind::Read, begun_ns, clock.now_ns(), u64::from(len_bytes));
+            }
+            Ok::<(), Failure>(())
+        })?;
+        if interrupt::requested() {
+            return Err(Failure::interrupted());
+        }
+        let ended_ns = clock.now_ns();
+        let mut recorded = recorder.finish();
+        recorded.elapsed_ns = recorded.elapsed_ns.min(ended_ns);
+        Ok(recorded.into_outcome(format!("{}, O_DIRECT", context.io_path()), Generations::default()))
     }
 
     fn read_task(&self) -> ArmTask {
@@ -439,6 +516,7 @@ impl SnapshotPlan {
             seed,
             offered_per_second: None,
             replay: None,
+            until_steady: false,
         }
     }
 }

@@ -226,6 +226,11 @@ impl Keeper {
         self.0.delete_snapshot(name).await
     }
 
+    /// Brings the oldest overlay, which ends with this snapshot, into the base.
+    pub async fn fold(&self, name: &str) -> Result<Seq> {
+        self.0.fold(Some(name)).await
+    }
+
     /// Goes back to a snapshot.
     pub async fn go_back(&self, name: &str) -> Result<Seq> {
         let moment = self.0.snapshot(name)?.sequence;
@@ -259,6 +264,7 @@ pub(super) struct Abilities {
     pub go_back: std::result::Result<(), String>,
     pub delete: std::result::Result<(), String>,
     pub move_home: std::result::Result<(), String>,
+    pub fold: std::result::Result<(), String>,
 }
 
 impl Abilities {
@@ -282,9 +288,13 @@ impl Abilities {
             let go_back = say(keeper.go_back(NAME).await.map(drop));
             let delete = say(keeper.delete(NAME).await);
             keeper.0.close().await?;
-            let moves = kept.backend == Backend::Overlay;
-            let move_home = if moves { Ok(()) } else { Err("nothing moves home as it is read".to_owned()) };
-            Ok(Self { take, image, go_back, delete, move_home })
+            let of_overlays = |otherwise: &str| match kept.backend {
+                Backend::Overlay => Ok(()),
+                _ => Err(otherwise.to_owned()),
+            };
+            let move_home = of_overlays("nothing moves home as it is read");
+            let fold = of_overlays("it has no overlays to bring into a base");
+            Ok(Self { take, image, go_back, delete, move_home, fold })
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Statistics of blocks: medians, ratios, bootstrap intervals, percentiles and steady state; tests in
-//! [`ranks`] and [`student`], what may be called a difference in [`verdict`].
+//! Statistics of blocks: medians, ratios, bootstrap intervals and percentiles; tests in
+//! [`ranks`] and [`student`], what may be called a difference in [`verdict`], and when a load is steady in [`steady`].
 //!
 //! The unit of replication is a block (one run of every arm), never a single I/O: I/Os of one run share its device
 //! state, so counting them as independent would make every interval far too narrow.
@@ -13,6 +13,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 
 pub mod ranks;
+pub mod steady;
 pub mod student;
 pub mod verdict;
 
@@ -35,9 +36,6 @@ pub const BLOCKS_FOR_INTERVAL: usize = 5;
 
 /// The interval where nothing is known of the spread.
 const UNBOUNDED: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
-
-/// Rounds of the steady-state window.
-const STEADY_ROUNDS: usize = 5;
 
 /// How many times larger one arm's value is than the other's, from paired blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -164,26 +162,6 @@ pub fn pooled_percentile(blocks: &[&Histogram<u64>], q: f64, seed: u64) -> Optio
     let value = counts.quantile(&everything, q);
     let interval = bootstrap(blocks.len(), seed, |drawn| counts.quantile(drawn, q));
     Some(estimate(value, interval, blocks.len()))
-}
-
-/// Whether a load was steady: the rule of SNIA's *Solid State Storage Performance Test Specification* over the last
-/// five rounds. Their range is at most 20 % of their mean, and the least-squares line through them rises or falls
-/// by at most 10 % of it. `per_second` are the operations of each whole second; a round is a fifth of them.
-/// `None` with fewer than five seconds.
-pub fn steady(per_second: &[u64]) -> Option<bool> {
-    let seconds_per_round = per_second.len() / STEADY_ROUNDS;
-    if seconds_per_round == 0 {
-        return None;
-    }
-    let window = &per_second[per_second.len() - seconds_per_round * STEADY_ROUNDS..];
-    let rounds: Vec<f64> =
-        window.chunks(seconds_per_round).map(|round| round.iter().sum::<u64>() as f64).collect();
-    let mean = rounds.iter().sum::<f64>() / STEADY_ROUNDS as f64;
-    let highest = rounds.iter().copied().fold(f64::MIN, f64::max);
-    let lowest = rounds.iter().copied().fold(f64::MAX, f64::min);
-    // Least squares over x = −2 … 2: the sum of x² is 10.
-    let slope = rounds.iter().zip(-2i32..).map(|(y, x)| f64::from(x) * (y - mean)).sum::<f64>() / 10.0;
-    Some(mean > 0.0 && highest - lowest <= 0.20 * mean && slope.abs() * 4.0 <= 0.10 * mean)
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {
@@ -490,15 +468,5 @@ mod tests {
         }
         assert_eq!(pooled_percentile(&[], 0.5, 1), None);
         assert_eq!(pooled_percentile(&[&histogram([])], 0.5, 1), None);
-    }
-
-    #[test]
-    fn steady_is_flat_and_level() {
-        assert_eq!(steady(&[100; 4]), None);
-        assert_eq!(steady(&[100, 101, 99, 100, 102]), Some(true));
-        assert_eq!(steady(&[100, 100, 100, 100, 130]), Some(false), "range");
-        assert_eq!(steady(&[90, 95, 100, 105, 108]), Some(false), "slope");
-        assert_eq!(steady(&[0; 5]), Some(false), "nothing done");
-        assert_eq!(steady(&[1, 1, 100, 100, 100, 100, 100]), Some(true), "only the last five");
     }
 }

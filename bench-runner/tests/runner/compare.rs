@@ -7,6 +7,7 @@ use std::process::Output;
 
 use bench_runner::measure::{ArmOutcome, ArmTask, OperationFigures};
 use bench_runner::results::{ArmRun, DeviceFacts, Ending, Manifest, Plan, RunFolder};
+use bench_runner::stats::steady::Rounds;
 use bench_runner::suite::Load;
 use hdrhistogram::Histogram;
 use icecore_workloads::{Generations, Workload};
@@ -29,6 +30,8 @@ struct Made<'a> {
     arms: &'a [(&'a str, u64)],
     /// Arms whose runs do not count.
     invalid: &'a [&'a str],
+    /// Arms with their blocks that were not steady.
+    unsteady: &'a [(&'a str, &'a [u32])],
     ending: Ending,
 }
 
@@ -40,6 +43,7 @@ impl Default for Made<'_> {
             blocks: 8,
             arms: &[("raw", 20_000), ("direct", 19_000)],
             invalid: &[],
+            unsteady: &[],
             ending: Ending::Complete,
         }
     }
@@ -65,6 +69,12 @@ impl Made<'_> {
                 let spread = SPREAD[(block as usize * (2 * place + 1)) % SPREAD.len()] + self.seed as i64 % 2;
                 let operations = iops * (1_000 + spread) as u64 / 1_000;
                 let task = task(self.seed * 1_000 + u64::from(block));
+                let is_it = |(name, blocks): &&(&str, &[u32])| name == arm && blocks.contains(&block);
+                let is_steady = !self.unsteady.iter().any(|one| is_it(&one));
+                // Not steady is a tenth of what it is otherwise.
+                let outcome = outcome(if is_steady { operations } else { operations / 10 });
+                let rounds = if is_steady { vec![100; 5] } else { vec![100, 0, 100, 0, 100] };
+                let rounds = (!self.unsteady.is_empty()).then_some(Rounds { operations: rounds });
                 folder
                     .append_arm(&ArmRun {
                         load: Load::Closed,
@@ -73,7 +83,7 @@ impl Made<'_> {
                         arm,
                         task: &task,
                         started_ns: 0,
-                        outcome: Some(&outcome(operations)),
+                        outcome: Some(&ArmOutcome { rounds, ..outcome }),
                         verified_blocks: None,
                         foreign_percent: None,
                         invalid_reason: self.invalid.contains(arm).then(|| "block 7 is wrong".to_owned()),
@@ -90,6 +100,7 @@ fn task(seed: u64) -> ArmTask {
     ArmTask {
         offered_per_second: None,
         replay: None,
+        until_steady: false,
         path: "/dev/synthetic".into(),
         span_offset_bytes: 0,
         span_bytes: 1 << 30,
@@ -112,6 +123,7 @@ fn outcome(operations: u64) -> ArmOutcome {
     let none = || OperationFigures { operations: 0, bytes: 0, latency_ns: Histogram::new(3).unwrap() };
     ArmOutcome {
         replayed: None,
+        rounds: None,
         open: None,
         read: figures(operations, 4 * SECOND_NS / operations),
         write: none(),
@@ -165,6 +177,43 @@ fn verdicts(output: &Output, exit_code: i32) -> (Value, Vec<(String, String, Str
 fn verdict<'a>(lines: &'a [(String, String, String)], arm: &str, metric: &str) -> &'a str {
     let found = lines.iter().find(|line| line.0 == arm && line.1 == metric);
     &found.unwrap_or_else(|| panic!("no {metric} of {arm}: {lines:?}")).2
+}
+
+/// What was not steady is kept and not ranked: the verdict is that of the other blocks, and of none where there are too few.
+#[test]
+fn blocks_that_were_not_steady_are_not_ranked() {
+    // Of one seed, so that blocks pair by number.
+    let steady = Made { unsteady: &[("nobody", &[])], ..Made::default() };
+    let three = Made { unsteady: &[("direct", &[2, 5, 7])], ..Made::default() };
+    let found = two(&steady, &three);
+    let (object, lines) = verdicts(&compare(&[&found.a, &found.b, "--json"]), 0);
+    assert_eq!(verdict(&lines, "direct", "iops"), "no difference", "{object}");
+    let of = |name: &str| {
+        let lines = object["comparisons"].as_array().unwrap();
+        lines.iter().find(|line| line["arm"] == "direct" && line["metric"] == "iops").unwrap()[name].clone()
+    };
+    assert_eq!(
+        [of("blocks_a"), of("blocks_b"), of("unsteady_a"), of("unsteady_b")],
+        [5, 5, 0, 3].map(Value::from)
+    );
+    assert_eq!(of("pairing"), "paired by seed", "with the others they would be a tenth: {object}");
+    let (text, _) = expect(&compare(&[&found.a, &found.b]), 0);
+    assert!(text.contains("0 and 3 blocks were not steady, and are not ranked"), "{text}");
+    // One steady block less, and nothing can be said; without any, nothing is compared.
+    let four = Made { unsteady: &[("direct", &[1, 2, 5, 7])], ..Made::default() };
+    let found = two(&steady, &four);
+    assert_eq!(
+        verdict(&verdicts(&compare(&[&found.a, &found.b, "--json"]), 0).1, "direct", "iops"),
+        "undecided"
+    );
+    let none = Made { unsteady: &[("direct", &[1, 2, 3, 4, 5, 6, 7, 8])], ..Made::default() };
+    let found = two(&steady, &none);
+    let (text, _) = expect(&compare(&[&found.a, &found.b, "--arm", "direct"]), 2);
+    assert!(text.contains("not ranked: in no block of B was the load steady"), "{text}");
+    // The reports of the folder say it, too.
+    let page = fs::read_to_string(bench_runner::report::write(Path::new(&found.b)).unwrap()).unwrap();
+    assert!(page.contains("no, not ranked") && page.contains("(not steady)"));
+    assert!(page.contains("Not ranked: the load was not steady."));
 }
 
 #[test]

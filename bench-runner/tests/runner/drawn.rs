@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bench_runner::measure::{ArmTask, Figure, SuitePart, Window};
+use bench_runner::measure::{ArmTask, Figure, OpenFigures, SuitePart, Window};
 use bench_runner::report;
 use bench_runner::results::{ArmRun, Ending, Manifest, MetricRow, Plan, RecoveryRow, RunData, RunFolder};
 use bench_runner::suite::Load;
@@ -41,6 +41,7 @@ fn run_of_everything(path: &Path) {
         for (arm, speed) in ARMS {
             cliff(&mut folder, &mut random, block, arm, speed);
             chain(&mut folder, &mut random, block, arm, speed);
+            under_load(&mut folder, &mut random, block, arm, speed);
         }
     }
     for tail in [4u64, 16, 64] {
@@ -56,6 +57,7 @@ fn run_of_everything(path: &Path) {
 fn task(workload: &str, seed: u64) -> ArmTask {
     ArmTask {
         replay: None,
+        until_steady: false,
         offered_per_second: None,
         path: PathBuf::from("/dev/synthetic"),
         span_offset_bytes: 1 << 20,
@@ -76,7 +78,17 @@ pub fn append_part(
     part: SuitePart,
 ) {
     let task = task(suite, u64::from(block));
-    let outcome = outcome(random, &task, arm, speed);
+    let mut outcome = outcome(random, &task, arm, speed);
+    if part.phase.contains("-oltp-") {
+        outcome.open = Some(OpenFigures {
+            offered_per_second: 1_000.0,
+            read_ns: outcome.read.latency_ns.clone(),
+            write_ns: outcome.write.latency_ns.clone(),
+            lateness_ns: outcome.write.latency_ns.clone(),
+            backlog_max: 7,
+            overflow: 0,
+        });
+    }
     let run = ArmRun {
         load: Load::Closed,
         block,
@@ -140,6 +152,18 @@ fn chain(folder: &mut RunFolder, random: &mut Xoshiro256PlusPlus, block: u32, ar
             let figures = if arm == "raw" || slower_phase { &figures[..0] } else { &figures[..] };
             let part = SuitePart { phase, snapshots: Some(snapshots), figures, windows: &[], is_peer: false };
             append_part(folder, random, ("chain", block, arm, speed / slower), SECOND_NS, part);
+        }
+    }
+}
+
+fn under_load(folder: &mut RunFolder, random: &mut Xoshiro256PlusPlus, block: u32, arm: &str, speed: f64) {
+    for percent in [50, 80] {
+        for (part, slower) in [("before", 1.0), ("going-back", 3.0)] {
+            let phase = format!("{part}-oltp-{percent}%");
+            let slower = slower * f64::from(percent) / 50.0;
+            let part =
+                SuitePart { phase: &phase, snapshots: Some(1), figures: &[], windows: &[], is_peer: false };
+            append_part(folder, random, ("rollback", block, arm, speed / slower), SECOND_NS, part);
         }
     }
 }
@@ -236,7 +260,19 @@ fn expected(data: &RunData) -> Expected {
         "Bytes written by the device for each byte of the application, by cause".to_owned(),
         vec![("rect", written)],
     );
-    let intended = pooled(&|row| all(row, "latency_intended") && ["p50", "p99"].contains(&row.stat.as_str()));
+    for stat in ["p50", "p99"] {
+        let points =
+            pooled(&|row| row.workload == "rollback" && all(row, "latency_intended") && row.stat == stat);
+        expected.insert(
+            format!("{stat} from when it was to begin over percent of what it can be"),
+            vec![("circle", points)],
+        );
+    }
+    let intended = pooled(&|row| {
+        row.phase.starts_with("open-")
+            && all(row, "latency_intended")
+            && ["p50", "p99"].contains(&row.stat.as_str())
+    });
     expected.insert(
         "p50 and p99 of intended latency over the achieved load".to_owned(),
         vec![("circle", intended)],

@@ -92,6 +92,7 @@ pub fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed
     let flushes = if task.workload.name() == "durable-4k" && arm == "raw" { operations } else { 0 };
     ArmOutcome {
         replayed: None,
+        rounds: None,
         read: figures(random, reads, median_ns, bytes),
         write: figures(random, operations - reads, median_ns * 0.9, bytes),
         flush: figures(random, flushes, median_ns * 0.6, 0),
@@ -161,6 +162,7 @@ pub fn manifest(arms: &[&str], workloads: &[&str]) -> Manifest {
             ..EnvironmentFacts::default()
         },
         plan: Plan {
+            steady_state: Some("five rounds".to_owned()),
             slo_ns: None,
             arms: arms.iter().map(|arm| arm.to_string()).collect(),
             workloads: workloads.iter().map(|workload| workload.to_string()).collect(),
@@ -184,6 +186,7 @@ fn task(workload: &str, queue_depth: u32, seed: u64) -> ArmTask {
     ArmTask {
         offered_per_second: None,
         replay: None,
+        until_steady: false,
         path: PathBuf::from("/dev/synthetic"),
         span_offset_bytes: 1 << 20,
         span_bytes: 8 << 30,

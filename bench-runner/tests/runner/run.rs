@@ -321,7 +321,7 @@ fn arms_twice_and_blocks_until_settled() {
         span_offset_bytes: span.offset_bytes,
         span_bytes: 16 << 20,
         references: false,
-        method: Method { a_a: true, until_settled: true },
+        method: Method { a_a: true, until_settled: true, ..Method::default() },
     };
     let session = session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {}).unwrap();
     let names = ["raw", "direct", "raw-again", "direct-again"];

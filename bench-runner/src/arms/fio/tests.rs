@@ -16,6 +16,7 @@ fn task(name: &str, queue_depth: u32) -> ArmTask {
         seed: 9,
         offered_per_second: None,
         replay: None,
+        until_steady: false,
     }
 }
 

@@ -23,6 +23,7 @@ fn task(path: &Path, name: &str, queue_depth: u32) -> ArmTask {
         seed: 77,
         offered_per_second: None,
         replay: None,
+        until_steady: false,
     }
 }
 
