@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use icecore_workloads::{Generations, Stamper, Workload};
 
 use crate::failure::Failure;
+use crate::recorder::Clock;
 use crate::replay::Replay;
 use crate::replay::feed::Made;
 
@@ -244,6 +245,8 @@ pub struct ArmOutcome {
     pub open: Option<OpenFigures>,
     /// Of a replay, what became of the trace.
     pub replayed: Option<ReplayFigures>,
+    /// The clock that showed 0 when the load began; `None` where the arm has none of ours.
+    pub clock: Option<Clock>,
 }
 
 impl ArmOutcome {

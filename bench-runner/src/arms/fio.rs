@@ -268,6 +268,7 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
     };
     Ok(ArmOutcome {
         replayed: None,
+        clock: None,
         read,
         write,
         flush,

@@ -92,9 +92,10 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, RingError> {
     let mut recorder = Recorder::new(task.warmup_ns, task.measure_ns);
     driver.drive(&mut recorder)?;
     let generations = std::mem::take(&mut driver.generations);
+    let clock = Some(driver.clock);
     drop(driver);
     drop(file);
-    Ok(recorder.finish().into_outcome(io_path, generations))
+    Ok(ArmOutcome { clock, ..recorder.finish().into_outcome(io_path, generations) })
 }
 
 /// What a slot's request is.

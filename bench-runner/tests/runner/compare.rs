@@ -112,6 +112,7 @@ fn outcome(operations: u64) -> ArmOutcome {
     let none = || OperationFigures { operations: 0, bytes: 0, latency_ns: Histogram::new(3).unwrap() };
     ArmOutcome {
         replayed: None,
+        clock: None,
         open: None,
         read: figures(operations, 4 * SECOND_NS / operations),
         write: none(),

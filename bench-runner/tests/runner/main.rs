@@ -18,6 +18,7 @@ mod resampled;
 mod resume;
 mod run;
 mod snapshots;
+mod stall;
 mod support;
 mod tables;
 mod trace_info;

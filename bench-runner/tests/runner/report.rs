@@ -92,6 +92,7 @@ pub fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed
     let flushes = if task.workload.name() == "durable-4k" && arm == "raw" { operations } else { 0 };
     ArmOutcome {
         replayed: None,
+        clock: None,
         read: figures(random, reads, median_ns, bytes),
         write: figures(random, operations - reads, median_ns * 0.9, bytes),
         flush: figures(random, flushes, median_ns * 0.6, 0),
