@@ -126,11 +126,15 @@ pub struct SnapshotLoadOptions {
 }
 
 /// Options of `quick`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct QuickOptions {
-    /// Folder of the 1 GiB scratch file, on the disk to be measured.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub scratch: PathBuf,
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --scratch
+    /// is needed where the folder of the scratch file has another path now.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub resume: Option<PathBuf>,
+    /// Folder of the 1 GiB scratch file, on the disk to be measured; this one if not given.
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// What becomes of the results.
     #[command(flatten)]
     pub results: ResultOptions,
@@ -350,9 +354,15 @@ pub struct SnapshotOptions {
 /// Options of `peers`.
 #[derive(Args, Clone, Debug)]
 pub struct PeerOptions {
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
+    /// needed as ever, --force where a peer's file system is on the device, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "suite", "peers", "scripts", "backend", "snapshots", "changes", "queue_depth", "batch", "seconds", "warmup", "repeats",
+        "seed", "out", "span"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file. Ours and the others have it in turns, whole.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
+    pub device: Option<PathBuf>,
     /// Leave to write to the device.
     #[command(flatten)]
     pub overwrite: OverwriteOptions,
@@ -496,8 +506,13 @@ pub struct DoctorOptions {
 /// Options of `recovery`.
 #[derive(Args, Clone, Debug)]
 pub struct RecoveryOptions {
+    /// Go on with the run in this folder, which was cut short: the same kills, without those that are there. --destroy is needed as
+    /// ever, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "simulated", "create", "size", "checkpoint", "queue_depth", "tail", "repeats", "seed", "out"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file.
-    #[arg(long, value_name = "PATH", required_unless_present = "simulated")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["simulated", "resume"])]
     pub device: Option<PathBuf>,
     /// Cut the power of a simulated disk of --create bytes instead; times are then virtual.
     #[arg(long, requires = "create", conflicts_with = "device")]

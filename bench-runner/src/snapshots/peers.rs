@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use super::beside::{Beside, SUITES};
 use super::*;
+use icecore::device::identity::confirm_destroy;
+
 use crate::cli::{OverwriteOptions, PeerOptions};
 use crate::results::RunRow;
 use crate::stats;
@@ -45,16 +47,28 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     let lists = (&options.backend[..], &options.snapshots[..]);
     let mut plan = SnapshotPlan::of(lists, &options.load, (options.warmup, options.seconds), options.span)?;
     let suites = suites(&options.suite)?;
-    let path = &options.device;
+    let path = options.device.as_deref().unwrap_or(Path::new(""));
     let OverwriteOptions { destroy, force } = &options.overwrite;
+    if options.resume.is_some() {
+        // What a peer had made when the run was killed has the device still.
+        confirm_destroy(&Identity::of(path)?, destroy.as_deref())?;
+        for peer in found(options, path, &mut Vec::new())? {
+            peer.remove()?;
+        }
+    }
     let bench = Bench::claim(path, destroy.as_deref(), plan.queue_depth, *force)?;
-    plan.peers = found(options, &mut dropped)?;
+    plan.peers = found(options, path, &mut dropped)?;
     let is_given = plan.span_bytes > 0;
     plan.on(path, bench.identity().size_bytes)?;
     if !is_given {
         plan.span_bytes = plan.span_bytes.min(SPAN_BYTES);
     }
-    RunFolder::check_empty(out)?;
+    let mut manifest = manifest(&bench, &plan, Vec::new());
+    manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
+    match &options.resume {
+        None => RunFolder::check_empty(out)?,
+        Some(_) => resume::check(out, &manifest)?,
+    }
     let mut ours = vec![Who::Raw];
     for kept in &plan.backends {
         let can = Abilities::of(&bench, *kept, plan.span_bytes)?;
@@ -76,17 +90,18 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
         plan.span_bytes,
         plan.seed
     );
-    let mut manifest = manifest(&bench, &plan, dropped);
-    manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
-    let mut folder = RunFolder::create(out, manifest)?;
+    let (mut folder, there) = match &options.resume {
+        None => (RunFolder::create(out, Manifest { dropped, ..manifest })?, Vec::new()),
+        Some(_) => RunFolder::resume(out, stays)?,
+    };
     precondition(&bench, &plan)?;
     drop(bench);
     let work: Vec<Work> = suites.into_iter().map(|suite| work(suite, &arms)).collect();
-    let end = in_turns(&plan, &work, (&mut folder, &[]), after_arm, &mut |who, turn| {
+    let end = in_turns(&plan, &work, (&mut folder, &there), after_arm, &mut |who, turn| {
         let bench = match who {
             Who::Peer(_) => Bench::lent_out(path, plan.queue_depth),
             // What a peer has left there was made by us.
-            _ => Bench::claim(path, options.overwrite.destroy.as_deref(), plan.queue_depth, true),
+            _ => Bench::claim(path, destroy.as_deref(), plan.queue_depth, true),
         };
         match bench {
             Ok(bench) => turn(&bench),
@@ -127,13 +142,13 @@ fn work((name, suite): Beside, arms: &[Who]) -> Work {
 }
 
 /// The peers that can run here, with those that they are held against. What is missing for the others is told.
-fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<Vec<Rc<Peer>>, Failure> {
+fn found(options: &PeerOptions, path: &Path, dropped: &mut Vec<Dropped>) -> Result<Vec<Rc<Peer>>, Failure> {
     let scripts = options.scripts.clone().unwrap_or_else(|| {
         let of_checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/peers");
         if of_checkout.is_dir() { of_checkout } else { PathBuf::from("scripts/peers") }
     });
-    let device = options.device.canonicalize();
-    let device = device.map_err(|error| Failure::usage(format!("{}: {error}", options.device.display())))?;
+    let device = path.canonicalize();
+    let device = device.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     let mut names: Vec<String> = options.peers.clone();
     if names.is_empty() {
         names = PEERS.map(str::to_owned).to_vec();

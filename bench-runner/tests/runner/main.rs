@@ -16,6 +16,7 @@ mod replay;
 mod report;
 mod resampled;
 mod resume;
+mod resume_suites;
 mod run;
 mod snapshots;
 mod stall;
