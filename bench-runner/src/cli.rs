@@ -8,9 +8,6 @@ use icecore_workloads::trace::Speed;
 
 use crate::method::{BLOCKS_MAX, Method};
 
-/// Records that are sorted within unless another number is given.
-const SORT_WINDOW_RECORDS: usize = 65_536;
-
 /// Measures what each way of keeping a volume costs on your own disks.
 #[derive(Debug, Parser)]
 #[command(name = "bench-runner", version, arg_required_else_help = true)]
@@ -595,9 +592,10 @@ pub struct TraceReading {
     /// The event that stands for a request, for blktrace and blkparse.
     #[arg(long, value_enum, default_value = "queued")]
     pub event: TraceEvent,
-    /// Records that a record may have to be put in front of, in each file; one takes 48 bytes.
-    #[arg(long, value_name = "RECORDS", default_value_t = SORT_WINDOW_RECORDS)]
-    pub sort_window: usize,
+    /// Records that a record may have to be put in front of, in each file; one takes 48 bytes. 65536 over the number of files if not
+    /// given.
+    #[arg(long, value_name = "RECORDS")]
+    pub sort_window: Option<usize>,
     /// Bad records to leave out and count, in each file, before it is refused.
     #[arg(long, value_name = "RECORDS", default_value_t = 0)]
     pub bad_records: u64,
@@ -610,7 +608,7 @@ impl TraceReading {
             && self.volume.is_empty()
             && self.limit.is_none()
             && self.event == TraceEvent::Queued
-            && self.sort_window == SORT_WINDOW_RECORDS
+            && self.sort_window.is_none()
             && self.bad_records == 0
     }
 }

@@ -9,7 +9,7 @@ fn line(time_us: u64, offset: u64) -> String {
 }
 
 fn window(sort_window_records: usize) -> TraceOptions {
-    TraceOptions { sort_window_records, ..format(Format::Alibaba) }
+    TraceOptions { sort_window_records: Some(sort_window_records), ..format(Format::Alibaba) }
 }
 
 /// A record that 10 others overtook needs a window of 10.
