@@ -9,9 +9,6 @@ use icecore_workloads::trace::Speed;
 use crate::method::{BLOCKS_MAX, Method};
 use crate::precondition::Precondition;
 
-/// Records that are sorted within unless another number is given.
-const SORT_WINDOW_RECORDS: usize = 65_536;
-
 /// Measures what each way of keeping a volume costs on your own disks.
 #[derive(Debug, Parser)]
 #[command(name = "bench-runner", version, arg_required_else_help = true)]
@@ -127,11 +124,15 @@ pub struct SnapshotLoadOptions {
 }
 
 /// Options of `quick`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct QuickOptions {
-    /// Folder of the 1 GiB scratch file, on the disk to be measured.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub scratch: PathBuf,
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --scratch
+    /// is needed where the folder of the scratch file has another path now.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub resume: Option<PathBuf>,
+    /// Folder of the 1 GiB scratch file, on the disk to be measured; this one if not given.
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// What becomes of the results.
     #[command(flatten)]
     pub results: ResultOptions,
@@ -369,9 +370,15 @@ pub struct SnapshotOptions {
 /// Options of `peers`.
 #[derive(Args, Clone, Debug)]
 pub struct PeerOptions {
+    /// Go on with the run in this folder, which was cut short: the same plan and seed, without the arms that are there. --destroy is
+    /// needed as ever, --force where a peer's file system is on the device, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "suite", "peers", "scripts", "backend", "snapshots", "changes", "queue_depth", "batch", "seconds", "warmup", "repeats",
+        "seed", "out", "span"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file. Ours and the others have it in turns, whole.
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "resume")]
+    pub device: Option<PathBuf>,
     /// Leave to write to the device.
     #[command(flatten)]
     pub overwrite: OverwriteOptions,
@@ -516,8 +523,13 @@ pub struct DoctorOptions {
 /// Options of `recovery`.
 #[derive(Args, Clone, Debug)]
 pub struct RecoveryOptions {
+    /// Go on with the run in this folder, which was cut short: the same kills, without those that are there. --destroy is needed as
+    /// ever, --device where its path has changed.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "simulated", "create", "size", "checkpoint", "queue_depth", "tail", "repeats", "seed", "out"])]
+    pub resume: Option<PathBuf>,
     /// Block device or file.
-    #[arg(long, value_name = "PATH", required_unless_present = "simulated")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["simulated", "resume"])]
     pub device: Option<PathBuf>,
     /// Cut the power of a simulated disk of --create bytes instead; times are then virtual.
     #[arg(long, requires = "create", conflicts_with = "device")]
@@ -600,9 +612,10 @@ pub struct TraceReading {
     /// The event that stands for a request, for blktrace and blkparse.
     #[arg(long, value_enum, default_value = "queued")]
     pub event: TraceEvent,
-    /// Records that a record may have to be put in front of, in each file; one takes 48 bytes.
-    #[arg(long, value_name = "RECORDS", default_value_t = SORT_WINDOW_RECORDS)]
-    pub sort_window: usize,
+    /// Records that a record may have to be put in front of, in each file; one takes 48 bytes. 65536 over the number of files if not
+    /// given.
+    #[arg(long, value_name = "RECORDS")]
+    pub sort_window: Option<usize>,
     /// Bad records to leave out and count, in each file, before it is refused.
     #[arg(long, value_name = "RECORDS", default_value_t = 0)]
     pub bad_records: u64,
@@ -615,7 +628,7 @@ impl TraceReading {
             && self.volume.is_empty()
             && self.limit.is_none()
             && self.event == TraceEvent::Queued
-            && self.sort_window == SORT_WINDOW_RECORDS
+            && self.sort_window.is_none()
             && self.bad_records == 0
     }
 }

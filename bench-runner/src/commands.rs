@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::json;
 
 use crate::bench::{Bench, SECTOR_BYTES};
-use crate::cli::{Cli, Command, RunOptions};
+use crate::cli::{Cli, Command, ResultOptions, RunOptions};
 use crate::failure::{EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, Failure};
 use crate::nbd::Address;
 use crate::results::{MANIFEST_FILE, Manifest, RunFolder, rfc3339};
@@ -61,9 +61,9 @@ fn tell_failure(failure: &Failure, json: bool) {
 fn dispatch(command: Command) -> Result<i32, Failure> {
     match command {
         Command::Quick(options) => {
-            let out = out_folder(options.results.out)?;
-            let ended = quick::run(&options.scratch, &out);
-            tell_end(ended, None, &out, options.results.json)
+            let options = resume::quick_options(&options)?;
+            let out = out_folder(options.resume.as_ref(), &options.results)?;
+            tell_end(quick::run(&options, &quick::WHOLE, &out), "quick", &out, options.results.json)
         }
         Command::Run(options) => run(&resume::run_options(&options)?),
         Command::Replay(options) => run(&resume::run_options(&options.into_run())?),
@@ -73,28 +73,27 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
             Ok(EXIT_OK)
         }
         Command::Recovery(options) => {
-            let out = out_folder(options.results.out.clone())?;
+            let options = resume::recovery_options(&options)?;
+            let out = out_folder(options.resume.as_ref(), &options.results)?;
             let program = recovery::this_program()?;
             let ended = recovery::run(&options, &program, &out, &mut |_, _| {});
-            tell_end(ended, None, &out, options.results.json)
+            tell_end(ended, "recovery", &out, options.results.json)
         }
         Command::Snapshots(options) => {
             let options = resume::snapshot_options(&options)?;
-            let out = match &options.resume {
-                Some(folder) => folder.clone(),
-                None => out_folder(options.results.out.clone())?,
-            };
+            let out = out_folder(options.resume.as_ref(), &options.results)?;
             let ended = snapshots::run(&options, &out, &mut |_, _| {});
-            tell_end(ended, Some("snapshots"), &out, options.results.json)
+            tell_end(ended, "snapshots", &out, options.results.json)
         }
         Command::Peers(options) => {
-            let out = out_folder(options.results.out.clone())?;
+            let options = resume::peer_options(&options)?;
+            let out = out_folder(options.resume.as_ref(), &options.results)?;
             let ended = snapshots::peers::run(&options, &out, &mut |_, _| {});
             let (ended, table) = ended.map_or_else(
                 |failure| (Err(failure), String::new()),
                 |(session, table)| (Ok(session), format!("\n{table}")),
             );
-            let exit_code = tell_end(ended, None, &out, options.results.json);
+            let exit_code = tell_end(ended, "peers", &out, options.results.json);
             eprint!("{table}");
             exit_code
         }
@@ -113,10 +112,7 @@ fn dispatch(command: Command) -> Result<i32, Failure> {
 
 fn run(options: &RunOptions) -> Result<i32, Failure> {
     let request = plan::Request::parse(options)?;
-    let out = match &options.resume {
-        Some(folder) => folder.clone(),
-        None => out_folder(options.results.out.clone())?,
-    };
+    let out = out_folder(options.resume.as_ref(), &options.results)?;
     let bench = claim(options, &request)?;
     let logical_block_bytes = bench.geometry().logical_block_bytes;
     let plan = request.on(options.device(), bench.identity().size_bytes, logical_block_bytes)?;
@@ -128,7 +124,7 @@ fn run(options: &RunOptions) -> Result<i32, Failure> {
         None => session::run(&bench, &plan, &out, Vec::new(), &mut |_, _| {}),
         Some(_) => session::resume(&bench, &plan, &out, &mut |_, _| {}),
     };
-    tell_end(ended, Some("run"), &out, options.results.json)
+    tell_end(ended, "run", &out, options.results.json)
 }
 
 fn claim(options: &RunOptions, request: &plan::Request) -> Result<Bench, Failure> {
@@ -148,9 +144,12 @@ fn claim(options: &RunOptions, request: &plan::Request) -> Result<Bench, Failure
     }
 }
 
-/// The folder of the results, which must not hold anything.
-fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let out = given.unwrap_or_else(|| {
+/// The folder of the results, which must not hold anything unless a run in it is gone on with.
+fn out_folder(resumed: Option<&PathBuf>, given: &ResultOptions) -> Result<PathBuf, Failure> {
+    if let Some(folder) = resumed {
+        return Ok(folder.clone());
+    }
+    let out = given.out.clone().unwrap_or_else(|| {
         // A colon is awkward in paths.
         let now = rfc3339(SystemTime::now()).replace(':', "-");
         Path::new("results/local").join(now)
@@ -159,19 +158,19 @@ fn out_folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     Ok(out)
 }
 
-/// Tells how a run ended, with how it can be gone on with if it was cut short and the command can; gives the exit code.
-fn tell_end(
-    ended: Result<Session, Failure>,
-    resumed_by: Option<&str>,
-    out: &Path,
-    json: bool,
-) -> Result<i32, Failure> {
+/// Tells how a run ended, with how it can be gone on with if it was cut short; gives the exit code.
+fn tell_end(ended: Result<Session, Failure>, command: &str, out: &Path, json: bool) -> Result<i32, Failure> {
     let folder = out.display();
     let remedy = || {
         let device = Manifest::load(&out.join(MANIFEST_FILE)).ok()?.device;
-        let destroy = plan::shell_word(&format!("{}:{}", device.serial, device.size_bytes));
-        let command = resumed_by?;
-        Some(format!("`bench-runner {command} --resume {folder} --destroy {destroy}` goes on with it"))
+        // A scratch file is our own, and a simulated disk is none.
+        let destroy = if command == "quick" || device.serial.is_empty() {
+            String::new()
+        } else {
+            let own = format!("{}:{}", device.serial, device.size_bytes);
+            format!(" --destroy {}", plan::shell_word(&own))
+        };
+        Some(format!("`bench-runner {command} --resume {folder}{destroy}` goes on with it"))
     };
     match ended {
         Ok(session) => {

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use icecore_workloads::{Generations, Stamper, Workload};
 
 use crate::failure::Failure;
+use crate::recorder::Clock;
 use crate::replay::Replay;
 use crate::replay::feed::Made;
 use crate::stats::steady::{self, Rounds};
@@ -249,6 +250,8 @@ pub struct ArmOutcome {
     pub replayed: Option<ReplayFigures>,
     /// Of a load that went on until it was steady, its rounds.
     pub rounds: Option<Rounds>,
+    /// The clock that showed 0 when the load began; `None` where the arm has none of ours.
+    pub clock: Option<Clock>,
 }
 
 impl ArmOutcome {

@@ -45,6 +45,11 @@ impl Clock {
         Self { started: Instant::now() }
     }
 
+    /// When it showed 0.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Nanoseconds since the start. Costs about 25 ns: call it once a batch, not once an operation.
     #[inline]
     pub fn now_ns(&self) -> u64 {
@@ -456,6 +461,7 @@ impl Recorded {
             open: self.open,
             rounds: self.rounds,
             replayed: None,
+            clock: None,
         }
     }
 }

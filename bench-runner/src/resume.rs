@@ -9,7 +9,10 @@ use std::path::Path;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, ResultOptions, RunOptions, SnapshotLoadOptions, SnapshotOptions};
+use crate::cli::{
+    Cli, Command, PeerOptions, QuickOptions, RecoveryOptions, ResultOptions, RunOptions, SnapshotLoadOptions,
+    SnapshotOptions,
+};
 use crate::compare::differences;
 use crate::failure::Failure;
 use crate::results::{MANIFEST_FILE, Manifest, RunRow};
@@ -60,6 +63,56 @@ pub(crate) fn snapshot_options(given: &SnapshotOptions) -> Result<SnapshotOption
     })
 }
 
+/// The same for `peers`.
+///
+/// # Errors
+/// As [`run_options`].
+pub(crate) fn peer_options(given: &PeerOptions) -> Result<PeerOptions, Failure> {
+    let Some(folder) = &given.resume else { return Ok(given.clone()) };
+    let (Command::Peers(typed), seed) = typed(folder)? else { return Err(other_command(folder, "peers")) };
+    Ok(PeerOptions {
+        resume: given.resume.clone(),
+        device: given.device.clone().or(typed.device),
+        overwrite: given.overwrite.clone(),
+        load: SnapshotLoadOptions { seed: Some(seed), ..typed.load },
+        results: ResultOptions { out: given.resume.clone(), json: given.results.json },
+        ..typed
+    })
+}
+
+/// The same for `recovery`.
+///
+/// # Errors
+/// As [`run_options`].
+pub(crate) fn recovery_options(given: &RecoveryOptions) -> Result<RecoveryOptions, Failure> {
+    let Some(folder) = &given.resume else { return Ok(given.clone()) };
+    let (Command::Recovery(typed), seed) = typed(folder)? else {
+        return Err(other_command(folder, "recovery"));
+    };
+    Ok(RecoveryOptions {
+        resume: given.resume.clone(),
+        device: given.device.clone().or(typed.device),
+        overwrite: given.overwrite.clone(),
+        // Of a simulated disk it is the size.
+        create: typed.create.filter(|_| typed.simulated),
+        seed: Some(seed),
+        results: ResultOptions { out: given.resume.clone(), json: given.results.json },
+        ..typed
+    })
+}
+
+/// The same for `quick`, whose plan is in the manifest alone.
+///
+/// # Errors
+/// As [`run_options`].
+pub(crate) fn quick_options(given: &QuickOptions) -> Result<QuickOptions, Failure> {
+    let Some(folder) = &given.resume else { return Ok(given.clone()) };
+    match typed(folder)? {
+        (Command::Quick(_), _) => Ok(given.clone()),
+        _ => Err(other_command(folder, "quick")),
+    }
+}
+
 /// What was typed when the run began, and its seed.
 fn typed(folder: &Path) -> Result<(Command, u64), Failure> {
     let manifest = Manifest::load(&folder.join(MANIFEST_FILE))?;
@@ -74,9 +127,22 @@ fn typed(folder: &Path) -> Result<(Command, u64), Failure> {
 
 fn other_command(folder: &Path, command: &str) -> Failure {
     Failure::refused(format!(
-        "{} was not left by `bench-runner {command}`; what `run` and `snapshots` leave can be gone on with, each by its command",
+        "{} was not left by `bench-runner {command}`; a run is gone on with by the command that has begun it (of `replay`: by `run`)",
         folder.display()
     ))
+}
+
+/// The manifest of a run that has not ended.
+///
+/// # Errors
+/// There is none, or it has.
+pub(crate) fn unfinished(folder: &Path) -> Result<Manifest, Failure> {
+    let manifest = Manifest::load(&folder.join(MANIFEST_FILE))?;
+    if manifest.complete {
+        let name = folder.display();
+        return Err(Failure::refused(format!("{name} is complete: nothing is left to be measured")));
+    }
+    Ok(manifest)
 }
 
 /// Refuses to go on with a run that has ended, or as another one than it was; `now` is what it would be from now on.
@@ -84,11 +150,7 @@ fn other_command(folder: &Path, command: &str) -> Failure {
 /// # Errors
 /// What is different, as it was and as it is.
 pub(crate) fn check(folder: &Path, now: &Manifest) -> Result<(), Failure> {
-    let name = folder.display();
-    let then = Manifest::load(&folder.join(MANIFEST_FILE))?;
-    if then.complete {
-        return Err(Failure::refused(format!("{name} is complete: nothing is left to be measured")));
-    }
+    let (name, then) = (folder.display(), unfinished(folder)?);
     let changed: Vec<String> = differences(&then, now, &|_| true)
         .into_iter()
         // Where one side does not know, nothing is known to have changed.

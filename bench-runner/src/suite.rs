@@ -419,6 +419,8 @@ fn one_arm(
     let started_ns = folder.since_start_ns();
     let foreign = ForeignWatch::begin(bench);
     let mut outcome = arm.run(bench, task)?;
+    // Behind opening a volume, connecting, reading a trace ahead.
+    let started_ns = outcome.clock.map_or(started_ns, |clock| folder.began_ns(&clock));
     let foreign_percent = foreign.and_then(|foreign| foreign.percent());
     after_arm(bench.path(), task.span_offset_bytes);
     if task.workload.writes() && !arm.writes_stamped_content() {

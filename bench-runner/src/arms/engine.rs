@@ -85,11 +85,12 @@ pub(super) fn run_from<T: Target>(
     for slot in 0..task.queue_depth as usize {
         workers.push(Worker::new(slot, &shared, (&pace, &claims), target.clone(), task, content)?);
     }
-    let clock = TurnClock::start(context);
+    let turns = TurnClock::start(context);
+    let clock = turns.clock();
     if let Some(pace) = &pace {
-        pace.start(clock.clock());
+        pace.start(clock);
     }
-    shared.borrow_mut().clock = clock;
+    shared.borrow_mut().clock = turns;
     let tasks: Vec<_> = workers.into_iter().map(|worker| context.spawn(worker.work())).collect();
     runtime.block_on(async {
         for task in tasks {
@@ -120,9 +121,8 @@ pub(super) fn run_from<T: Target>(
         replayed = Some(shared.replayed);
     }
     let io_path = format!("{}, O_DIRECT", context.io_path());
-    let mut outcome = shared.recorder.finish().into_outcome(io_path, shared.generations);
-    outcome.replayed = replayed;
-    Ok(outcome)
+    let outcome = shared.recorder.finish().into_outcome(io_path, shared.generations);
+    Ok(ArmOutcome { replayed, clock: Some(clock), ..outcome })
 }
 
 /// What the tasks of one measurement share.

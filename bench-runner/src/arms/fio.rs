@@ -269,6 +269,7 @@ fn outcome(stdout: &str, workload: &Workload) -> Result<ArmOutcome, FioError> {
     Ok(ArmOutcome {
         replayed: None,
         rounds: None,
+        clock: None,
         read,
         write,
         flush,

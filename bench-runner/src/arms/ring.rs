@@ -93,9 +93,10 @@ pub fn run(task: &ArmTask) -> Result<ArmOutcome, RingError> {
     let mut recorder = if task.until_steady { recorder.until_steady() } else { recorder };
     driver.drive(&mut recorder)?;
     let generations = std::mem::take(&mut driver.generations);
+    let clock = Some(driver.clock);
     drop(driver);
     drop(file);
-    Ok(recorder.finish().into_outcome(io_path, generations))
+    Ok(ArmOutcome { clock, ..recorder.finish().into_outcome(io_path, generations) })
 }
 
 /// What a slot's request is.

@@ -30,10 +30,10 @@ pub use self::victim::run as be_victim;
 use crate::bench::{self, Bench};
 use crate::cli::RecoveryOptions;
 use crate::failure::Failure;
-use crate::results::{DeviceFacts, Manifest, Plan, RecoveryRow, RunFolder};
+use crate::results::{DeviceFacts, Manifest, Plan, RecoveryRow, RunData, RunFolder};
 use crate::session::Session;
 use crate::suite::SuiteEnd;
-use crate::{environment, interrupt, plan};
+use crate::{environment, interrupt, plan, resume};
 
 /// What was told to be durable: the last such generation of each block.
 pub type Acknowledged = BTreeMap<u64, u32>;
@@ -67,6 +67,9 @@ pub fn run(
     let cases = cases(options, seed);
     let depth = options.queue_depth.iter().copied().max().unwrap_or(1);
     let Some(path) = &options.device else { return simulated(&cases, options, seed, out, after_kill) };
+    if options.resume.is_some() {
+        wait_for_victim(path)?;
+    }
     let bench = match options.create {
         Some(bytes) if !path.exists() => {
             check_fit(&cases, bytes)?;
@@ -81,9 +84,34 @@ pub fn run(
     };
     let facts = environment::device_facts(bench.path(), bench.identity(), bench.device().geometry());
     let path = bench.path().to_owned();
-    RunFolder::check_empty(out)?;
+    let folder = begin(options, (&cases, seed), out, facts)?;
     drop(bench);
-    run_all(&cases, out, manifest(facts, options, seed), |case| one(&path, case, program, after_kill))
+    run_all(&cases, folder, |case| one(&path, case, program, after_kill))
+}
+
+/// A victim whose runner was killed ends with the next word that nobody hears, and has the device until then.
+fn wait_for_victim(path: &Path) -> Result<(), Failure> {
+    let runtime = bench::runtime(1)?;
+    // What is wrong with it is told when it is claimed.
+    let _opened = patiently(|| Device::open(runtime.context(), path, Access::Exclusive, Caching::Direct));
+    Ok(())
+}
+
+/// The folder, and the recoveries that are there.
+fn begin(
+    options: &RecoveryOptions,
+    (cases, seed): (&[Case], u64),
+    out: &Path,
+    device: DeviceFacts,
+) -> Result<(RunFolder, Vec<RecoveryRow>), Failure> {
+    eprintln!("{}: {} kills, seed {seed}", device.path, cases.len());
+    let manifest = manifest(device, options, cases, seed);
+    if options.resume.is_none() {
+        return Ok((RunFolder::create(out, manifest)?, Vec::new()));
+    }
+    resume::check(out, &manifest)?;
+    let (folder, _no_arms) = RunFolder::resume(out, |_, _| true)?;
+    Ok((folder, RunData::read(out)?.recovery))
 }
 
 #[cfg(feature = "sim")]
@@ -98,8 +126,8 @@ fn simulated(
     check_fit(cases, size_bytes)?;
     let name = || "simulated disk".to_owned();
     let device = DeviceFacts { path: name(), kind: name(), size_bytes, ..DeviceFacts::default() };
-    let manifest = manifest(device, options, seed);
-    run_all(cases, out, manifest, |case| simulated::one(case, size_bytes, after_kill))
+    let folder = begin(options, (cases, seed), out, device)?;
+    run_all(cases, folder, |case| simulated::one(case, size_bytes, after_kill))
 }
 
 #[cfg(not(feature = "sim"))]
@@ -107,18 +135,20 @@ fn simulated(_: &[Case], _: &RecoveryOptions, _: u64, _: &Path, _: AfterKill) ->
     Err(Failure::usage("this build has no simulator: build it with --features sim"))
 }
 
-/// Every case, one after another, and the report of them.
+/// Every case, one after another, and the report of them; those that are there are passed over.
 fn run_all(
     cases: &[Case],
-    out: &Path,
-    manifest: Manifest,
+    (mut folder, there): (RunFolder, Vec<RecoveryRow>),
     mut run_one: impl FnMut(&Case) -> Result<RecoveryRow, Failure>,
 ) -> Result<Session, Failure> {
-    eprintln!("{}: {} kills, seed {}", manifest.device.path, cases.len(), manifest.seed);
-    let mut folder = RunFolder::create(out, manifest)?;
     let mut stopped = None;
     let mut invalid = Vec::new();
     for (number, case) in (1..).zip(cases) {
+        if let Some(row) = there.iter().find(|row| row.run == number) {
+            case.check(row)?;
+            invalid.extend((!row.valid).then(|| row.invalid_reason.clone()));
+            continue;
+        }
         match run_one(case) {
             Ok(row) => {
                 tell(number, cases.len(), &row);
@@ -197,6 +227,24 @@ impl Case {
     /// Bytes of log since the last checkpoint at which the kill comes.
     fn kill_bytes(&self, info: &VolumeInfo) -> u64 {
         info.log.map_or(0, |log| log.checkpoint_bytes) / 100 * u64::from(self.tail_percent)
+    }
+
+    /// Refuses a row that is of another kill.
+    fn check(&self, row: &RecoveryRow) -> Result<(), Failure> {
+        if (row.queue_depth, row.tail_percent, row.seed) == (self.queue_depth, self.tail_percent, self.seed) {
+            return Ok(());
+        }
+        Err(Failure::refused(format!(
+            "recovery {} of recovery.csv has depth {}, tail {} % and seed {}, and by the plan {}, {} % and {}: the folder has been \
+             changed, and cannot be gone on with",
+            row.run,
+            row.queue_depth,
+            row.tail_percent,
+            row.seed,
+            self.queue_depth,
+            self.tail_percent,
+            self.seed
+        )))
     }
 
     fn row(&self, cut: &str, device_bytes: u64, info: &VolumeInfo) -> RecoveryRow {
@@ -368,7 +416,7 @@ fn tell(number: u64, cases: usize, row: &RecoveryRow) {
     );
 }
 
-fn manifest(device: DeviceFacts, options: &RecoveryOptions, seed: u64) -> Manifest {
+fn manifest(device: DeviceFacts, options: &RecoveryOptions, cases: &[Case], seed: u64) -> Manifest {
     Manifest {
         command_line: std::env::args().collect(),
         seed,
@@ -380,6 +428,7 @@ fn manifest(device: DeviceFacts, options: &RecoveryOptions, seed: u64) -> Manife
             queue_depths: options.queue_depth.clone(),
             repeats: options.repeats,
             preconditioning: "a new volume before each kill".to_owned(),
+            digest: Plan::digest_of(&cases),
             ..Plan::default()
         },
         ..Manifest::default()

@@ -17,6 +17,7 @@ use super::{
     RunData, RunRow, SERIES_FILE, SecondRow, TIMESERIES_FILE, WindowRow, from_rfc3339, histogram_log,
     pooled_rows, rest, rfc3339,
 };
+use crate::recorder::Clock;
 
 /// A run folder being written.
 pub struct RunFolder {
@@ -98,6 +99,7 @@ impl RunFolder {
         rest::keep(&path.join(EVENTS_FILE), |_: &EventRow| true)?;
         rest::keep(&path.join(LATENCIES_FILE), |row: &BandRow| numbers.contains(&row.run))?;
         rest::keep(&path.join(SERIES_FILE), |row: &WindowRow| numbers.contains(&row.run))?;
+        let recovered = rest::keep(&path.join(RECOVERY_FILE), |_: &RecoveryRow| true)?.len();
         let histograms = path.join(HISTOGRAM_FOLDER);
         for entry in fs::read_dir(&histograms).map_err(ResultsError::io(&histograms, "read"))? {
             let entry = entry.map_err(ResultsError::io(&histograms, "read"))?;
@@ -122,11 +124,11 @@ impl RunFolder {
             timeseries: Table::open(path.join(TIMESERIES_FILE))?,
             events: Table::open(path.join(EVENTS_FILE))?,
             bands: Table::open_if_there(path.join(LATENCIES_FILE))?,
-            recovery: None,
+            recovery: Table::open_if_there(path.join(RECOVERY_FILE))?,
             series: Table::open_if_there(path.join(SERIES_FILE))?,
         };
         folder.change_manifest(|manifest| (manifest.ended_utc, manifest.interrupted) = (None, false))?;
-        folder.append_event("resumed", &format!("{} runs were there", runs.len()))?;
+        folder.append_event("resumed", &format!("{} runs were there", runs.len() + recovered))?;
         Ok((folder, runs))
     }
 
@@ -152,6 +154,12 @@ impl RunFolder {
     /// Nanoseconds since the folder was made: the time axis of events and of the time series.
     pub fn since_start_ns(&self) -> u64 {
         u64::try_from((self.before + self.started.elapsed()).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// When this clock showed 0, on the same axis.
+    pub(crate) fn began_ns(&self, clock: &Clock) -> u64 {
+        let began = self.before + clock.started().saturating_duration_since(self.started);
+        u64::try_from(began.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Changes the manifest (a part of the plan dropped while running, a fact learned late) and saves it.

@@ -215,7 +215,7 @@ pub struct Stopping {
 }
 
 /// One thing left out.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     /// What was left out.
     pub what: String,

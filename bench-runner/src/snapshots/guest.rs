@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::ratios::{self, Line};
 use super::*;
-use crate::results::RunData;
+use crate::results::{MANIFEST_FILE, RunData};
 use crate::{child, interrupt};
 
 /// The peers that are there.
@@ -99,6 +99,10 @@ impl Guest {
                 .map_err(|error| Failure::environment(format!("{}: {error}", path.display())))
         };
         let (lab, folder) = (here(&self.lab)?, here(&out.join(FOLDER))?);
+        let before = folder.join(MANIFEST_FILE).exists().then(|| RunData::read(&folder)).transpose()?;
+        if before.as_ref().is_some_and(|before| before.manifest.complete) {
+            return Self::measured(&folder, "ended before");
+        }
         let arms = (1 + plan.backends.len() + self.peers.len() + 1) as u64;
         let limit_s = u64::from(plan.repeats) * arms * suites.len() as u64 * ARM_SECONDS_MAX;
         let disk_bytes = Self::disk_bytes(plan);
@@ -107,23 +111,36 @@ impl Guest {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).arg(lab.join("boot"));
         command.arg((disk_bytes / MIB).to_string()).arg(&folder).arg(program);
-        command.args(self.arguments(plan, suites)).arg("--scripts").arg(lab.join("peers"));
-        command.arg("--out").arg(&folder).env("LAB_LIMIT", limit_s.to_string());
+        match before {
+            None => command
+                .args(self.arguments(plan, suites))
+                .arg("--scripts")
+                .arg(lab.join("peers"))
+                .arg("--out"),
+            Some(_) => command.args(["peers", "--resume"]),
+        };
+        command.arg(&folder).env("LAB_LIMIT", limit_s.to_string());
+        command.args(["--destroy", &format!("{DISK}:{disk_bytes}")]);
         let status = child::watched(command)
             .map_err(|error| Failure::environment(format!("a guest cannot be booted: {error}")))?;
         if interrupt::requested() {
             return Err(Failure::interrupted());
         }
-        let lines = ratios::of_guest(&folder)
-            .map_err(|failure| Failure::environment(format!("the guest ended with {status}: {failure}")))?;
-        let data = RunData::read(&folder)?;
+        Self::measured(&folder, &status.to_string())
+    }
+
+    /// What is in the guest's folder; `end`: how the guest ended.
+    fn measured(folder: &Path, end: &str) -> Result<Measured, Failure> {
+        let lines = ratios::of_guest(folder)
+            .map_err(|failure| Failure::environment(format!("the guest: {end}: {failure}")))?;
+        let data = RunData::read(folder)?;
         let voided = data.runs.iter().filter(|run| !run.valid);
         let mut invalid: Vec<String> = voided
             .map(|run| format!("in the guest: {} {}: {}", run.workload, run.arm, run.invalid_reason))
             .collect();
         invalid.dedup();
         if !data.manifest.complete {
-            invalid.push(format!("in the guest: the run is not complete ({status})"));
+            invalid.push(format!("in the guest: the run is not complete ({end})"));
         }
         let mut dropped = data.manifest.dropped;
         for one in &mut dropped {
@@ -139,7 +156,6 @@ impl Guest {
         let seconds = |ns: u64| format!("{}", ns as f64 / 1e9);
         let pairs = [
             ("--device", format!("/dev/{DISK}")),
-            ("--destroy", format!("{DISK}:{}", Self::disk_bytes(plan))),
             ("--suite", suites.join(",")),
             ("--peers", self.peers.join(",")),
             ("--backend", backends.join(",")),

@@ -16,6 +16,7 @@
 //!
 //! Invariant: nothing of its device is written that the program has not said is there to be lost.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -37,7 +38,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(120);
 const MESSAGE_CHARS_MAX: usize = 2_000;
 
 /// Another system.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     /// The program's name, under which it stands in results.
     pub name: String,
@@ -55,6 +56,14 @@ pub(super) struct Description {
     pub durability: String,
     /// The peer that it is held against; `self` where it is one that others are.
     pub reference: Option<String>,
+}
+
+/// Without its device, which may have another path when a run is gone on with: what is shown is part of a plan's digest.
+impl fmt::Debug for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, program, device: _, description } = self;
+        write!(formatter, "{name} {program:?} {description:?}")
+    }
 }
 
 impl Peer {

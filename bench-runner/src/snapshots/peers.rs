@@ -16,6 +16,8 @@ use super::beside::{Beside, SUITES};
 use super::guest::{self, Guest};
 use super::ratios::{self, TABLE_FILE};
 use super::*;
+use icecore::device::identity::confirm_destroy;
+
 use crate::cli::{OverwriteOptions, PeerOptions};
 use crate::failure::EXIT_REFUSED;
 
@@ -46,17 +48,29 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
     let lists = (&options.backend[..], &options.snapshots[..]);
     let mut plan = SnapshotPlan::of(lists, &options.load, (options.warmup, options.seconds), options.span)?;
     let suites = suites(&options.suite)?;
-    let path = &options.device;
+    let path = options.device.as_deref().unwrap_or(Path::new(""));
     let OverwriteOptions { destroy, force } = &options.overwrite;
+    if options.resume.is_some() {
+        // What a peer had made when the run was killed has the device still.
+        confirm_destroy(&Identity::of(path)?, destroy.as_deref())?;
+        for peer in found(options, path, &mut Vec::new())?.0 {
+            peer.remove()?;
+        }
+    }
     let bench = Bench::claim(path, destroy.as_deref(), plan.queue_depth, *force)?;
-    let (peers, mut guest) = found(options, &mut dropped)?;
+    let (peers, mut guest) = found(options, path, &mut dropped)?;
     plan.peers = peers;
     let is_given = plan.span_bytes > 0;
     plan.on(path, bench.identity().size_bytes)?;
     if !is_given {
         plan.span_bytes = plan.span_bytes.min(SPAN_BYTES);
     }
-    RunFolder::check_empty(out)?;
+    let mut manifest = manifest(&bench, &plan, Vec::new());
+    manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
+    match &options.resume {
+        None => RunFolder::check_empty(out)?,
+        Some(_) => resume::check(out, &manifest)?,
+    }
     let mut ours = vec![Who::Raw];
     for kept in &plan.backends {
         let can = Abilities::of(&bench, *kept, plan.span_bytes)?;
@@ -84,18 +98,19 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
         plan.span_bytes,
         plan.seed
     );
-    let mut manifest = manifest(&bench, &plan, dropped);
-    manifest.plan.workloads = suites.iter().map(|suite| suite.0.to_owned()).collect();
-    let mut folder = RunFolder::create(out, manifest)?;
+    let (mut folder, there) = match &options.resume {
+        None => (RunFolder::create(out, Manifest { dropped, ..manifest })?, Vec::new()),
+        Some(_) => RunFolder::resume(out, stays)?,
+    };
     precondition(&bench, &plan)?;
     drop(bench);
     let names: Vec<&str> = suites.iter().map(|suite| suite.0).collect();
     let work: Vec<Work> = suites.into_iter().map(|suite| work(suite, &arms)).collect();
-    let mut end = in_turns(&plan, &work, (&mut folder, &[]), after_arm, &mut |who, turn| {
+    let mut end = in_turns(&plan, &work, (&mut folder, &there), after_arm, &mut |who, turn| {
         let bench = match who {
             Who::Peer(_) => soon(|| is_free(path)).and_then(|()| Bench::lent_out(path, plan.queue_depth)),
             // What a peer has left there was made by us.
-            _ => soon(|| Bench::claim(path, options.overwrite.destroy.as_deref(), plan.queue_depth, true)),
+            _ => soon(|| Bench::claim(path, destroy.as_deref(), plan.queue_depth, true)),
         };
         match bench {
             Ok(bench) => turn(&bench),
@@ -108,7 +123,12 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
             Ok(measured) => {
                 of_guest = measured.lines;
                 end.invalid.extend(measured.invalid);
-                folder.change_manifest(|manifest| manifest.dropped.extend(measured.dropped))?;
+                folder.change_manifest(|manifest| {
+                    // A run that is gone on with may have told them.
+                    let new = measured.dropped.into_iter();
+                    let new: Vec<Dropped> = new.filter(|one| !manifest.dropped.contains(one)).collect();
+                    manifest.dropped.extend(new);
+                })?;
             }
             Err(failure) if failure.exit_code == EXIT_INTERRUPTED => end.stopped = Some(failure),
             // The device's own rows stand without it.
@@ -182,13 +202,17 @@ fn work((name, suite): Beside, arms: &[Who]) -> Work {
 }
 
 /// The peers that can run here, with those that they are held against, and those that need a guest. What is missing for the others is told.
-fn found(options: &PeerOptions, dropped: &mut Vec<Dropped>) -> Result<(Vec<Rc<Peer>>, Guest), Failure> {
+fn found(
+    options: &PeerOptions,
+    path: &Path,
+    dropped: &mut Vec<Dropped>,
+) -> Result<(Vec<Rc<Peer>>, Guest), Failure> {
     let scripts = options.scripts.clone().unwrap_or_else(|| {
         let of_checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/peers");
         if of_checkout.is_dir() { of_checkout } else { PathBuf::from("scripts/peers") }
     });
-    let device = options.device.canonicalize();
-    let device = device.map_err(|error| Failure::usage(format!("{}: {error}", options.device.display())))?;
+    let device = path.canonicalize();
+    let device = device.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     let mut guest = Guest::of(&scripts.join("../lab"));
     let mut names: Vec<String> = options.peers.clone();
     if names.is_empty() {

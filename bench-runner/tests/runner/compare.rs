@@ -124,6 +124,7 @@ fn outcome(operations: u64) -> ArmOutcome {
     ArmOutcome {
         replayed: None,
         rounds: None,
+        clock: None,
         open: None,
         read: figures(operations, 4 * SECOND_NS / operations),
         write: none(),

@@ -174,19 +174,7 @@ fn fio_json_has_the_fields_of_fio() {
     assert!(lacking.is_empty(), "{lacking:?}");
 }
 
-#[cfg(not(feature = "parquet"))]
-#[test]
-fn a_build_without_parquet_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    run(&folder.path().join("run"), false);
-    let out = folder.path().join("out");
-    let output = export(&["--to", "parquet", "--out", out.to_str().unwrap()], &folder.path().join("run"));
-    assert_eq!(output.status.code(), Some(4));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--features parquet") && !out.exists());
-}
-
 /// Every field of every table, read by the reader of the format's own library.
-#[cfg(feature = "parquet")]
 #[test]
 fn parquet_holds_the_tables() {
     use parquet::file::reader::{FileReader, SerializedFileReader};

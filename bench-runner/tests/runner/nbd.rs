@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bench_runner::results::RunData;
 
 use crate::nbd_server::{Offer, Server, memory};
-use crate::support::{self, expect, run_in, text, words};
+use crate::support::{self, COPIES, expect, run_in, text, words};
 
 fn folder() -> tempfile::TempDir {
     // Sockets have short names.
@@ -189,20 +189,12 @@ fn peers_are_measured_in_turns_on_the_same_device() {
     let there = folder();
     let scripts = there.path().join("peers");
     std::fs::create_dir(&scripts).unwrap();
-    let peer = |name: &str, text: &str| {
-        let path = scripts.join(name);
-        std::fs::write(&path, format!("#!/bin/sh\nset -eu\nhere={}\n{text}", there.path().display()))
-            .unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    };
-    let copies = "case $1 in\ndescribe) echo 'durability: a copy' ;;\n\
-        prepare) truncate -s $2 $here/copied; echo $here/copied; stat -c %s $PEERS_DEVICE >$here/device ;;\n\
-        take) cp $here/copied $here/$2 ;;\nshow) echo $here/$2 ;;\nremove) rm -f $here/copied; echo x >>$here/removed ;;\nesac\n";
-    peer("copies", copies);
+    let peer = |name: &str, text: &str| support::peer(&scripts, there.path(), name, text);
+    peer("copies", COPIES);
     // The control: a snapshot that shows what was written later.
     peer(
         "lies",
-        &copies
+        &COPIES
             .replace("take) cp $here/copied $here/$2 ;;", "take) ;;")
             .replace("echo $here/$2", "echo $here/copied"),
     );

@@ -1,8 +1,10 @@
 //! Traces as a load, through the program: rows of every arm, what is refused, a trace that is damaged on the way.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use bench_runner::bench::Bench;
 use bench_runner::cli;
@@ -16,6 +18,9 @@ use crate::support;
 
 const DEVICE_BYTES: u64 = 96 << 20;
 const SPAN_BYTES: u64 = 8 << 20;
+/// What a replay may take beside for a long trace: what is read ahead of what is played, and the window that it is sorted in, both of
+/// which are full then. To keep the requests of two million would take six times as much.
+const GROWTH_KIB: u64 = 8 * 1024;
 
 /// Runs the program; gives its exit code, stdout and stderr.
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -211,6 +216,62 @@ fn damage_on_the_way_ends_the_run_and_keeps_what_was_measured() {
         runs[1]
     );
     assert!(!session.data.manifest.complete && session.report.exists());
+}
+
+/// The most memory that a replay of so many requests had, in KiB. They are reads of blocks of a small file, four due in a microsecond: far
+/// more than are done, so that most of them go by as fast as they are read, and are given up.
+fn peak_kib(records: u64) -> u64 {
+    let folder = folder();
+    let (trace, out) = (folder.path().join("trace.csv"), folder.path().join("out"));
+    let mut text = std::io::BufWriter::new(fs::File::create(&trace).unwrap());
+    let mut state = 88_172_645_463_325_252_u64;
+    for number in 0..records {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        writeln!(text, "1,R,{},4096,{}", (state >> 20) % (SPAN_BYTES / 4096) * 4096, number / 4).unwrap();
+    }
+    text.flush().unwrap();
+    let seconds = 1 + records / 4_000_000;
+    let plan = format!(
+        "run --create {DEVICE_BYTES} --backend ring --seconds {seconds} --repeats 1 --seed 4 --queue-depth 4"
+    );
+    let disk = folder.path().join("disk");
+    let paths =
+        ["--trace", support::text(&trace), "--device", support::text(&disk), "--out", support::text(&out)];
+    let mut child = support::program(&[&support::words(&plan)[..], &paths].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut peak_kib = 0;
+    while child.try_wait().unwrap().is_none() {
+        // Of one that has ended nothing is told any more; what was told is the most until then.
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let told = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak_kib = told.map_or(peak_kib, |told| told.trim().trim_end_matches(" kB").parse().unwrap());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // On a busy machine it does not count.
+    assert!([Some(0), Some(2)].contains(&child.wait().unwrap().code()));
+    let data = RunData::read(&out).unwrap();
+    assert_eq!(data.manifest.trace.as_ref().unwrap().requests, records);
+    let of = |metric: &str, stat: &str| values(&data, metric, stat)[0].2;
+    let (begun, given_up) = (of("trace_requests", "begun"), of("overflow", "total"));
+    println!("{records} requests, {begun} begun and {given_up} given up: {peak_kib} KiB");
+    peak_kib
+}
+
+/// With `ICECORE_REPLAY_RECORDS` for longer traces.
+#[test]
+fn memory_does_not_grow_with_the_trace() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let records =
+        std::env::var("ICECORE_REPLAY_RECORDS").map_or(2_000_000, |records| records.parse().unwrap());
+    let (short_kib, long_kib) = (peak_kib(10_000), peak_kib(records));
+    assert!(long_kib <= short_kib + GROWTH_KIB, "{short_kib} and {long_kib} KiB");
 }
 
 /// A few seconds of a real trace, where there is one.

@@ -93,6 +93,7 @@ pub fn outcome(random: &mut Xoshiro256PlusPlus, task: &ArmTask, arm: &str, speed
     ArmOutcome {
         replayed: None,
         rounds: None,
+        clock: None,
         read: figures(random, reads, median_ns, bytes),
         write: figures(random, operations - reads, median_ns * 0.9, bytes),
         flush: figures(random, flushes, median_ns * 0.6, 0),

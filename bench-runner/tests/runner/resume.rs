@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ use icecore_workloads::Workload;
 use serde_json::Value;
 
 use crate::nbd_server::{Offer, Server, memory};
-use crate::support::{self, expect, folder, make_file, program, run_in, words};
+use crate::support::{self, expect, folder_with_disk, program, run_in, words};
 
-const FILE_BYTES: u64 = 64 << 20;
-const DESTROY: [&str; 2] = ["--destroy", "disk:67108864"];
+pub const FILE_BYTES: u64 = 64 << 20;
+pub const DESTROY: [&str; 2] = ["--destroy", "disk:67108864"];
 
 /// What a row is of, and that it came in the same place from the same seed.
-type Key = (u32, String, String, u32, String, Option<u32>, u64, u32);
+pub type Key = (u32, String, String, u32, String, Option<u32>, u64, u32);
 
 fn key(row: &RunRow) -> Key {
     let (arm, workload, phase) = (row.arm.clone(), row.workload.clone(), row.phase.clone());
@@ -35,7 +35,7 @@ fn key(row: &RunRow) -> Key {
 
 /// The rows of a folder that ended; every one is there once, with its values, seconds and histograms.
 #[track_caller]
-fn rows(folder: &Path) -> BTreeSet<Key> {
+pub fn rows(folder: &Path) -> BTreeSet<Key> {
     let data = RunData::read(folder).unwrap();
     assert!(data.manifest.complete && !data.manifest.interrupted && data.manifest.ended_utc.is_some());
     let keys: BTreeSet<Key> = data.runs.iter().map(key).collect();
@@ -84,53 +84,72 @@ fn pooled(folder: &Path) -> BTreeSet<(String, String, String, String, String)> {
     RunData::read(folder).unwrap().metrics.iter().filter(|row| row.run.is_none()).map(of).collect()
 }
 
-fn listed(folder: &Path) -> usize {
-    fs::read_to_string(folder.join("runs.csv")).map_or(0, |text| text.lines().count().saturating_sub(1))
+/// Rows of a table that have their end.
+fn lines(table: &Path) -> usize {
+    fs::read_to_string(table).map_or(0, |text| text.lines().count().saturating_sub(1))
 }
 
-/// Starts the program in a folder, and says nothing of what it says.
-fn start(folder: &Path, arguments: &[&str]) -> Child {
-    program(arguments).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+/// The folder whose run is cut short.
+pub fn out(here: &Path) -> PathBuf {
+    here.join("out")
 }
 
-/// Kills the program once so many runs of `out` are listed, and a moment later; false if it has ended by itself.
-fn kill_after(mut child: Child, folder: &Path, runs: usize, moment: Duration) -> bool {
-    let out = &folder.join("out");
+/// A command on the file `disk`, with its results in this folder.
+pub fn begun<'a>(command: &[&'a str], out: &'a str) -> Vec<&'a str> {
+    [command, &["--device", "disk", "--out", out], &DESTROY].concat()
+}
+
+/// How the run in `out` is gone on with.
+pub fn resumed(command: &str) -> Vec<&str> {
+    [&[command, "--resume", "out"][..], &DESTROY].concat()
+}
+
+/// Starts the program in a folder, and keeps what it says.
+pub fn start(folder: &Path, arguments: &[&str]) -> Child {
+    // So little that no pipe is ever full of it.
+    program(arguments).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until a table has so many rows; false if the program has ended before.
+pub fn wait_for_rows(child: &mut Child, table: &Path, rows: usize) -> bool {
     let begun = Instant::now();
-    while listed(out) < runs && begun.elapsed() < Duration::from_secs(120) {
+    while lines(table) < rows && begun.elapsed() < Duration::from_secs(120) {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    true
+}
+
+/// Kills the program a moment later; false if it has ended by itself.
+pub fn kill(mut child: Child, moment: Duration) -> bool {
     std::thread::sleep(moment);
     // SIGKILL.
     child.kill().unwrap();
-    let is_killed = child.wait().unwrap().code().is_none();
+    child.wait().unwrap().code().is_none()
+}
+
+/// Kills the program once so many runs of `out` are listed, and a moment later; false if it has ended by itself.
+pub fn kill_after(mut child: Child, here: &Path, runs: usize, moment: Duration) -> bool {
+    let is_killed = wait_for_rows(&mut child, &out(here).join("runs.csv"), runs) && kill(child, moment);
     // What the kernel still does for it holds the device for a moment.
-    fs::File::open(folder.join("disk")).unwrap().lock().unwrap();
+    fs::File::open(here.join("disk")).unwrap().lock().unwrap();
     is_killed
 }
 
 /// A campaign of `ICECORE_RESUME_KILLS` kills at moments all over the run, if that is set; otherwise three.
 #[test]
 fn a_killed_run_ends_with_the_rows_of_one_that_was_left_alone() {
-    if support::lacks_io_uring() {
-        return;
-    }
-    let folder = folder();
+    let Some(folder) = folder_with_disk(FILE_BYTES) else { return };
     let here = folder.path();
-    make_file(here, FILE_BYTES);
     let plan = words(
-        "run --device disk --backend direct --workload durable-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 2 \
-         --span 16777216 --seed 7",
+        "run --backend direct --workload durable-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 2 --span 16777216 --seed 7",
     );
-    let begin = |out: &'static str| [&plan[..], &DESTROY, &["--out", out]].concat();
-    expect(&run_in(here, &begin("alone")), 0);
+    expect(&run_in(here, &begun(&plan, "alone")), 0);
     let kills: usize = std::env::var("ICECORE_RESUME_KILLS").map_or(3, |kills| kills.parse().unwrap());
-    let resume = [&["run", "--resume", "out"][..], &DESTROY].concat();
-    let out = here.join("out");
-    let mut child = start(here, &begin("out"));
+    let (out, resume) = (out(here), resumed("run"));
+    let mut child = start(here, &begun(&plan, "out"));
     for kill in 0..kills {
         // Before the first arm has ended, within a later one, and soon after a row has been written.
         let moment = [700, 500, 1][kill % 3] + 37 * (kill as u64 / 3 % 20);
@@ -138,22 +157,22 @@ fn a_killed_run_ends_with_the_rows_of_one_that_was_left_alone() {
             // It was too quick for that: from the beginning again.
             assert_eq!(rows(&out), rows(&here.join("alone")), "kill {kill}");
             fs::remove_dir_all(&out).unwrap();
-            child = start(here, &begin("out"));
+            child = start(here, &begun(&plan, "out"));
             continue;
         }
         if !out.join("manifest.json").exists() {
             // Not even begun: there is nothing to go on with.
             expect(&run_in(here, &resume), 4);
             let _ = fs::remove_dir_all(&out);
-            child = start(here, &begin("out"));
+            child = start(here, &begun(&plan, "out"));
             continue;
         }
         // What is there can be looked at in between.
-        let before = listed(&out);
+        let before = lines(&out.join("runs.csv"));
         expect(&run_in(here, &["report", "out"]), 0);
         assert!(!RunData::read(&out).unwrap().manifest.complete);
         child = start(here, &resume);
-        assert_eq!(before, listed(&out).min(before), "nothing that was there is lost");
+        assert_eq!(before, lines(&out.join("runs.csv")).min(before), "nothing that was there is lost");
     }
     assert!(child.wait().unwrap().success());
     assert_eq!(rows(&out), rows(&here.join("alone")));
@@ -166,38 +185,6 @@ fn a_killed_run_ends_with_the_rows_of_one_that_was_left_alone() {
     assert!(stderr.contains("out is complete: nothing is left to be measured"), "{stderr}");
 }
 
-#[test]
-fn killed_suites_of_snapshots_end_with_the_same_rows() {
-    if support::lacks_io_uring() {
-        return;
-    }
-    let folder = folder();
-    let here = folder.path();
-    make_file(here, FILE_BYTES);
-    let plan = words(
-        "snapshots --device disk --backend log --suite cliff,chain --snapshots 1,2 --changes 16 --seconds 0.1 \
-         --warmup 0.05 --repeats 1 --span 8388608 --seed 5",
-    );
-    let begin = |out: &'static str| [&plan[..], &DESTROY, &["--out", out]].concat();
-    expect(&run_in(here, &begin("alone")), 0);
-    let resume = [&["snapshots", "--resume", "out"][..], &DESTROY].concat();
-    let out = here.join("out");
-    let mut child = start(here, &begin("out"));
-    for (runs, moment) in [(2, 20), (9, 5)] {
-        assert!(kill_after(child, here, runs, Duration::from_millis(moment)), "it ended before {runs} runs");
-        child = start(here, &resume);
-    }
-    assert!(child.wait().unwrap().success());
-    assert_eq!(rows(&out), rows(&here.join("alone")));
-    // Killed while the parts of an arm were written down.
-    unfinished(&out);
-    let text = fs::read_to_string(out.join("runs.csv")).unwrap();
-    let last = text.trim_end().rfind('\n').unwrap() + 1;
-    fs::write(out.join("runs.csv"), &text[..last]).unwrap();
-    expect(&run_in(here, &resume), 0);
-    assert_eq!(rows(&out), rows(&here.join("alone")));
-}
-
 /// Closed and open loads; the folder cut at every place where a killed process could have left
 /// it.
 #[test]
@@ -205,7 +192,7 @@ fn a_folder_cut_anywhere_is_gone_on_with() {
     if support::lacks_io_uring() {
         return;
     }
-    let folder = folder();
+    let folder = support::folder();
     let here = folder.path();
     let bench = Bench::create(&here.join("disk"), FILE_BYTES, 4).unwrap();
     let arms: Vec<Arm> = ["raw", "direct"].map(|arm| Arm::from_name(arm).unwrap()).into();
@@ -230,7 +217,7 @@ fn a_folder_cut_anywhere_is_gone_on_with() {
     let expected = rows(&alone);
     assert_eq!(expected.len(), 2 * 3 * 2);
     let text = fs::read_to_string(alone.join("runs.csv")).unwrap();
-    let out = here.join("out");
+    let out = out(here);
     // Nothing, whole rows, half a row, a row without its end, all; the other tables are always ahead of this one.
     let line = |number: usize| text.lines().take(number).map(|line| line.len() + 1).sum::<usize>();
     for cut in [line(1), line(2) + 30, line(8) - 1, text.len()] {
@@ -271,7 +258,7 @@ fn a_folder_cut_anywhere_is_gone_on_with() {
     assert!(failure.exit_code == 3 && failure.message.contains("the folder has been changed"), "{failure}");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to.join("hist")).unwrap();
     for folder in ["", "hist"] {
         for entry in fs::read_dir(from.join(folder)).unwrap().map(Result::unwrap) {
@@ -283,7 +270,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Says of a folder that its run has not ended.
-fn unfinished(folder: &Path) {
+pub fn unfinished(folder: &Path) {
     edit_manifest(folder, "\"complete\": true", "\"complete\": false");
 }
 
@@ -296,19 +283,15 @@ fn edit_manifest(folder: &Path, from: &str, to: &str) {
 
 #[test]
 fn another_device_build_or_plan_is_refused_and_named() {
-    if support::lacks_io_uring() {
-        return;
-    }
-    let folder = folder();
+    let Some(folder) = folder_with_disk(FILE_BYTES) else { return };
     let here = folder.path();
-    make_file(here, FILE_BYTES);
     let own = "name = \"own\"\nquestion = \"Does a file do?\"\n[[part]]\naccess = \"uniform\"\nread_percent = 100\nsizes = { \"4K\" = 1 }\n";
     fs::write(here.join("own.toml"), own).unwrap();
     let plan = words(
-        "run --device disk --backend ring --workload own.toml --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --span 1048576 --seed 17 --out out",
+        "run --backend ring --workload own.toml --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --span 1048576 --seed 17",
     );
-    expect(&run_in(here, &[&plan[..], &DESTROY].concat()), 0);
-    let out = here.join("out");
+    expect(&run_in(here, &begun(&plan, "out")), 0);
+    let out = out(here);
     unfinished(&out);
     let saved = here.join("saved");
     copy(&out, &saved);
@@ -342,8 +325,14 @@ fn another_device_build_or_plan_is_refused_and_named() {
     fs::File::options().write(true).open(here.join("disk")).unwrap().set_len(2 * FILE_BYTES).unwrap();
     refused(&["--destroy", "disk:134217728"], 3, &["device.size_bytes: 67108864 before, 134217728 now"]);
     fs::File::options().write(true).open(here.join("disk")).unwrap().set_len(FILE_BYTES).unwrap();
-    let (_, stderr) = expect(&run_in(here, &[&["snapshots", "--resume", "out"][..], &DESTROY].concat()), 3);
+    let (_, stderr) = expect(&run_in(here, &resumed("snapshots")), 3);
     assert!(stderr.contains("was not left by `bench-runner snapshots`"), "{stderr}");
+    for command in ["peers", "recovery"] {
+        let (_, stderr) = expect(&run_in(here, &resumed(command)), 3);
+        assert!(stderr.contains(&format!("was not left by `bench-runner {command}`")), "{stderr}");
+    }
+    let (_, stderr) = expect(&run_in(here, &["quick", "--resume", "out"]), 3);
+    assert!(stderr.contains("was not left by `bench-runner quick`"), "{stderr}");
     let (_, stderr) = expect(&run_in(here, &[&["run", "--resume", "none"][..], &DESTROY].concat()), 4);
     assert!(stderr.contains("none/manifest.json is missing"), "{stderr}");
     let (stdout, _) = expect(&run_in(here, &["plan", "--resume", "out", "--json"]), 0);
@@ -378,8 +367,14 @@ fn limited(arguments: &[&str], folder: &Path, bytes: u64) -> std::process::Outpu
     command.current_dir(folder).output().unwrap()
 }
 
-const OF_EXPORT: &str =
-    "--workload randread-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 3 --span 1048576 --seed 3";
+const OF_EXPORT: &str = "--destroy disk:16777216 --out out \
+    --workload randread-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 3 --span 1048576 --seed 3";
+
+const RESUME_EXPORT: &str = "run --resume out --destroy disk:16777216";
+
+fn export() -> Offer {
+    Offer { size_bytes: 16 << 20, ..Offer::default() }
+}
 
 #[test]
 fn results_that_have_no_room_end_the_run_and_keep_what_is_there() {
@@ -389,11 +384,10 @@ fn results_that_have_no_room_end_the_run_and_keep_what_is_there() {
     // Sockets have short names.
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let server = Server::start(here, memory(&Offer { size_bytes: 16 << 20, ..Offer::default() }, |_, _| {}));
+    let server = Server::start(here, memory(&export(), |_, _| {}));
     let uri = server.uri();
-    let destroy = ["--destroy", "disk:16777216"];
-    let begin = [&["run", "--device", &uri, "--out", "out"][..], &destroy, &words(OF_EXPORT)].concat();
-    let out = here.join("out");
+    let begin = [&["run", "--device", &uri][..], &words(OF_EXPORT)].concat();
+    let out = out(here);
     // Room for the first two arms and not for all of them.
     let output = limited(&begin, here, 5_000);
     let (_, stderr) = expect(&output, 4);
@@ -405,7 +399,7 @@ fn results_that_have_no_room_end_the_run_and_keep_what_is_there() {
     let text = fs::read(out.join("metrics.csv")).unwrap();
     assert!(text.len() == 5_000 && text.last() != Some(&b'\n'), "a row is there in part");
     expect(&run_in(here, &["report", "out"]), 0);
-    let (_, stderr) = expect(&run_in(here, &[&["run", "--resume", "out"][..], &destroy].concat()), 0);
+    let (_, stderr) = expect(&run_in(here, &words(RESUME_EXPORT)), 0);
     assert!(stderr.contains("[3/3]") && !stderr.contains("[1/3]"), "{stderr}");
     assert_eq!(RunData::read(&out).unwrap().runs[..there.len()], there);
     assert_eq!(rows(&out).len(), 3);
@@ -416,13 +410,12 @@ fn results_that_have_no_room_end_the_run_and_keep_what_is_there() {
 #[allow(unsafe_code)]
 fn a_full_disk_for_results_is_told() {
     // SAFETY: geteuid always works.
-    if support::lacks_io_uring() || unsafe { libc::geteuid() } != 0 {
+    if unsafe { libc::geteuid() } != 0 {
         println!("skipped: only root mounts a small file system");
         return;
     }
-    let folder = folder();
+    let Some(folder) = folder_with_disk(FILE_BYTES) else { return };
     let here = folder.path();
-    make_file(here, FILE_BYTES);
     fs::create_dir(here.join("small")).unwrap();
     let mount = std::process::Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=32k", "tmpfs"])
@@ -433,10 +426,9 @@ fn a_full_disk_for_results_is_told() {
         return;
     }
     let plan = words(
-        "run --device disk --backend ring --workload randread-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --span 1048576 \
-         --out small/out",
+        "run --backend ring --workload randread-4k --queue-depth 1 --seconds 1 --warmup 0 --repeats 1 --span 1048576",
     );
-    let output = run_in(here, &[&plan[..], &DESTROY].concat());
+    let output = run_in(here, &begun(&plan, "small/out"));
     let read = RunData::read(&here.join("small/out"));
     let unmounted = std::process::Command::new("umount").arg(here.join("small")).status().unwrap();
     assert!(unmounted.success());
@@ -449,16 +441,12 @@ fn a_full_disk_for_results_is_told() {
 
 #[test]
 fn a_folder_that_cannot_be_written_is_told_before_anything_is_measured() {
-    if support::lacks_io_uring() {
-        return;
-    }
-    let folder = folder();
+    let Some(folder) = folder_with_disk(FILE_BYTES) else { return };
     let here = folder.path();
     fs::write(here.join("file"), "").unwrap();
-    for command in ["snapshots", "run"] {
+    for command in ["snapshots", "run", "recovery"] {
         fs::write(here.join("disk"), vec![0x5a; FILE_BYTES as usize]).unwrap();
-        let begin = [&[command, "--device", "disk", "--out", "file/out"][..], &DESTROY].concat();
-        let (_, stderr) = expect(&run_in(here, &begin), 4);
+        let (_, stderr) = expect(&run_in(here, &begun(&[command], "file/out")), 4);
         assert!(stderr.contains("file/out: Not a directory"), "{stderr}");
     }
     assert!(
@@ -501,8 +489,7 @@ fn a_server_that_goes_away_ends_the_run_and_keeps_what_is_there() {
     }
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let (plug, serve) =
-        (Plug::default(), memory(&Offer { size_bytes: 16 << 20, ..Offer::default() }, |_, _| {}));
+    let (plug, serve) = (Plug::default(), memory(&export(), |_, _| {}));
     let server = Server::start(here, {
         let plug = plug.clone();
         move |stream| {
@@ -512,15 +499,9 @@ fn a_server_that_goes_away_ends_the_run_and_keeps_what_is_there() {
         }
     });
     let uri = server.uri();
-    let destroy = ["--destroy", "disk:16777216"];
-    let begin = [&["run", "--device", &uri, "--out", "out"][..], &destroy, &words(OF_EXPORT)].concat();
-    let out = here.join("out");
-    let child =
-        program(&begin).current_dir(here).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let begun = Instant::now();
-    while listed(&out) < 1 && begun.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let out = out(here);
+    let mut child = start(here, &[&["run", "--device", &uri][..], &words(OF_EXPORT)].concat());
+    assert!(wait_for_rows(&mut child, &out.join("runs.csv"), 1));
     std::thread::sleep(Duration::from_millis(300));
     plug.pull();
     let (_, stderr) = expect(&child.wait_with_output().unwrap(), 4);
@@ -535,7 +516,7 @@ fn a_server_that_goes_away_ends_the_run_and_keeps_what_is_there() {
     assert!(data.events.iter().any(|event| event.event == "failed"));
     assert!(out.join("report.html").is_file());
     // It is still away, and then it is there again.
-    let resume = [&["run", "--resume", "out"][..], &destroy].concat();
+    let resume = words(RESUME_EXPORT);
     expect(&run_in(here, &resume), 4);
     plug.put_back();
     expect(&run_in(here, &resume), 0);
@@ -549,11 +530,9 @@ fn a_server_that_goes_away_ends_the_run_and_keeps_what_is_there() {
 /// The file beneath is cut to nothing while it is measured.
 #[test]
 fn a_device_that_shrinks_to_nothing_ends_the_run() {
-    if support::lacks_io_uring() {
-        return;
-    }
-    let folder = folder();
+    let Some(folder) = folder_with_disk(FILE_BYTES) else { return };
     let here = folder.path();
+    let disk = here.join("disk");
     for (command, plan) in [
         (
             "run",
@@ -564,17 +543,12 @@ fn a_device_that_shrinks_to_nothing_ends_the_run() {
             "--suite cliff,first-touch --backend overlay --snapshots 1 --seconds 0.4 --warmup 0.05 --repeats 3 --span 8388608",
         ),
     ] {
-        let disk = make_file(here, FILE_BYTES);
-        let begin = [&[command, "--device", "disk", "--out", command][..], &DESTROY, &words(plan)].concat();
-        let mut child =
-            program(&begin).current_dir(here).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let out = here.join(command);
-        let begun = Instant::now();
-        while listed(&out) < 1 && begun.elapsed() < Duration::from_secs(60) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        // A write makes the file longer again, so it is cut until the program has seen it.
         let file = fs::File::options().write(true).open(&disk).unwrap();
+        file.set_len(FILE_BYTES).unwrap();
+        let mut child = start(here, &begun(&[&[command][..], &words(plan)].concat(), command));
+        let out = here.join(command);
+        assert!(wait_for_rows(&mut child, &out.join("runs.csv"), 1));
+        // A write makes the file longer again, so it is cut until the program has seen it.
         while child.try_wait().unwrap().is_none() {
             file.set_len(0).unwrap();
             std::thread::sleep(Duration::from_millis(1));
@@ -591,6 +565,5 @@ fn a_device_that_shrinks_to_nothing_ends_the_run() {
         let last = data.runs.last().unwrap();
         assert!(!last.valid && last.invalid_reason.contains("disk"), "{last:?}");
         assert!(out.join("report.html").is_file());
-        fs::remove_file(disk).unwrap();
     }
 }

@@ -30,6 +30,28 @@ pub fn make_file(folder: &Path, size_bytes: u64) -> PathBuf {
     path
 }
 
+/// A folder with the file `disk`; `None`, and said so, where nothing can be measured.
+pub fn folder_with_disk(size_bytes: u64) -> Option<TempDir> {
+    if lacks_io_uring() {
+        return None;
+    }
+    let folder = folder();
+    make_file(folder.path(), size_bytes);
+    Some(folder)
+}
+
+/// A peer's program of this name in a folder; `here` is where it may leave something.
+pub fn peer(scripts: &Path, here: &Path, name: &str, text: &str) {
+    let path = scripts.join(name);
+    fs::write(&path, format!("#!/bin/sh\nset -eu\nhere={}\n{text}", here.display())).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// A peer that is a file, and copies it.
+pub const COPIES: &str = "case $1 in\ndescribe) echo 'durability: a copy' ;;\n\
+    prepare) truncate -s $2 $here/copied; echo $here/copied; stat -c %s $PEERS_DEVICE >$here/device ;;\n\
+    take) cp $here/copied $here/$2 ;;\nshow) echo $here/$2 ;;\nremove) rm -f $here/copied; echo x >>$here/removed ;;\nesac\n";
+
 /// A path as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()

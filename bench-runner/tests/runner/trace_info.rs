@@ -130,35 +130,76 @@ fn bad_records_that_are_allowed_are_told() {
     assert!(stderr.contains("left out") && stderr.contains("line 2"), "{stderr}");
 }
 
-/// 64 MiB are promised for a trace of any length. A million requests all over a thousand volumes reach every bound
-/// there is; what comes after them takes no more. The pipe is kept open, so that the program is asked while it is there.
-#[test]
-fn memory_is_bounded() {
-    const REQUESTS: u64 = 1_000_000;
-    let mut child = program(&["trace-info", "/dev/stdin", "--json"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut trace = std::io::BufWriter::new(child.stdin.take().unwrap());
-    let mut state = 88_172_645_463_325_252_u64;
-    for number in 0..REQUESTS {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let offset = (state >> 20) % (1 << 28) * 4096;
-        writeln!(trace, "{},W,{offset},4096,{}", state % 1000, number * 50).unwrap();
+/// Requests of 4 KiB all over a thousand volumes, which reach every bound there is.
+struct Scattered {
+    state: u64,
+    number: u64,
+}
+
+impl Scattered {
+    fn new(seed: u64) -> Self {
+        Self { state: 88_172_645_463_325_252 ^ seed, number: 0 }
     }
-    trace.flush().unwrap();
+
+    /// So many more lines.
+    fn write(&mut self, out: impl Write, lines: u64) {
+        let mut out = std::io::BufWriter::new(out);
+        for _ in 0..lines {
+            self.state ^= self.state << 13;
+            self.state ^= self.state >> 7;
+            self.state ^= self.state << 17;
+            let offset = (self.state >> 20) % (1 << 28) * 4096;
+            writeln!(out, "{},W,{offset},4096,{}", self.state % 1000, self.number * 50).unwrap();
+            self.number += 1;
+        }
+        out.flush().unwrap();
+    }
+}
+
+/// Has traces read, the last of them through a pipe, and gives the most memory that the program had by then. The pipe is kept open, so that
+/// the program is asked while it is there.
+fn peak_kib(files: &[String], of_pipe: (&mut Scattered, u64), requests: u64) -> u64 {
+    let mut arguments = vec!["trace-info", "--json", "/dev/stdin"];
+    arguments.extend(files.iter().map(String::as_str));
+    let mut child = program(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    of_pipe.0.write(&mut pipe, of_pipe.1);
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    drop(trace);
+    drop(pipe);
     let output = child.wait_with_output().unwrap();
     let (stdout, _) = expect(&output, 0);
     let found: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(found["requests"], REQUESTS);
+    assert_eq!(found["requests"], requests);
     assert_eq!(found["footprint_exact"], false, "the bound was reached");
+    println!("{} files: peak {peak_kib} KiB", 1 + files.len());
+    peak_kib
+}
+
+/// 64 MiB are promised for a trace of any length. What comes after a million requests takes no more.
+#[test]
+fn memory_is_bounded() {
+    const REQUESTS: u64 = 1_000_000;
+    let peak_kib = peak_kib(&[], (&mut Scattered::new(0), REQUESTS), REQUESTS);
     assert!(peak_kib <= 64 * 1024, "{peak_kib} KiB");
-    println!("peak {peak_kib} KiB");
+}
+
+/// And for as many files as there may be. What is in the pipe is later than all of the files, so that they have been read when it has been.
+#[test]
+fn memory_of_many_files_is_bounded() {
+    const OF_PIPE: u64 = 200_000;
+    for (files, lines) in [(7, 60_000), (255, 2_000)] {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<String> = (0..files)
+            .map(|file| folder.path().join(file.to_string()))
+            .map(|path| text(&path).to_owned())
+            .collect();
+        for (seed, path) in (1..).zip(&paths) {
+            Scattered::new(seed).write(std::fs::File::create(path).unwrap(), lines);
+        }
+        let mut later = Scattered { number: lines, ..Scattered::new(0) };
+        let peak_kib = peak_kib(&paths, (&mut later, OF_PIPE), files * lines + OF_PIPE);
+        assert!(peak_kib <= 64 * 1024, "{files} files: {peak_kib} KiB");
+    }
 }

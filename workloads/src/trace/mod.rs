@@ -6,8 +6,8 @@
 //! file ── source ── parsers ─ sort ──┘   by time            └───── Summary
 //! ```
 //!
-//! A [`TraceStream`] gives [`Record`]s one at a time, in order of time. Memory is bounded whatever the file holds: some
-//! chunks of 256 KiB and what is parsed of them, a sort window, and names up to a limit. Every damaged input is an error
+//! A [`TraceStream`] gives [`Record`]s one at a time, in order of time. Memory is bounded whatever the files hold, and however many they
+//! are: some chunks of 256 KiB and what is parsed of them, a sort window, and names up to a limit; beside them what unpacking a file takes. Every damaged input is an error
 //! that names file, place and reason.
 //!
 //! One file a format. Each says its units, which is where readers of traces go wrong: sectors or bytes, seconds,

@@ -21,14 +21,12 @@ use super::{TraceOptions, blktrace};
 
 /// Bytes parsed as one piece: some thousand records, so that handing them to a thread costs nothing beside.
 const CHUNK_BYTES: usize = 256 * 1024;
-const _: () = assert!(
-    CHUNK_BYTES > 2 * LINE_BYTES_MAX,
-    "a line fits into a chunk, whatever was left of the one before"
-);
-/// Chunks read and parsed at a time. With the records of the shortest lines a chunk takes 2 MiB; more than four threads
-/// would parse faster than one can take the records in.
+/// The same where many files are read beside each other.
+const CHUNK_BYTES_MIN: usize = 8 * 1024;
+/// Chunks read and parsed at a time, of all files. With the records of the shortest lines a chunk takes 2 MiB; more than four
+/// threads would parse faster than one can take the records in.
 const CHUNKS_MAX: usize = 4;
-/// Bytes by which a format is told.
+/// Bytes by which a format is told, at most.
 const HEAD_BYTES: usize = LINE_BYTES_MAX;
 /// Messages about bad records that are kept.
 const MESSAGES_MAX: usize = 10;
@@ -56,6 +54,8 @@ pub(super) struct FileReader {
     packing: Packing,
     event: BlockEvent,
     content: Content,
+    /// A chunk has so many, or as many as its longest line needs.
+    chunk_bytes: usize,
     /// Read, and belonging to the next chunk.
     carry: Vec<u8>,
     then: Then,
@@ -81,17 +81,15 @@ pub(super) struct FileReader {
 impl FileReader {
     pub fn open(path: &Path, number: u32, files: usize, options: &TraceOptions) -> Result<Self, TraceError> {
         let failed = |error| io_error(path, Place::File, &error);
-        let (mut content, packing) = source::open(path).map_err(failed)?;
+        // What many files take together is bounded by what one may take.
+        let chunk_bytes = (CHUNKS_MAX * CHUNK_BYTES / files).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES);
+        let (mut content, packing) = source::open(path, chunk_bytes).map_err(failed)?;
         let mut carry = Vec::new();
         let format = match options.format {
             Some(format) => format,
-            None => {
-                carry.resize(HEAD_BYTES, 0);
-                let filled = source::fill(&mut content, &mut carry).map_err(failed)?;
-                carry.truncate(filled);
-                Format::detect(&carry, filled < HEAD_BYTES)
-                    .map_err(|reason| TraceError::new(TraceErrorKind::Format, path, Place::File, reason))?
-            }
+            None => told_by_head(&mut content, &mut carry, chunk_bytes.min(HEAD_BYTES))
+                .map_err(failed)?
+                .map_err(|reason| TraceError::new(TraceErrorKind::Format, path, Place::File, reason))?,
         };
         let chunks = (rayon::current_num_threads().min(CHUNKS_MAX) / files).max(1);
         Ok(Self {
@@ -101,6 +99,7 @@ impl FileReader {
             packing,
             event: options.event,
             content,
+            chunk_bytes,
             carry,
             then: Then::More,
             chunks: (0..chunks).map(|_| Chunk::default()).collect(),
@@ -179,8 +178,9 @@ impl FileReader {
             let content = &mut chunk.content;
             content.append(&mut self.carry);
             let mut length = content.len();
-            content.resize(CHUNK_BYTES, 0);
-            while length < CHUNK_BYTES && matches!(self.then, Then::More) {
+            // Twice what was left of the one before: a line that has no end in a chunk has one in those after it.
+            content.resize(self.chunk_bytes.max(2 * length), 0);
+            while length < content.len() && matches!(self.then, Then::More) {
                 match self.content.read(&mut content[length..]) {
                     Ok(0) => self.then = Then::End,
                     Ok(count) => length += count,
@@ -346,6 +346,26 @@ impl FileReader {
     /// Bytes of content before the current chunk.
     pub fn content_bytes(&self) -> u64 {
         self.bytes_before
+    }
+}
+
+/// The format of a file, by its first bytes; by more of them where so few do not tell.
+fn told_by_head(
+    content: &mut Content,
+    head: &mut Vec<u8>,
+    bytes: usize,
+) -> io::Result<Result<Format, String>> {
+    let mut wanted = bytes;
+    loop {
+        let known = head.len();
+        head.resize(wanted, 0);
+        let filled = known + source::fill(content, &mut head[known..])?;
+        head.truncate(filled);
+        let told = Format::detect(head, filled < wanted);
+        if told.is_ok() || filled < wanted || wanted == HEAD_BYTES {
+            return Ok(told);
+        }
+        wanted = (2 * wanted).min(HEAD_BYTES);
     }
 }
 

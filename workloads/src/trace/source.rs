@@ -46,13 +46,14 @@ impl Packing {
 /// A stream of unpacked bytes.
 pub(super) type Content = Box<dyn Read + Send>;
 
-/// Opens a file, or anything that can be read from its beginning to its end.
-pub(super) fn open(path: &Path) -> io::Result<(Content, Packing)> {
-    unpack(BufReader::with_capacity(READ_BYTES, File::open(path)?))
+/// Opens a file, or anything that can be read from its beginning to its end; reads at most so many bytes ahead.
+pub(super) fn open(path: &Path, ahead_bytes: usize) -> io::Result<(Content, Packing)> {
+    let read_bytes = READ_BYTES.min(ahead_bytes);
+    unpack(BufReader::with_capacity(read_bytes, File::open(path)?), read_bytes)
 }
 
 /// Finds out how `packed` is packed.
-pub(super) fn unpack(mut packed: impl Read + Send + 'static) -> io::Result<(Content, Packing)> {
+fn unpack(mut packed: impl Read + Send + 'static, read_bytes: usize) -> io::Result<(Content, Packing)> {
     let mut head = [0; 4];
     let filled = fill(&mut packed, &mut head)?;
     let head = head[..filled].to_vec();
@@ -60,7 +61,7 @@ pub(super) fn unpack(mut packed: impl Read + Send + 'static) -> io::Result<(Cont
     let gzip = head.starts_with(&GZIP_MAGIC);
     let packed = io::Cursor::new(head).chain(packed);
     Ok(if gzip {
-        (Box::new(MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, packed))), Packing::Gzip)
+        (Box::new(MultiGzDecoder::new(BufReader::with_capacity(read_bytes, packed))), Packing::Gzip)
     } else if zstd {
         (Box::new(ZstdFrames::new(packed)), Packing::Zstd)
     } else {

@@ -14,7 +14,7 @@ use super::source::Packing;
 
 /// Files of one trace; each has a sort window and a chunk.
 pub const FILES_MAX: usize = 256;
-/// Records a file is sorted within unless more is asked for: 3 MiB.
+/// Records that all files together are sorted within unless more is asked for: 3 MiB.
 const SORT_WINDOW_RECORDS: usize = 65_536;
 
 /// Where records come from: a trace, or what is made of one.
@@ -27,27 +27,16 @@ pub trait RecordSource {
 }
 
 /// How a trace is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TraceOptions {
     /// The format of all files; found out for each if not given.
     pub format: Option<Format>,
     /// The event that stands for a request where it shows as several.
     pub event: BlockEvent,
-    /// How many records a record may have to be put in front of.
-    pub sort_window_records: usize,
+    /// How many records a record may have to be put in front of, in each file; 65,536, shared among the files, if not given.
+    pub sort_window_records: Option<usize>,
     /// Bad records to be left out and counted, in each file, before it is refused.
     pub bad_records_max: u64,
-}
-
-impl Default for TraceOptions {
-    fn default() -> Self {
-        Self {
-            format: None,
-            event: BlockEvent::default(),
-            sort_window_records: SORT_WINDOW_RECORDS,
-            bad_records_max: 0,
-        }
-    }
 }
 
 /// What was found in a file so far.
@@ -153,14 +142,15 @@ impl TraceStream {
                 paths.len()
             ));
         }
+        let window_records = options.sort_window_records.unwrap_or(SORT_WINDOW_RECORDS / paths.len());
         let mut files = Vec::new();
         for (number, path) in paths.iter().enumerate() {
             files.push(SortedFile {
                 reader: FileReader::open(path, number as u32, paths.len(), options)?,
-                sorter: Sorter::new(options.sort_window_records),
+                sorter: Sorter::new(window_records),
                 ended: false,
                 failed: None,
-                window_records: options.sort_window_records,
+                window_records,
             });
         }
         Ok(Self {

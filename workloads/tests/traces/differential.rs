@@ -78,7 +78,7 @@ fn expected(
 fn reads_back(format: Format, content: &[u8], expected: &[Record]) {
     for options in [
         TraceOptions::default(),
-        TraceOptions { format: Some(format), sort_window_records: 1, ..TraceOptions::default() },
+        TraceOptions { format: Some(format), sort_window_records: Some(1), ..TraceOptions::default() },
     ] {
         let (records, reports) = read_bytes(content, &options).unwrap();
         assert_eq!(reports[0].format, format);

@@ -95,7 +95,7 @@ fn case(seed: u64, originals: &[Vec<u8>]) -> Case {
     let format =
         (random.next_u64().is_multiple_of(3)).then(|| Format::ALL[below(&mut random, Format::ALL.len())]);
     let event = if random.next_u64().is_multiple_of(4) { BlockEvent::Issued } else { BlockEvent::Queued };
-    let sort_window_records = [0, 1, 3, 1000][below(&mut random, 4)];
+    let sort_window_records = Some([0, 1, 3, 1000][below(&mut random, 4)]);
     let bad_records_max = [0, 0, 1, 1000][below(&mut random, 4)];
     Case { bytes, options: TraceOptions { format, event, sort_window_records, bad_records_max } }
 }

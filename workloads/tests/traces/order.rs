@@ -9,7 +9,7 @@ fn line(time_us: u64, offset: u64) -> String {
 }
 
 fn window(sort_window_records: usize) -> TraceOptions {
-    TraceOptions { sort_window_records, ..format(Format::Alibaba) }
+    TraceOptions { sort_window_records: Some(sort_window_records), ..format(Format::Alibaba) }
 }
 
 /// A record that 10 others overtook needs a window of 10.
@@ -104,4 +104,28 @@ fn files_are_merged_by_time() {
     for (number, record) in records.iter().enumerate() {
         assert_eq!((record.arrival_ns, record.offset_bytes), (number as u64 * 1000, number as u64 % 5 * 512));
     }
+}
+
+/// What is read of one of many files at a time is less than some lines are long; where it ends does not show, and a line may be as long
+/// as in any file.
+#[test]
+fn lines_of_many_files_are_longer_than_what_is_read_at_a_time() {
+    const FILES: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = (0..FILES).map(|file| folder.path().join(file.to_string())).collect();
+    let padded = |time_us, offset, blanks| line(time_us, offset).replace('\n', &(" ".repeat(blanks) + "\n"));
+    for (file, path) in (0..FILES).zip(&paths) {
+        // Within a piece, over two of them, over several.
+        let lines = [100, 9_000, 40_000, 65_000, 10];
+        let text = (0..).zip(lines).map(|(number, blanks)| padded(number * FILES + file, file, blanks));
+        std::fs::write(path, text.collect::<String>()).unwrap();
+    }
+    let (records, reports) = read(&paths, &TraceOptions::default()).unwrap();
+    assert_eq!((records.len() as u64, reports.len() as u64), (5 * FILES, FILES));
+    for (number, record) in (0..).zip(&records) {
+        assert_eq!((record.arrival_ns, record.offset_bytes), (number * 1_000, number % FILES * 512));
+    }
+    std::fs::write(&paths[7], [line(1, 1), padded(2, 2, 65_600)].concat()).unwrap();
+    let error = refused(read(&paths, &TraceOptions::default()));
+    assert_eq!((error.kind(), error.place()), (TraceErrorKind::Damaged, Place::Line(2)), "{error}");
 }
