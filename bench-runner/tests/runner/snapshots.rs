@@ -293,6 +293,39 @@ fn a_system_whose_snapshots_change_does_not_count() {
     told("truncate -s 4096 \"$2\"", "has 4096 bytes, not 16777216");
 }
 
+#[test]
+fn a_system_that_keeps_fewer_snapshots_is_left_out_of_more() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let peer = copies(folder.path(), "test $2 = s1 || { echo one is enough >&2; exit 1; }; cp volume $2");
+    let more =
+        ["--suite", "first-touch", "--changes", "50", "--unit", "65536", "--peer", &peer, "--snapshots"];
+    let session = measure(folder.path(), &[&more[..], &["1,2"]].concat(), &mut |_, _| {});
+    assert_eq!((session.exit_code(), &session.invalid[..]), (0, &[][..]));
+    let of_peer = session.data.runs.iter().filter(|run| run.arm == "copies");
+    assert_eq!(of_peer.map(|run| (run.valid, run.chain_depth)).collect::<Vec<_>>(), [(true, Some(1))]);
+    let dropped = &session.data.manifest.dropped;
+    assert_eq!(dropped.len(), 1, "{dropped:?}");
+    assert!(
+        dropped[0].what.contains("2 snapshots and more on copies")
+            && dropped[0].why.contains("one is enough")
+    );
+    let calls = fs::read_to_string(folder.path().join("calls")).unwrap();
+    assert!(calls.ends_with("take s1\ntake s2\nremove\n"), "taken away all the same: {calls}");
+    // Where nothing is left of it, it has failed.
+    fs::remove_dir_all(folder.path().join("out")).unwrap();
+    fs::remove_file(folder.path().join("disk")).unwrap();
+    let session = measure(folder.path(), &[&more[..], &["2"]].concat(), &mut |_, _| {});
+    assert_eq!(session.exit_code(), 2);
+    assert!(
+        session.invalid.len() == 1 && session.invalid[0].contains("one is enough"),
+        "{:?}",
+        session.invalid
+    );
+}
+
 fn measure(folder: &Path, more: &[&str], damage: &mut dyn FnMut(&Path, u64)) -> Session {
     let disk = folder.join("disk");
     let base = ["bench-runner", "snapshots", "--device", disk.to_str().unwrap(), "--create", "134217728"];
