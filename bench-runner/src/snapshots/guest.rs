@@ -101,7 +101,7 @@ impl Guest {
         let (lab, folder) = (here(&self.lab)?, here(&out.join(FOLDER))?);
         let before = folder.join(MANIFEST_FILE).exists().then(|| RunData::read(&folder)).transpose()?;
         if before.as_ref().is_some_and(|before| before.manifest.complete) {
-            return Self::measured(&folder, "ended before");
+            return Self::measured(&folder, "has ended before");
         }
         let arms = (1 + plan.backends.len() + self.peers.len() + 1) as u64;
         let limit_s = u64::from(plan.repeats) * arms * suites.len() as u64 * ARM_SECONDS_MAX;
@@ -126,13 +126,13 @@ impl Guest {
         if interrupt::requested() {
             return Err(Failure::interrupted());
         }
-        Self::measured(&folder, &status.to_string())
+        Self::measured(&folder, &format!("ended with {status}"))
     }
 
     /// What is in the guest's folder; `end`: how the guest ended.
     fn measured(folder: &Path, end: &str) -> Result<Measured, Failure> {
         let lines = ratios::of_guest(folder)
-            .map_err(|failure| Failure::environment(format!("the guest: {end}: {failure}")))?;
+            .map_err(|failure| Failure::environment(format!("the guest {end}: {failure}")))?;
         let data = RunData::read(folder)?;
         let voided = data.runs.iter().filter(|run| !run.valid);
         let mut invalid: Vec<String> = voided
@@ -140,7 +140,7 @@ impl Guest {
             .collect();
         invalid.dedup();
         if !data.manifest.complete {
-            invalid.push(format!("in the guest: the run is not complete ({end})"));
+            invalid.push(format!("in the guest: the run is not complete (the guest {end})"));
         }
         let mut dropped = data.manifest.dropped;
         for one in &mut dropped {
