@@ -12,12 +12,14 @@ use icecore_workloads::Workload;
 
 use super::load::Load;
 use super::record::Seen;
-use super::stage::{Mark, Stage, figure};
+use super::stage::{Mark, PATIENCE_NS, Stage, figure};
 use crate::failure::Failure;
 use crate::measure::Figure;
 
 /// The workload.
 pub(super) const WORKLOAD: &str = "oltp";
+/// Operations by which is seen what an arm can do.
+const OPERATIONS_MIN: u64 = 256;
 
 /// The foreground of one arm.
 pub(super) struct Foreground {
@@ -43,7 +45,7 @@ impl Foreground {
     /// Measures what the arm does of the workload as fast as it can, as a part of its own.
     ///
     /// # Errors
-    /// The first operation that failed, or nothing was done.
+    /// The first operation that failed.
     pub fn measure(stage: &Stage, load: &mut Load, snapshots: u32) -> Result<Self, Failure> {
         let workload = Workload::from_name(WORKLOAD)?;
         load.mix(&workload)?;
@@ -52,14 +54,11 @@ impl Foreground {
         load.look();
         let since = stage.mark();
         stage.let_go_on(load, stage.plan.measure_ns, || false)?;
+        // A rate of a few operations is none.
+        stage.let_go_on(load, PATIENCE_NS, || load.done() >= OPERATIONS_MIN)?;
         let (seen, until) = (load.look(), stage.mark());
         stage.stop(load)?;
         let capacity = seen.rate();
-        if seen.outcome.operations() == 0 {
-            return Err(Failure::environment(format!(
-                "the device did nothing of {WORKLOAD}; give it more --seconds"
-            )));
-        }
         stage.part_until(
             &format!("{WORKLOAD}-capacity"),
             Some(snapshots),

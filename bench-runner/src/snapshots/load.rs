@@ -190,6 +190,11 @@ impl Load {
         Ok(())
     }
 
+    /// Operations that have completed since the last look.
+    pub fn done(&self) -> u64 {
+        self.shared.borrow().record.operations()
+    }
+
     /// From now on counts blocks that are written for the first time since.
     pub fn watch(&self) {
         let shared = &mut *self.shared.borrow_mut();

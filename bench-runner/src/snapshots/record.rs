@@ -52,6 +52,11 @@ impl Record {
         }
     }
 
+    /// Operations that have completed.
+    pub fn operations(&self) -> u64 {
+        self.read.operations + self.write.operations
+    }
+
     /// How late an operation was begun, and how many were due behind it.
     pub fn begun(&mut self, lateness_ns: u64, backlog: u64, overflow: u64) {
         if let Some(open) = &mut self.open {
