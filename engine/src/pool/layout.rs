@@ -73,9 +73,9 @@ impl Layout {
 
 /// The parts of a log pool are whole multiples of this.
 const LOG_ALIGNMENT_BYTES: u64 = 64 << 10;
-/// The index area has room for so many entries for each block of the data area: what lives, a merged copy of it,
-/// and as much again.
-const INDEX_ENTRIES_PER_BLOCK: u64 = 3;
+/// The index area has room for so many entries for each block of the data area: what lives, which is an entry and, where only
+/// the past sees it, a death of three quarters of its length; a merged copy of both; and almost as much again.
+const INDEX_ENTRIES_PER_BLOCK: u64 = 5;
 const INDEX_BYTES_MIN: u64 = 1 << 20;
 /// With a base, a saved block has two entries and a death: what was saved, and since when the base holds newer content.
 const INDEX_ENTRIES_PER_SAVED_BLOCK: u64 = 8;

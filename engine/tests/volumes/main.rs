@@ -12,6 +12,7 @@ mod check_clean;
 mod cleaning;
 mod cow_rollback;
 mod crowded_index;
+mod full_index;
 mod further_volumes;
 mod growing;
 mod growing_apart;

@@ -48,12 +48,14 @@ impl Wanted {
 }
 
 /// The runs to merge next, oldest first; empty if there is nothing to do. Of the newest runs, as many as are
-/// not much smaller than what comes before them, so that each entry is rewritten once a level.
-pub fn choose(runs: &[Rc<Run>]) -> Vec<Rc<Run>> {
+/// not much smaller than what comes before them, so that each entry is rewritten once a level. `room`: pages that there are
+/// for it, where they are few; what runs are merged to takes no more than they do.
+pub fn choose(runs: &[Rc<Run>], room: Option<u32>) -> Vec<Rc<Run>> {
     let pages = |run: &Rc<Run>| u64::from(run.entry_pages()).max(1);
     for start in 0..runs.len() {
         let rest: u64 = runs[start + 1..].iter().map(pages).sum();
-        if runs.len() - start >= FAN_IN && rest * 2 >= pages(&runs[start]) {
+        let fits = room.is_none_or(|room| runs[start..].iter().map(|run| run.pages()).sum::<u32>() <= room);
+        if fits && runs.len() - start >= FAN_IN && rest * 2 >= pages(&runs[start]) {
             return runs[start..].to_vec();
         }
     }

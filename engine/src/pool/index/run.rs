@@ -70,6 +70,11 @@ impl Pages {
         self.used.borrow().len() as u32
     }
 
+    /// Pages that nothing lies in.
+    pub fn free(&self) -> u32 {
+        self.used.borrow().iter().filter(|used| !**used).count() as u32
+    }
+
     /// Whether there is no page at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -234,6 +239,11 @@ impl Run {
     /// Runs are newer the higher it is.
     pub fn order(&self) -> u64 {
         self.info.run.order.get()
+    }
+
+    /// Pages in all: of entries, deaths and fences.
+    pub fn pages(&self) -> u32 {
+        self.info.extents.iter().map(|(_, pages)| pages).sum()
     }
 
     /// Bytes in memory.

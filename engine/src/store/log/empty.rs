@@ -231,8 +231,8 @@ impl Core {
         self.free_for_log_up_to(&self.contents.journal().state(), enough + 1) <= enough
     }
 
-    /// What to do for free segments, if they run short and it wins any.
-    pub(super) fn choose_emptying(&self) -> Option<Emptying> {
+    /// What to do for free segments, if they run short and it wins any. `may_untie`: rows may be gathered.
+    pub(super) fn choose_emptying(&self, may_untie: bool) -> Option<Emptying> {
         if self.linear.is_some() || !self.is_scarce() {
             return None;
         }
@@ -262,7 +262,9 @@ impl Core {
         }
         let emptying = match moving {
             Some(moving) => Emptying::Move(moving),
-            None if is_short && state.can_gather() && !tied_rows(&state).is_empty() => Emptying::Untie,
+            None if may_untie && is_short && state.can_gather() && !tied_rows(&state).is_empty() => {
+                Emptying::Untie
+            }
             None => return None,
         };
         self.look_again.set(now);

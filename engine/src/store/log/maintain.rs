@@ -66,6 +66,30 @@ impl Core {
         }
     }
 
+    /// The same for work that writes the index anew, beside what it is. Where there is no room for that, nothing has changed, and it
+    /// is tried again when there is more.
+    async fn step_in_index(&self, work: impl Future<Output = Result<()>>) -> bool {
+        let done = work.await;
+        let has_no_room =
+            done.as_ref().is_err_and(|error| matches!(error.reason(), Reason::MetadataFull { .. }));
+        // A commit that has found no room has poisoned the volume.
+        if has_no_room && !self.failed.is_raised() {
+            self.index_room.set(Some(self.contents.index().pages().free()));
+            return true;
+        }
+        self.step(async { done }).await
+    }
+
+    /// The free pages of the index, where it could not be written anew and there are no more since.
+    fn little_index_room(&self) -> Option<u32> {
+        let before = self.index_room.get()?;
+        let free = self.contents.index().pages().free();
+        if free > before {
+            self.index_room.set(None);
+        }
+        self.index_room.get().and(Some(free))
+    }
+
     /// The volume has been poisoned, by whomever: all who wait look at it.
     fn wake_all(&self) {
         self.checkpoint_ended.give();
@@ -279,11 +303,13 @@ impl Core {
     async fn keep_room(&self) {
         let Some(log) = &self.log else { return };
         while !self.failed.is_raised() {
-            let runs = merge::choose(&self.contents.index().runs());
+            let index_room = self.little_index_room();
+            let runs = merge::choose(&self.contents.index().runs(), index_room);
             let given_up = self.has_given_up();
             let is_settled = self.contents.index().history().unsettled().is_none();
             let is_told = self.returns_are_told();
             let may_merge = self.may_merge();
+            let may_rewrite = may_merge && index_room.is_none();
             let done = if let Some(rollback) = self.to_settle() {
                 self.step(self.settle(rollback)).await
             } else if is_settled && !is_told {
@@ -291,6 +317,7 @@ impl Core {
             } else if let Some(snapshot) = self.to_break(false).filter(|_| !given_up) {
                 self.step(self.break_snapshot(snapshot)).await
             } else if given_up {
+                self.index_room.set(None);
                 self.step(self.sweep()).await
             } else if let Some(first) = self.to_give_back() {
                 self.step(self.give_back(first)).await
@@ -298,14 +325,14 @@ impl Core {
                 self.step(self.fold_index(moment)).await
             } else if let Some(branch) = self.dropped_branch().filter(|_| may_merge) {
                 self.step(self.drop_branch(branch)).await
-            } else if may_merge && self.contents.journal().state().has_many_rows() {
-                self.step(self.gather_rows()).await
+            } else if may_rewrite && self.contents.journal().state().has_many_rows() {
+                self.step_in_index(self.gather_rows()).await
             } else if may_merge && !runs.is_empty() {
-                self.step(self.merge(&runs)).await
-            } else if let Some(emptying) = self.choose_emptying() {
+                self.step_in_index(self.merge(&runs)).await
+            } else if let Some(emptying) = self.choose_emptying(may_rewrite) {
                 match emptying {
                     Emptying::Move(moving) => self.step(self.empty(moving)).await,
-                    Emptying::Untie => self.step(self.gather_rows()).await,
+                    Emptying::Untie => self.step_in_index(self.gather_rows()).await,
                 }
             } else if self.is_short() && (self.contents.forget_some() || self.has_news(log)) {
                 self.step(self.checkpoint()).await
@@ -375,7 +402,9 @@ impl Core {
         let merged_newer = if newer.is_empty() {
             None
         } else {
-            merge::merge(index, &newer, number, merged.is_none(), &wanted, &rename).await?
+            let newer = merge::merge(index, &newer, number, merged.is_none(), &wanted, &rename).await;
+            // Nobody will name it.
+            newer.inspect_err(|_| merged.iter().for_each(|run| run.set_replaced()))?
         };
         self.contents
             .journal()

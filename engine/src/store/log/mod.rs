@@ -122,6 +122,9 @@ struct Core {
     settled: Signal,
     /// The sequence from which on segments to empty are looked for again.
     look_again: Cell<u64>,
+    /// Free pages of the index when it could not be written anew for want of room. Until there are more, or something has
+    /// been given up, only what surely fits is merged.
+    index_room: Cell<Option<u32>>,
     /// Segments that emptying goes on to fill.
     targets: RefCell<empty::Targets>,
     /// Held while runs are added and while names in all of them change.

@@ -284,6 +284,7 @@ impl LogStore {
             base_turn: RangeLock::default(),
             settled: Signal::new(device.context()),
             look_again: Cell::default(),
+            index_room: Cell::default(),
             targets: RefCell::default(),
             run_turn: RangeLock::default(),
             report,
