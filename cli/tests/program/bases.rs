@@ -44,7 +44,7 @@ fn snapshots_show_what_was_and_the_check_finds_nothing() {
 
 #[test]
 fn linear_objects_are_asked_for_shown_and_refused_when_one_is_too_many() {
-    for backend in ["cow", "overlay"] {
+    for backend in ["cow", "overlay", "logged-cow"] {
         let image = made(backend, &["--objects", "linear"]);
         let path = &image.path;
         let info = icecore(&["inspect", path, "--json"]).ok().json();
@@ -64,7 +64,7 @@ fn linear_objects_are_asked_for_shown_and_refused_when_one_is_too_many() {
     let image = Image::new(64 * MIB);
     let wrong = ["create", "--device", &image.path, "--destroy", &image.destroy(), "--backend", "log"];
     icecore(&[&wrong[..], &["--objects", "linear"]].concat())
-        .refused(64, "only snapshots of cow and overlay");
+        .refused(64, "only snapshots of cow, overlay and logged-cow");
 }
 
 #[test]
