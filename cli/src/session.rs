@@ -154,7 +154,7 @@ pub struct VolumeDevice {
     /// its log
     #[arg(long, value_name = "PATH")]
     volume_device: Option<PathBuf>,
-    /// The device of the linear objects of snapshots (cow, overlay), where these do not lie on the device of the log
+    /// The device of the linear objects of snapshots (cow, overlay, logged-cow), where these do not lie on the device of the log
     #[arg(long, value_name = "PATH")]
     objects_device: Option<PathBuf>,
     /// The device of the linear objects is lost: read what does not lie there, and refuse what does. Nothing is written

@@ -68,7 +68,7 @@ pub struct Create {
     /// With cow, overlay and logged-cow: what snapshots may take (default: all that the volume leaves of the device)
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
     snapshot_space: Option<u64>,
-    /// With cow and overlay: what takes what snapshots need. `mapped`: as much space as they do; `linear`: each snapshot an area
+    /// With cow, overlay and logged-cow: what takes what snapshots need. `mapped`: as much space as they do; `linear`: each snapshot an area
     /// with a place for every block, never full, 64 of them at most
     #[arg(long, value_name = "KIND", default_value = "mapped", value_parser = ["mapped", "linear"])]
     objects: String,

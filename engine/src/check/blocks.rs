@@ -213,7 +213,7 @@ fn place(
     }
     // What is not said to be applied is read in the log.
     // What may be overwritten in its place without a word has no checksum.
-    let is_unverified = shape.overlays && shape.is_object(number);
+    let is_unverified = shape.is_unverified(number);
     let checked = if is_unverified {
         false
     } else if is_home {

@@ -269,14 +269,17 @@ async fn check_run(checker: &mut Checker<'_>, shape: &Shape, state: &State, know
                     branch == 0
                         && state.objects.has_number(number)
                         && shape.is_place_of(number, entry.slot.get(), lba)
-                        && match saves {
+                        && match saves || is_copied {
                             true => key.1 < *sequences.end(),
                             false => sequences.contains(&key.1) && entry.checksum.get() == 0,
                         }
                 }
                 number => {
-                    // What was saved may be as old as the volume.
-                    (sequences.contains(&key.1) || (saves || is_copied) && key.1 < *sequences.end())
+                    // What was saved may be as old as the volume; what is said anew since an older version has been copied to
+                    // a linear object may be the newest there is.
+                    let is_older =
+                        (saves && key.1 < *sequences.end()) || (is_copied && key.1 <= *sequences.end());
+                    (sequences.contains(&key.1) || is_older)
                         && (number <= last_virtual || shape.is_gathered(number))
                         && entry.slot.get() < shape.segment_blocks
                 }

@@ -205,7 +205,7 @@ pub(super) fn contradiction(batch: &Batch, shape: &Shape) -> Option<&'static str
 /// What is wrong with an entry of what lies in a linear object, if anything.
 fn contradiction_in_place(entry: &BatchEntry, shape: &Shape) -> Option<&'static str> {
     let kind = if shape.saves { KIND_SAVED_IN_PLACE } else { KIND_PLACED };
-    if !shape.objects || entry.kind.get() != kind || entry.branch.get() != 0 {
+    if !shape.objects || shape.copies || entry.kind.get() != kind || entry.branch.get() != 0 {
         return Some("an entry is of a kind that its backend writes none of");
     }
     let place = entry.place(shape.segment_blocks);

@@ -114,6 +114,11 @@ impl Shape {
         self.saves || self.overlays
     }
 
+    /// Whether what lies in a segment of this number may be overwritten there without a word: nobody knows its checksum.
+    pub fn is_unverified(&self, number: u32) -> bool {
+        self.overlays && !self.copies && self.is_object(number)
+    }
+
     /// The device address of a block of the base.
     pub fn in_base(&self, lba: u64) -> u64 {
         self.base_offset + lba * u64::from(self.block_bytes)

@@ -381,12 +381,7 @@ fn check_fields(checker: &mut Checker<'_>, record: &Superblock) {
         ),
         (
             match record.features_incompatible.get() & FEATURE_OBJECTS != 0 {
-                true => {
-                    has_base(record)
-                        && record.backend.get() != BACKEND_LOGGED_COW
-                        && record.snapshot_bytes.get() == 0
-                        && !breaks_snapshots(record)
-                }
+                true => has_base(record) && record.snapshot_bytes.get() == 0 && !breaks_snapshots(record),
                 false => !objects_apart,
             },
             "its snapshots have linear objects, which do not fit its other settings",

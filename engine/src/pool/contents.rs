@@ -74,7 +74,7 @@ pub struct Contents {
     /// log has been read, which may take them back.
     held_back: RefCell<Vec<IndexDeath>>,
     touched: RefCell<BTreeMap<u32, Touched>>,
-    homecoming: RefCell<Homecoming>,
+    pub(super) homecoming: RefCell<Homecoming>,
     /// What is being copied of the base.
     pub(super) copies: RefCell<Copies>,
     /// Reads under way, by physical segment.
@@ -382,7 +382,8 @@ impl Contents {
     /// on. Its page is pinned.
     pub fn move_home(&self, lba: u64, version: Version, number: u32, slot: u32) {
         self.index.note(lba, Version { virtual_segment: number, slot, ..version }, None);
-        self.homecoming.borrow_mut().add((number, slot), (version.virtual_segment, version.slot));
+        let log = Some((version.virtual_segment, version.slot));
+        self.homecoming.borrow_mut().add((number, slot), log);
     }
 
     /// The base has these versions, durably, and so says a run: their slots in the log have been given up.
@@ -408,7 +409,7 @@ impl Contents {
                 row.revive(home.1);
             }
             self.touched.borrow_mut().insert(home.0, Touched::Whole);
-            self.kill_in(state, log);
+            log.into_iter().for_each(|log| self.kill_in(state, log));
         }
     }
 
@@ -528,8 +529,13 @@ impl Contents {
     /// A slot dies: no moment needs it.
     pub fn kill(&self, place: (u32, u32)) {
         let at_home = place.0 >= HOME_FIRST;
-        let in_log = at_home.then(|| self.homecoming.borrow_mut().remove(place)).flatten();
-        self.kill_in(&mut self.journal.state_mut(), in_log.unwrap_or(place));
+        let place = match at_home.then(|| self.homecoming.borrow_mut().remove(place)).flatten() {
+            // Its row has not learnt of it.
+            Some(None) => return,
+            Some(Some(log)) => log,
+            None => place,
+        };
+        self.kill_in(&mut self.journal.state_mut(), place);
     }
 
     /// As [`Contents::kill`], inside a commit.

@@ -1,4 +1,5 @@
-//! Blocks of a linear volume that have been brought home and that no durable index finds there yet.
+//! Blocks of a linear volume that have been brought home, or copied to a linear object by a round that brings newer ones to the
+//! base, and that no durable index finds there yet.
 //!
 //! The index in memory finds them at home at once. Their rows change with the checkpoint whose run says so, too: after
 //! a crash before it the log is applied again from an earlier entry on, so that home holds older content for a while,
@@ -11,18 +12,18 @@ use std::collections::BTreeMap;
 /// A row's number and a slot of it.
 type Place = (u32, u32);
 
-/// Places at home, and where in the log the same content lies.
+/// Places at home, and where in the log the same content lies, if it does.
 #[derive(Debug, Default)]
 pub struct Homecoming {
     /// Since the last checkpoint began.
-    fresh: BTreeMap<Place, Place>,
+    fresh: BTreeMap<Place, Option<Place>>,
     /// What a checkpoint under way is going to tell.
-    frozen: BTreeMap<Place, Place>,
+    frozen: BTreeMap<Place, Option<Place>>,
 }
 
 impl Homecoming {
     /// A block has come home.
-    pub fn add(&mut self, home: Place, log: Place) {
+    pub fn add(&mut self, home: Place, log: Option<Place>) {
         self.fresh.insert(home, log);
     }
 
@@ -33,12 +34,12 @@ impl Homecoming {
     }
 
     /// What that checkpoint tells, when it is about to.
-    pub fn take_frozen(&mut self) -> BTreeMap<Place, Place> {
+    pub fn take_frozen(&mut self) -> BTreeMap<Place, Option<Place>> {
         std::mem::take(&mut self.frozen)
     }
 
-    /// Nobody wants what came home there any more; where it lies in the log.
-    pub fn remove(&mut self, home: Place) -> Option<Place> {
+    /// Nobody wants what came home there any more; where it lies in the log. `None` where nothing has.
+    pub fn remove(&mut self, home: Place) -> Option<Option<Place>> {
         self.fresh.remove(&home).or_else(|| self.frozen.remove(&home))
     }
 

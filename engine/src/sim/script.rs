@@ -359,9 +359,7 @@ impl Script {
             self.go_back();
         }
         self.write_snapshots();
-        if self.backend != Backend::LoggedCow {
-            self.place_in_objects();
-        }
+        self.place_in_objects();
     }
 
     /// In some of these, snapshots have linear objects. What is drawn is its own, as below. There is not always room for

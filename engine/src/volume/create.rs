@@ -269,8 +269,8 @@ fn shape(
     }
     if options.objects == ObjectKind::Linear {
         let why_not = match options {
-            options if !matches!(options.backend, Backend::Cow | Backend::Overlay) => {
-                Some("only snapshots of cow and overlay volumes have them")
+            options if !options.backend.has_base() => {
+                Some("only snapshots of cow, overlay and logged-cow volumes have them")
             }
             options if options.snapshot_bytes.is_some() => {
                 Some("snapshots take whole objects, and have no other limit")

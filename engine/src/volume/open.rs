@@ -186,8 +186,6 @@ pub(super) fn check(record: &Superblock, device: &Device) -> Result<()> {
         && (record.home_bytes.get() != 0)
             == (record.has_volume_device() && !has_base || record.has_objects_device())
         && (!record.has_objects_device() || record.features_incompatible.get() & FEATURE_OBJECTS != 0)
-        && (record.backend.get() != Backend::LoggedCow.number()
-            || record.features_incompatible.get() & FEATURE_OBJECTS == 0)
         && record.home_bytes.get() <= HOME_BYTES_MAX
         && (record.snapshots_max.get() != 0)
             == (record.features_incompatible.get() & FEATURE_MANY_SNAPSHOTS != 0)

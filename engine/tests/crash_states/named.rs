@@ -537,6 +537,11 @@ fn snapshots_with_linear_overlays_survive_every_crash_state() {
     every_crash_state(Backend::Overlay, ObjectKind::Linear);
 }
 
+#[test]
+fn snapshots_behind_a_log_with_linear_copies_survive_every_crash_state() {
+    every_crash_state(Backend::LoggedCow, ObjectKind::Linear);
+}
+
 /// The control: an engine that is broken does not pass.
 #[cfg(feature = "mutations")]
 #[test]
@@ -549,6 +554,7 @@ fn planted_faults_of_snapshots_are_found() {
         (Backend::Cow, ObjectKind::Linear),
         (Backend::Overlay, ObjectKind::Linear),
         (Backend::LoggedCow, ObjectKind::Mapped),
+        (Backend::LoggedCow, ObjectKind::Linear),
     ]
     .map(Pools::make);
     for (mutation, backends) in [
@@ -556,8 +562,8 @@ fn planted_faults_of_snapshots_are_found() {
         (Mutation::RootBeforeContents, &[0, 1, 2]),
         (Mutation::OverwrittenUnsaved, &[1, 2, 3, 4]),
         (Mutation::MapBeforeData, &[3, 4]),
-        (Mutation::BroughtUncopied, &[5]),
-        (Mutation::BroughtBeforeTold, &[5]),
+        (Mutation::BroughtUncopied, &[5, 6]),
+        (Mutation::BroughtBeforeTold, &[5, 6]),
         (Mutation::OverwrittenBeforeSaved, &[1]),
     ] {
         for pools in backends.iter().map(|at| &pools[*at]) {

@@ -21,7 +21,8 @@ fn all() -> Vec<Made> {
         made::cow(linear),
         made::overlay(mapped),
         made::overlay(linear),
-        made::logged_cow(),
+        made::logged_cow(mapped),
+        made::logged_cow(linear),
         made::restoring(),
         made::several(),
     ]

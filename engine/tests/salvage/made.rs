@@ -489,8 +489,8 @@ pub fn overlay(objects: ObjectKind) -> Made {
 }
 
 /// What the log held has been brought to the base, twice, and what snapshots saw there was copied before.
-pub fn logged_cow() -> Made {
-    let mut made = Made::new("logged-cow", 10 << 20, based(Backend::LoggedCow, ObjectKind::Mapped));
+pub fn logged_cow(objects: ObjectKind) -> Made {
+    let mut made = Made::new("logged-cow", 10 << 20, based(Backend::LoggedCow, objects));
     made.session(true, async |made, volume| {
         made.work(volume, 40).await;
         volume.apply(None).await.unwrap();

@@ -58,8 +58,8 @@ async fn work(volume: &Volume, random: &mut Random, rounds: u64) {
 fn sound_ones_say_nothing_after_cuts_of_both() {
     let (mut checks, mut blocks) = (0, 0);
     // Where linear objects lie apart, and whether the base does.
-    let objects =
-        [(Backend::Cow, false), (Backend::Cow, true), (Backend::Overlay, false), (Backend::Overlay, true)];
+    let objects = [Backend::Cow, Backend::Overlay, Backend::LoggedCow];
+    let objects = objects.into_iter().flat_map(|backend| [(backend, false), (backend, true)]);
     let cases = BACKENDS.map(|backend| (backend, None)).into_iter();
     let cases = cases.chain(objects.map(|(backend, base_in_pool)| (backend, Some(base_in_pool))));
     for ((backend, objects), seed) in cases.flat_map(|case| (0..24).map(move |seed| (case, seed))) {

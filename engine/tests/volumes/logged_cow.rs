@@ -1,24 +1,29 @@
 //! A log in front of copy-on-write: the worked example with what lies where on the disk, the order of log, copies and
-//! base, cuts between any two requests, failures.
+//! base, cuts between any two requests, failures; with copies in the log and in linear objects.
 
 use std::cell::Cell;
 
-use icecore::device::simulated::{Event, Fault};
+use icecore::check::{Code, check};
+use icecore::device::simulated::{Event, Fault, Recorded};
+use icecore::error::{Kind, Reason};
 use icecore::format::batch::{KIND_COPIED, KIND_DATA};
 use icecore::object::ObjectKind;
 use icecore::runtime::OperationKind;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
-use icecore::volume::Volume;
+use icecore::units::ByteOffset;
+use icecore::volume::{CreateOptions, OpenOptions, Volume};
 
-use crate::base_vectors::{CUT_FORM, FORMS, Form, Play, T0, T1, T2, batches, cut_at_each_request};
-use crate::vlog::{MANUAL, PREFIXES, is_sound};
-
-const KEPT: (Backend, ObjectKind) = (Backend::LoggedCow, ObjectKind::Mapped);
+use crate::base_vectors::{
+    CUT_FORM, FORMS, Form, Play, T0, T1, T2, batches, cut_at_each_request, forms_and_objects,
+};
+use crate::linear_objects::{are_shown, write_together};
+use crate::objects::{Object, objects};
+use crate::vlog::{self, BLOCK, MANUAL, MIB, PREFIXES, Rig, is_sound, small, write, write_base};
 
 /// A volume whose base holds `abcdefgh`, and that is brought there when somebody asks for it.
-fn begin(form: Form) -> (Play, Volume) {
-    let (play, volume) = Play::new(form, KEPT.0, KEPT.1);
+fn begin(form: Form, kind: ObjectKind) -> (Play, Volume) {
+    let (play, volume) = Play::new(form, Backend::LoggedCow, kind);
     let volume = play.rig.runtime.block_on(async {
         volume.apply(None).await.unwrap();
         volume.close().await.unwrap();
@@ -28,7 +33,7 @@ fn begin(form: Form) -> (Play, Volume) {
     (play, volume)
 }
 
-/// What has been copied, in the order of regions: the first block of each and its last letter, on the disk.
+/// What has been copied to the log, in the order of regions: the first block of each and its last letter, on the disk.
 fn copied(play: &Play) -> Vec<(u64, char)> {
     let (block_bytes, form) = (play.form.block_bytes, play.form);
     let mut copied = Vec::new();
@@ -48,22 +53,74 @@ fn copied(play: &Play) -> Vec<(u64, char)> {
     copied
 }
 
+/// What the disk was given for linear objects since the recording began, and holds there: number of the object, region and
+/// letter, each once.
+fn placed(play: &Play) -> Vec<(usize, u64, char)> {
+    let (disk, form) = (&play.rig.disk, play.form);
+    let mut written = disk.recorded();
+    let is_write = |one: &Recorded| matches!(one.kind, OperationKind::Write { .. });
+    written.retain(|one| one.event == Event::Arrived && is_write(one));
+    let (objects, mut placed, mut bytes) = (objects(disk), Vec::new(), 0);
+    for (number, object) in objects.iter().enumerate() {
+        for region in 0..8 {
+            let at = object.place(disk, form.place(region) / form.block_bytes);
+            let end = at + form.region_bytes;
+            let of_region =
+                |one: &Recorded| (one.offset + one.length).min(end).checked_sub(one.offset.max(at));
+            let length: u64 = written.iter().filter_map(of_region).sum();
+            assert!(length == 0 || length == form.region_bytes, "all of a region, once, {form:?}");
+            if length > 0 {
+                let held = disk.peek(at, form.region_bytes as usize);
+                placed.push((number, region, form.letter(region, &held)));
+            }
+            bytes += length;
+        }
+    }
+    let is_in_object = |one: &&Recorded| {
+        let found = play.superblock();
+        let segment = one.offset.checked_sub(found.data.offset.get());
+        let segment = segment.map(|at| (at / u64::from(found.segment_bytes.get())) as u32);
+        segment.is_some_and(|at| objects.iter().any(|object| object.segments.contains(&at)))
+    };
+    let all: u64 = written.iter().filter(is_in_object).map(|one| one.length).sum();
+    assert_eq!(all, bytes, "nothing else lies there, {form:?}");
+    placed
+}
+
+/// What has been copied since the recording began: in the log, or in objects. The number of the object is that of the snapshot
+/// that it has to be the newest of those that see it.
+fn assert_copied(play: &Play, kind: ObjectKind, expected: &[(usize, u64, char)]) {
+    match kind {
+        ObjectKind::Mapped => {
+            let mut expected: Vec<_> = expected.iter().map(|(_, at, letter)| (*at, *letter)).collect();
+            expected.sort_unstable();
+            assert_eq!(copied(play), expected, "{:?}", play.form);
+        }
+        ObjectKind::Linear => {
+            assert_eq!(placed(play), expected, "{:?}", play.form);
+            assert_eq!(copied(play), [], "and the log has none, {:?}", play.form);
+        }
+    }
+}
+
 #[test]
 fn every_value_of_the_worked_example_and_where_it_lies() {
-    for form in FORMS {
-        let (play, mut volume) = begin(form);
+    for (form, kind) in forms_and_objects() {
+        let (play, mut volume) = begin(form, kind);
         play.rig.runtime.block_on(async {
             assert_eq!(play.base(), T0);
+            play.rig.disk.start_recording();
             volume.create_snapshot("S0").await.unwrap();
             for number in 1..=3 {
                 play.write_some(&volume, number..=number).await;
                 assert_eq!(play.base(), T0, "it is in the log alone, {form:?}");
                 assert_eq!(play.current(&volume).await, PREFIXES[number as usize]);
             }
-            assert_eq!(copied(&play), [], "nothing has been copied");
+            assert_copied(&play, kind, &[]);
             volume.apply(None).await.unwrap();
             assert_eq!(play.base(), T1, "{form:?}");
-            assert_eq!(copied(&play), [(0, 'a'), (3, 'd')], "two copies for three writes, {form:?}");
+            // Two copies for three writes.
+            assert_copied(&play, kind, &[(0, 0, 'a'), (0, 3, 'd')]);
             assert_eq!(play.shown(&volume, "S0").await, T0);
             let per_region = form.region_bytes / form.block_bytes;
             let live = |volume: &Volume| volume.status().log.unwrap().live_blocks / per_region;
@@ -72,7 +129,8 @@ fn every_value_of_the_worked_example_and_where_it_lies() {
             play.write_some(&volume, 4..=6).await;
             volume.apply(None).await.unwrap();
             assert_eq!(play.base(), T2);
-            assert_eq!(copied(&play), [(0, 'a'), (2, 'c'), (3, 'd'), (3, 'z'), (5, 'f')], "{form:?}");
+            let copies = [(0, 0, 'a'), (0, 3, 'd'), (1, 2, 'c'), (1, 3, 'z'), (1, 5, 'f')];
+            assert_copied(&play, kind, &copies);
             assert_eq!(live(&volume), 5);
             for _ in 0..2 {
                 assert_eq!(play.shown(&volume, "S0").await, T0);
@@ -96,6 +154,7 @@ fn every_value_of_the_worked_example_and_where_it_lies() {
             volume.delete_snapshot("S0").await.unwrap();
             volume.context().sleep(3_000_000_000).await;
             assert_eq!(live(&volume), 0);
+            assert_eq!(objects(&play.rig.disk), [], "no object is left");
             volume.close().await.unwrap();
             drop(volume);
             is_sound(&play.rig).await;
@@ -106,16 +165,21 @@ fn every_value_of_the_worked_example_and_where_it_lies() {
 /// A snapshot that sees what is still in the log needs no copy of it.
 #[test]
 fn what_a_snapshot_sees_in_the_log_stays_there_and_is_copied_never() {
-    let form = CUT_FORM;
-    let (play, mut volume) = begin(form);
+    ObjectKind::ALL.into_iter().for_each(two_snapshots_before_a_round);
+}
+
+fn two_snapshots_before_a_round(kind: ObjectKind) {
+    let (play, mut volume) = begin(CUT_FORM, kind);
     play.rig.runtime.block_on(async {
+        play.rig.disk.start_recording();
         volume.create_snapshot("T0").await.unwrap();
         play.write_some(&volume, 1..=3).await;
         volume.create_snapshot("T1").await.unwrap();
         play.write_some(&volume, 4..=6).await;
         volume.apply(None).await.unwrap();
         assert_eq!(play.base(), T2);
-        assert_eq!(copied(&play), [(0, 'a'), (2, 'c'), (3, 'd'), (5, 'f')], "z is in the log");
+        // z is in the log. What T0 alone sees goes to its own object, though there is a newer one.
+        assert_copied(&play, kind, &[(0, 0, 'a'), (0, 3, 'd'), (1, 2, 'c'), (1, 5, 'f')]);
         for _ in 0..2 {
             assert_eq!(play.shown(&volume, "T0").await, T0);
             assert_eq!(play.shown(&volume, "T1").await, T1);
@@ -131,8 +195,12 @@ fn what_a_snapshot_sees_in_the_log_stays_there_and_is_copied_never() {
 /// the change is durable in the log, then the old content with what finds it, then the base is overwritten.
 #[test]
 fn log_then_copies_then_what_finds_them_then_the_base() {
+    ObjectKind::ALL.into_iter().for_each(order);
+}
+
+fn order(kind: ObjectKind) {
     let form = CUT_FORM;
-    let (play, volume) = begin(form);
+    let (play, volume) = begin(form, kind);
     play.rig.runtime.block_on(async {
         volume.create_snapshot("S0").await.unwrap();
         let found = play.superblock();
@@ -155,7 +223,15 @@ fn log_then_copies_then_what_finds_them_then_the_base() {
             })
         };
         let metadata = found.metadata.offset.get()..found.metadata.offset.get() + found.metadata.bytes.get();
-        let (changes, copies) = (of_kind(KIND_DATA), of_kind(KIND_COPIED));
+        let changes = of_kind(KIND_DATA);
+        let objects = objects(&play.rig.disk);
+        let copies = match kind {
+            ObjectKind::Mapped => of_kind(KIND_COPIED),
+            ObjectKind::Linear => {
+                let start = objects[0].place(&play.rig.disk, 0);
+                places(&|at| (start..start + form.volume_bytes()).contains(&at))
+            }
+        };
         let (told, brought) = (places(&|at| metadata.contains(&at)), places(&|at| base.contains(&at)));
         let (last_change, last_copy) = (*changes.last().unwrap(), *copies.last().unwrap());
         let flushed =
@@ -174,8 +250,12 @@ fn log_then_copies_then_what_finds_them_then_the_base() {
 
 #[test]
 fn a_cut_at_each_request_leaves_a_prefix_and_the_snapshot() {
+    ObjectKind::ALL.into_iter().for_each(cut_each_request);
+}
+
+fn cut_each_request(kind: ObjectKind) {
     let cuts = cut_at_each_request(
-        KEPT,
+        (Backend::LoggedCow, kind),
         async |_, volume| {
             volume.apply(None).await.unwrap();
             volume.create_snapshot("T0").await.unwrap();
@@ -207,9 +287,13 @@ fn a_cut_at_each_request_leaves_a_prefix_and_the_snapshot() {
 /// A read, or a write, that fails on the way to the base is told to whoever asked; nothing is lost, and the next one goes on.
 #[test]
 fn a_failure_on_the_way_is_told_and_loses_nothing() {
+    ObjectKind::ALL.into_iter().for_each(fail_each_request);
+}
+
+fn fail_each_request(kind: ObjectKind) {
     let failed = Cell::new(0);
     for at in 0..40_i64 {
-        let (play, volume) = begin(CUT_FORM);
+        let (play, volume) = begin(CUT_FORM, kind);
         play.rig.runtime.block_on(async {
             volume.create_snapshot("S0").await.unwrap();
             play.write_some(&volume, 1..=6).await;
@@ -239,4 +323,159 @@ fn a_failure_on_the_way_is_told_and_loses_nothing() {
         });
     }
     assert!(failed.get() > 8, "{} of them failed", failed.get());
+}
+
+/// Blocks of a small volume with linear objects.
+const BLOCKS: u64 = 32;
+
+fn linear() -> CreateOptions {
+    let size_bytes = Some(BLOCKS * BLOCK);
+    CreateOptions { size_bytes, objects: ObjectKind::Linear, ..small(Backend::LoggedCow) }
+}
+
+fn letter_at(rig: &Rig, object: &Object, lba: u64) -> u8 {
+    rig.disk.peek(object.place(&rig.disk, lba), 1)[0]
+}
+
+/// What an image needs that has no name goes to the log, and so does nothing that a snapshot sees.
+#[test]
+fn what_images_alone_see_goes_to_the_log_and_an_object_is_given_back_when_it_is_empty() {
+    let rig = Rig::new(1, 8 * MIB, linear());
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        write_base(&volume).await;
+        volume.apply(None).await.unwrap();
+        volume.create_snapshot("T0").await.unwrap();
+        write(&volume, 1, b'B').await.unwrap();
+        volume.apply(None).await.unwrap();
+        let [object] = <[Object; 1]>::try_from(objects(&rig.disk)).unwrap();
+        assert_eq!(letter_at(&rig, &object, 1), b'b');
+        let image = volume.image(ImageOptions::default()).await.unwrap();
+        write(&volume, 1, b'C').await.unwrap();
+        write(&volume, 2, b'!').await.unwrap();
+        volume.apply(None).await.unwrap();
+        assert_eq!((letter_at(&rig, &object, 1), letter_at(&rig, &object, 2)), (b'b', b'c'));
+        let buf = volume.context().buffers().get(4 * BLOCK as usize).unwrap();
+        let (read, buf) = image.read(ByteOffset(0), buf).await;
+        read.unwrap();
+        let seen: Vec<u8> = buf.iter().step_by(BLOCK as usize).copied().collect();
+        assert_eq!(seen, b"aBcd");
+        let live = |volume: &Volume| volume.status().log.unwrap().live_blocks;
+        assert_eq!(live(&volume), 3, "b and c for the snapshot, B for the image");
+        drop((image, buf));
+        // A younger snapshot is deleted that is not the only one to see what lies in its object.
+        volume.create_snapshot("T1").await.unwrap();
+        write(&volume, 4, b'E').await.unwrap();
+        volume.apply(None).await.unwrap();
+        let second = objects(&rig.disk).pop().unwrap();
+        assert_eq!((letter_at(&rig, &object, 4), letter_at(&rig, &second, 4)), (0, b'e'));
+        assert_eq!(live(&volume), 3, "nobody needs B any more");
+        volume.delete_snapshot("T1").await.unwrap();
+        volume.context().sleep(3_000_000_000).await;
+        assert_eq!(objects(&rig.disk).len(), 2, "it has what the older one sees");
+        let volume = rig.cut_and_open(volume).await;
+        assert_eq!(vlog::shown(&volume, "T0").await.unwrap(), T0);
+        assert_eq!(vlog::current(&volume).await, "aC!dEfgh");
+        // The checksum of a copy is known: of one that has changed the check tells, and no image shows it.
+        let at = object.place(&rig.disk, 1);
+        volume.close().await.unwrap();
+        drop(volume);
+        rig.disk.poke(at + 9, b"?");
+        let report = check(&rig.device(), &mut |_| {}).await.unwrap();
+        let found: Vec<_> = report.findings.iter().map(|one| (one.code, one.place.address)).collect();
+        assert!(found.contains(&(Code::Block, Some(at))), "{report:?}");
+        let volume = rig.open(MANUAL).await;
+        assert_eq!(vlog::shown(&volume, "T0").await.unwrap_err().kind(), Kind::Corrupt);
+        rig.disk.poke(at + 9, b"b");
+        volume.delete_snapshot("T0").await.unwrap();
+        volume.context().sleep(3_000_000_000).await;
+        assert_eq!((live(&volume), objects(&rig.disk)), (0, vec![]));
+        volume.close().await.unwrap();
+        drop(volume);
+        is_sound(&rig).await;
+    });
+}
+
+/// Deletions at any time while a round copies for the snapshot that is deleted, and for an older one.
+#[test]
+fn a_snapshot_that_goes_while_a_round_copies_takes_nothing_of_another() {
+    for after_ns in (0..2_000_000).step_by(20_000) {
+        let rig = Rig::new(1, 8 * MIB, linear());
+        rig.runtime.block_on(async {
+            let volume = rig.open(MANUAL).await;
+            write_base(&volume).await;
+            volume.apply(None).await.unwrap();
+            for name in ["T0", "T1"] {
+                volume.create_snapshot(name).await.unwrap();
+            }
+            for lba in 0..8 {
+                write(&volume, lba, b'!').await.unwrap();
+            }
+            let deleting = volume.clone();
+            let deleting = volume.context().spawn(async move {
+                deleting.context().sleep(after_ns).await;
+                deleting.delete_snapshot("T1").await.unwrap();
+            });
+            volume.apply(None).await.unwrap();
+            deleting.await;
+            assert_eq!(vlog::shown(&volume, "T0").await.unwrap(), T0, "deleted after {after_ns} ns");
+            volume.context().sleep(1_000_000_000).await;
+            let volume = rig.cut_and_open(volume).await;
+            assert_eq!(vlog::shown(&volume, "T0").await.unwrap(), T0, "deleted after {after_ns} ns");
+            assert_eq!(vlog::current(&volume).await, "!!!!!!!!");
+        });
+    }
+}
+
+/// V-SPACE with linear objects: four of eight places are used, and there is nothing to be full. Should the pool have no room for one
+/// more object, the snapshot is refused; what has been taken keeps all that it sees while everything is written again and again.
+#[test]
+fn v_space_a_snapshot_that_was_taken_is_never_full() {
+    for form in FORMS {
+        let (play, volume) = begin(form, ObjectKind::Linear);
+        play.rig.runtime.block_on(async {
+            play.rig.disk.start_recording();
+            volume.create_snapshot("T0").await.unwrap();
+            let first = [(0, 0, 'a'), (0, 3, 'd')];
+            let (both, third) = ([(0, 0, 'a'), (0, 2, 'c'), (0, 3, 'd')], (0, 5, 'f'));
+            let after: [&[_]; 6] =
+                [&first[..1], &first, &first, &both, &both, &[both[0], both[1], both[2], third]];
+            let used = volume.status().log.unwrap().snapshot_space.unwrap().used_bytes;
+            for (number, expected) in (1..).zip(after) {
+                play.write_some(&volume, number..=number).await;
+                volume.apply(None).await.unwrap();
+                assert_eq!(placed(&play), expected, "after W{number}, {form:?}");
+                assert_eq!(play.base(), PREFIXES[number as usize]);
+            }
+            assert_eq!(play.shown(&volume, "T0").await, T0);
+            let space = volume.status().log.unwrap().snapshot_space.unwrap();
+            assert_eq!(space.used_bytes, used, "all of an object is taken with its snapshot, {form:?}");
+        });
+    }
+    let rig = Rig::new(3, 8 * MIB, CreateOptions { size_bytes: Some(128 * BLOCK), ..linear() });
+    rig.runtime.block_on(async {
+        let volume = rig.open_with(OpenOptions::default()).await;
+        let all: Vec<u64> = (0..128).collect();
+        let mut names = Vec::new();
+        let refused = loop {
+            let letter = b'a' + names.len() as u8;
+            write_together(&volume, &all, letter).await;
+            volume.apply(None).await.unwrap();
+            match volume.create_snapshot(&format!("at {}", char::from(letter))).await {
+                Ok(taken) => names.push((taken.name, letter)),
+                Err(refused) => break refused,
+            }
+        };
+        assert!(matches!(refused.reason(), Reason::NoRoomForObject { .. }), "{refused}");
+        assert!(names.len() >= 3, "{names:?}");
+        for letter in [b'X', b'Y', b'Z'] {
+            write_together(&volume, &all, letter).await;
+            volume.apply(None).await.unwrap();
+        }
+        are_shown(&volume, &names).await;
+        assert_eq!(vlog::current(&volume).await, "ZZZZZZZZ");
+        volume.close().await.unwrap();
+        drop(volume);
+        is_sound(&rig).await;
+    });
 }

@@ -1,6 +1,6 @@
 //! R-29 on devices of their own, that of linear objects being lost: of overlays, what lies there is refused block by block and
 //! everything else is right, in the current image and in every older one; of copy-on-write the current image is whole and its
-//! snapshots are broken.
+//! snapshots are broken; with a log in front of it, they show what the base and the log hold of them.
 
 use icecore::error::{Error, Kind, Reason};
 use icecore::store::Backend;
@@ -296,6 +296,41 @@ fn copy_on_write_is_current_without_its_objects_and_its_snapshots_are_broken() {
             rig.cut_power();
             let volume = without(&rig, OpenMode::ReadOnly).await.unwrap();
             assert_eq!(at(&volume, "T2", &id).await, T2);
+        });
+    }
+}
+
+/// The index lies in the pool, and says of every block whether it has been copied: nothing is shown that is overwritten.
+#[test]
+fn behind_a_log_the_current_image_is_whole_and_snapshots_are_but_for_their_copies() {
+    for base_in_pool in [false, true] {
+        let rig = Rig::with_objects(8, Backend::LoggedCow, base_in_pool);
+        rig.runtime.block_on(async {
+            let volume = rig.open().await;
+            write_base(&volume).await;
+            volume.apply(None).await.unwrap();
+            volume.create_snapshot("T0").await.unwrap();
+            write_some(&volume, 1..=3).await;
+            volume.create_snapshot("T1").await.unwrap();
+            write_some(&volume, 4..=6).await;
+            let id = id_of(&volume, "objects");
+            let volume = {
+                drop(volume);
+                rig.cut_power();
+                assert_eq!(seen(&rig, &id).await, [T2, T0, T1], "nothing has been copied");
+                rig.open().await
+            };
+            volume.apply(None).await.unwrap();
+            drop(volume);
+            rig.cut_power();
+            // z, which T1 alone sees, is in the log.
+            assert_eq!(seen(&rig, &id).await, [T2, "XbXXeXgh", "1bXzeXgh"]);
+            let volume = rig.open().await;
+            assert_eq!(current(&volume).await, T2);
+            assert_eq!(
+                (shown(&volume, "T0").await.unwrap(), shown(&volume, "T1").await.unwrap()),
+                (T0.into(), T1.into())
+            );
         });
     }
 }

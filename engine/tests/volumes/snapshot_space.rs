@@ -248,6 +248,43 @@ fn a_full_pool_loses_nothing_and_works_again_when_snapshots_are_deleted_or_broke
     }
 }
 
+/// Where no room comes, applying says so, and how: it does not wait. Where it does, it does not say so.
+#[test]
+fn applying_in_a_full_pool_is_refused_until_a_snapshot_is_deleted_and_then_waits() {
+    for (automatic, seed) in
+        [false, true].into_iter().flat_map(|automatic| (0..6).map(move |seed| (automatic, seed)))
+    {
+        let size_bytes = Some(128 * BLOCK);
+        let rig = Rig::new(seed, 8 * MIB, CreateOptions { size_bytes, ..small(Backend::LoggedCow) });
+        rig.runtime.block_on(async {
+            let mut volume = open(&rig).await;
+            let mut expected = vec![b'z'; 128];
+            join_all((0..128).map(|block| write(&volume, block, b'z'))).await;
+            let refused = fill(&volume, &mut expected, 24).await;
+            assert!(matches!(refused, Some(Reason::LogFull { .. })), "{refused:?}");
+            volume.flush().await.unwrap();
+            drop(volume);
+            rig.disk.cut_power();
+            volume = rig.open(ApplyOptions { automatic, ..ApplyOptions::default() }).await;
+            for _ in 0..3 {
+                let refused = volume.apply(None).await.unwrap_err();
+                assert!(matches!(refused.reason(), Reason::LogFull { .. }), "{refused}");
+                assert_holds(&volume, &expected).await;
+            }
+            for snapshot in volume.snapshots() {
+                volume.delete_snapshot(&snapshot.name).await.unwrap();
+            }
+            volume.apply(None).await.unwrap();
+            volume.context().sleep(3_000_000_000).await;
+            assert_eq!(live_blocks(&volume).await, 0, "automatic {automatic}, seed {seed}");
+            assert_holds(&volume, &expected).await;
+            volume.close().await.unwrap();
+            drop(volume);
+            is_sound(&rig).await;
+        });
+    }
+}
+
 #[test]
 fn a_full_pool_refuses_nothing_any_more_once_a_deletion_has_made_room_for_it() {
     for backend in [Backend::Log, Backend::Cow, Backend::LoggedCow] {

@@ -324,7 +324,7 @@ impl Plan {
                         BASE => Place::Base,
                         number => Place::Slot(number, entry.slot.get()),
                     };
-                    let may_be_overwritten = shape.overlays && shape.is_object(entry.virtual_segment.get());
+                    let may_be_overwritten = shape.is_unverified(entry.virtual_segment.get());
                     let has_checksum = place != Place::Base && !may_be_overwritten;
                     let checksum = has_checksum.then_some(entry.checksum.get());
                     canvas.put(lba_of(address), Version { sequence, checksum, place });

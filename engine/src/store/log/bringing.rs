@@ -2,8 +2,8 @@
 //!
 //! Every write is an entry of the log, and current there. Rounds go through what the index has learnt since the last one, by
 //! address, and bring the newest version of each block to its place; what is superseded meanwhile never goes there. What a
-//! moment that is kept sees in the base is copied to the log first, once however many see it; what a moment sees in the
-//! log stays there and needs no copy.
+//! moment that is kept sees in the base is copied first, once however many see it: to the log, or, with linear objects, to its
+//! place in that of the newest snapshot that sees it. What a moment sees in the log stays there and needs no copy.
 //!
 //! Order for each batch: its entries are durable in the log; the copies are, and a checkpoint says where they lie; the base is
 //! overwritten and flushed; the next checkpoint says so, and gives up the slots in the log. A crash between any of these leaves the
@@ -13,6 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::apply::{ApplyOptions, ApplyStatus, STALL_NS};
 use super::moving::{Batch, Moved, Moving, split_at};
@@ -34,6 +35,9 @@ const SCARCE_PARTS: u64 = 8;
 /// Why blocks stay in the log.
 const LEFT: &str = "blocks of the log or the base cannot be read or written, or there is no room for copies; delete snapshots, or see what the device says";
 
+/// Blocks that are copied together: the extent of a linear object that they go to, or else the log, and their newest versions.
+type Copied = (Option<u32>, Vec<(u64, Version)>);
+
 /// How far the base is.
 #[derive(Debug)]
 pub(super) struct Bringing {
@@ -49,6 +53,8 @@ pub(super) struct Bringing {
     changed: Signal,
     /// A round has failed without moving anything since there was room in the log.
     is_stuck: Cell<bool>,
+    /// Room has been made, or may have been, since the last round began: what that says of room is old.
+    may_have_room: Cell<bool>,
     /// No round begins any more.
     is_closed: Cell<bool>,
     /// Bytes of the log when the last round began.
@@ -64,6 +70,7 @@ impl Bringing {
             failed: RefCell::default(),
             changed: Signal::new(context),
             is_stuck: Cell::new(false),
+            may_have_room: Cell::new(false),
             is_closed: Cell::new(false),
             log_bytes: Cell::new(0),
         }
@@ -99,7 +106,7 @@ impl LogStore {
         let refused = |reason| Err(Error::new("apply", reason).on(core.device.name()));
         bringing.wanted.set(bringing.wanted.get().max(through));
         bringing.failed.take();
-        core.log()?.progress.give();
+        core.look_for_room(core.log()?);
         while bringing.applied.get() < through {
             if core.failed.is_raised() {
                 return refused(Reason::Poisoned);
@@ -108,7 +115,9 @@ impl LogStore {
                 return refused(Reason::Closed);
             }
             let failed = bringing.failed.borrow().clone();
-            if let Some(failed) = failed {
+            // Where room comes, the next round goes on, as writes do.
+            let room_comes = || core.room_comes() || core.to_break(true).is_some();
+            if let Some(failed) = failed.filter(|failed| !is_full(failed) || !room_comes()) {
                 bringing.wanted.set(0);
                 return Err(failed);
             }
@@ -147,8 +156,9 @@ impl Core {
     /// Whether room comes free by itself: what the log holds goes to the base, and only copies stay.
     pub(super) fn has_to_bring(&self) -> bool {
         self.bringing().is_some_and(|bringing| {
-            let is_behind = bringing.applied.get() < self.sequence();
-            bringing.options.automatic && is_behind && !bringing.is_stuck.get()
+            let applied = bringing.applied.get();
+            let is_asked = bringing.options.automatic || applied < bringing.wanted.get();
+            is_asked && applied < self.sequence() && !bringing.is_stuck.get()
         })
     }
 
@@ -156,6 +166,7 @@ impl Core {
     pub(super) fn bring_again(&self) {
         if let Some(bringing) = self.bringing() {
             bringing.is_stuck.set(false);
+            bringing.may_have_room.set(true);
         }
     }
 
@@ -210,6 +221,7 @@ impl Core {
     /// Brings to the base what has come since the last round, up to `target`. Why some blocks had to stay, if they had.
     async fn bring_round(&self, moving: &Moving, bringing: &Bringing, target: u64) -> Result<Option<Error>> {
         let since = bringing.applied.get();
+        bringing.may_have_room.set(false);
         // All of it is in runs, and durable.
         if self.contents.journal().state().checkpoint.sequence.get() < target {
             self.checkpoint().await?;
@@ -247,7 +259,11 @@ impl Core {
         if moving.has_news() {
             self.checkpoint().await?;
         }
-        bringing.is_stuck.set(failed.is_some() && moved == 0);
+        let is_old = failed.as_ref().is_some_and(is_full) && bringing.may_have_room.get();
+        bringing.is_stuck.set(failed.is_some() && moved == 0 && !is_old);
+        if moved > 0 {
+            self.look_for_room(self.log()?);
+        }
         Ok(failed)
     }
 
@@ -263,15 +279,15 @@ impl Core {
         let mut is_news = moving.has_news();
         let mut unsure: Vec<(u64, Version)> = pieces.iter().flatten().map(Moved::place).collect();
         while !unsure.is_empty() {
-            let mut seen: Vec<Vec<(u64, Version)>> = Vec::new();
+            let mut seen = Vec::new();
             for (lba, version) in unsure.drain(..) {
                 if !self.is_newest_or_note(moving, lba, version) {
                     stays.insert(lba);
                     continue;
                 }
                 match self.contents.expect_copy(lba, version).await {
-                    Ok(true) => add(&mut seen, (lba, version), self.geometry.entry_blocks_max() as usize),
-                    Ok(false) => {}
+                    Ok(Some(moments)) => seen.push((lba, version, moments)),
+                    Ok(None) => {}
                     Err(error) => {
                         stays.insert(lba);
                         batch.failed = Some(error);
@@ -279,8 +295,10 @@ impl Core {
                 }
             }
             is_news |= !seen.is_empty();
-            let copying: Vec<_> = seen.iter().map(|blocks| self.copy(blocks)).collect();
-            for (copied, blocks) in join_all(copying).await.into_iter().zip(seen) {
+            // Nothing else runs between choosing places and holding their objects.
+            let together = self.copied_together(seen);
+            let copying: Vec<_> = together.iter().map(|(goes, blocks)| self.copy(*goes, blocks)).collect();
+            for (copied, (_, blocks)) in join_all(copying).await.into_iter().zip(together) {
                 let missed: Vec<_> =
                     blocks.into_iter().filter(|(lba, _)| !self.contents.take_copied(*lba)).collect();
                 match copied {
@@ -307,23 +325,39 @@ impl Core {
         Ok(())
     }
 
+    /// Blocks that are to be copied, with the moments that see each: neighbours that go to one extent of an object, or to the
+    /// log, together.
+    fn copied_together(&self, seen: Vec<(u64, Version, Range<u64>)>) -> Vec<Copied> {
+        let most = self.geometry.entry_blocks_max() as usize;
+        let mut together: Vec<Copied> = Vec::new();
+        for (lba, version, moments) in seen {
+            let goes = self.free_place_of(lba, &moments);
+            let follows = |(to, blocks): &&mut Copied| {
+                let is_next = blocks.last().is_some_and(|last| last.0 + 1 == lba);
+                *to == goes && is_next && blocks.len() < most
+            };
+            match together.last_mut().filter(follows) {
+                Some((_, blocks)) => blocks.push((lba, version)),
+                None => together.push((goes, vec![(lba, version)])),
+            }
+        }
+        together
+    }
+
     /// Copies blocks of the base that follow each other.
-    async fn copy(&self, blocks: &[(u64, Version)]) -> Result<()> {
+    async fn copy(&self, goes: Option<u32>, blocks: &[(u64, Version)]) -> Result<()> {
         let first = blocks.first().map_or(0, |block| block.0);
         let bytes = blocks.len() * self.geometry.block_bytes as usize;
         let buf = self.device.context().buffers().reserved().get(bytes)?;
+        if let Some(number) = goes {
+            return self.copy_in_place(number, first, buf).await;
+        }
         let entry = self.entry_of_base(KIND_COPIED, first, buf).await?;
         self.log()?.append(entry).await.0.map(drop)
     }
 }
 
-/// One more block that is copied: with its neighbours where there is room.
-fn add(seen: &mut Vec<Vec<(u64, Version)>>, block: (u64, Version), most: usize) {
-    let follows = |blocks: &&mut Vec<(u64, Version)>| {
-        blocks.last().is_some_and(|last| last.0 + 1 == block.0) && blocks.len() < most
-    };
-    match seen.last_mut().filter(follows) {
-        Some(blocks) => blocks.push(block),
-        None => seen.push(vec![block]),
-    }
+/// Whether it says that there was no room in the log.
+fn is_full(error: &Error) -> bool {
+    matches!(error.reason(), Reason::LogFull { .. })
 }

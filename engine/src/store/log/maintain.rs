@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::Core;
 use super::apply::{Linear, STALL_NS};
 use super::empty::{Emptying, tied_rows};
+use super::moving::Moving;
 use crate::error::{Error, Reason, Result};
 use crate::format::batch::KIND_COPIED;
 #[cfg(feature = "mutations")]
@@ -340,7 +341,7 @@ impl Core {
                 self.step(self.break_snapshot(snapshot)).await
             } else {
                 let is_short = self.is_short();
-                match is_short {
+                match is_short && !self.is_held_by_readers() {
                     // Copies do not wait for what only they could make: the round goes on with those that have found room.
                     true => log.refuse(FULL, |kind| kind == KIND_COPIED),
                     false => self.bring_again(),
@@ -441,6 +442,7 @@ impl Core {
         state.checkpoint.sequence.get() < log.sequence()
             || state.applied != applied
             || self.contents.has_touched()
+            || self.moving.as_ref().is_some_and(Moving::has_news)
     }
 
     /// Why no room is going to be made for the log, when nothing is left to be emptied and no past to be given up;
@@ -452,11 +454,7 @@ impl Core {
         if self.contents.journal().state().next_virtual().is_empty() {
             return Some("its log has used up the numbers of its segments; copy the volume to a new pool");
         }
-        let held_by_readers = {
-            let state = self.contents.journal().state();
-            state.free_after(0).filter(|at| self.is_for_log(*at)).count() > self.reserved(&state)
-        };
-        if held_by_readers {
+        if self.is_held_by_readers() {
             return None;
         }
         match &self.linear {
@@ -464,6 +462,12 @@ impl Core {
             None if self.has_to_bring() => None,
             None => Some(FULL),
         }
+    }
+
+    /// Whether segments that the log may take are free, and somebody only reads them still.
+    fn is_held_by_readers(&self) -> bool {
+        let state = self.contents.journal().state();
+        state.free_after(0).filter(|at| self.is_for_log(*at)).count() > self.reserved(&state)
     }
 
     async fn merge(&self, runs: &[Rc<Run>]) -> Result<()> {

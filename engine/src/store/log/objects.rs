@@ -1,17 +1,19 @@
-//! Linear objects under `cow` and `overlay`: every snapshot has an area with a place for every block.
+//! Linear objects under `cow`, `overlay` and `logged-cow`: every snapshot has an area with a place for every block.
 //!
 //! What has to be saved, or written elsewhere, for the sake of a snapshot goes to its own place in the newest object whose
 //! snapshot is kept. Then an entry of the log without payload says so, and the index finds it as it finds anything. While
 //! nobody sees a version in an object, `overlay` overwrites it there without a word: nobody knows its checksum. Where the
 //! place has been used, because an image or a return to an earlier moment needed it, the log takes the block as ever.
+//! Behind the log of `logged-cow` no entry is written: the object is that of the newest snapshot which sees the block, and the
+//! checkpoint that a round waits for anyway says what lies there.
 //!
 //! Objects lie in the pool, or on a device of their own, which then has nothing but them, and every object. Should
 //! that be lost, what lies there is told from what does not, block by block, and is refused.
 //!
 //! Invariants: a snapshot has its object, whole, from its first moment on, so that none is ever full; the entry is
-//! written after a flush of the objects' device that began when the data was in its place; a place is used once; an object
-//! is given back when nobody keeps its snapshot, nothing in it lives and nobody writes there; nothing older is shown for
-//! what is lost.
+//! written, or the index learns of it, after a flush of the objects' device that began when the data was in its place; a
+//! place is used once; an object is given back when nobody keeps its snapshot, nothing in it lives and nobody writes
+//! there; nothing older is shown for what is lost.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -157,12 +159,18 @@ impl Core {
 
     /// The extent with the place of a block that is to be saved or placed, if there is one and it has not been used.
     pub(super) fn free_place(&self, lba: u64) -> Option<u32> {
+        self.free_place_of(lba, &(0..u64::MAX))
+    }
+
+    /// The same, of the newest snapshot that is of one of these moments.
+    pub(super) fn free_place_of(&self, lba: u64, moments: &Range<u64>) -> Option<u32> {
         let segment_blocks = u64::from(self.geometry.segment_blocks);
         if self.placing.extents == 0 {
             return None;
         }
         let state = self.contents.journal().state();
-        let object = state.objects.values().rev().find(|object| is_kept(&state, object))?;
+        let is_meant = |object: &&Object| moments.contains(&object.snapshot.1) && is_kept(&state, object);
+        let object = state.objects.values().rev().find(is_meant)?;
         let number = object.first + (lba / segment_blocks) as u32;
         let row = state.rows.get(&number);
         let is_used = row.is_some_and(|row| row.is_used((lba % segment_blocks) as u32));
@@ -252,7 +260,6 @@ impl Core {
     }
 
     async fn save_in_place(&self, number: u32, blocks: Range<u64>, guard: Option<RangeGuard>) -> Result<()> {
-        let Some(base) = &self.base else { unreachable!("only a volume with a base saves what it holds") };
         let block_bytes = u64::from(self.geometry.block_bytes);
         let most = u64::from(self.geometry.entry_blocks_max());
         let log = self.log()?;
@@ -260,12 +267,7 @@ impl Core {
         while at < blocks.end {
             let end = (at + most).min(blocks.end);
             let buf = self.device.context().buffers().get(((end - at) * block_bytes) as usize)?;
-            let (read, buf) = base.read(ByteOffset(at * block_bytes), buf, Io::of(Cause::Copy)).await;
-            read?;
-            let (device, place) = self.in_object(number, at)?;
-            let (written, buf) = device.write(place, buf, Io::of(Cause::Copy)).await;
-            written?;
-            let after_flush = log.next_flush_of_data();
+            let (buf, after_flush) = self.copy_to_place(number, at, buf).await?;
             let mut saving = Vec::with_capacity((end - at) as usize);
             for (lba, block) in (at..end).zip(buf.chunks_exact(block_bytes as usize)) {
                 let pinned = self.contents.index().pin(lba, 1).await?;
@@ -289,6 +291,43 @@ impl Core {
             at = end;
         }
         Ok(())
+    }
+
+    /// Copies what the base holds from a block on, as much as `buf` takes, to its place in an extent. What that was, and the
+    /// flush after which it survives there.
+    async fn copy_to_place(&self, number: u32, lba: u64, buf: Buf) -> Result<(Buf, u64)> {
+        let Some(base) = &self.base else { unreachable!("only a volume with a base saves what it holds") };
+        let at = ByteOffset(lba * u64::from(self.geometry.block_bytes));
+        let (read, buf) = base.read(at, buf, Io::of(Cause::Copy)).await;
+        read?;
+        let (device, place) = self.in_object(number, lba)?;
+        let (written, buf) = device.write(place, buf, Io::of(Cause::Copy)).await;
+        written?;
+        Ok((buf, self.log()?.next_flush_of_data()))
+    }
+
+    /// The same, durably; then the index learns of it, where these copies are expected.
+    pub(super) async fn copy_in_place(&self, number: u32, lba: u64, buf: Buf) -> Result<()> {
+        let first = self.enter_object(number);
+        let copied = self.copy_and_flush(number, lba, buf).await;
+        if let Ok(buf) = &copied {
+            let segment_blocks = u64::from(self.geometry.segment_blocks);
+            for (lba, block) in (lba..).zip(buf.chunks_exact(self.geometry.block_bytes as usize)) {
+                self.contents.take_in_copy(lba, (number, (lba % segment_blocks) as u32), crc32c(&[block]));
+            }
+        }
+        self.leave_object(first);
+        copied.map(drop)
+    }
+
+    async fn copy_and_flush(&self, number: u32, lba: u64, buf: Buf) -> Result<Buf> {
+        let (buf, after_flush) = self.copy_to_place(number, lba, buf).await?;
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::MapBeforeData) {
+            return Ok(buf);
+        }
+        self.log()?.flush_data_through(after_flush).await?;
+        Ok(buf)
     }
 
     /// Why no object can be taken now, if so; its segments otherwise.
@@ -371,7 +410,7 @@ impl Core {
         let mut rows = state.rows.range(object.first..object.end());
         !is_kept(state, object)
             && !self.placing.users.borrow().contains_key(&object.first)
-            && rows.all(|(_, row)| row.live_slots() == 0)
+            && rows.all(|(number, _)| self.contents.is_empty_at_home(state, *number))
     }
 
     /// Gives an object back, durably.

@@ -135,8 +135,7 @@ impl LogStore {
             return Err(Error::new("write", Reason::Poisoned).on(core.device.name()));
         }
         // What others take may have been counted twice for a moment; what is given up comes free soon.
-        let comes_free = core.has_given_up() || core.dropped_branch().is_some() || core.has_to_bring();
-        if reserved == 0 && !comes_free {
+        if reserved == 0 && !core.room_comes() {
             if space.when_full == WhenFull::Refuse || core.oldest_unlocked().is_none() {
                 let limit_bytes = limit * u64::from(core.geometry.block_bytes);
                 let full = Reason::SnapshotSpaceFull { limit_bytes };
@@ -173,6 +172,11 @@ impl Core {
             },
             when_full: self.space.when_full,
         }
+    }
+
+    /// Whether room comes: what has been given up comes free soon, and so does what goes to the base.
+    pub(super) fn room_comes(&self) -> bool {
+        self.has_given_up() || self.dropped_branch().is_some() || self.has_to_bring()
     }
 
     fn oldest_unlocked(&self) -> Option<Snapshot> {
