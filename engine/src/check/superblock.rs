@@ -472,9 +472,12 @@ fn check_areas(checker: &mut Checker<'_>, record: &Superblock, is_log: bool, fou
                 && checksums.bytes.get() == 0,
             "its data area is no whole number of segments for the volume".to_string(),
         ));
-        let needed_bytes = is_segment.then(|| metadata_bytes(record, segments, blocks.into())).flatten();
+        let fits = |entries: &u64| {
+            metadata_bytes(record, segments, blocks.into(), *entries) == Some(metadata.bytes.get())
+        };
+        let entries = if has_base { ENTRIES_PER_SAVED_BLOCK } else { ENTRIES_PER_BLOCK };
         rules.push((
-            needed_bytes == Some(metadata.bytes.get()),
+            is_segment && entries.iter().any(fits),
             "its metadata area is not what its segments need".to_string(),
         ));
     } else {
@@ -503,9 +506,13 @@ fn image_bytes(record: &Superblock, segments: u64, segment_blocks: u64) -> Optio
         .checked_next_multiple_of(LOG_ALIGNMENT)
 }
 
-/// Two images, two journals of two images each, and three entries of 32 bytes for each block, eight beside a base.
-fn metadata_bytes(record: &Superblock, segments: u64, segment_blocks: u64) -> Option<u64> {
-    let entries = if has_base(record) { 8 } else { 3 };
+/// Entries of 32 bytes that the index has room for, for each block; three in pools made before that was found to be too few.
+const ENTRIES_PER_BLOCK: &[u64] = &[5, 3];
+/// Beside a base.
+const ENTRIES_PER_SAVED_BLOCK: &[u64] = &[8];
+
+/// Two images, two journals of two images each, and so many entries for each block.
+fn metadata_bytes(record: &Superblock, segments: u64, segment_blocks: u64, entries: u64) -> Option<u64> {
     let index = segments.checked_mul(segment_blocks)?.checked_mul(entries * 32)?.max(MIB);
     let images = image_bytes(record, segments, segment_blocks)?.checked_mul(6)?;
     images.checked_add(index)?.checked_next_multiple_of(LOG_ALIGNMENT)
