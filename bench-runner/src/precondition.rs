@@ -206,7 +206,7 @@ mod tests {
     /// A file with something on it, on a file system that gives space back, as most do.
     #[test]
     fn a_device_is_emptied_and_written_over_twice_and_its_neighbour_is_not() {
-        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let (path, neighbour) = (folder.path().join("disk"), folder.path().join("neighbour"));
         // The last write is a short one.
         let size_bytes = 8 * MIB + 12288;

@@ -78,7 +78,7 @@ fn a_target_that_is_never_steady_ends_after_25_rounds_and_says_so() {
 #[test]
 fn what_comes_before_the_window_is_not_measured() {
     const SLOW_NS: u64 = 5 * ROUND_NS;
-    let outcome = run(true, |at_ns| if at_ns < SLOW_NS { 8 * MS } else { MS });
+    let outcome = run(true, |at_ns| if at_ns < SLOW_NS { 2 * ROUND_NS } else { MS });
     let rounds = outcome.rounds.as_ref().expect("rounds");
     // How many it takes is up to what else the machine does; of less than these no window is level.
     assert!(rounds.is_over() && rounds.operations.len() > WINDOW, "{rounds:?}");
@@ -86,7 +86,7 @@ fn what_comes_before_the_window_is_not_measured() {
     assert_eq!(outcome.write.operations, window.iter().sum::<u64>());
     assert!(rounds.operations[0] * 3 < window[WINDOW - 1], "{rounds:?}");
     // The same without: as long as was asked for, and the slow beginning is most of it.
-    let once = run(false, |at_ns| if at_ns < SLOW_NS { 8 * MS } else { MS });
+    let once = run(false, |at_ns| if at_ns < SLOW_NS { 2 * ROUND_NS } else { MS });
     assert!(once.rounds.is_none() && once.unsteady_ns() == 0);
     assert!(once.write.operations * 2 < outcome.write.operations, "{} {rounds:?}", once.write.operations);
 }
