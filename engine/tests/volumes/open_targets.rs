@@ -16,7 +16,7 @@ use icecore::store::Backend;
 use icecore::units::ByteOffset;
 use icecore::volume::{CreateOptions, Durability, OpenMode, Volume};
 
-const BLOCK: u64 = 512;
+pub const BLOCK: u64 = 512;
 const BLOCKS: u64 = 2048;
 const SEGMENT_BLOCKS: u64 = 64;
 /// So that two snapshots fill the pool and a third one does not fit.
@@ -32,6 +32,18 @@ const WAIT_NS: u64 = 5_000_000_000;
 const SEEDS: [u64; 4] = [22, 33, 32, 48];
 /// Where a round is short of room when the last snapshots are deleted, or is found to be so after it has begun.
 const SHORT_SEEDS: [u64; 6] = [1, 7, 56, 69, 80, 84];
+
+/// A volume of a pool with many small segments.
+pub fn crowded(backend: Backend, blocks: u64) -> CreateOptions {
+    CreateOptions {
+        size_bytes: Some(blocks * BLOCK),
+        block_bytes: Some(BLOCK as u32),
+        region_bytes: BLOCK as u32,
+        segment_bytes: Some((SEGMENT_BLOCKS * BLOCK) as u32),
+        checkpoint_bytes: Some(128 << 10),
+        ..CreateOptions::new(backend)
+    }
+}
 
 /// Whether there was room for it.
 async fn write(volume: &Volume, block: u64, number: u64) -> bool {
@@ -59,14 +71,7 @@ fn play(backend: Backend, seed: u64) {
     let context = runtime.context().clone();
     let mut random = Random::from_seed(seed);
     runtime.block_on(async {
-        let options = CreateOptions {
-            size_bytes: Some(BLOCKS * BLOCK),
-            block_bytes: Some(BLOCK as u32),
-            region_bytes: BLOCK as u32,
-            segment_bytes: Some((SEGMENT_BLOCKS * BLOCK) as u32),
-            checkpoint_bytes: Some(128 << 10),
-            ..CreateOptions::new(backend)
-        };
+        let options = crowded(backend, BLOCKS);
         Volume::create(&disk.open(&context).unwrap(), options).await.unwrap();
         let volume = Volume::open(disk.open(&context).unwrap(), OpenMode::ReadWrite).await.unwrap();
         disk.set_plan(Box::new(|request, _| {
