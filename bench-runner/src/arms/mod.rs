@@ -13,6 +13,8 @@ pub(crate) mod pace;
 mod played;
 pub mod reference;
 pub mod ring;
+#[cfg(test)]
+mod served;
 pub mod target;
 pub(crate) mod turns;
 #[cfg(test)]

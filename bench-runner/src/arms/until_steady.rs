@@ -1,64 +1,15 @@
 //! Loads that go on until they are steady, on a target whose speed is known.
 
-use icecore::buf::Buf;
-use icecore::error::Result;
-use icecore::runtime::{Context, IoMode, Runtime, RuntimeOptions};
-use icecore_workloads::Workload;
-
-use super::engine::{self, Content};
-use super::target::Target;
-use crate::measure::{ArmOutcome, ArmTask};
-use crate::recorder::Clock;
+use super::served::{self, MS};
+use crate::measure::ArmOutcome;
 use crate::stats::steady::{ROUNDS_MAX, WINDOW};
 
-const MS: u64 = 1_000_000;
 const ROUND_NS: u64 = 40 * MS;
 const WARMUP_NS: u64 = 20 * MS;
 
-/// Takes so long for an operation at a time since it was made.
-#[derive(Clone)]
-struct Served {
-    context: Context,
-    made: Clock,
-    service_ns: fn(u64) -> u64,
-}
-
-impl Target for Served {
-    const FLUSHES_APART: bool = false;
-
-    async fn read(&self, _offset_bytes: u64, buf: Buf) -> (Result<()>, Buf) {
-        self.context.sleep((self.service_ns)(self.made.now_ns())).await;
-        (Ok(()), buf)
-    }
-
-    async fn write(&self, offset_bytes: u64, buf: Buf, _durable: bool) -> (Result<()>, Buf) {
-        self.read(offset_bytes, buf).await
-    }
-
-    async fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
 fn run(until_steady: bool, service_ns: fn(u64) -> u64) -> ArmOutcome {
-    let blocking = RuntimeOptions { io_mode: IoMode::Blocking, ..RuntimeOptions::default() };
-    let runtime =
-        Runtime::new(RuntimeOptions::default()).or_else(|_| Runtime::new(blocking)).expect("a runtime");
-    let task = ArmTask {
-        path: "served".into(),
-        span_offset_bytes: 0,
-        span_bytes: 1 << 24,
-        workload: Workload::from_name("randwrite-4k").expect("a known name"),
-        queue_depth: 4,
-        warmup_ns: WARMUP_NS,
-        measure_ns: WINDOW as u64 * ROUND_NS,
-        seed: 3,
-        offered_per_second: None,
-        replay: None,
-        until_steady,
-    };
-    let target = Served { context: runtime.context().clone(), made: Clock::start(), service_ns };
-    engine::run(&runtime, target, &task, Content::AsItIs).expect("a measurement")
+    let times = (WARMUP_NS, WINDOW as u64 * ROUND_NS);
+    served::run("randwrite-4k", times, service_ns, |task| task.until_steady = until_steady)
 }
 
 /// Ten times as slow in one of five rounds: no window is level, wherever rounds begin and whatever else the machine does.
