@@ -206,26 +206,27 @@ fn a_foreground_fills_a_pool_up() {
         return;
     }
     let folder = folder();
-    let line = "--suite full --load 50,80 --backend overlay";
+    let line = "--suite full --load 50,80 --backend log,overlay";
     let session = measure(folder.path(), line, &mut |_, _| {});
     expect_counts(&session);
     let data = &session.data;
     for percent in [50.0, 80.0] {
-        for arm in ["raw", "overlay"] {
-            let run = part(data, "full", &format!("before-oltp-{percent}%"), arm);
-            expect_foreground(data, run, percent);
+        let of = |phase: &str, arm: &str| part(data, "full", &format!("{phase}-oltp-{percent}%"), arm);
+        expect_foreground(data, of("before", "raw"), percent);
+        for arm in ["log", "overlay"] {
+            expect_foreground(data, of("before", arm), percent);
+            let filling = of("filling", arm);
+            expect_foreground(data, filling, percent);
+            let again = of("again", arm);
+            assert!(value(data, again, "works_again", "mean") > Some(0.0), "{again:?}");
+            // Refused, or named as what there was no time for.
+            let what = format!("filling-oltp-{percent}% on {arm}");
+            let is_named = data.manifest.dropped.iter().any(|one| one.what == what);
+            let acknowledged = value(data, filling, "acknowledged_bytes", "total");
+            assert_eq!(acknowledged.is_none(), is_named, "{filling:?}");
+            // The full volume, twice, and all of what there is at the end.
+            assert!(filling.verified_blocks >= Some(3 * BLOCKS), "{filling:?}");
         }
-        let filling = part(data, "full", &format!("filling-oltp-{percent}%"), "overlay");
-        expect_foreground(data, filling, percent);
-        let again = part(data, "full", &format!("again-oltp-{percent}%"), "overlay");
-        assert!(value(data, again, "works_again", "mean") > Some(0.0), "{again:?}");
-        // Refused, or named as what there was no time for.
-        let what = format!("filling-oltp-{percent}% on overlay");
-        let is_named = data.manifest.dropped.iter().any(|one| one.what == what);
-        let acknowledged = value(data, filling, "acknowledged_bytes", "total");
-        assert_eq!(acknowledged.is_none(), is_named, "{filling:?}");
-        // The full volume, twice, and all of what there is at the end.
-        assert!(filling.verified_blocks >= Some(3 * BLOCKS), "{filling:?}");
     }
 }
 
