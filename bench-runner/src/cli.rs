@@ -323,8 +323,8 @@ pub struct SnapshotOptions {
     /// Make a file of this size if the device does not exist.
     #[arg(long, value_name = "BYTES")]
     pub create: Option<u64>,
-    /// Backends; all that keep snapshots if not given. Raw always runs beside them. cow-linear and overlay-linear: snapshots
-    /// have linear objects.
+    /// Backends; all that keep snapshots if not given. Raw always runs beside them. cow-linear, logged-cow-linear and
+    /// overlay-linear: snapshots have linear objects.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub backend: Vec<String>,
     /// Programs behind which other systems take part in first-touch, each under its name (scripts/lab/README.md).

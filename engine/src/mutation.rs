@@ -96,11 +96,15 @@ pub enum Mutation {
     LostShownAsBase,
     /// A segment that emptying goes on to fill is anybody's as soon as all that it held has died.
     OpenTargetUnheld,
+    /// That a copy lives in its place in a linear object is said before the index says what it is.
+    CopyToldEarly,
+    /// An object is given back though a copy lies there of which no checkpoint has told.
+    CopyNotAwaited,
 }
 
 impl Mutation {
     /// All mutations.
-    pub const ALL: [Mutation; 43] = [
+    pub const ALL: [Mutation; 45] = [
         Mutation::FlushIgnored,
         Mutation::ReplyBeforeFlush,
         Mutation::OverlappingWritesReordered,
@@ -144,16 +148,20 @@ impl Mutation {
         Mutation::RestoredBeforeBase,
         Mutation::LostShownAsBase,
         Mutation::OpenTargetUnheld,
+        Mutation::CopyToldEarly,
+        Mutation::CopyNotAwaited,
     ];
 
     /// Those that the simulator's plays, in which nothing is written while a snapshot is taken or segments are emptied,
-    /// power is not cut while a volume goes back, and there is one device, do not meet.
-    pub const UNMET: [Mutation; 5] = [
+    /// power is not cut while a volume goes back or a snapshot is deleted amid a round, and there is one device, do not meet.
+    pub const UNMET: [Mutation; 7] = [
         Mutation::SnapshotAmidWrites,
         Mutation::GroupOneByOne,
         Mutation::RestoredBeforeBase,
         Mutation::LostShownAsBase,
         Mutation::OpenTargetUnheld,
+        Mutation::CopyToldEarly,
+        Mutation::CopyNotAwaited,
     ];
 
     /// Those of a volume with a base.

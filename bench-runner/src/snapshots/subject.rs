@@ -29,7 +29,11 @@ pub(super) struct Kept {
 
 impl Kept {
     /// With linear objects: an arm of its own.
-    const LINEAR: [(&str, Backend); 2] = [("cow-linear", Backend::Cow), ("overlay-linear", Backend::Overlay)];
+    const LINEAR: [(&str, Backend); 3] = [
+        ("cow-linear", Backend::Cow),
+        ("logged-cow-linear", Backend::LoggedCow),
+        ("overlay-linear", Backend::Overlay),
+    ];
 
     /// The backend of this name; with linear objects, where that is said behind a hyphen.
     ///

@@ -7,6 +7,7 @@ use super::shape::{HOME_FIRST, Shape};
 use super::state::{Judged, NUMBER_MAX, State, require};
 use crate::format::index_page::INHERITED;
 use crate::format::journal::{Change, Object, Snapshot};
+use crate::units::Moment;
 
 /// Objects of a pool at most.
 const OBJECTS_MAX: usize = 64;
@@ -122,6 +123,26 @@ impl Objects {
 }
 
 impl State {
+    /// The objects of an image are those of its snapshots, in their order: each one of the volume that is kept has its own, and
+    /// one that is known is of the moment that the object says.
+    pub(super) fn objects_fit(&self) -> Judged {
+        let of = || {
+            self.objects
+                .by_first
+                .values()
+                .map(|object| (object.body.snapshot.get(), object.body.sequence.get()))
+        };
+        let is_sorted = of().is_sorted_by(|one, next| one.0 < next.0);
+        let is_known = of().all(|(number, sequence)| {
+            number > 0
+                && self.names.moment(number).is_none_or(|moment| moment == Moment { branch: 0, sequence })
+        });
+        require(is_sorted && is_known, "a linear object is of no snapshot")?;
+        let has_its = |number| of().any(|(of, _)| of == number);
+        let is_whole = !self.shape.objects || self.names.kept_of_volume().all(has_its);
+        require(is_whole, "a snapshot has no linear object, or one too many")
+    }
+
     /// An object is taken or, without segments, given back, by a record.
     pub(super) fn object(&mut self, record: &[Change], body: &Object, runs: &[(u32, u32)]) -> Judged {
         if !runs.is_empty() {

@@ -181,6 +181,7 @@ impl State {
         require(rows, "a leased segment has no row")?;
         state.cursor_fits()?;
         require(state.names.fits(), "a snapshot or a writable snapshot is of none")?;
+        state.objects_fit()?;
         Ok(state)
     }
 

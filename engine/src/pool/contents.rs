@@ -421,8 +421,12 @@ impl Contents {
 
     /// Whether an extent holds nothing that is wanted.
     pub fn is_empty_at_home(&self, state: &Metadata, number: u32) -> bool {
-        state.rows.get(&number).is_some_and(|row| row.live_slots() == 0)
-            && !self.homecoming.borrow().has_any(number)
+        let is_dead = state.rows.get(&number).is_some_and(|row| row.live_slots() == 0);
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is_on(crate::mutation::Mutation::CopyNotAwaited) {
+            return is_dead;
+        }
+        is_dead && !self.homecoming.borrow().has_any(number)
     }
 
     /// The last of the sequences that superseded these places; the one given beside a place that nobody knows to be

@@ -94,6 +94,11 @@ impl Contents {
             // Should a record say before that run does that it lives, nothing would let it die after a crash.
             state.object_row(place.0);
             self.homecoming.borrow_mut().add(place, None);
+            #[cfg(feature = "mutations")]
+            if crate::mutation::is_on(crate::mutation::Mutation::CopyToldEarly) {
+                self.homecoming.borrow_mut().remove(place);
+                state.rows.get_mut(&place.0).into_iter().for_each(|row| row.revive(place.1));
+            }
         } else if let Some(row) = state.rows.get_mut(&place.0) {
             row.revive(place.1);
         }

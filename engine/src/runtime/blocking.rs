@@ -103,8 +103,9 @@ impl BlockingDriver {
         });
     }
 
-    /// Sleeps until a socket is ready, a wake or the timeout.
-    fn wait_for_sockets(&self, timeout: Option<Duration>, slab: &mut Slab, remote: &Remote) {
+    /// Sleeps until a socket is ready, a wake or the timeout; by `ppoll`, whose timeout is exact, where that of a read of
+    /// a socket is counted in ticks of the kernel: 8 ms for 1.
+    fn sleep(&self, timeout: Option<Duration>, slab: &mut Slab, remote: &Remote) {
         let sockets: Vec<_> = self.waiting.iter().filter_map(|key| awaited(*key, slab)).collect();
         let mut all: Vec<PollFd<'_>> =
             sockets.iter().map(|(file, flags)| PollFd::new(&file.fd, *flags)).collect();
@@ -141,11 +142,7 @@ impl Driver for BlockingDriver {
                 Wait::No | Wait::Forever => None,
             };
             if timeout != Some(Duration::ZERO) {
-                if self.waiting.is_empty() {
-                    remote.sleep(timeout);
-                } else {
-                    self.wait_for_sockets(timeout, slab, remote);
-                }
+                self.sleep(timeout, slab, remote);
             }
             remote.end_sleep();
             self.try_waiting(slab);

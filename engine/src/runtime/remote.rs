@@ -3,12 +3,11 @@
 //! Invariant: a wake that arrives before or during a sleep ends it. The sleeper says that it sleeps before it
 //! looks at the queue for the last time; the waker fills the queue before it asks whether anybody sleeps.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Wake;
-use std::time::Duration;
 
 use super::executor::TaskId;
 
@@ -56,19 +55,9 @@ impl Remote {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// The socket that a sleeping ring reads one byte from for each wake.
+    /// The socket that a sleeper reads one byte from for each wake.
     pub fn ear(&self) -> &UnixStream {
         &self.ear
-    }
-
-    /// Sleeps without a ring until a wake or the timeout.
-    pub fn sleep(&self, timeout: Option<Duration>) {
-        // A zero timeout would mean forever to the socket.
-        let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
-        if self.ear.set_read_timeout(timeout).is_ok() {
-            // A timeout, an interrupt and a byte all mean the same: look again.
-            let _woken_or_timed_out = (&self.ear).read(&mut [0]);
-        }
     }
 
     fn wake(&self, task: TaskId) {

@@ -152,6 +152,15 @@ impl Store {
         }
     }
 
+    /// What it takes whole, of a volume with blocks of this size: without a map and sums nothing but the device has a part of a
+    /// block merged.
+    pub fn whole_bytes(&self, block_bytes: u32) -> u32 {
+        match self {
+            Self::Direct(direct) => block_bytes.min(direct.device().geometry().logical_block_bytes),
+            _ => block_bytes,
+        }
+    }
+
     /// The log store, for what only that one can do.
     pub fn log(&self) -> Result<&LogStore> {
         match self {

@@ -21,10 +21,10 @@ struct Rig {
     volume: Volume,
 }
 
-fn rig_with(seed: u64, quarantine_buffers: usize) -> Rig {
+fn rig_on(seed: u64, quarantine_buffers: usize, logical_block_bytes: u32) -> Rig {
     let buffers = BufPoolOptions { arena_bytes: 0, quarantine_buffers, ..BufPoolOptions::default() };
     let (runtime, calendar) = Runtime::simulated_with(seed, buffers).unwrap();
-    let disk = SimulatedDisk::new(&calendar, seed, "disk", 8 << 20, 512);
+    let disk = SimulatedDisk::new(&calendar, seed, "disk", 8 << 20, logical_block_bytes);
     let context = runtime.context().clone();
     let volume = runtime.block_on(async {
         let device = disk.open(&context).unwrap();
@@ -40,8 +40,9 @@ fn rig_with(seed: u64, quarantine_buffers: usize) -> Rig {
     Rig { runtime, disk, volume }
 }
 
+/// Parts of blocks are merged.
 fn rig(seed: u64) -> Rig {
-    rig_with(seed, 0)
+    rig_on(seed, 0, BLOCK as u32)
 }
 
 async fn write(volume: &Volume, offset: u64, byte: u8, length: usize) -> Result<()> {
@@ -88,6 +89,22 @@ fn any_range_is_merged_with_what_surrounds_it() {
         }
         assert!(image(&rig.volume).await == expected);
     });
+}
+
+#[test]
+fn what_the_device_takes_whole_is_not_merged() {
+    for (logical_block_bytes, expected) in [(512, vec![(512, 512)]), (BLOCK as u32, vec![(0, BLOCK as u64)])]
+    {
+        let rig = rig_on(1, 0, logical_block_bytes);
+        let offset = rig.volume.info().data_offset_bytes;
+        rig.disk.start_recording();
+        rig.runtime.block_on(write(&rig.volume, 512, 1, 512)).unwrap();
+        let arrived = rig.disk.recorded().into_iter().filter(|one| one.event == Event::Arrived);
+        let (writes, reads): (Vec<_>, Vec<_>) = arrived.partition(|one| one.kind != OperationKind::Read);
+        let written: Vec<_> = writes.iter().map(|one| (one.offset - offset, one.length)).collect();
+        assert_eq!((written, reads.is_empty()), (expected, logical_block_bytes == 512));
+        assert_eq!(rig.runtime.block_on(image(&rig.volume))[..1024], [[0; 512], [1; 512]].concat());
+    }
 }
 
 #[test]
@@ -222,7 +239,7 @@ fn a_future_may_be_dropped_at_any_await_point() {
     for (which, operation) in operations.into_iter().enumerate() {
         let mut polls = 1;
         loop {
-            let rig = rig_with(which as u64, 256);
+            let rig = rig_on(which as u64, 256, BLOCK as u32);
             let context = rig.runtime.context().clone();
             let ended = rig.runtime.block_on(async {
                 write(&rig.volume, 0, 1, 8 * BLOCK).await.unwrap();

@@ -191,6 +191,7 @@ fn every_mutation_is_seen_but_those_that_the_document_lists() {
         (volumes::with_base(Backend::LoggedCow), "logged-cow"),
         (volumes::with_objects(Backend::Cow), "cow"),
         (volumes::with_objects(Backend::Overlay), "overlay"),
+        (volumes::with_objects(Backend::LoggedCow), "logged-cow"),
     ];
     for (made, backend) in made {
         let bytes = made.disk.peek(0, made.device_bytes as usize);

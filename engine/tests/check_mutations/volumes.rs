@@ -285,7 +285,11 @@ pub fn with_base(backend: Backend) -> Made {
 /// The same, in linear objects; some of them have been given back.
 pub fn with_objects(backend: Backend) -> Made {
     let options = CreateOptions { backend, objects: ObjectKind::Linear, ..log() };
-    let name = if backend == Backend::Cow { "linear copies" } else { "linear overlays" };
+    let name = match backend {
+        Backend::Cow => "linear copies",
+        Backend::LoggedCow => "linear copies behind a log",
+        _ => "linear overlays",
+    };
     made(name, (10 << 20) + 4096, options, &[40, 130], 4, false)
 }
 

@@ -8,6 +8,7 @@ use icecore::device::simulated::{Event, Fault, Recorded};
 use icecore::error::{Kind, Reason};
 use icecore::format::batch::{KIND_COPIED, KIND_DATA};
 use icecore::object::ObjectKind;
+use icecore::pool::layout::metadata_places;
 use icecore::runtime::OperationKind;
 use icecore::store::Backend;
 use icecore::store::log::ImageOptions;
@@ -19,6 +20,7 @@ use crate::base_vectors::{
 };
 use crate::linear_objects::{are_shown, write_together};
 use crate::objects::{Object, objects};
+use crate::on_disk::superblock;
 use crate::vlog::{self, BLOCK, MANUAL, MIB, PREFIXES, Rig, is_sound, small, write, write_base};
 
 /// A volume whose base holds `abcdefgh`, and that is brought there when somebody asks for it.
@@ -427,6 +429,86 @@ fn a_snapshot_that_goes_while_a_round_copies_takes_nothing_of_another() {
     }
 }
 
+/// How long a page of the index takes where that is slow, in nanoseconds.
+const SLOW_PAGE_NS: u64 = 10_000_000;
+
+/// Three snapshots, and a round that copies everything for the newest that sees it, while one of them is deleted and its object
+/// given back; the power is cut thereafter, while no checkpoint has told of the copies yet, or when the round has ended.
+/// Panics where something is not as it must be.
+fn delete_while_copies_wait(deleted: &str, after_ns: u64, is_cut: bool) {
+    let case = format!("{deleted} deleted after {after_ns} ns, cut: {is_cut}");
+    let rig = Rig::new(1, 8 * MIB, linear());
+    rig.runtime.block_on(async {
+        let volume = rig.open(MANUAL).await;
+        write_base(&volume).await;
+        volume.apply(None).await.unwrap();
+        let mut kept = vec!["T0", "T1", "T2"];
+        for name in &kept {
+            volume.create_snapshot(name).await.unwrap();
+        }
+        for lba in 0..8 {
+            write(&volume, lba, b'!').await.unwrap();
+        }
+        let index = metadata_places(&superblock(&rig.disk)).index;
+        rig.disk.set_plan(Box::new(move |request, _| {
+            let is_page = (index.offset.get()..index.end()).contains(&request.offset);
+            (is_page && request.kind != OperationKind::Read).then_some(Fault::Stall(SLOW_PAGE_NS))
+        }));
+        let applying = volume.clone();
+        let applying = volume.context().spawn(async move { applying.apply(None).await.unwrap() });
+        volume.context().sleep(after_ns).await;
+        volume.delete_snapshot(deleted).await.unwrap();
+        kept.retain(|name| *name != deleted);
+        volume.context().sleep(SLOW_PAGE_NS / 2).await;
+        if is_cut {
+            applying.abort();
+            drop(applying);
+        } else {
+            applying.await.unwrap();
+        }
+        rig.disk.set_plan(Box::new(|_, _| None));
+        let volume = rig.cut_and_open(volume).await;
+        for name in &kept {
+            assert_eq!(vlog::shown(&volume, name).await.unwrap(), T0, "{case}");
+        }
+        assert_eq!(vlog::current(&volume).await, "!!!!!!!!", "{case}");
+        for name in kept {
+            volume.delete_snapshot(name).await.unwrap();
+        }
+        volume.apply(None).await.unwrap();
+        volume.context().sleep(3_000_000_000).await;
+        let live = volume.status().log.unwrap().live_blocks;
+        assert_eq!((live, objects(&rig.disk)), (0, vec![]), "{case}");
+    });
+}
+
+/// The round begins with a slow checkpoint, and copies are told of by the next.
+fn delete_while_copies_wait_at_any_time() {
+    for after_ns in (0..3 * SLOW_PAGE_NS).step_by(500_000) {
+        for deleted in ["T1", "T2"] {
+            [false, true].iter().for_each(|is_cut| delete_while_copies_wait(deleted, after_ns, *is_cut));
+        }
+    }
+}
+
+#[test]
+fn an_object_stays_for_copies_of_which_no_checkpoint_has_told() {
+    delete_while_copies_wait_at_any_time();
+}
+
+#[cfg(feature = "mutations")]
+#[test]
+fn that_copies_are_told_of_too_early_or_not_waited_for_is_seen() {
+    use icecore::mutation::{Mutation, switch};
+
+    for mutation in [Mutation::CopyToldEarly, Mutation::CopyNotAwaited] {
+        switch(Some(mutation));
+        let played = std::panic::catch_unwind(delete_while_copies_wait_at_any_time);
+        switch(None);
+        assert!(played.is_err(), "{mutation:?} is not found");
+    }
+}
+
 /// V-SPACE with linear objects: four of eight places are used, and there is nothing to be full. Should the pool have no room for one
 /// more object, the snapshot is refused; what has been taken keeps all that it sees while everything is written again and again.
 #[test]
@@ -478,4 +560,40 @@ fn v_space_a_snapshot_that_was_taken_is_never_full() {
         drop(volume);
         is_sound(&rig).await;
     });
+}
+
+/// What the log holds goes to the base, and makes room: a snapshot waits for that as a write does, and is refused only where it
+/// would be afterwards.
+#[test]
+fn a_snapshot_waits_for_the_room_that_a_round_makes() {
+    let mut most = 0;
+    for (seed, blocks) in (0..10).flat_map(|seed| [64, 96, 128, 160].map(|blocks| (seed, blocks))) {
+        let rig = Rig::new(seed, 8 * MIB, CreateOptions { size_bytes: Some(blocks * BLOCK), ..linear() });
+        rig.runtime.block_on(async {
+            let volume = rig.open_with(OpenOptions::default()).await;
+            let all: Vec<u64> = (0..blocks).collect();
+            let mut names = Vec::new();
+            loop {
+                let letter = b'a' + names.len() as u8 % 26;
+                write_together(&volume, &all, letter).await;
+                let name = format!("snapshot {}", names.len());
+                match volume.create_snapshot(&name).await {
+                    Ok(taken) => names.push((taken.name, letter)),
+                    Err(refused) => {
+                        assert!(matches!(refused.reason(), Reason::NoRoomForObject { .. }), "{refused}");
+                        volume.apply(None).await.unwrap();
+                        let again = volume.create_snapshot(&name).await;
+                        assert!(again.is_err(), "{blocks} blocks, seed {seed}, after {}", names.len());
+                        break;
+                    }
+                }
+            }
+            are_shown(&volume, &names).await;
+            volume.close().await.unwrap();
+            drop(volume);
+            is_sound(&rig).await;
+            most = most.max(names.len());
+        });
+    }
+    assert!(most >= 4, "{most}");
 }

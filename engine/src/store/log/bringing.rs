@@ -158,7 +158,7 @@ impl Core {
         self.bringing().is_some_and(|bringing| {
             let applied = bringing.applied.get();
             let is_asked = bringing.options.automatic || applied < bringing.wanted.get();
-            is_asked && applied < self.sequence() && !bringing.is_stuck.get()
+            is_asked && applied < self.sequence() && !bringing.is_stuck.get() && !bringing.is_closed.get()
         })
     }
 

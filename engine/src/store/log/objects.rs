@@ -365,14 +365,12 @@ impl Core {
             let chosen = self.choose_object(&self.contents.journal().state());
             let Err(refused) = chosen else { return Ok(()) };
             let refused = if self.failed.is_raised() { Reason::Poisoned } else { refused };
-            let frees_soon =
-                self.has_given_up() || self.dropped_branch().is_some() || self.to_give_back().is_some();
+            let frees_soon = self.room_comes() || self.to_give_back().is_some();
             if refused == Reason::Poisoned || (asked && !frees_soon) {
                 return Err(Error::new("take snapshot", refused).on(self.device.name()));
             }
             if frees_soon {
-                self.log()?.progress.give();
-                self.settled.wait().await;
+                self.wait_for_room().await?;
             } else {
                 // What the log has left behind is free once a checkpoint says so.
                 self.checkpoint().await?;

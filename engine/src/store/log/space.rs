@@ -50,7 +50,7 @@ pub(super) struct Space {
     used_blocks_max: Cell<u64>,
     /// Somebody waits until a snapshot is broken.
     break_wanted: Cell<bool>,
-    /// Writes that wait for room.
+    /// Writes and snapshots that wait for room.
     waiting: Cell<u32>,
 }
 
@@ -61,7 +61,7 @@ impl Space {
         Self { limit_blocks, when_full, reserved_blocks, used_blocks_max, break_wanted, waiting }
     }
 
-    /// Whether a write waits for room.
+    /// Whether somebody waits for room.
     pub fn is_waiting(&self) -> bool {
         self.waiting.get() > 0
     }
@@ -84,7 +84,7 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// A write that waits for room. One that is dropped meanwhile asks for nothing any more.
+/// Something that waits for room. What is dropped meanwhile asks for nothing any more.
 #[derive(Debug)]
 struct Waiting<'a> {
     core: &'a Core,
@@ -143,10 +143,7 @@ impl LogStore {
             }
             space.break_wanted.set(true);
         }
-        core.log()?.progress.give();
-        let mut waiting = Waiting::new(core);
-        core.settled.wait().await;
-        waiting.is_over = true;
+        core.wait_for_room().await?;
         Ok(None)
     }
 }
@@ -172,6 +169,15 @@ impl Core {
             },
             when_full: self.space.when_full,
         }
+    }
+
+    /// Waits until something has come free, or may have: what goes to the base goes at once.
+    pub(super) async fn wait_for_room(&self) -> Result<()> {
+        self.log()?.progress.give();
+        let mut waiting = Waiting::new(self);
+        self.settled.wait().await;
+        waiting.is_over = true;
+        Ok(())
     }
 
     /// Whether room comes: what has been given up comes free soon, and so does what goes to the base.
