@@ -391,14 +391,12 @@ impl Names {
         self.snapshots.contains_key(&number)
     }
 
-    /// The moment of a snapshot that is known, kept or not.
-    pub fn moment(&self, number: u64) -> Option<Moment> {
-        self.snapshots.get(&number).map(|(moment, _)| *moment)
-    }
-
-    /// The numbers of the snapshots of the volume itself that are kept.
-    pub fn kept_of_volume(&self) -> impl Iterator<Item = u64> {
-        self.kept.iter().filter(|(moment, _)| moment.branch == 0).map(|(_, number)| *number)
+    /// Number and sequence of the snapshots of the volume itself that are kept.
+    pub fn kept_of_volume(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.kept
+            .iter()
+            .filter(|(moment, _)| moment.branch == 0)
+            .map(|(moment, number)| (*number, moment.sequence))
     }
 
     /// Whether the snapshot of this number and moment of the volume is kept.

@@ -7,7 +7,6 @@ use super::shape::{HOME_FIRST, Shape};
 use super::state::{Judged, NUMBER_MAX, State, require};
 use crate::format::index_page::INHERITED;
 use crate::format::journal::{Change, Object, Snapshot};
-use crate::units::Moment;
 
 /// Objects of a pool at most.
 const OBJECTS_MAX: usize = 64;
@@ -123,24 +122,13 @@ impl Objects {
 }
 
 impl State {
-    /// The objects of an image are those of its snapshots, in their order: each one of the volume that is kept has its own, and
-    /// one that is known is of the moment that the object says.
+    /// Each snapshot of the volume that an image keeps has its object there. Others may have outlived theirs, whose numbers may
+    /// have been given anew.
     pub(super) fn objects_fit(&self) -> Judged {
-        let of = || {
-            self.objects
-                .by_first
-                .values()
-                .map(|object| (object.body.snapshot.get(), object.body.sequence.get()))
-        };
-        let is_sorted = of().is_sorted_by(|one, next| one.0 < next.0);
-        let is_known = of().all(|(number, sequence)| {
-            number > 0
-                && self.names.moment(number).is_none_or(|moment| moment == Moment { branch: 0, sequence })
-        });
-        require(is_sorted && is_known, "a linear object is of no snapshot")?;
-        let has_its = |number| of().any(|(of, _)| of == number);
+        let of = |one: &ObjectState| (one.body.snapshot.get(), one.body.sequence.get());
+        let has_its = |kept| self.objects.by_first.values().any(|one| of(one) == kept);
         let is_whole = !self.shape.objects || self.names.kept_of_volume().all(has_its);
-        require(is_whole, "a snapshot has no linear object, or one too many")
+        require(is_whole, "a snapshot has no linear object")
     }
 
     /// An object is taken or, without segments, given back, by a record.
