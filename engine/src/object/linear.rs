@@ -4,6 +4,8 @@
 //! began later.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 
 use crate::buf::Buf;
 use crate::device::{Device, Io};
@@ -51,10 +53,16 @@ impl Linear {
     }
 
     /// Writes `buf` at `offset`.
-    pub async fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> (Result<()>, Buf) {
-        let written = self.device.write(self.place(offset), buf, io).await;
-        self.completed.set(self.completed.get() + 1);
-        written
+    pub fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
+        let mut writing = self.device.write(self.place(offset), buf, io);
+        // Not an async function, whose future would keep what it was called with beside what it waits for.
+        poll_fn(move |context| {
+            let written = Pin::new(&mut writing).poll(context);
+            if written.is_ready() {
+                self.completed.set(self.completed.get() + 1);
+            }
+            written
+        })
     }
 
     /// Makes what has completed durable.

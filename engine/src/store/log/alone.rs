@@ -43,6 +43,11 @@ impl BaseMark {
         if self.is_mixed() == mixed {
             return Ok(());
         }
+        // Boxed, because superblocks are long: in place they would lie in every write.
+        Box::pin(self.change(mixed, failed)).await
+    }
+
+    async fn change(&self, mixed: bool, failed: &FailureFlag) -> Result<()> {
         let _turn = self.turn.lock(0, 1).await;
         if self.is_mixed() == mixed {
             return Ok(());
