@@ -41,7 +41,7 @@ fn every_suite_leaves_its_parts() {
         return;
     }
     let folder = folder();
-    let arguments = ["--create", "134217728", "--span", "16777216", "--seconds", "0.2", "--warmup", "0.1"];
+    let arguments = ["--create", "134217728", "--span", "16777216", "--seconds", "0.1", "--warmup", "0.05"];
     let more = ["--repeats", "1", "--seed", "3", "--snapshots", "1,3", "--changes", "64", "--json"];
     // The second one has no room.
     let sizes = ["--sizes", "33554432,1099511627776"];
@@ -374,7 +374,7 @@ fn creation_on_volumes_of_any_size() {
     let arguments = ["--create", "137438953472", "--suite", "creation", "--span", "16777216", "--seed", "4"];
     let sizes =
         ["--sizes", "16777216,68719476736", "--snapshots", "2,70", "--changes", "64", "--repeats", "1"];
-    let backends = ["--backend", "log,cow,overlay,cow-linear,overlay-linear"];
+    let backends = ["--backend", "log,cow,overlay,cow-linear,logged-cow-linear,overlay-linear"];
     expect(&program(folder.path(), &[&arguments[..], &sizes, &backends].concat()), 0);
     let data = RunData::read(&folder.path().join("out")).unwrap();
     let parts = |arm: &str, phase: &str| -> Vec<&RunRow> {
@@ -412,7 +412,7 @@ fn creation_on_volumes_of_any_size() {
             );
         }
     }
-    for arm in ["cow-linear", "overlay-linear"] {
+    for arm in ["cow-linear", "logged-cow-linear", "overlay-linear"] {
         assert_eq!(ends(&parts(arm, "volume-16-MiB")), [2, 64], "{arm}: as many as there are objects");
         // Of the large volume, two whole ones have no room in the file.
         assert!(parts(arm, "volume-65536-MiB").is_empty(), "{arm}");
