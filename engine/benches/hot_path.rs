@@ -1,4 +1,4 @@
-//! What the engine's own parts cost: executor, slab, range lock, device door, volume.
+//! What the engine's own parts cost: executor, timers, slab, range lock, device door, volume.
 //!
 //! Everything runs on the null device, so no I/O is in the figures. Run with
 //! `cargo bench -p icecore --bench hot_path`.
@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use icecore::device::{Cause, Device, Io};
-use icecore::runtime::{RangeLock, Runtime, RuntimeOptions};
+use icecore::runtime::{IoMode, RangeLock, Runtime, RuntimeOptions};
 use icecore::units::ByteOffset;
 
 const TURNS: u64 = 1000;
@@ -41,6 +41,21 @@ fn executor(criterion: &mut Criterion) {
             });
         });
     });
+    group.finish();
+}
+
+/// How long a sleep of 1 ms takes.
+fn timers(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sleep of 1 ms");
+    for io_mode in [IoMode::Uring, IoMode::Blocking] {
+        let runtime = match Runtime::new(RuntimeOptions { io_mode, ..RuntimeOptions::default() }) {
+            Ok(runtime) => runtime,
+            Err(error) => panic!("{error}"),
+        };
+        group.bench_function(format!("{io_mode:?}"), |bencher| {
+            bencher.iter(|| runtime.block_on(runtime.context().sleep(1_000_000)));
+        });
+    }
     group.finish();
 }
 
@@ -104,5 +119,5 @@ fn buffers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, executor, device_door, range_lock, buffers);
+criterion_group!(benches, executor, timers, device_door, range_lock, buffers);
 criterion_main!(benches);

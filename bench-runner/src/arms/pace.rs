@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_queue_shows_in_what_was_intended_alone() {
         assert!(run(None, 50 * MS, |_| SERVICE_NS).open.is_none());
-        // More than this it never does, and a quarter of it where sleeps are long.
+        // More than this it never does, and much less where the machine has other things to do.
         let capacity = f64::from(DEPTH) * 1e9 / SERVICE_NS as f64;
         let over = run(Some(1.5 * capacity), 1_000 * MS, |_| SERVICE_NS);
         let open = over.open.as_ref().expect("an open load");

@@ -14,7 +14,7 @@ pub(super) const MS: u64 = 1_000_000;
 /// Operations that are served at once.
 pub(super) const DEPTH: u32 = 4;
 
-/// Takes so long for an operation that begins at a time since it was made. A sleep of a system without io_uring is 8 ms at least.
+/// Takes so long for an operation that begins at a time since it was made.
 #[derive(Clone)]
 struct Served {
     context: Context,

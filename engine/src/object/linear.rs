@@ -52,7 +52,7 @@ impl Linear {
         self.device.read(self.place(offset), buf, io)
     }
 
-    /// Writes `buf` at `offset`.
+    /// Writes `buf` at `offset`, beginning at once, as [`Device::write`] does.
     pub fn write(&self, offset: ByteOffset, buf: Buf, io: Io) -> impl Future<Output = (Result<()>, Buf)> {
         let mut writing = self.device.write(self.place(offset), buf, io);
         // Not an async function, whose future would keep what it was called with beside what it waits for.

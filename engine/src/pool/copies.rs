@@ -96,7 +96,6 @@ impl Contents {
             self.homecoming.borrow_mut().add(place, None);
             #[cfg(feature = "mutations")]
             if crate::mutation::is_on(crate::mutation::Mutation::CopyToldEarly) {
-                self.homecoming.borrow_mut().remove(place);
                 state.rows.get_mut(&place.0).into_iter().for_each(|row| row.revive(place.1));
             }
         } else if let Some(row) = state.rows.get_mut(&place.0) {

@@ -152,8 +152,8 @@ impl Store {
         }
     }
 
-    /// What it takes whole, of a volume with blocks of this size: without a map and sums nothing but the device has a part of a
-    /// block merged.
+    /// What it takes as it is, of a volume with blocks of this size. `direct` has neither a map nor checksums of blocks, so that
+    /// a part of one is merged only where the device's own blocks are larger.
     pub fn whole_bytes(&self, block_bytes: u32) -> u32 {
         match self {
             Self::Direct(direct) => block_bytes.min(direct.device().geometry().logical_block_bytes),

@@ -187,16 +187,16 @@ impl Volume {
 
     /// Writes the blocks `start..end` with `bytes` laid over them at `offset`; the range is held by `io`.
     async fn merge(&self, start: u64, end: u64, offset: ByteOffset, bytes: &[u8], io: Io) -> Result<()> {
-        let block_bytes = self.0.block_bytes;
+        let whole_bytes = self.0.whole_bytes;
         let mut merged = self.context().buffers().get((end - start) as usize)?;
         let head_partial = offset.0 != start;
         let tail_partial = offset.0 + bytes.len() as u64 != end;
-        let last = end - block_bytes;
+        let last = end - whole_bytes;
         if head_partial || (tail_partial && last == start) {
-            self.read_block(start, &mut merged[..block_bytes as usize]).await?;
+            self.read_block(start, &mut merged[..whole_bytes as usize]).await?;
         }
         if tail_partial && last != start {
-            let tail = merged.len() - block_bytes as usize;
+            let tail = merged.len() - whole_bytes as usize;
             self.read_block(last, &mut merged[tail..]).await?;
         }
         let head = (offset.0 - start) as usize;
@@ -223,9 +223,9 @@ impl Volume {
         let (first, last) = self.covering_blocks(offset, length);
         let guard = self.lock_range(first, last).await;
         self.check_unpoisoned(name)?;
-        let block_bytes = self.0.block_bytes;
-        let whole_start = offset.0.next_multiple_of(block_bytes);
-        let whole_end = end - end % block_bytes;
+        let whole_bytes = self.0.whole_bytes;
+        let whole_start = offset.0.next_multiple_of(whole_bytes);
+        let whole_end = end - end % whole_bytes;
         let zeroes = [0; super::BLOCK_BYTES_MAX as usize];
         let io = self.write_io(guard, Durability::OnFlush);
         if whole_start > whole_end {
@@ -250,12 +250,12 @@ impl Volume {
     }
 
     fn covering_blocks(&self, offset: ByteOffset, length: u64) -> (u64, u64) {
-        let block_bytes = self.0.block_bytes;
-        (offset.0 - offset.0 % block_bytes, (offset.0 + length).next_multiple_of(block_bytes))
+        let whole_bytes = self.0.whole_bytes;
+        (offset.0 - offset.0 % whole_bytes, (offset.0 + length).next_multiple_of(whole_bytes))
     }
 
     fn is_whole_blocks(&self, offset: ByteOffset, length: u64) -> bool {
-        (offset.0 | length) & (self.0.block_bytes - 1) == 0
+        (offset.0 | length) & (self.0.whole_bytes - 1) == 0
     }
 
     fn check(&self, name: &'static str, offset: ByteOffset, length: u64, granularity: u64) -> Result<()> {

@@ -94,8 +94,8 @@ struct Inner {
     closed: Cell<bool>,
     read_only: bool,
     size_bytes: u64,
-    /// What the store takes whole; writes of parts of it are merged.
-    block_bytes: u64,
+    /// What the store takes as it is; writes of parts of it are merged.
+    whole_bytes: u64,
     /// The pool's own volume, where this is a further one, or a writable snapshot.
     origin: Option<Volume>,
     /// The writable snapshots and further volumes that are open, by their names.
@@ -118,7 +118,7 @@ impl Volume {
         let superblock_turn = origin.as_ref().map(|pool| pool.0.superblock_turn.clone()).unwrap_or_default();
         let size_bytes =
             store.log().ok().and_then(|log| log.size_bytes()).unwrap_or(record.volume_bytes.get());
-        let block_bytes = store.whole_bytes(record.block_bytes.get()).into();
+        let whole_bytes = store.whole_bytes(record.block_bytes.get()).into();
         Self(Rc::new(Inner {
             device: devices.pool,
             volume_device: devices.volume,
@@ -131,7 +131,7 @@ impl Volume {
             closed: Cell::new(false),
             read_only,
             size_bytes,
-            block_bytes,
+            whole_bytes,
             origin,
             writable: RefCell::default(),
             loans: RefCell::default(),

@@ -96,11 +96,12 @@ impl Volume {
 
     /// The regions that hold these ranges of blocks.
     fn regions(&self, blocks: Vec<Range<u64>>) -> Vec<Range<u64>> {
-        let region = u64::from(self.info().region_bytes);
+        let info = self.info();
+        let (region, block) = (u64::from(info.region_bytes), u64::from(info.block_bytes));
         let mut regions: Vec<Range<u64>> = Vec::new();
         for range in blocks {
-            let start = range.start * self.0.block_bytes / region * region;
-            let end = (range.end * self.0.block_bytes).next_multiple_of(region);
+            let start = range.start * block / region * region;
+            let end = (range.end * block).next_multiple_of(region);
             match regions.last_mut().filter(|last| start <= last.end) {
                 Some(last) => last.end = last.end.max(end),
                 None => regions.push(start..end),

@@ -107,6 +107,16 @@ fn what_the_device_takes_whole_is_not_merged() {
     }
 }
 
+/// Every write of every backend carries it, so that what is long and seldom is boxed.
+#[test]
+fn the_future_of_a_write_is_short() {
+    let rig = rig(1);
+    let buf = rig.volume.context().buffers().get(BLOCK).unwrap();
+    let bytes = size_of_val(&rig.volume.write(ByteOffset(0), buf, Durability::OnFlush));
+    println!("{bytes} bytes");
+    assert!(bytes <= 2048, "{bytes}");
+}
+
 #[test]
 fn wrong_requests_change_nothing() {
     let rig = rig(2);
