@@ -9,10 +9,11 @@ use hdrhistogram::Histogram;
 use icecore_workloads::{Generations, Stamper, Workload};
 
 use crate::failure::Failure;
-use crate::recorder::Clock;
+use crate::recorder::{Clock, latency_histogram};
 use crate::replay::Replay;
 use crate::replay::feed::Made;
 use crate::stats::steady::{self, Rounds};
+use crate::validity::taken_from_this_thread_ns;
 
 /// One measurement of one arm: a workload at a queue depth over a span of a device.
 #[derive(Clone, Debug)]
@@ -70,6 +71,8 @@ pub struct OpenFigures {
     pub backlog_max: u64,
     /// Operations that were given up because as many as [`BACKLOG_MAX`] were due before them.
     pub overflow: u64,
+    /// Time that the machine took from the thread over the window; `None` where that is not known.
+    pub taken_ns: Option<u64>,
 }
 
 /// Operations that an open load keeps waiting. With more of them the target is beyond what it can do, and waiting longer
@@ -79,22 +82,64 @@ pub const BACKLOG_MAX: u64 = 100_000;
 /// Share of the offered operations that must be completed for a load not to count as saturated.
 pub const ACHIEVED_MIN: f64 = 0.99;
 
-/// An open load does not count where one operation in a hundred was begun later than this, or than a tenth of the median
-/// latency if that is more: the runner would be part of what it measures.
+/// One operation in a hundred of an open load may be begun later than this, or than a tenth of the median latency if that is more;
+/// beyond it the load counts only where that was the arm's own work (`TAKEN_SHARE_MAX`).
 const LATENESS_NS_MAX: u64 = 20_000;
 
 /// The same of a replay: between the pauses of a trace a processor goes to sleep, and its clocks were no more exact.
 const REPLAY_LATENESS_NS_MAX: u64 = 1_000_000;
 
+/// Where the machine took no more of the time of an open load than this, what was begun late waited for the arm: engine and load share
+/// a thread. Less than the hundredth of the operations that is asked about, since those after an interruption are late too.
+const TAKEN_SHARE_MAX: f64 = 0.005;
+
 impl OpenFigures {
-    /// Why the load does not count, if the runner was too late; `service_p50_ns`: the median latency from the beginning of an
-    /// operation.
-    pub fn refusal(&self, service_p50_ns: u64, is_replay: bool) -> Option<String> {
+    /// Of a load of that rate, before anything of it.
+    pub fn new(offered_per_second: f64) -> Self {
+        let [read_ns, write_ns, lateness_ns] = [(); 3].map(|()| latency_histogram());
+        Self {
+            offered_per_second,
+            read_ns,
+            write_ns,
+            lateness_ns,
+            backlog_max: 0,
+            overflow: 0,
+            taken_ns: None,
+        }
+    }
+
+    /// The window opens; from the thread of the load, as [`OpenFigures::end`].
+    pub(crate) fn begin(&mut self) {
+        self.taken_ns = taken_from_this_thread_ns();
+    }
+
+    /// The window closes.
+    pub(crate) fn end(&mut self) {
+        let before_and_now = self.taken_ns.zip(taken_from_this_thread_ns());
+        self.taken_ns = before_and_now.map(|(before_ns, now_ns)| now_ns.saturating_sub(before_ns));
+    }
+
+    /// Share of the window in which the machine had taken the processor from the load.
+    pub fn taken_share(&self, elapsed_ns: u64) -> Option<f64> {
+        Some(self.taken_ns? as f64 / elapsed_ns.max(1) as f64)
+    }
+
+    /// Why the load does not count, if the machine let the runner be too late; `service_p50_ns`: the median latency from the
+    /// beginning of an operation.
+    pub fn refusal(&self, service_p50_ns: u64, elapsed_ns: u64, is_replay: bool) -> Option<String> {
+        let taken = self.taken_share(elapsed_ns);
+        if !is_replay && taken.is_some_and(|share| share <= TAKEN_SHARE_MAX) {
+            return None;
+        }
         let least_ns = if is_replay { REPLAY_LATENESS_NS_MAX } else { LATENESS_NS_MAX };
         let bound_ns = least_ns.max(service_p50_ns / 10);
         let late_ns = self.lateness_ns.value_at_quantile(0.99);
         (late_ns > bound_ns).then(|| {
-            format!("the runner began operations late: p99 {late_ns} ns, above {bound_ns} ns; leave the processor to it")
+            let taken = taken.map_or("a part of".to_owned(), |share| format!("{:.1} % of", share * 100.0));
+            format!(
+                "the runner began operations late: p99 {late_ns} ns, above {bound_ns} ns, and the machine took {taken} its time; \
+                 leave the processor to it"
+            )
         })
     }
 
@@ -377,4 +422,33 @@ pub struct SuitePart<'a> {
     pub windows: &'a [Window],
     /// Whether another system was measured.
     pub is_peer: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Late by the arm's own work counts; late because the machine was busy, or might have been, does not.
+    #[test]
+    fn a_load_is_refused_for_what_the_machine_took() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let mut open = OpenFigures::new(1_000.0);
+        open.lateness_ns.record_n(1_000, 980).unwrap();
+        open.lateness_ns.record_n(300_000, 20).unwrap();
+        let mut refusal = |taken_ns, service_p50_ns| {
+            open.taken_ns = taken_ns;
+            open.refusal(service_p50_ns, SECOND_NS, false)
+        };
+        assert_eq!(refusal(Some(4_000_000), 100_000), None);
+        let reason = refusal(Some(31_000_000), 100_000).unwrap();
+        assert!(reason.contains("above 20000 ns, and the machine took 3.1 % of its time"), "{reason}");
+        assert!(refusal(None, 100_000).unwrap().contains("took a part of its time"));
+        assert_eq!(refusal(None, 4_000_000), None, "less than a tenth of the latency");
+
+        // Between the requests of a trace a processor sleeps, and the time it takes to wake is nobody's.
+        open.taken_ns = Some(0);
+        assert_eq!(open.refusal(100_000, SECOND_NS, true), None);
+        open.lateness_ns.record_n(2_000_000, 50).unwrap();
+        assert!(open.refusal(100_000, SECOND_NS, true).is_some());
+    }
 }

@@ -133,11 +133,12 @@ pub(crate) fn table(data: &RunData) -> String {
         "from when operations were to begin; p50 serv. from when they were begun; times in microseconds\n",
     );
     if let Some(slo_ns) = data.manifest.plan.slo_ns {
+        let within = slo_ns / 1_000;
         for (row, point) in slo_points(&loads, slo_ns) {
             let at = format!("{} depth {} {}", row.workload, row.queue_depth.unwrap_or_default(), row.arm);
             let _ = match point {
-                Some(rate) => writeln!(text, "{at}: up to {rate:.0} a second with a p99 within {slo_ns} ns"),
-                None => writeln!(text, "{at}: at no load was the p99 within {slo_ns} ns"),
+                Some(rate) => writeln!(text, "{at}: up to {rate:.0} a second with a p99 within {within} µs"),
+                None => writeln!(text, "{at}: at no load was the p99 within {within} µs"),
             };
         }
     }

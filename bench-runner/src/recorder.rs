@@ -200,10 +200,7 @@ impl Recorder {
 
     /// The same for an open load of that rate.
     pub fn open(self, offered_per_second: f64) -> Self {
-        let [read_ns, write_ns, lateness_ns] = [(); 3].map(|()| latency_histogram());
-        let open =
-            OpenFigures { offered_per_second, read_ns, write_ns, lateness_ns, backlog_max: 0, overflow: 0 };
-        Self { open: Some(open), ..self }
+        Self { open: Some(OpenFigures::new(offered_per_second)), ..self }
     }
 
     /// Ends the window now, if it is open: a trace has ended, and its last request completed. False, and nothing done, where it
@@ -303,11 +300,17 @@ impl Recorder {
     #[cold]
     fn enter(&mut self, phase: Phase, now_ns: u64) {
         self.phase = phase;
-        let usage = Some(Usage::at(now_ns));
-        match phase {
-            Phase::WarmUp => {}
-            Phase::Measuring => self.begin = usage,
-            Phase::Done => self.end = usage,
+        // Of the window are the operations alone, not what is asked of the system at its ends.
+        match (phase, &mut self.open) {
+            (Phase::WarmUp, _) => {}
+            (Phase::Measuring, open) => {
+                open.iter_mut().for_each(OpenFigures::begin);
+                self.begin = Some(Usage::at(now_ns));
+            }
+            (Phase::Done, open) => {
+                self.end = Some(Usage::at(now_ns));
+                open.iter_mut().for_each(OpenFigures::end);
+            }
         }
     }
 

@@ -433,8 +433,9 @@ fn one_arm(
     };
     if let Some(open) = &outcome.open {
         let service = results::merged([&outcome.read.latency_ns, &outcome.write.latency_ns]);
-        let refusal =
-            |service: Histogram<u64>| open.refusal(service.value_at_quantile(0.5), task.replay.is_some());
+        let refusal = |service: Histogram<u64>| {
+            open.refusal(service.value_at_quantile(0.5), outcome.elapsed_ns, task.replay.is_some())
+        };
         wrong = wrong.or(service.and_then(refusal));
     }
     if let Some(replayed) = &outcome.replayed {

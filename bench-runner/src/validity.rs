@@ -95,6 +95,24 @@ fn device_bytes(stat: &str) -> Option<u64> {
     Some((fields.get(2)? + fields.get(6)?) * STAT_SECTOR_BYTES)
 }
 
+/// Time that the machine has taken from the calling thread, in nanoseconds: the thread was ready and did not run, and what the
+/// system under this one took from all processors. `None` where the kernel does not tell.
+pub(crate) fn taken_from_this_thread_ns() -> Option<u64> {
+    let waited_ns = waited_ns(&fs::read_to_string("/proc/thread-self/schedstat").ok()?)?;
+    Some(waited_ns + stolen_ns(&fs::read_to_string("/proc/stat").ok()?)?)
+}
+
+/// Second field of the kernel's `schedstat` of a thread.
+fn waited_ns(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Eighth value of the first line of the kernel's `stat`, in hundredths of a second.
+fn stolen_ns(stat: &str) -> Option<u64> {
+    let ticks: u64 = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().nth(7)?.parse().ok()?;
+    Some(ticks * 10_000_000)
+}
+
 /// Bytes that this process has had read and written by devices, as the kernel counts them.
 pub(crate) fn kernel_bytes() -> Option<(u64, u64)> {
     process_bytes(&fs::read_to_string("/proc/self/io").ok()?)
@@ -117,6 +135,11 @@ mod tests {
         let io = "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 4096\nwrite_bytes: 8192\ncancelled_write_bytes: 9\n";
         assert_eq!(process_bytes(io), Some((4_096, 8_192)));
         assert_eq!(process_bytes("rchar: 1\n"), None);
+        assert_eq!(waited_ns("62114 49410 2\n"), Some(49_410));
+        let stat =
+            "cpu  7513114 178300 1352261 3682874 1181664 0 128007 5599 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(stolen_ns(stat), Some(55_990_000_000));
+        assert_eq!((waited_ns("62114"), stolen_ns("cpu0 1 2 3 4 5 6 7 8 9 10\n")), (None, None));
     }
 
     #[test]

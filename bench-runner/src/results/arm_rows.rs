@@ -262,6 +262,7 @@ impl ArmRun<'_> {
             add("all", "lateness", stat, "ns", value);
         }
         add("all", "lateness", "max", "ns", Some(open.lateness_ns.max() as f64));
+        add("all", "processor_taken", "mean", "1", open.taken_share(outcome.elapsed_ns));
         let achieved = outcome.per_second() / open.offered_per_second;
         add("all", "achieved_of_offered", "mean", "1", Some(achieved));
         add("all", "backlog", "max", "1", Some(open.backlog_max as f64));

@@ -3,7 +3,7 @@
 use icecore_workloads::{Generations, OperationKind};
 
 use crate::measure::{ArmOutcome, OpenFigures, OperationFigures, Window};
-use crate::recorder::{CpuTimes, Recorded, empty_figures, latency_histogram};
+use crate::recorder::{CpuTimes, Recorded, empty_figures};
 use crate::results::merged;
 use crate::stats;
 
@@ -34,20 +34,14 @@ pub(super) struct Record {
 impl Record {
     /// From now on; of a load of that rate, where it has one.
     pub fn from(since_ns: u64, offered_per_second: Option<f64>) -> Self {
-        let open = |offered_per_second| OpenFigures {
-            offered_per_second,
-            read_ns: latency_histogram(),
-            write_ns: latency_histogram(),
-            lateness_ns: latency_histogram(),
-            backlog_max: 0,
-            overflow: 0,
-        };
+        let mut open = offered_per_second.map(OpenFigures::new);
+        open.iter_mut().for_each(OpenFigures::begin);
         Self {
             since_ns,
             cpu: CpuTimes::of_this_thread(),
             read: empty_figures(),
             write: empty_figures(),
-            open: offered_per_second.map(open),
+            open,
             windows: Vec::new(),
         }
     }
@@ -93,12 +87,13 @@ impl Record {
 
     /// Until then.
     pub fn seen(self, now_ns: u64, io_path: String) -> Seen {
-        let Self { since_ns, cpu, read, write, open, mut windows } = self;
+        let Self { since_ns, cpu, read, write, mut open, mut windows } = self;
         let elapsed_ns = now_ns - since_ns;
         if let Some(last) = windows.last_mut() {
             last.length_ns = WINDOW_NS.min(elapsed_ns.saturating_sub(last.begin_ns));
         }
         let now = CpuTimes::of_this_thread();
+        open.iter_mut().for_each(OpenFigures::end);
         let used = |of: fn(CpuTimes) -> u64| Some(of(now?).saturating_sub(of(cpu?)));
         let recorded = Recorded {
             open,
@@ -143,6 +138,6 @@ impl Seen {
     /// Why it does not count as a load of its rate: the runner itself was late.
     pub fn refusal(&self) -> Option<String> {
         let service = merged([&self.outcome.read.latency_ns, &self.outcome.write.latency_ns])?;
-        self.outcome.open.as_ref()?.refusal(service.value_at_quantile(0.5), false)
+        self.outcome.open.as_ref()?.refusal(service.value_at_quantile(0.5), self.outcome.elapsed_ns, false)
     }
 }

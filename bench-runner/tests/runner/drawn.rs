@@ -87,6 +87,7 @@ pub fn append_part(
             lateness_ns: outcome.write.latency_ns.clone(),
             backlog_max: 7,
             overflow: 0,
+            taken_ns: Some(10_000_000),
         });
     }
     let run = ArmRun {

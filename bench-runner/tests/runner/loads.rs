@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use bench_runner::results::RunData;
 use serde_json::Value;
@@ -98,6 +99,39 @@ fn open_loads_have_rows_of_their_own() {
     }
     let object: Value = serde_json::from_str(&stdout).unwrap();
     assert!(object["open"]["loads"].is_array(), "{object}");
+}
+
+/// The control: something else on the same processor makes the load late, and it does not count.
+#[test]
+fn a_load_beside_something_else_on_its_processor_does_not_count() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let folder = folder();
+    let (disk, out) = (folder.path().join("disk"), folder.path().join("out"));
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    let processor = allowed.split(['-', ',']).next().unwrap();
+    let on_it = || {
+        let mut command = Command::new("taskset");
+        command.args(["-c", processor]);
+        command
+    };
+    let mut other = on_it().args(["sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let plan = words(
+        "run --create 67108864 --workload randread-4k --queue-depth 4 --seconds 1 --warmup 0 --repeats 1 --span 16777216 \
+         --offered 1000 --seed 4",
+    );
+    let places = ["--device", text(&disk), "--out", text(&out)];
+    let output = on_it().arg(env!("CARGO_BIN_EXE_bench-runner")).args(plan).args(places).output().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    expect(&output, 2);
+    let data = RunData::read(&out).unwrap();
+    let open = data.runs.iter().find(|run| run.phase.starts_with("open")).unwrap();
+    assert!(!open.valid && open.invalid_reason.contains("and the machine took "), "{open:?}");
+    let taken = data.metrics.iter().find(|row| row.metric == "processor_taken").unwrap();
+    assert!(taken.value > Some(0.05), "{taken:?}");
 }
 
 #[test]

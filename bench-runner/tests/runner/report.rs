@@ -610,6 +610,7 @@ pub fn append_loads(folder: &mut RunFolder, with_open: bool) {
                     lateness_ns: figures(&mut random, operations, 900.0, 0).latency_ns,
                     backlog_max: 7,
                     overflow: 0,
+                    taken_ns: Some(10_000_000),
                 });
             }
             let run = ArmRun {

@@ -342,7 +342,9 @@ fn arms_twice_and_blocks_until_settled() {
             "an arm's second run has its backend: {run:?}"
         );
         // A file: nobody knows what else its file system moves.
-        assert!(run.busy_percent > Some(0.0) && run.foreign_percent.is_none(), "{run:?}");
+        assert!(run.foreign_percent.is_none(), "{run:?}");
+        // A machine may take all of 20 ms away.
+        assert!(run.busy_percent > Some(0.0) || run.operations == Some(0), "{run:?}");
     }
     let page = fs::read_to_string(&session.report).unwrap();
     assert!(page.contains("A/A: each arm twice"));
