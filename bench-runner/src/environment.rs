@@ -65,7 +65,7 @@ pub fn environment_facts() -> EnvironmentFacts {
     let changes = checkout.as_deref().and_then(|folder| git(folder, &["status", "--porcelain"]));
     EnvironmentFacts {
         kernel: line("/proc/sys/kernel/osrelease").unwrap_or_default(),
-        kernel_command_line: line("/proc/cmdline"),
+        kernel_command_line: line("/proc/cmdline").map(|line| kernels_own(&line)),
         cpu_model: cpu_model(),
         cores: std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64),
         processors: processors(),
@@ -79,6 +79,14 @@ pub fn environment_facts() -> EnvironmentFacts {
             .map(|source| format!("CLOCK_MONOTONIC ({source})")),
         engine_features: Vec::new(),
     }
+}
+
+/// Of the kernel's command line what is the kernel's: what names its first program, and what is for that alone, changes no figure, and may
+/// be nobody else's business.
+fn kernels_own(line: &str) -> String {
+    let words = line.split_whitespace().take_while(|word| *word != "--");
+    let is_own = |word: &&str| !["init=", "rdinit="].iter().any(|name| word.starts_with(name));
+    words.filter(is_own).collect::<Vec<_>>().join(" ")
 }
 
 /// The processors that this process may run on, as a list of ranges.
@@ -158,6 +166,13 @@ mod tests {
         assert_eq!(chosen("[none] mq-deadline"), "none");
         assert_eq!(chosen("none [mq-deadline] kyber"), "mq-deadline");
         assert_eq!(chosen("none"), "none");
+    }
+
+    #[test]
+    fn what_is_for_the_first_program_is_not_told() {
+        let line = "mitigations=off rdinit=/own/program quiet init=/sbin/init nr_cpus=2 -- --token secret";
+        assert_eq!(kernels_own(line), "mitigations=off quiet nr_cpus=2");
+        assert_eq!(kernels_own(""), "");
     }
 
     #[test]

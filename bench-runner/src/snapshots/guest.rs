@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::ratios::{self, Line};
 use super::*;
-use crate::results::{MANIFEST_FILE, RunData};
+use crate::results::{MANIFEST_FILE, Manifest, RunData};
 use crate::{child, interrupt};
 
 /// The peers that are there.
@@ -35,13 +35,15 @@ const METADATA_BYTES: u64 = 64 * MIB;
 const ARM_SECONDS_MAX: u64 = 600;
 
 /// What a guest has left.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Measured {
     pub lines: Vec<Line>,
     /// Why runs do not count.
     pub invalid: Vec<String>,
     /// What was left out there.
     pub dropped: Vec<Dropped>,
+    /// Why the guest ended before its run was complete, which can be gone on with.
+    pub stopped: Option<Failure>,
 }
 
 /// Peers to be measured in a guest.
@@ -99,10 +101,10 @@ impl Guest {
                 .map_err(|error| Failure::environment(format!("{}: {error}", path.display())))
         };
         let (lab, folder) = (here(&self.lab)?, here(&out.join(FOLDER))?);
-        let before = folder.join(MANIFEST_FILE).exists().then(|| RunData::read(&folder)).transpose()?;
-        if before.as_ref().is_some_and(|before| before.manifest.complete) {
-            return Self::measured(&folder, "has ended before");
-        }
+        let is_begun = match Self::is_complete(&folder)? {
+            Some(true) => return Self::measured(&folder, "has ended before"),
+            before => before.is_some(),
+        };
         let arms = (1 + plan.backends.len() + self.peers.len() + 1) as u64;
         let limit_s = u64::from(plan.repeats) * arms * suites.len() as u64 * ARM_SECONDS_MAX;
         let disk_bytes = Self::disk_bytes(plan);
@@ -111,14 +113,11 @@ impl Guest {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).arg(lab.join("boot"));
         command.arg((disk_bytes / MIB).to_string()).arg(&folder).arg(program);
-        match before {
-            None => command
-                .args(self.arguments(plan, suites))
-                .arg("--scripts")
-                .arg(lab.join("peers"))
-                .arg("--out"),
-            Some(_) => command.args(["peers", "--resume"]),
-        };
+        if is_begun {
+            command.args(["peers", "--resume"]);
+        } else {
+            command.args(self.arguments(plan, suites)).arg("--scripts").arg(lab.join("peers")).arg("--out");
+        }
         command.arg(&folder).env("LAB_LIMIT", limit_s.to_string());
         command.args(["--destroy", &format!("{DISK}:{disk_bytes}")]);
         let status = child::watched(command)
@@ -126,7 +125,18 @@ impl Guest {
         if interrupt::requested() {
             return Err(Failure::interrupted());
         }
-        Self::measured(&folder, &format!("ended with {status}"))
+        let end = format!("ended with {status}");
+        if Self::is_complete(&folder)? == Some(false) {
+            let why = format!("the guest {end} before its run in {} was complete", folder.display());
+            return Ok(Measured { stopped: Some(Failure::environment(why)), ..Measured::default() });
+        }
+        Self::measured(&folder, &end)
+    }
+
+    /// Whether the run in the guest's folder is complete; `None` where none has been begun.
+    fn is_complete(folder: &Path) -> Result<Option<bool>, Failure> {
+        let path = folder.join(MANIFEST_FILE);
+        Ok(path.exists().then(|| Manifest::load(&path).map(|manifest| manifest.complete)).transpose()?)
     }
 
     /// What is in the guest's folder; `end`: how the guest ended.
@@ -139,14 +149,11 @@ impl Guest {
             .map(|run| format!("in the guest: {} {}: {}", run.workload, run.arm, run.invalid_reason))
             .collect();
         invalid.dedup();
-        if !data.manifest.complete {
-            invalid.push(format!("in the guest: the run is not complete (the guest {end})"));
-        }
         let mut dropped = data.manifest.dropped;
         for one in &mut dropped {
             one.what = format!("in the guest: {}", one.what);
         }
-        Ok(Measured { lines, invalid, dropped })
+        Ok(Measured { lines, invalid, dropped, stopped: None })
     }
 
     /// The same plan, on the guest's disk.

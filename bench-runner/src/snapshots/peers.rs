@@ -122,6 +122,7 @@ pub fn run(options: &PeerOptions, out: &Path, after_arm: AfterArm) -> Result<(Se
         match guest.measure(&plan, &names, out) {
             Ok(measured) => {
                 of_guest = measured.lines;
+                end.stopped = measured.stopped;
                 end.invalid.extend(measured.invalid);
                 folder.change_manifest(|manifest| {
                     // A run that is gone on with may have told them.

@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use bench_runner::results::RunData;
 
+use crate::resume::{kill, rows, start, wait_for_rows};
 use crate::support::{self, expect, folder, program, text, words};
 
 const PLAN: &str = "peers --device disk --destroy disk:134217728 --backend log --span 8388608 --repeats 1 --seconds 0.1 --warmup 0.05 \
@@ -100,6 +102,56 @@ fn rows_of_the_guest_are_labelled_and_beside_ours_there() {
     let row = all.iter().find(|row| row[1] == "settled" && row[3] == "log").unwrap();
     let ratio = rate(&guest, "log") / rate(&guest, "dm-thin");
     assert!((row[6].parse::<f64>().unwrap() / ratio - 1.0).abs() < 1e-3, "{row:?} {ratio}");
+}
+
+/// The guest ends in its run, or with the run outside: it is gone on with in its own folder, and both end with the rows of a run
+/// that was left alone.
+#[test]
+fn a_guest_that_is_cut_short_is_gone_on_with() {
+    if support::lacks_io_uring() {
+        return;
+    }
+    let there = folder();
+    let there = there.path();
+    make_lab(there);
+    let boot = fs::read_to_string(there.join("lab/boot")).unwrap();
+    let pid_file = there.join("guest.pid");
+    script(
+        &there.join("lab/boot"),
+        &boot.replace("exec ", &format!("echo $$ >{}\nexec ", pid_file.display())),
+    );
+    let more = |out: &'static str| {
+        ["--scripts", "peers", "--peers", "dm-thin", "--suite", "cliff", "--repeats", "2", "--out", out]
+    };
+    let plan = PLAN.replace("--repeats 1 ", "");
+    let plan = words(&plan);
+    expect(&support::run_in(there, &[&plan[..], &more("alone")].concat()), 0);
+    let guest_rows = there.join("out/guest/runs.csv");
+    // The kernel of the guest is killed.
+    let mut child = start(there, &[&plan[..], &more("out")].concat());
+    assert!(wait_for_rows(&mut child, &guest_rows, 4));
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap().success());
+    let (_, stderr) = expect(&child.wait_with_output().unwrap(), 4);
+    assert!(stderr.contains("signal: 9") && stderr.contains("before its run in"), "{stderr}");
+    let resume = words("peers --resume out --destroy disk:134217728");
+    // The run outside is, and the guest with it.
+    let mut child = start(there, &resume);
+    assert!(wait_for_rows(&mut child, &guest_rows, 10));
+    assert!(kill(child, Duration::from_millis(5)), "it ended before");
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    let is_there = || Path::new("/proc").join(pid.trim()).exists();
+    while is_there() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    expect(&support::run_in(there, &resume), 0);
+    for part in ["", "guest"] {
+        assert_eq!(rows(&there.join("out").join(part)), rows(&there.join("alone").join(part)));
+    }
+    assert_eq!(
+        fs::read_to_string(there.join("out/peers.csv")).unwrap().lines().count(),
+        fs::read_to_string(there.join("alone/peers.csv")).unwrap().lines().count()
+    );
 }
 
 #[test]
@@ -207,6 +259,12 @@ fn a_guest_measures_what_this_kernel_has_not() {
     let data = RunData::read(&there.join("out/guest")).unwrap();
     assert!(data.manifest.complete && data.runs.iter().all(|row| row.valid), "{stderr}");
     assert_eq!(data.manifest.device.path, "/dev/ram0");
+    // Another guest can go on with it: nothing that is told of the machine is of this boot alone.
+    let kernel_was_told = data.manifest.environment.kernel_command_line.unwrap();
+    assert!(
+        kernel_was_told.contains("mem=") && !kernel_was_told.contains("lab_settings"),
+        "{kernel_was_told}"
+    );
     for peer in words("dm-thin dm-snapshot dm-clone-4k dm-clone-64k-hydrating dm-clone-64k-hydrated") {
         let verified = |row: &&bench_runner::results::RunRow| {
             row.arm == peer && row.phase == "first-touch" && row.verified_blocks == Some(2 * 8388608 / 4096)
