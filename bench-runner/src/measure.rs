@@ -65,13 +65,13 @@ pub struct OpenFigures {
     pub read_ns: Histogram<u64>,
     /// The same of writes.
     pub write_ns: Histogram<u64>,
-    /// How much later than it could have an operation was begun: what the runner itself adds, in nanoseconds.
+    /// How much later than it could have an operation was begun: what shares the thread with it, or took it away, in nanoseconds.
     pub lateness_ns: Histogram<u64>,
     /// Most operations that were due and not begun.
     pub backlog_max: u64,
     /// Operations that were given up because as many as [`BACKLOG_MAX`] were due before them.
     pub overflow: u64,
-    /// Time that the machine took from the thread over the window; `None` where that is not known.
+    /// Time that the machine took from the thread over the window, once that has closed; `None` where that is not known.
     pub taken_ns: Option<u64>,
 }
 

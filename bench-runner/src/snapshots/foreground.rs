@@ -5,8 +5,8 @@
 //! A suite measures it with nothing beside it and with what the suite is about beside it; both are parts of their own, and the
 //! figures of the second one say how the two compare.
 //!
-//! Invariant: a part with nothing beside it counts only where the runner itself was not late. Beside something else lateness is the
-//! arm's own doing, since engine and load share a thread, and is told in its rows.
+//! Invariant: a part with nothing beside it counts only where the machine did not make it late. Beside something else lateness is told in
+//! its rows and voids nothing.
 
 use icecore_workloads::Workload;
 

@@ -135,7 +135,7 @@ impl Seen {
         stats::percentile(&all, q).map(|ns| ns as f64)
     }
 
-    /// Why it does not count as a load of its rate: the runner itself was late.
+    /// Why it does not count as a load of its rate: the machine made it late.
     pub fn refusal(&self) -> Option<String> {
         let service = merged([&self.outcome.read.latency_ns, &self.outcome.write.latency_ns])?;
         self.outcome.open.as_ref()?.refusal(service.value_at_quantile(0.5), self.outcome.elapsed_ns, false)
