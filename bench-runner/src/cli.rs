@@ -342,10 +342,9 @@ pub struct SnapshotOptions {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64,256",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub snapshots: Vec<u32>,
-    /// Volumes of creation, beside one as large as the span; those that have no room are left out. For large ones a sparse file
-    /// will do.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "34359738368,1099511627776",
-          value_parser = volume_size)]
+    /// Volumes of creation, beside one as large as the span; 8 and 1,024 times as large if not given. Those that have no room are
+    /// left out. For large ones a sparse file will do.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = volume_size)]
     pub sizes: Vec<u64>,
     /// Bytes that first-touch writes once in.
     #[arg(long, value_name = "BYTES", default_value_t = 4096, value_parser = unit)]

@@ -2,7 +2,7 @@
 //!
 //! A [`Buf`] is a piece of memory that a device may transfer to or from with O_DIRECT. Buffers come from a
 //! [`BufPool`] in power-of-two classes from 512 bytes to 4 MiB and go back to it when dropped, so that the
-//! data path allocates nothing once it has run a while. The first part of the pool is one arena that the
+//! data path allocates nothing once it has run a while. The first part of the pool is one arena of [`Memory`] that the
 //! real runtime registers with its ring; when the arena is used up, further buffers come from the heap, are
 //! kept for reuse too, while their class is wanted, and are never registered. The pool never passes its limit by more
 //! than the reserve, which only the engine's own work takes from: what makes room for others is not kept waiting by
@@ -22,6 +22,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
 use crate::error::{Error, Reason, Result};
 
 /// The largest buffer, and so the largest single transfer, in bytes.
@@ -30,6 +32,8 @@ pub const BUFFER_BYTES_MAX: usize = SMALLEST_BYTES << (CLASSES - 1);
 const SMALLEST_BYTES: usize = 512;
 const CLASSES: usize = 14;
 const ALIGNMENT_BYTES_MAX: usize = 4096;
+/// A huge page of most processors.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Beyond the limit, for the engine's own work: a batch, a step of applying, a merge and a few records.
 const RESERVE_BYTES: usize = 32 << 20;
 /// What a quarantined buffer is filled with; anything else found there later was written after the free.
@@ -62,7 +66,7 @@ pub struct BufPool {
 }
 
 struct Inner {
-    arena: NonNull<u8>,
+    arena: Option<Memory>,
     arena_bytes: usize,
     arena_used_bytes: Cell<usize>,
     heap_bytes: Cell<usize>,
@@ -70,6 +74,56 @@ struct Inner {
     free: RefCell<[Vec<NonNull<u8>>; CLASSES]>,
     quarantine: RefCell<VecDeque<(NonNull<u8>, u8)>>,
     quarantine_buffers: usize,
+}
+
+/// Zeroed memory for transfers, aligned to 4096 bytes: in huge pages where it is long enough and the system has them. A device
+/// gets a long transfer in few pieces then; of small pages, each is one, and a transfer of more pieces than the device takes at
+/// a time is cut.
+///
+/// Invariant: the memory neither moves nor is unmapped while this lives.
+#[derive(Debug)]
+pub struct Memory {
+    start: NonNull<u8>,
+    /// What was mapped: `start` lies within the first huge page of it.
+    mapped: NonNull<u8>,
+    mapped_bytes: usize,
+}
+
+impl Memory {
+    /// This many bytes, at least one. No memory is taken before it is touched.
+    ///
+    /// # Errors
+    /// The system's, where it has no room for them.
+    pub fn map(bytes: usize) -> std::io::Result<Self> {
+        let is_huge = bytes >= HUGE_PAGE_BYTES;
+        let alignment_bytes = if is_huge { HUGE_PAGE_BYTES } else { 1 };
+        let mapped_bytes = bytes.saturating_add(alignment_bytes - 1);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at a place of the system's choice, is nobody's memory.
+        let mapped =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), mapped_bytes, access, MapFlags::PRIVATE) }?;
+        let mapped = NonNull::new(mapped.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        // SAFETY: fewer bytes than were mapped beyond those asked for.
+        let start = unsafe { mapped.add(mapped.align_offset(alignment_bytes)) };
+        if is_huge {
+            // SAFETY: the range lies in the mapping, and its contents stay what they are. Without huge pages it is as good, but slower.
+            let _ = unsafe { madvise(start.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
+        }
+        Ok(Self { start, mapped, mapped_bytes })
+    }
+
+    /// Its first byte. What lies behind is zeroed and the caller's to share out; the kernel may be given it while this lives.
+    #[inline]
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `map`, and whoever has shared it out does not use it any more, by the invariant.
+        let _ = unsafe { munmap(self.mapped.as_ptr().cast(), self.mapped_bytes) };
+    }
 }
 
 /// A buffer of 512 bytes to 4 MiB that goes back to its pool when dropped.
@@ -104,7 +158,7 @@ impl BufPool {
     pub fn new(options: BufPoolOptions) -> Self {
         let arena_bytes = options.arena_bytes.next_multiple_of(ALIGNMENT_BYTES_MAX);
         let inner = Rc::new(Inner {
-            arena: if arena_bytes == 0 { NonNull::dangling() } else { allocate(arena_bytes) },
+            arena: (arena_bytes > 0).then(|| mapped(arena_bytes)),
             arena_bytes,
             arena_used_bytes: Cell::new(0),
             heap_bytes: Cell::new(0),
@@ -158,7 +212,7 @@ impl BufPool {
 
     /// Address and length of the arena, for registering it with a ring.
     pub(crate) fn arena(&self) -> (*mut u8, usize) {
-        (self.inner.arena.as_ptr(), self.inner.arena_bytes)
+        (self.inner.arena_start().as_ptr(), self.inner.arena_bytes)
     }
 
     /// Buffers now held back, and whether every one still carries the poison it was freed with.
@@ -183,13 +237,17 @@ impl fmt::Debug for BufPool {
 }
 
 impl Inner {
+    fn arena_start(&self) -> NonNull<u8> {
+        self.arena.as_ref().map_or(NonNull::dangling(), Memory::start)
+    }
+
     fn carve(&self, class: usize, reserve_bytes: usize) -> Option<NonNull<u8>> {
         let bytes = class_bytes(class);
         let at = self.arena_used_bytes.get().next_multiple_of(bytes.min(ALIGNMENT_BYTES_MAX));
         if at + bytes <= self.arena_bytes {
             self.arena_used_bytes.set(at + bytes);
             // SAFETY: `at + bytes` lies within the arena, which is one allocation.
-            return Some(unsafe { self.arena.add(at) });
+            return Some(unsafe { self.arena_start().add(at) });
         }
         let limit_bytes = self.limit_bytes + reserve_bytes;
         if self.arena_bytes + self.heap_bytes.get() + bytes > limit_bytes {
@@ -220,7 +278,7 @@ impl Inner {
     }
 
     fn in_arena(&self, memory: NonNull<u8>) -> bool {
-        let start = self.arena.as_ptr() as usize;
+        let start = self.arena_start().as_ptr() as usize;
         (start..start + self.arena_bytes).contains(&(memory.as_ptr() as usize))
     }
 
@@ -252,9 +310,6 @@ impl Drop for Inner {
             if !self.in_arena(memory) {
                 release(memory, class_bytes(class));
             }
-        }
-        if self.arena_bytes > 0 {
-            release(self.arena, self.arena_bytes);
         }
     }
 }
@@ -378,6 +433,11 @@ fn allocate(bytes: usize) -> NonNull<u8> {
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
+/// The arena, or the end of the program, as where an allocation fails.
+fn mapped(bytes: usize) -> Memory {
+    Memory::map(bytes).unwrap_or_else(|_| handle_alloc_error(layout(bytes)))
+}
+
 fn release(memory: NonNull<u8>, bytes: usize) {
     // SAFETY: `memory` came from `allocate(bytes)` and its last owner gives it up here.
     unsafe { dealloc(memory.as_ptr(), layout(bytes)) };
@@ -401,6 +461,37 @@ mod tests {
         }
         let first = pool.get(4096).unwrap().address();
         assert_eq!(pool.get(4000).unwrap().address(), first);
+    }
+
+    #[test]
+    fn long_memory_is_in_huge_pages() {
+        for bytes in [1, 4096, HUGE_PAGE_BYTES - 4096, HUGE_PAGE_BYTES, (5 << 20) + 4096] {
+            let memory = Memory::map(bytes).unwrap();
+            let address = memory.start().as_ptr() as usize;
+            let is_huge = bytes >= HUGE_PAGE_BYTES;
+            assert_eq!(address % if is_huge { HUGE_PAGE_BYTES } else { ALIGNMENT_BYTES_MAX }, 0);
+            // SAFETY: of this test alone, zeroed and that long.
+            let contents = unsafe { std::slice::from_raw_parts_mut(memory.start().as_ptr(), bytes) };
+            assert!(contents.iter().all(|byte| *byte == 0));
+            contents.fill(1);
+            // What the kernel says of the mapping: `hg` where it was asked for huge pages.
+            let all = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let range = |line: &str| {
+                let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+                Some(usize::from_str_radix(from, 16).ok()?..usize::from_str_radix(to, 16).ok()?)
+            };
+            let of_it =
+                all.lines().skip_while(|line| !range(line).is_some_and(|range| range.contains(&address)));
+            let flags = of_it.into_iter().find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+            if std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+                assert_eq!(
+                    flags.split_whitespace().any(|flag| flag == "hg"),
+                    is_huge,
+                    "{bytes} bytes: {flags}"
+                );
+            }
+        }
+        assert!(Memory::map(0).is_err() && Memory::map(usize::MAX).is_err());
     }
 
     #[test]

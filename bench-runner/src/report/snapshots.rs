@@ -178,16 +178,16 @@ pub(super) fn headlines(view: &View) -> Vec<String> {
             (&other.first.arm, &other.first.phase) == (&group.first.arm, &group.first.phase)
                 && other.first.chain_depth > group.first.chain_depth
         };
-        let least = |metric| group.row("all", metric, "median").and_then(of);
-        if let (Some(fewest), Some(smallest), Some(number), None) = (
-            least("creation_of_fewest"),
-            least("creation_of_smallest"),
-            group.first.chain_depth,
-            creation.iter().find(behind),
-        ) {
+        let least = |metric| group.row("all", metric, "median");
+        if let (Some(fewest), Some(number), None) =
+            (least("creation_of_fewest").and_then(of), group.first.chain_depth, creation.iter().find(behind))
+        {
+            // The smallest volume is exactly itself.
+            let smallest = least("creation_of_smallest").filter(|row| row.value != Some(1.0)).and_then(of);
+            let smallest = smallest
+                .map_or(String::new(), |share| format!(", and {share} of that of the smallest volume"));
             sentences.push(format!(
-                "Up to {number} snapshots of {} on {}, taking one takes {fewest} of the time at the fewest, and {smallest} of \
-                 that of the smallest volume.",
+                "Up to {number} snapshots of {} on {}, taking one takes {fewest} of the time at the fewest{smallest}.",
                 group.first.phase, group.first.arm
             ));
         }

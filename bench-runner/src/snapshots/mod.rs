@@ -58,6 +58,8 @@ const MIB: u64 = 1 << 20;
 /// The span if none is given: snapshots need room beside it.
 const SPAN_BYTES_DEFAULT: u64 = 1 << 30;
 const SPAN_SHARE: u64 = 4;
+/// The larger volumes of creation.
+const SIZES_IN_SPANS: [u64; 2] = [8, 1_024];
 /// A larger device is not written in full before, and not filled up: that would take longer than everything else.
 const WHOLE_BYTES_MAX: u64 = 64 << 30;
 
@@ -318,6 +320,9 @@ impl SnapshotPlan {
             )));
         }
         (self.span_offset_bytes, self.span_bytes) = (offset_bytes, wanted);
+        if self.sizes.is_empty() {
+            self.sizes = SIZES_IN_SPANS.map(|spans| wanted.saturating_mul(spans)).to_vec();
+        }
         Ok(())
     }
 }

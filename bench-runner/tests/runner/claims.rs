@@ -181,6 +181,7 @@ fn each_statement_has_what_was_measured_beside_it() {
     near("sequential-log", &["through a log"], 0.8);
     near("recovery-grows", &["time to open"], 290.0 / 110.0);
     near("instant-creation", &["volume-1024-MiB"], 1.125);
+    assert!(!all.to_string().contains("volume-64-MiB"), "the smallest beside itself tells nothing");
     near("fold-on-read", &["time of a read"], 2.0);
     assert_eq!(value(&all, "fold-on-read", &["bytes written"]), 4_608.0);
     near("many-snapshots", &["256 snapshots"], 0.875);

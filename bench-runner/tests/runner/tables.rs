@@ -127,6 +127,24 @@ fn tables_are_made_of_the_set_alone() {
     assert_eq!(fs::read_to_string(&readme).unwrap(), before, "a failure changes nothing");
     fs::remove_dir_all(set.join("snapshots")).unwrap();
     assert!(make().contains("**Snapshots**\n\nNot in this set."));
+    // Parts of two builds and days are told with both; those of two machines are no set.
+    let manifest = set.join("recovery/manifest.json");
+    let alone = fs::read_to_string(&manifest).unwrap();
+    let of_loads = RunData::read(&set.join("loads")).unwrap().manifest;
+    let (commit, begun) = (&of_loads.environment.git_commit, &of_loads.started_utc);
+    let later = alone.replace(commit, "fedcba9876543210").replace(begun, "2099-01-02T00:00:00.000Z");
+    fs::write(&manifest, &later).unwrap();
+    let text = make();
+    assert!(text.contains(&format!("commit {}, fedcba987654;", &commit[..12])), "{text}");
+    assert!(text.contains(&format!("{} to 2099-01-02. ", &begun[..10])), "{text}");
+    let other = later.replace("Synthetic CPU", "Another CPU");
+    assert_ne!(other, later);
+    fs::write(&manifest, other).unwrap();
+    let output = readme_tables(&[&set, &readme]);
+    assert_eq!(output.status.code(), Some(4));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("cpu_model is not the same: Another CPU; Synthetic CPU"), "{told}");
+    fs::write(&manifest, alone).unwrap();
     // Few blocks are no reference.
     for part in ["loads", "recovery", "peers"] {
         let manifest = set.join(part).join("manifest.json");

@@ -1,36 +1,35 @@
-//! The buffers of the ring arm: one aligned allocation, cut into equal buffers.
+//! The buffers of the ring arm: one piece of the engine's memory for transfers, cut into equal buffers.
 //!
 //! Invariant: the memory neither moves nor is freed while the arena lives. Who may touch a buffer at a time,
 //! the kernel or the program, is the driver's business: hence the unsafe accessor.
 #![allow(unsafe_code, reason = "the kernel reads and writes these buffers while Rust holds no reference")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
+use std::mem;
 use std::ptr::NonNull;
+
+use icecore::buf::Memory;
 
 /// Direct I/O needs addresses aligned to the logical block, which is never larger than a page.
 const ALIGNMENT_BYTES: usize = 4096;
 
-/// Equal buffers in one allocation.
+/// Equal buffers in one piece of memory.
 #[derive(Debug)]
 pub(super) struct Arena {
     start: NonNull<u8>,
-    layout: Layout,
+    buffers: usize,
     buffer_bytes: usize,
-    leaked: bool,
+    /// Nothing when it is to stay: the kernel may still use it.
+    memory: Option<Memory>,
 }
 
 impl Arena {
     /// `buffers` zeroed buffers of `buffer_bytes`, a multiple of 4 KiB.
     pub(super) fn new(buffers: usize, buffer_bytes: usize) -> io::Result<Self> {
-        let out_of_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
         assert!(buffers > 0 && buffer_bytes > 0 && buffer_bytes.is_multiple_of(ALIGNMENT_BYTES));
-        let total_bytes = buffers.checked_mul(buffer_bytes).ok_or_else(out_of_memory)?;
-        let layout = Layout::from_size_align(total_bytes, ALIGNMENT_BYTES).map_err(|_| out_of_memory())?;
-        // SAFETY: the layout's size is not 0: both factors were checked above.
-        let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start).ok_or_else(out_of_memory)?;
-        Ok(Self { start, layout, buffer_bytes, leaked: false })
+        let total_bytes = buffers.checked_mul(buffer_bytes).ok_or(io::ErrorKind::OutOfMemory)?;
+        let memory = Memory::map(total_bytes)?;
+        Ok(Self { start: memory.start(), buffers, buffer_bytes, memory: Some(memory) })
     }
 
     /// Bytes of each buffer.
@@ -40,20 +39,20 @@ impl Arena {
 
     /// How many buffers there are.
     pub(super) const fn buffers(&self) -> usize {
-        self.layout.size() / self.buffer_bytes
+        self.buffers
     }
 
     /// The address of a buffer, to be given to the kernel.
     #[inline]
     pub(super) fn address(&self, buffer: usize) -> *mut u8 {
         assert!(buffer < self.buffers());
-        // SAFETY: the buffer's start lies inside the allocation, by the assertion.
+        // SAFETY: the buffer's start lies inside the memory, by the assertion.
         unsafe { self.start.as_ptr().add(buffer * self.buffer_bytes) }
     }
 
     /// Keeps the memory when the arena is dropped: the kernel may still use it.
     pub(super) fn leak(&mut self) {
-        self.leaked = true;
+        mem::forget(self.memory.take());
     }
 
     /// The bytes of a buffer.
@@ -63,19 +62,9 @@ impl Arena {
     #[inline]
     pub(super) unsafe fn bytes_mut(&mut self, buffer: usize) -> &mut [u8] {
         let address = self.address(buffer);
-        // SAFETY: the range is inside the allocation and initialised (zeroed); `&mut self` excludes other
+        // SAFETY: the range is inside the memory and initialised (zeroed); `&mut self` excludes other
         // references to it, and the caller excludes the kernel.
         unsafe { std::slice::from_raw_parts_mut(address, self.buffer_bytes) }
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        if self.leaked {
-            return;
-        }
-        // SAFETY: allocated in `new` by this allocator with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
