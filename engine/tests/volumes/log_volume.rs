@@ -414,56 +414,6 @@ fn data_is_written_once() {
     });
 }
 
-/// Writes that the disk has at the same time, of those longer than this.
-fn most_at_once(disk: &SimulatedDisk, longer_than_bytes: u64) -> usize {
-    let (mut now, mut most) = (BTreeSet::new(), 0);
-    for record in disk.recorded() {
-        let is_meant =
-            matches!(record.kind, OperationKind::Write { .. }) && record.length > longer_than_bytes;
-        match record.event {
-            Event::Arrived if is_meant => {
-                now.insert(record.ticket);
-            }
-            Event::Ended(_) => {
-                now.remove(&record.ticket);
-            }
-            Event::Arrived => {}
-        }
-        most = most.max(now.len());
-    }
-    most
-}
-
-#[test]
-fn long_writes_go_in_more_batches_at_a_time_than_short_ones_share() {
-    for (write_bytes, batch_bytes, at_once) in [(1 << 20, 256 << 10, 4), (4096, 16 << 10, 2)] {
-        let (runtime, calendar) = Runtime::simulated(6).unwrap();
-        let disk = SimulatedDisk::new(&calendar, 6, "disk", 512 << 20, 4096);
-        let context = runtime.context().clone();
-        runtime.block_on(async {
-            let options = CreateOptions { size_bytes: Some(64 << 20), ..CreateOptions::new(Backend::Log) };
-            Volume::create(&disk.open(&context).unwrap(), options).await.unwrap();
-            let volume = Volume::open(disk.open(&context).unwrap(), OpenMode::ReadWrite).await.unwrap();
-            disk.start_recording();
-            let workers = (0..32_u64).map(|worker| {
-                let volume = volume.clone();
-                context.spawn(async move {
-                    for _ in 0..4 {
-                        let buf = volume.context().buffers().zeroed(write_bytes).unwrap();
-                        let at = ByteOffset(worker * write_bytes as u64);
-                        volume.write(at, buf, Durability::OnFlush).await.0.unwrap();
-                    }
-                })
-            });
-            for worker in workers.collect::<Vec<_>>() {
-                worker.await;
-            }
-            assert_eq!(most_at_once(&disk, batch_bytes), at_once, "writes of {write_bytes} bytes");
-            volume.close().await.unwrap();
-        });
-    }
-}
-
 /// A small log, opened so that writes are refused or wait when it is full.
 async fn small_log(disk: &SimulatedDisk, runtime: &Runtime, refuse_when_full: bool) -> Volume {
     let options = OpenOptions { refuse_when_full, ..OpenOptions::default() };

@@ -3,8 +3,7 @@
 //! Writers queue entries; a few *lanes*, tasks of the runtime, take what has queued up and write it as one batch.
 //! A lane lets those that its last batch has answered queue again before it looks. While a batch with durable
 //! entries is under way no other begins, so that the next one collects everybody who came meanwhile; otherwise each
-//! lane takes its share, so that the next batch is made up while the device has one. Long entries have nothing to gain from
-//! company, and go in more lanes than short ones (docs/decisions/0012). No timer is involved.
+//! lane takes its share, so that the next batch is made up while the device has one. No timer is involved.
 //!
 //! Entries complete in the order of their sequences: a batch whose write has ended is *retired* once all before
 //! it are. A batch with durable entries is alone under way, and its write has ended when it is durable (`persist`).
@@ -38,11 +37,7 @@ use crate::runtime::{FailureFlag, RangeGuard, Signal, Waiter};
 use crate::units::{ByteOffset, branch_of, lba_of};
 
 /// Batches under way at most.
-const LANES: usize = 4;
-/// And those that short entries share: with more, each has fewer entries.
-const LANES_SHARED: usize = 2;
-/// The part of a batch that makes an entry long.
-const LONG_PART: usize = 4;
+const LANES: usize = 2;
 /// Entries of a batch that are not left to another lane.
 const SHARE_MIN: usize = 8;
 
@@ -137,8 +132,6 @@ struct Appending {
     /// After the last batch that was retired.
     retired: Tip,
     durable_in_flight: bool,
-    /// Of the payload of an entry, at least, that finds a lane where short ones find none.
-    long_bytes: usize,
 }
 
 /// Figures of a log since it was opened.
@@ -220,14 +213,13 @@ impl Log {
             time_unix_ns: tail.time_unix_ns,
             previous: tail.previous,
         };
-        let long_bytes = geometry.batch_bytes_max() / LONG_PART;
         Rc::new(Self {
             device: device.clone(),
             geometry,
             contents: Rc::clone(contents),
             nonce: options.nonce,
             epoch: options.epoch,
-            state: RefCell::new(Appending { tip, retired: tip, long_bytes, ..Appending::default() }),
+            state: RefCell::new(Appending { tip, retired: tip, ..Appending::default() }),
             durable_through: Cell::new(tail.sequence),
             persist: RefCell::default(),
             flushes: Flushes::new(device, failed.clone()),
@@ -735,14 +727,9 @@ impl Appending {
     /// Whether a batch may begin now.
     fn can_begin(&self) -> bool {
         !self.queue.is_empty()
-            && (self.flights.len() < LANES_SHARED || self.flights.len() < LANES && self.next_is_long())
+            && self.flights.len() < LANES
             && !self.durable_in_flight
             && (self.queued_durable == 0 || self.flights.is_empty())
-    }
-
-    fn next_is_long(&self) -> bool {
-        let payload = self.queue.front().and_then(|queued| queued.entry.payload.as_ref());
-        payload.is_some_and(|payload| payload.len() >= self.long_bytes)
     }
 
     /// Entries of the next batch at most.
@@ -751,7 +738,7 @@ impl Appending {
             return self.queue.len();
         }
         let under_way: usize = self.flights.iter().map(|flight| flight.entries.len()).sum();
-        (self.queue.len() + under_way).div_ceil(LANES_SHARED).max(SHARE_MIN)
+        (self.queue.len() + under_way).div_ceil(LANES).max(SHARE_MIN)
     }
 }
 
